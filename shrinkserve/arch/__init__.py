@@ -1,0 +1,1 @@
+"""ShrinkCNN as data: a networkx graph of named operations, its checks, counts, importers and torch module."""

@@ -1,0 +1,241 @@
+"""What stages hand each other: files that are whole or absent, and a card that says where they came from.
+
+Every stage writes its outputs beside their final place, syncs them and renames them in, so that a reader
+never sees half of one. A card (``card.json``) binds files to their sha256 and to what they were made from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from shrinkserve.errors import ArtifactError
+
+CARD = "card.json"
+
+
+@dataclass(frozen=True)
+class Card:
+    """Provenance of one artifact, stored as ``card.json`` beside its files.
+
+    Attributes:
+        kind: ``"checkpoint"``, ``"onnx"`` or ``"engine"``.
+        name: the model's name, as Triton will know it.
+        weights: which weights these are, ``"ema"`` or ``"raw"``.
+        weights_sha256: hash of the weight tensors; the same along the chain checkpoint -> ONNX -> engine.
+        files: file name (relative to the card's folder) -> sha256.
+        parents: path -> sha256 of what this was made from.
+        preprocess: `shrinkserve.preprocess.Preprocess.to_dict()`.
+        classes: class names in the order of the logits.
+        spec: the network as node-link data (checkpoints only).
+        recipe: the frozen recipe (checkpoints only).
+        metrics: figures measured on the artifact, e.g. ``{"top1": 0.98}`` as fractions.
+        checks: one record a hand-over check: what, tolerance, worst difference, flips.
+        details: what else the stage wants to be remembered, e.g. opset or tensor types.
+        created: UTC time, ISO 8601.
+        versions: of Python, the operating system, this package and the libraries that took part.
+    """
+
+    kind: str
+    name: str
+    weights: str = "ema"
+    weights_sha256: str = ""
+    files: dict[str, str] = field(default_factory=dict)
+    parents: dict[str, str] = field(default_factory=dict)
+    preprocess: dict[str, Any] = field(default_factory=dict)
+    classes: list[str] = field(default_factory=list)
+    spec: dict[str, Any] = field(default_factory=dict)
+    recipe: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
+    checks: list[dict[str, Any]] = field(default_factory=list)
+    details: dict[str, Any] = field(default_factory=dict)
+    created: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
+
+    def write(self, folder: Path) -> Path:
+        """Write the card into `folder` atomically and return its path."""
+        path = folder / CARD
+        write_atomic(path, (json.dumps(asdict(self), indent=1) + "\n").encode())
+        return path
+
+
+def read_card(folder: Path, kind: str | None = None, *, verify: bool = True) -> Card:
+    """Read the card of an artifact's folder.
+
+    Args:
+        folder: the folder that holds ``card.json``.
+        kind: the kind of artifact that is wanted; another one is refused.
+        verify: hash every file that the card names and refuse a mismatch.
+
+    Raises:
+        ArtifactError: no card, not a card, another kind, or a file that is missing or was changed.
+    """
+    path = folder / CARD
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        card = Card(**raw)
+    except FileNotFoundError:
+        raise ArtifactError(f"{path}: no such card", do="name the folder that `train` or `export` wrote") from None
+    except (OSError, ValueError, TypeError) as fault:
+        raise ArtifactError(f"{path}: not a readable card ({fault})", do="make the artifact again") from fault
+    if kind is not None and card.kind != kind:
+        raise ArtifactError(f"{path}: another kind of artifact", expected=kind, found=card.kind)
+    if verify:
+        for name, expected in card.files.items():
+            verify_file(safe_join(folder, name), expected)
+    return card
+
+
+def verify_file(path: Path, sha256: str) -> None:
+    """Refuse a file that is missing or whose content is not the one that was recorded.
+
+    Raises:
+        ArtifactError: with both hashes.
+    """
+    if not path.is_file():
+        raise ArtifactError(f"{path}: no such file", do="make the artifact again")
+    found = sha256_file(path)
+    if found != sha256:
+        raise ArtifactError(
+            f"{path}: sha256 does not match its card",
+            expected=sha256[:12],
+            found=found[:12],
+            do="the file was changed or damaged: make the artifact again",
+        )
+
+
+def safe_join(folder: Path, name: str) -> Path:
+    """`folder / name`, where `name` came from outside and must stay inside `folder`.
+
+    Raises:
+        ArtifactError: an absolute name, or one that climbs out.
+    """
+    path = folder / name
+    if Path(name).is_absolute() or not path.resolve().is_relative_to(folder.resolve()):
+        raise ArtifactError(f"{folder}: names a file outside itself", found=repr(name), do="do not use this artifact")
+    return path
+
+
+def sha256_file(path: Path) -> str:
+    """Hexadecimal sha256 of a file's bytes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def tensors_sha256(tensors: Mapping[str, np.ndarray[Any, Any]]) -> str:
+    """Hexadecimal sha256 of named tensors: their names, dtypes, shapes and values, whatever file holds them."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        array = np.ascontiguousarray(tensors[name])
+        digest.update(f"{name}|{array.dtype.str}|{array.shape}|".encode())
+        digest.update(array.data.cast("B") if array.size else b"")
+    return digest.hexdigest()
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write a file so that readers see the old one or the whole new one, also after a power cut.
+
+    Raises:
+        ArtifactError: the place cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, aside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    except OSError as fault:
+        raise _unwritable(path, fault) from fault
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(aside, 0o644)
+        os.replace(aside, path)
+        _sync(path.parent)
+    except OSError as fault:
+        raise _unwritable(path, fault) from fault
+    finally:
+        Path(aside).unlink(missing_ok=True)
+
+
+@contextmanager
+def staged_folder(target: Path) -> Iterator[Path]:
+    """A folder to fill that becomes `target` when the block ends well, and vanishes when it does not.
+
+    An existing `target` is replaced as a whole.
+
+    Raises:
+        ArtifactError: the place cannot be written.
+    """
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        aside.chmod(0o755)
+    except OSError as fault:
+        raise _unwritable(target, fault) from fault
+    try:
+        yield aside
+        for path in sorted(aside.rglob("*"), reverse=True):
+            _sync(path)
+        _sync(aside)
+        _replace_folder(aside, target)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _replace_folder(aside: Path, target: Path) -> None:
+    old = aside.with_name(f"{aside.name}.old")
+    try:
+        if target.exists():
+            os.rename(target, old)
+        os.rename(aside, target)
+        _sync(target.parent)
+    except OSError as fault:
+        if old.exists() and not target.exists():
+            os.rename(old, target)
+        raise _unwritable(target, fault) from fault
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _unwritable(path: Path, fault: OSError) -> ArtifactError:
+    reason = fault.strerror or type(fault).__name__
+    return ArtifactError(f"{path}: cannot be written ({reason})", do="choose another place or mend its permissions")
+
+
+def utc_now() -> str:
+    """The time now in UTC, ISO 8601 to the second."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def versions(packages: Sequence[str] = ()) -> dict[str, str]:
+    """Versions of Python, the platform, this package and those of `packages` that are installed."""
+    found = {"python": platform.python_version(), "platform": platform.platform()}
+    for package in ("shrinkserve", *packages):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,1 @@
+"""Accuracy and latency of anything that answers, records with units, the report."""

@@ -1,0 +1,260 @@
+"""The recipe: everything that decides what a training run is, as frozen dataclasses.
+
+A recipe is a TOML file; ``--set section.key=value`` changes single keys. pydantic checks types and ranges, so that
+every fault of a file is reported at once, each with its key.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_type_hints
+
+from annotated_types import Ge, Gt, Le, Lt
+
+from shrinkserve.errors import ConfigError
+from shrinkserve.preprocess import Interpolation, Preprocess
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+Positive = Annotated[int, Gt(0)]
+Fraction = Annotated[float, Ge(0), Le(1)]
+Range = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The network. `network` is a name of the zoo or the path of a .prototxt."""
+
+    network: str = "shrinkcnn-a"
+    classes: Positive | None = None  # None: as many as the data has
+    input_size: Annotated[int, Ge(32)] = 224
+    width: Annotated[float, Gt(0)] = 1.0
+    dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
+    batch_norm_decay: Annotated[float, Ge(0), Lt(1)] = 0.999  # TensorFlow's convention: 1 - torch's momentum
+
+
+@dataclass(frozen=True)
+class InputConfig:
+    """Evaluation preprocessing; `shrinkserve.preprocess.Preprocess` without the size."""
+
+    crop_fraction: Annotated[float, Gt(0), Le(1)] = 0.875
+    interpolation: Interpolation = "bicubic"
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """Training-time augmentation, applied to uint8 pixels before the normalisation."""
+
+    crop_area: Range = (0.75, 1.0)
+    crop_aspect: Range = (0.75, 1.33)
+    random_interpolation: bool = True
+    flip: bool = True
+    brightness: Fraction = 0.4  # added, in [-b, b] of the full scale
+    saturation: Range = (0.6, 1.4)
+    contrast: Range = (0.6, 1.4)
+    hue: Annotated[float, Ge(0), Le(0.5)] = 0.1  # in [-h, h] turns
+    erase_probability: Fraction = 0.5
+    erase_area: Range = (0.02, 0.4)
+    erase_aspect: Range = (0.3, 3.3)
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """`lr` is for `reference_batch` images a step and scales linearly with the real total batch."""
+
+    name: Literal["rmsprop", "sgd", "adamw"] = "rmsprop"
+    lr: Annotated[float, Gt(0)] = 0.1
+    reference_batch: Positive = 256
+    decay: Annotated[float, Ge(0), Lt(1)] = 0.9
+    momentum: Annotated[float, Ge(0), Lt(1)] = 0.9
+    epsilon: Annotated[float, Gt(0)] = 1.0
+    l2: Annotated[float, Ge(0)] = 4e-5  # times sum(w^2) in the loss: its gradient is 2 * l2 * w
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """Linear warm-up from 0, then cosine to 0."""
+
+    epochs: Positive = 300
+    warmup_epochs: Annotated[float, Ge(0)] = 10
+    per_step: bool = False  # False: the rate changes once an epoch
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The loop."""
+
+    batch_size: Positive = 128  # a process
+    accumulate: Positive = 1
+    label_smoothing: Annotated[float, Ge(0), Lt(1)] = 0.1
+    ema_decay: Annotated[float, Ge(0), Lt(1)] = 0.999
+    ema_buffers: bool = False
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    channels_last: bool = True
+    compile: bool = False
+    sync_batch_norm: bool = False
+    deterministic: bool = False
+    seed: int = 0
+    evaluate_every: Positive = 1  # epochs
+    checkpoint_steps: Annotated[int, Ge(0)] = 0  # 0: at the end of an epoch only
+    keep_checkpoints: Positive = 3
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Reading and decoding."""
+
+    loader: Literal["auto", "portable", "dali"] = "auto"
+    workers: Annotated[int, Ge(0)] | None = None  # None: one a core that this process may use
+    max_bad_fraction: Fraction = 0.0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One training run. `name` is the model's name from the run folder to Triton."""
+
+    name: str
+    model: ModelConfig = field(default_factory=ModelConfig)
+    input: InputConfig = field(default_factory=InputConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """The evaluation preprocessing at the network's input size."""
+        return Preprocess(size=self.model.input_size, **asdict(self.input))
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain data; keys that are None are left out, as TOML has no null."""
+        return _without_none(asdict(self))
+
+    def to_toml(self) -> str:
+        """As the text of a recipe file."""
+        import tomli_w
+
+        return tomli_w.dumps(self.to_dict())
+
+
+def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe.
+
+    Args:
+        source: the path of a TOML file, or the name of a shipped recipe (see `recipe_names`).
+        overrides: ``section.key=value`` each, the value written as in TOML (a bare word is a string).
+
+    Raises:
+        ConfigError: no such recipe, not TOML, or every key that is unknown or out of range.
+    """
+    path = _find_recipe(source)
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as fault:
+        raise ConfigError(f"{path}: not a readable TOML file ({fault})", do="mend the line it names") from fault
+    for override in overrides:
+        _apply(raw, override)
+    return parse_recipe(raw, str(path))
+
+
+def parse_recipe(raw: dict[str, Any], where: str = "recipe") -> Recipe:
+    """Check plain data and freeze it; every fault is in the one `ConfigError`."""
+    from pydantic import TypeAdapter, ValidationError
+
+    faults = list(_unknown_keys(Recipe, raw))
+    try:
+        # JSON mode is the strict mode in which an array may become a tuple.
+        recipe = TypeAdapter(Recipe).validate_json(json.dumps(raw, default=str), strict=True)
+    except ValidationError as fault:
+        faults += [f"{'.'.join(map(str, e['loc']))}: {e['msg']}, found {e['input']!r}" for e in fault.errors()]
+    if not faults:
+        faults += _inconsistencies(recipe)
+    if faults:
+        raise ConfigError(f"{where}: {'; '.join(faults)}")
+    return recipe
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that come with the package."""
+    return sorted(path.stem for folder in _recipe_folders() for path in folder.glob("*.toml"))
+
+
+def _recipe_folders() -> list[Path]:
+    # The wheel carries train/*.toml as shrinkserve/recipes; a checkout has them where people edit them.
+    package = Path(str(resources.files("shrinkserve")))
+    return [folder for folder in (package / "recipes", package.parent / "train") if folder.is_dir()]
+
+
+def _find_recipe(source: str | Path) -> Path:
+    path = Path(source)
+    if path.is_file():
+        return path
+    for folder in _recipe_folders():
+        if (shipped := folder / f"{source}.toml").is_file() and path.name == str(source):
+            return shipped
+    known = recipe_names()
+    near = difflib.get_close_matches(str(source), known, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"give a TOML file or one of: {', '.join(known)}"
+    raise ConfigError(f"{source}: no such recipe", do=hint)
+
+
+def _apply(raw: dict[str, Any], override: str) -> None:
+    key, sign, text = override.partition("=")
+    if not sign or not key:
+        raise ConfigError("--set", expected="section.key=value", found=repr(override))
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    *sections, last = key.strip().split(".")
+    for section in sections:
+        raw = raw.setdefault(section, {})
+        if not isinstance(raw, dict):
+            raise ConfigError(f"--set {override}: {section} is not a section")
+    raw[last] = value
+
+
+def _unknown_keys(kind: type, raw: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    known = {f.name for f in fields(kind)}
+    hints = get_type_hints(kind)
+    for key, value in raw.items():
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            yield f"{prefix}{key}: unknown key, {f'did you mean {near[0]}?' if near else f'known: {sorted(known)}'}"
+        elif is_dataclass(hints[key]) and isinstance(hints[key], type) and isinstance(value, dict):
+            yield from _unknown_keys(hints[key], value, f"{prefix}{key}.")
+
+
+def _inconsistencies(recipe: Recipe) -> list[str]:
+    """What no single key can tell."""
+    faults = []
+    if not recipe.name.replace("-", "").replace("_", "").replace(".", "").isalnum() or recipe.name.startswith("."):
+        faults.append(f"name: expected letters, digits, '-', '_' and '.', found {recipe.name!r}")
+    for f in fields(AugmentConfig):
+        value = getattr(recipe.augment, f.name)
+        if isinstance(value, tuple) and not 0 <= value[0] <= value[1]:
+            faults.append(f"augment.{f.name}: expected 0 <= low <= high, found {list(value)}")
+    if any(s <= 0 for s in recipe.input.std):
+        faults.append(f"input.std: expected values above 0, found {list(recipe.input.std)}")
+    if recipe.schedule.warmup_epochs > recipe.schedule.epochs:
+        faults.append(
+            f"schedule.warmup_epochs: expected at most schedule.epochs ({recipe.schedule.epochs}), "
+            f"found {recipe.schedule.warmup_epochs}"
+        )
+    return faults
+
+
+def _without_none(raw: dict[str, Any]) -> dict[str, Any]:
+    return {k: _without_none(v) if isinstance(v, dict) else v for k, v in raw.items() if v is not None}

@@ -1,0 +1,1 @@
+"""From a checkpoint to everything Triton serves: an ordered list of steps, parity after each."""

@@ -1,0 +1,1 @@
+"""Anything that answers: a checkpoint in torch, an ONNX session, an engine, behind one protocol."""
