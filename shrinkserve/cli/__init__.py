@@ -6,12 +6,14 @@ import os
 import sys
 from typing import Annotated
 
-import click
 import typer
 
 from shrinkserve import __version__
 from shrinkserve.cli import bench, data, describe, export, predict, quickstart, serve, train
 from shrinkserve.errors import ShrinkServeError
+
+# typer carries click inside or beside itself, by version; its public names lead to the classes either way.
+ClickError = typer.BadParameter.__mro__[2]
 
 app = typer.Typer(
     name="shrinkserve",
@@ -50,12 +52,11 @@ def main(argv: list[str] | None = None) -> int:
         if os.environ.get("SHRINKSERVE_DEBUG"):
             raise
         return _fail(str(fault), fault.exit_code)
-    except click.UsageError as fault:
-        command = fault.ctx.command_path if fault.ctx else "shrinkserve"
-        return _fail(f"{fault.format_message()}; see `{command} --help`", 2)
-    except click.ClickException as fault:
-        return _fail(fault.format_message(), 2)
-    except (KeyboardInterrupt, click.Abort):
+    except ClickError as fault:
+        context = getattr(fault, "ctx", None)
+        command = context.command_path if context else "shrinkserve"
+        return _fail(f"{fault.format_message()}; see `{command} --help`", 2)  # type: ignore[attr-defined]
+    except (KeyboardInterrupt, typer.Abort):
         return _fail("interrupted", 130)
     except BrokenPipeError:  # the reader of a pipe, e.g. head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
