@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
@@ -13,7 +13,7 @@ from shrinkserve.cli import bench, data, describe, export, predict, quickstart, 
 from shrinkserve.errors import ShrinkServeError
 
 # typer carries click inside or beside itself, by version; its public names lead to the classes either way.
-ClickError = typer.BadParameter.__mro__[2]
+ClickError = cast("type[typer.BadParameter]", typer.BadParameter.__mro__[2])
 
 app = typer.Typer(
     name="shrinkserve",
@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
     except ClickError as fault:
         context = getattr(fault, "ctx", None)
         command = context.command_path if context else "shrinkserve"
-        return _fail(f"{fault.format_message()}; see `{command} --help`", 2)  # type: ignore[attr-defined]
+        return _fail(f"{fault.format_message().rstrip('.')}; see `{command} --help`", 2)
     except (KeyboardInterrupt, typer.Abort):
         return _fail("interrupted", 130)
     except BrokenPipeError:  # the reader of a pipe, e.g. head, has seen enough
