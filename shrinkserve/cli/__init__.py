@@ -18,7 +18,7 @@ ClickError = cast("type[typer.BadParameter]", typer.BadParameter.__mro__[2])
 app = typer.Typer(
     name="shrinkserve",
     help="Train a compact image classifier, ship it to NVIDIA Triton, prove that production answers as training did.",
-    no_args_is_help=True,
+    invoke_without_command=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -36,11 +36,14 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _root(
+    context: typer.Context,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of a user error.")] = False,
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,  # noqa: ARG001
 ) -> None:
     if debug:
         os.environ["SHRINKSERVE_DEBUG"] = "1"  # the environment, so that launched worker processes see it too
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
 
 
 def main(argv: list[str] | None = None) -> int:

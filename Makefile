@@ -1,0 +1,72 @@
+# What CI runs is what a person runs. `make` alone prints this help.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --no-input --disable-pip-version-check --constraint constraints.txt
+STAMPS := $(VENV)/stamps
+TORCH := 2.13.0
+
+.PHONY: help quickstart test test-gpu check format bench wheel clean
+
+help: ## Print this help
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+
+quickstart: $(STAMPS)/cpu ## Digits to a real Triton on this machine: data, train, export, serve, predict, verify
+	$(BIN)/shrinkserve quickstart
+
+test: $(STAMPS)/dev ## Run the tests
+	$(BIN)/python -m pytest
+
+test-gpu: $(STAMPS)/dev ## Run the tests that need an NVIDIA GPU
+	$(BIN)/python -m pytest -m gpu tests/gpu
+
+check: $(STAMPS)/dev ## Lint, formatting, types and import floors
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo --show-timings=false >$(STAMPS)/floors.log || { cat $(STAMPS)/floors.log; exit 1; }
+
+format: $(STAMPS)/dev ## Format the code and mend what ruff can mend
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+bench: $(STAMPS)/dev ## Compare with peers on this machine; writes bench/results and bench/REPORT.md
+	$(BIN)/python bench/run.py
+
+wheel: $(STAMPS)/dev ## Build the wheel and the source archive into dist/
+	$(BIN)/python -m build --no-isolation
+
+clean: ## Remove the environment and what the quickstart made
+	rm -rf $(VENV) dist quickstart
+
+$(STAMPS)/venv:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "shrinkserve needs Python 3.10 or newer; found " + sys.version.split()[0] + "; set PYTHON=")'
+	$(PYTHON) -m venv $(VENV)
+	mkdir -p $(STAMPS)
+	touch $@
+
+# Without an NVIDIA GPU the CPU build of torch is a tenth of the download: taken when an index offers it.
+$(STAMPS)/torch: constraints.txt | $(STAMPS)/venv
+	@if command -v nvidia-smi >/dev/null && nvidia-smi -L >/dev/null 2>&1; then \
+	  echo "NVIDIA GPU found: installing torch $(TORCH)"; $(PIP) torch==$(TORCH); \
+	else \
+	  echo "no NVIDIA GPU: installing the CPU build of torch $(TORCH)"; \
+	  $(PIP) torch==$(TORCH)+cpu 2>/dev/null \
+	  || $(PIP) --retries 0 --timeout 15 --extra-index-url https://download.pytorch.org/whl/cpu torch==$(TORCH)+cpu 2>/dev/null \
+	  || $(PIP) torch==$(TORCH); \
+	fi
+	touch $@
+
+$(STAMPS)/cpu: pyproject.toml constraints.txt | $(STAMPS)/torch
+	$(PIP) --editable '.[cpu]'
+	touch $@
+
+$(STAMPS)/dev: pyproject.toml constraints.txt constraints-nodeps.txt | $(STAMPS)/torch
+	$(PIP) --editable '.[cpu,openvino,dali,dev]'
+	$(PIP) --no-deps --requirement constraints-nodeps.txt
+	touch $@
