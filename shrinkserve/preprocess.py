@@ -28,7 +28,7 @@ Pixels = npt.NDArray[np.uint8]
 
 MAX_BYTES = 64 << 20
 """The largest encoded image that is read, in bytes."""
-MAX_PIXELS = 100_000_000
+MAX_PIXELS = 80_000_000
 """The largest image that is decoded, in pixels: a small file can claim a huge picture."""
 
 

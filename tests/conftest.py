@@ -1,0 +1,52 @@
+"""Fixtures that walk the main path once a test run: digits, a short training, an export, a server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from shrinkserve.cli import main
+
+# Machines are shared: how long an example takes says nothing about the code.
+settings.register_profile("shared", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("shared")
+
+
+@pytest.fixture(scope="session")
+def shrinkserve() -> Callable[..., None]:
+    """Run a command line in this process and expect it to succeed."""
+
+    def run(*argv: object) -> None:
+        words = [str(word) for word in argv]
+        assert main(words) == 0, f"shrinkserve {' '.join(words)}"
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory, shrinkserve: Callable[..., None]) -> Path:
+    """scikit-learn's digits as TFRecord shards. Read only."""
+    folder = tmp_path_factory.mktemp("data") / "digits"
+    shrinkserve("data", "digits", folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def smoke_run(tmp_path_factory: pytest.TempPathFactory, shrinkserve: Callable[..., None], digits: Path) -> Path:
+    """The run folder of a tiny network that was trained for seconds. Read only."""
+    folder = tmp_path_factory.mktemp("runs") / "smoke"
+    shrinkserve("train", "smoke", "--data", digits, "--out", folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def smoke_repository(
+    tmp_path_factory: pytest.TempPathFactory, shrinkserve: Callable[..., None], digits: Path, smoke_run: Path
+) -> Path:
+    """A model repository that holds the tiny network as model `smoke`, version 1. Read only."""
+    folder = tmp_path_factory.mktemp("repository")
+    shrinkserve("export", smoke_run, "--data", digits, "--repository", folder)
+    return folder

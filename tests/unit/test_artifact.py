@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from shrinkserve import artifact
+from shrinkserve.errors import ArtifactError
+
+
+def make(folder: Path) -> artifact.Card:
+    folder.mkdir()
+    (folder / "model.bin").write_bytes(b"weights")
+    card = artifact.Card(kind="onnx", name="m", files={"model.bin": artifact.sha256_file(folder / "model.bin")})
+    card.write(folder)
+    return card
+
+
+def test_card_round_trip(tmp_path: Path) -> None:
+    card = make(tmp_path / "a")
+    assert artifact.read_card(tmp_path / "a", "onnx") == card
+
+
+def test_sha256_is_that_of_coreutils(tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(os.urandom(3 << 20))
+    expected = subprocess.run(["sha256sum", tmp_path / "f"], capture_output=True, text=True, check=True).stdout.split()
+    assert artifact.sha256_file(tmp_path / "f") == expected[0]
+
+
+def test_changed_missing_and_foreign_files_are_refused(tmp_path: Path) -> None:
+    make(tmp_path / "a")
+    with pytest.raises(ArtifactError, match="expected checkpoint, found onnx"):
+        artifact.read_card(tmp_path / "a", "checkpoint")
+    (tmp_path / "a/model.bin").write_bytes(b"Weights")
+    with pytest.raises(ArtifactError, match="sha256 does not match"):
+        artifact.read_card(tmp_path / "a")
+    (tmp_path / "a/model.bin").unlink()
+    with pytest.raises(ArtifactError, match="no such file"):
+        artifact.read_card(tmp_path / "a")
+    with pytest.raises(ArtifactError, match="no such card"):
+        artifact.read_card(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", '{"kind": "onnx"}', '{"kind": "onnx", "name": "m", "what": 1}'])
+def test_what_is_not_a_card_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "card.json").write_text(content)
+    with pytest.raises(ArtifactError, match="not a readable card"):
+        artifact.read_card(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "a/../../secret"])
+def test_a_card_cannot_name_files_outside_its_folder(tmp_path: Path, name: str) -> None:
+    make(tmp_path / "a")
+    raw = json.loads((tmp_path / "a/card.json").read_text())
+    (tmp_path / "a/card.json").write_text(json.dumps({**raw, "files": {name: "0"}}))
+    with pytest.raises(ArtifactError, match="outside itself"):
+        artifact.read_card(tmp_path / "a")
+
+
+def test_a_link_out_of_the_folder_is_outside(tmp_path: Path) -> None:
+    make(tmp_path / "a")
+    (tmp_path / "a/link").symlink_to("/etc")
+    with pytest.raises(ArtifactError, match="outside itself"):
+        artifact.safe_join(tmp_path / "a", "link/passwd")
+
+
+def test_staged_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    target = tmp_path / "deep" / "run"
+
+    def fail_half_way() -> None:
+        with artifact.staged_folder(target) as folder:
+            (folder / "half").write_text("x")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail_half_way()
+    assert list(target.parent.iterdir()) == []
+    for content in ("one", "two"):
+        with artifact.staged_folder(target) as folder:
+            (folder / content).write_text(content)
+        assert [p.name for p in target.iterdir()] == [content]
+    assert [p.name for p in target.parent.iterdir()] == ["run"]
+
+
+def test_a_killed_writer_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    artifact.write_atomic(path, b"old")
+    script = (
+        "import os, signal, pathlib; from shrinkserve import artifact\n"
+        "os.replace = lambda *a: os.kill(os.getpid(), signal.SIGKILL)\n"
+        f"artifact.write_atomic(pathlib.Path({str(path)!r}), b'new')"
+    )
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == -9
+    assert path.read_bytes() == b"old"
+
+
+def test_a_place_that_cannot_be_written_is_one_clear_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ArtifactError, match="cannot be written"):
+        artifact.write_atomic(tmp_path / "file" / "below", b"")
+    with pytest.raises(ArtifactError, match="cannot be written"), artifact.staged_folder(tmp_path / "file" / "below"):
+        pass
+
+
+def test_tensor_hash_sees_names_values_types_and_shapes() -> None:
+    base = {"a": np.arange(6, dtype=np.float32), "b": np.ones(2)}
+    same = {"b": np.ones(2), "a": np.arange(6, dtype=np.float32)}
+    assert artifact.tensors_sha256(base) == artifact.tensors_sha256(same)
+    others = [
+        {"a": base["a"].reshape(2, 3), "b": base["b"]},
+        {"a": base["a"].astype(np.float64), "b": base["b"]},
+        {"a": base["a"] + 1, "b": base["b"]},
+        {"c": base["a"], "b": base["b"]},
+    ]
+    assert len({artifact.tensors_sha256(x) for x in [base, *others]}) == 5

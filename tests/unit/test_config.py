@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shrinkserve import config
+from shrinkserve.errors import ConfigError
+
+
+def test_defaults_are_the_published_recipe() -> None:
+    recipe = config.parse_recipe({"name": "a"})
+    # Zhang et al. 2020 (arXiv 1911.09251) and the published solver
+    assert (recipe.optimizer.name, recipe.optimizer.lr, recipe.optimizer.reference_batch) == ("rmsprop", 0.1, 256)
+    assert (recipe.optimizer.decay, recipe.optimizer.momentum, recipe.optimizer.epsilon) == (0.9, 0.9, 1.0)
+    assert (recipe.optimizer.l2, recipe.train.label_smoothing, recipe.train.ema_decay) == (4e-5, 0.1, 0.999)
+    assert (recipe.schedule.epochs, recipe.schedule.warmup_epochs, recipe.train.batch_size) == (300, 10, 128)
+    assert (recipe.model.batch_norm_decay, recipe.model.dropout) == (0.999, 0.0)
+
+
+def test_every_fault_of_a_file_is_reported_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "bad.toml"
+    path.write_text('name = "x"\n[modle]\n[model]\ninput_size = "large"\nclases = 3\n[train]\nbatch_size = 0\n')
+    with pytest.raises(ConfigError) as caught:
+        config.load_recipe(path)
+    message = str(caught.value)
+    assert "modle: unknown key, did you mean model?" in message
+    assert "model.clases: unknown key, did you mean classes?" in message
+    assert "model.input_size: " in message
+    assert "train.batch_size: " in message
+    assert str(path) in message
+
+
+@pytest.mark.parametrize(
+    ("override", "section", "key", "value"),
+    [
+        ("train.seed=7", "train", "seed", 7),
+        ("optimizer.lr=1e-3", "optimizer", "lr", 1e-3),
+        ("model.network=shrinkcnn-b", "model", "network", "shrinkcnn-b"),
+        ('model.network="shrinkcnn-b"', "model", "network", "shrinkcnn-b"),
+        ("augment.crop_area=[0.5, 1.0]", "augment", "crop_area", (0.5, 1.0)),
+        ("augment.flip=false", "augment", "flip", False),
+    ],
+)
+def test_overrides(tmp_path: Path, override: str, section: str, key: str, value: object) -> None:
+    path = tmp_path / "r.toml"
+    path.write_text('name = "r"\n')
+    assert getattr(getattr(config.load_recipe(path, [override]), section), key) == value
+
+
+@pytest.mark.parametrize("override", ["train.seed", "=3", "name.x=3", "train.sed=3", "train.seed=many"])
+def test_bad_overrides(tmp_path: Path, override: str) -> None:
+    path = tmp_path / "r.toml"
+    path.write_text('name = "r"\n')
+    with pytest.raises(ConfigError):
+        config.load_recipe(path, [override])
+
+
+@pytest.mark.parametrize("raw", [{"name": "../x"}, {"name": ""}, {"name": ".x"}, {"name": "a b"}, {}])
+def test_names_that_cannot_be_folders(raw: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match="name"):
+        config.parse_recipe(raw)
+
+
+def test_what_no_single_key_can_tell() -> None:
+    raw = {
+        "name": "x",
+        "augment": {"crop_area": [1.0, 0.5]},
+        "schedule": {"epochs": 3, "warmup_epochs": 5},
+        "input": {"std": [1.0, 0.0, 1.0]},
+    }
+    with pytest.raises(ConfigError) as caught:
+        config.parse_recipe(raw)
+    for key in ("augment.crop_area", "schedule.warmup_epochs", "input.std"):
+        assert key in str(caught.value)
+
+
+def test_toml_round_trip(tmp_path: Path) -> None:
+    recipe = config.parse_recipe({"name": "x", "model": {"classes": 11}, "train": {"seed": 3}})
+    path = tmp_path / "r.toml"
+    path.write_text(recipe.to_toml())
+    assert config.load_recipe(path) == recipe
+
+
+@pytest.mark.parametrize("content", [b"name = ", b"\xff\xfe", b"[a\n"])
+def test_what_is_not_toml(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "r.toml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match="not a readable TOML file"):
+        config.load_recipe(path)
+
+
+def test_shipped_recipes_are_found_by_name_and_hold() -> None:
+    names = config.recipe_names()
+    assert "digits" in names
+    for name in names:
+        assert config.load_recipe(name).name
+    with pytest.raises(ConfigError, match="did you mean digits"):
+        config.load_recipe("digit")
+
+
+plain = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+sections = st.sampled_from([*config.Recipe.__dataclass_fields__, "other"])
+
+
+@given(st.dictionaries(sections, plain, max_size=4))
+def test_wild_data_is_a_recipe_or_a_config_error(raw: dict[str, object]) -> None:
+    json.dumps(raw)
+    try:
+        recipe = config.parse_recipe(raw)
+    except ConfigError:
+        return
+    assert config.parse_recipe(recipe.to_dict()) == recipe

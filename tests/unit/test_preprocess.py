@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from shrinkserve import preprocess
+from shrinkserve.errors import DataError
+from shrinkserve.preprocess import Preprocess
+
+
+def encode(image: Image.Image, form: str = "PNG", **options: object) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, form, **options)
+    return stream.getvalue()
+
+
+@given(st.integers(1, 700), st.integers(1, 700), st.floats(0.01, 1.0))
+def test_crop_is_central_inside_and_never_empty(width: int, height: int, fraction: float) -> None:
+    left, top, right, bottom = Preprocess(crop_fraction=fraction).crop_box(width, height)
+    assert 0 <= left < right <= width
+    assert 0 <= top < bottom <= height
+    assert abs(left - (width - right)) <= 1
+    assert abs(top - (height - bottom)) <= 1
+
+
+def test_published_numbers() -> None:
+    # shrinkcnn: central 87.5 % of height and width, bicubic to 224, (x - 0.5) * 2
+    default = Preprocess()
+    assert default.crop_box(256, 512) == (16, 32, 240, 480)
+    assert (default.size, default.interpolation) == (224, "bicubic")
+    assert (np.array([0.0, 0.5, 1.0]) - default.mean[0]).tolist() == [-0.5, 0.0, 0.5]
+    assert default.std == (0.5, 0.5, 0.5)
+
+
+def test_without_scaling_the_pixels_are_the_crop_itself() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)
+    seen = Preprocess().evaluate_bytes(encode(Image.fromarray(pixels)))
+    assert seen.dtype == np.uint8
+    np.testing.assert_array_equal(seen, pixels[16:240, 16:240])
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "CMYK", "1", "I;16"])
+def test_every_colour_model_becomes_rgb(mode: str) -> None:
+    image = Image.new(mode, (40, 30))
+    seen = Preprocess(size=32).evaluate_bytes(encode(image, "TIFF" if mode == "CMYK" else "PNG"))
+    assert seen.shape == (32, 32, 3)
+
+
+def test_exif_orientation_is_ignored() -> None:
+    image = Image.fromarray(np.random.default_rng(1).integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # rotate by 90 degrees to view
+    plain, turned = encode(image, "JPEG"), encode(image, "JPEG", exif=exif)
+    assert plain != turned
+    np.testing.assert_array_equal(Preprocess().evaluate_bytes(plain), Preprocess().evaluate_bytes(turned))
+
+
+@given(st.binary(max_size=200))
+def test_bytes_that_are_no_image(junk: bytes) -> None:
+    with pytest.raises(DataError, match=r"x\.jpg: not an image"):
+        preprocess.decode(junk, "x.jpg")
+
+
+def test_a_truncated_jpeg_is_refused() -> None:
+    whole = encode(Image.fromarray(np.random.default_rng(2).integers(0, 256, (64, 64, 3), dtype=np.uint8)), "JPEG")
+    with pytest.raises(DataError, match="not an image"):
+        preprocess.decode(whole[: len(whole) // 2])
+
+
+def test_a_small_file_cannot_claim_a_huge_picture() -> None:
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", 12_000, 12_000, 8, 2, 0, 0, 0)
+    bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    with pytest.raises(DataError, match=r"too large.*12000x12000"):
+        preprocess.decode(bomb)
+    with pytest.raises(DataError, match="too large"):
+        preprocess.decode(bytes(preprocess.MAX_BYTES + 1))
+
+
+def test_description_round_trip_and_contract() -> None:
+    first = Preprocess(size=32, std=(0.2, 0.3, 0.4))
+    assert Preprocess.from_dict(first.to_dict()) == first
+    assert first.contract == Preprocess.from_dict(first.to_dict()).contract
+    assert first.contract != Preprocess(size=33, std=(0.2, 0.3, 0.4)).contract
+    with pytest.raises(DataError, match="preprocessing description"):
+        Preprocess.from_dict({"sise": 3})
+
+
+def test_find_images(tmp_path: Path) -> None:
+    for name in ("b.JPG", "a.png", "notes.txt", "sub/c.webp"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    assert [p.name for p in preprocess.find_images([tmp_path])] == ["a.png", "b.JPG", "c.webp"]
+    assert preprocess.find_images([tmp_path / "notes.txt"]) == [tmp_path / "notes.txt"]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="no image in this folder"):
+        preprocess.find_images([tmp_path / "empty"])
+    with pytest.raises(DataError, match="no such file"):
+        preprocess.find_images([tmp_path / "gone"])
