@@ -1,1 +1,5 @@
-"""ShrinkCNN as data: a networkx graph of named operations, its checks, counts, importers and torch module."""
+"""The network as data: description, zoo, checks and counts, .prototxt import, and the torch module made from it."""
+
+from shrinkserve.arch.sources import from_recipe, load
+
+__all__ = ["from_recipe", "load"]

@@ -1,0 +1,86 @@
+"""The networks that come with the package, built from their stage table.
+
+ShrinkCNN: Zhang et al., "AutoShrink: A Topology-aware NAS for Discovering Efficient Neural Architecture", AAAI 2020,
+arXiv:1911.09251. The variants differ in the activation only.
+"""
+
+from __future__ import annotations
+
+import difflib
+
+from shrinkserve.arch.builder import Builder
+from shrinkserve.arch.checks import check
+from shrinkserve.arch.spec import Spec
+from shrinkserve.errors import SpecError
+
+ACTIVATIONS = {"shrinkcnn-a": "relu", "shrinkcnn-b": "silu"}
+STEM, HEAD = 44, 1280
+STAGES = ((1, 12), (3, 24), (4, 44), (6, 88), (4, 180))
+"""Cells and width of each stage; a cell of width f returns 2f channels. All stages but the first begin by pooling."""
+SMALLEST_INPUT = 32
+
+
+def names() -> list[str]:
+    """The networks that `build` knows."""
+    return sorted(ACTIVATIONS)
+
+
+def build(
+    name: str,
+    *,
+    classes: int = 1001,
+    input_size: int = 224,
+    width: float = 1.0,
+    dropout: float = 0.0,
+    batch_norm_decay: float = 0.999,
+) -> Spec:
+    """A network of the zoo.
+
+    Args:
+        name: one of `names()`.
+        classes: number of logits.
+        input_size: height and width of the image, at least 32.
+        width: multiplies the channels of every convolution, rounded to multiples of 4.
+        dropout: rate before the last layer.
+        batch_norm_decay: of the running statistics, TensorFlow's convention (1 - torch's momentum).
+
+    Raises:
+        SpecError: an unknown name or a value out of range.
+    """
+    if name not in ACTIVATIONS:
+        near = difflib.get_close_matches(name, names(), n=1)
+        hint = f"did you mean {near[0]}?" if near else "or the path of a .prototxt file"
+        raise SpecError(f"{name}: no such network", expected=" or ".join(names()), do=hint)
+    if input_size < SMALLEST_INPUT:
+        raise SpecError(f"{name}: the input is too small", expected=f"at least {SMALLEST_INPUT}", found=input_size)
+
+    net = Builder(ACTIVATIONS[name], batch_norm_decay)
+    x = net.add("images", "input", channels=3, size=input_size)
+    x = net.convolution("stem", x, scaled(STEM, width), kernel=3, stride=2, activation=net.activation)
+    for stage, (cells, channels) in enumerate(STAGES, start=1):
+        for cell in range(1, cells + 1):
+            pooled = stage > 1 and cell == 1
+            x = _cell(net, f"stage{stage}.cell{cell}", x, scaled(channels, width), pooled=pooled)
+    x = net.convolution("head", x, scaled(HEAD, width), kernel=1, activation=net.activation)
+    x = net.add("head.pool", "global_avg_pool", x)
+    x = net.add("head.dropout", "dropout", x, rate=dropout)
+    net.add("head.logits", "dense", x, units=classes, bias=True)
+    check(net.spec)
+    return net.spec
+
+
+def scaled(channels: int, width: float) -> int:
+    """`channels` times the width multiplier, as a multiple of 4 and at least 4; halves round up."""
+    return max(4, 4 * int(channels * width / 4 + 0.5))
+
+
+def _cell(net: Builder, name: str, r: str, f: int, *, pooled: bool) -> str:
+    x = net.add(f"{name}.pool", "max_pool", r, kernel=2, stride=2) if pooled else r
+    wired = [net.separable(f"{name}.wiring_{side}", x, f, activation=net.activation) for side in ("left", "right")]
+    left, right = (
+        net.add(f"{name}.concat_{side}", "concat", x, w) for side, w in zip(("left", "right"), wired, strict=True)
+    )
+    left = net.separable(f"{name}.left", left, f)
+    right = net.convolution(f"{name}.right", right, f, kernel=1)
+    joined = net.add(f"{name}.concat", "concat", left, right)
+    return net.add(f"{name}.add", "add", net.shortcut(f"{name}.shortcut", r, joined), joined)
