@@ -1,0 +1,150 @@
+"""Training-time augmentation: what is drawn for an image, and what is done with it.
+
+`draw` needs an image's size only, so that every loader applies the same draw. All colour operations are affine in
+RGB (hue and saturation act in YIQ, as in NVIDIA DALI), so a chain of them in any order is one affine map, and
+pixels are rounded and clipped once, at the end.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from shrinkserve.config import AugmentConfig
+from shrinkserve.preprocess import Interpolation, Pixels
+
+Matrix = npt.NDArray[np.float64]
+LUMA = np.array([0.299, 0.587, 0.114])
+YIQ = np.array([LUMA, [0.595716, -0.274453, -0.321263], [0.211456, -0.522591, 0.311135]])
+YIQ_INVERSE = np.linalg.inv(YIQ)
+INTERPOLATIONS: tuple[Interpolation, ...] = ("nearest", "bilinear", "bicubic", "lanczos")
+CROP_ATTEMPTS = 10
+
+
+@dataclass(frozen=True)
+class Colour:
+    """The map ``x -> pixel @ x + mean @ m + offset`` on RGB in [0, 255], where `m` is the image's mean colour [3].
+
+    Attributes:
+        pixel: [3, 3].
+        mean: [3, 3]; not zero when there is a contrast operation, which pulls pixels to the mean.
+        offset: [3].
+    """
+
+    pixel: Matrix
+    mean: Matrix
+    offset: Matrix
+
+    def then(self, matrix: Matrix, offset: float = 0.0) -> Colour:
+        """Followed by ``x -> matrix @ x + offset``."""
+        return Colour(matrix @ self.pixel, matrix @ self.mean, matrix @ self.offset + offset)
+
+    def contrast(self, factor: float) -> Colour:
+        """Followed by ``x -> factor * x + (1 - factor) * mean(x)``, the mean a channel's own."""
+        mean = factor * self.mean + (1 - factor) * (self.pixel + self.mean)
+        return Colour(factor * self.pixel, mean, self.offset)
+
+    def matrix(self, mean: Matrix) -> Matrix:
+        """The map for an image of mean colour `mean` [3] as one [3, 4] matrix, the offset its last column."""
+        return np.column_stack([self.pixel, self.mean @ mean + self.offset])
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What is done with one image.
+
+    Attributes:
+        crop: left, top, right, bottom in whole pixels of the original.
+        interpolation: how the crop is resized.
+        flip: left to right, after the crop.
+        colour: None for none.
+        erase: left, top, right, bottom in pixels of the result, and None for nothing.
+        noise: uint8 [height, width, 3] to put there.
+    """
+
+    crop: tuple[int, int, int, int]
+    interpolation: Interpolation
+    flip: bool
+    colour: Colour | None
+    erase: tuple[int, int, int, int] | None
+    noise: Pixels | None
+
+
+def generator(seed: int, epoch: int, index: int) -> np.random.Generator:
+    """The source of everything drawn for image `index` in `epoch`: the same whoever draws, in whatever order."""
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, epoch, index))))
+
+
+def draw(
+    config: AugmentConfig, rng: np.random.Generator, width: int, height: int, size: int, default: Interpolation
+) -> Draw:
+    """Draw the augmentation of an image of `width` x `height` pixels that becomes `size` x `size`.
+
+    Args:
+        config: the ranges.
+        rng: from `generator`.
+        width: of the original, in pixels.
+        height: of the original, in pixels.
+        size: of the result, in pixels.
+        default: the interpolation when none is drawn.
+    """
+    crop = _crop(config, rng, width, height)
+    interpolation = INTERPOLATIONS[rng.integers(len(INTERPOLATIONS))] if config.random_interpolation else default
+    flip = config.flip and rng.random() < 0.5
+    colour = _colour(config, rng)
+    erase, noise = None, None
+    if rng.random() < config.erase_probability:
+        erase = _rectangle(rng, size, size, config.erase_area, config.erase_aspect)
+    if erase is not None:
+        left, top, right, bottom = erase
+        noise = rng.integers(0, 256, (bottom - top, right - left, 3), dtype=np.uint8)
+    return Draw(crop, interpolation, flip, colour, erase, noise)
+
+
+def _crop(config: AugmentConfig, rng: np.random.Generator, width: int, height: int) -> tuple[int, int, int, int]:
+    """A random rectangle, or where none fits the largest central one with an allowed aspect ratio."""
+    box = _rectangle(rng, width, height, config.crop_area, config.crop_aspect)
+    if box is not None:
+        return box
+    low, high = config.crop_aspect
+    w, h = min(width, round(height * high)), min(height, round(width / low))
+    left, top = (width - w) // 2, (height - h) // 2
+    return left, top, left + w, top + h
+
+
+def _rectangle(
+    rng: np.random.Generator, width: int, height: int, area: tuple[float, float], aspect: tuple[float, float]
+) -> tuple[int, int, int, int] | None:
+    """A rectangle inside `width` x `height` of a drawn part of its area and aspect ratio (log-uniform)."""
+    for _ in range(CROP_ATTEMPTS):
+        pixels = rng.uniform(*area) * width * height
+        ratio = math.exp(rng.uniform(math.log(aspect[0]), math.log(aspect[1])))
+        w, h = round(math.sqrt(pixels * ratio)), round(math.sqrt(pixels / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            left, top = int(rng.integers(width - w + 1)), int(rng.integers(height - h + 1))
+            return left, top, left + w, top + h
+    return None
+
+
+def _colour(config: AugmentConfig, rng: np.random.Generator) -> Colour | None:
+    """Brightness, saturation, contrast and hue in random order; None when none of them is on."""
+    on = (config.brightness > 0, config.saturation != (1, 1), config.contrast != (1, 1), config.hue > 0)
+    if not any(on):
+        return None
+    colour = Colour(np.eye(3), np.zeros((3, 3)), np.zeros(3))
+    for operation in rng.permutation(np.flatnonzero(on)):
+        if operation == 0:
+            colour = colour.then(np.eye(3), 255 * rng.uniform(-config.brightness, config.brightness))
+        elif operation == 1:
+            factor = rng.uniform(*config.saturation)
+            colour = colour.then(factor * np.eye(3) + (1 - factor) * LUMA)
+        elif operation == 2:
+            colour = colour.contrast(rng.uniform(*config.contrast))
+        else:
+            angle = 2 * math.pi * rng.uniform(-config.hue, config.hue)
+            cos, sin = math.cos(angle), math.sin(angle)
+            colour = colour.then(YIQ_INVERSE @ np.array([[1, 0, 0], [0, cos, -sin], [0, sin, cos]]) @ YIQ)
+    return colour

@@ -1,0 +1,136 @@
+"""TFRecord files: a sequence of records, each framed with its length and masked CRC-32C checksums.
+
+A record is ``uint64 length | uint32 masked crc of length | data | uint32 masked crc of data``, little-endian
+(``tensorflow/core/lib/io/record_writer.h``). Opening a file reads the frames only; data is read and its checksum
+verified one record at a time, with `os.pread`, so that threads may share a `Shard` and none blocks another.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from shrinkserve.errors import DataError
+
+HEADER = struct.Struct("<QI")
+FOOTER = struct.Struct("<I")
+OVERHEAD = HEADER.size + FOOTER.size
+MAX_OPEN_FILES = 256
+
+
+def masked_crc(data: bytes) -> int:
+    """CRC-32C (Castagnoli) of `data`, rotated and offset as TFRecord stores it."""
+    from crc32c import crc32c
+
+    crc = crc32c(data)
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def write_record(stream: BinaryIO, data: bytes) -> None:
+    """Append one record."""
+    length = struct.pack("<Q", len(data))
+    stream.write(length + FOOTER.pack(masked_crc(length)) + data + FOOTER.pack(masked_crc(data)))
+
+
+class Shard:
+    """One TFRecord file, read by record number.
+
+    Attributes:
+        path: the file.
+        offsets: int64 [records + 1], where each record's frame begins, and the end of the last.
+    """
+
+    def __init__(self, path: Path, offsets: npt.NDArray[np.int64]) -> None:
+        self.path, self.offsets = path, offsets
+
+    @classmethod
+    def scan(cls, path: Path) -> Shard:
+        """Find the records of `path` by walking over its frames.
+
+        Raises:
+            DataError: unreadable, truncated, or damaged in a frame's length; with the offset.
+        """
+        return cls(path, np.fromiter(_walk(path), dtype=np.int64))
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def where(self, number: int) -> str:
+        """The record as messages name it: the file's last two parts and the frame's offset in bytes."""
+        return f"{self.path.parent.name}/{self.path.name} at byte {self.offsets[number]}"
+
+    def read(self, number: int) -> bytes:
+        """The data of record `number`, checksums verified.
+
+        Raises:
+            DataError: unreadable, truncated or damaged; with the offset.
+        """
+        start, end = int(self.offsets[number]), int(self.offsets[number + 1])
+        try:
+            raw = os.pread(_open(self).descriptor, end - start, start)
+        except OSError as fault:
+            raise _unreadable(self.path, fault) from fault
+        if len(raw) != end - start:
+            raise _damaged(self.where(number), "truncated record", f"{end - start} bytes", len(raw))
+        length, length_crc = HEADER.unpack_from(raw)
+        if length != end - start - OVERHEAD or length_crc != masked_crc(raw[:8]):
+            raise _damaged(self.where(number), "damaged record header")
+        data = raw[HEADER.size : -FOOTER.size]
+        (expected,) = FOOTER.unpack_from(raw, len(raw) - FOOTER.size)
+        if expected != (found := masked_crc(data)):
+            raise _damaged(self.where(number), "checksum of the record", f"{expected:#010x}", f"{found:#010x}")
+        return data
+
+
+class _OpenFile:
+    """A descriptor that lives as long as somebody reads from it: eviction only drops the cache's reference."""
+
+    def __init__(self, path: Path) -> None:
+        self.descriptor = os.open(path, os.O_RDONLY)
+
+    def __del__(self) -> None:
+        if hasattr(self, "descriptor"):
+            os.close(self.descriptor)
+
+
+@lru_cache(maxsize=MAX_OPEN_FILES)  # ImageNet has more shards than a process may have files open
+def _open(shard: Shard) -> _OpenFile:
+    return _OpenFile(shard.path)
+
+
+def _walk(path: Path) -> Iterator[int]:
+    where = f"{path.parent.name}/{path.name}"
+    try:
+        with path.open("rb", buffering=0) as stream:
+            size, offset = os.fstat(stream.fileno()).st_size, 0
+            while offset < size:
+                yield offset
+                header = os.pread(stream.fileno(), HEADER.size, offset)
+                if len(header) < HEADER.size:
+                    raise _damaged(f"{where} at byte {offset}", "truncated record", found="the end of the file")
+                length, crc = HEADER.unpack(header)
+                if crc != masked_crc(header[:8]):
+                    raise _damaged(f"{where} at byte {offset}", "damaged record header")
+                offset += length + OVERHEAD
+                if offset > size:
+                    at = offset - length - OVERHEAD
+                    raise _damaged(f"{where} at byte {at}", "truncated record", f"{offset} bytes in the file", size)
+            yield offset
+    except OSError as fault:
+        raise _unreadable(path, fault) from fault
+
+
+def _damaged(where: str, what: str, expected: object = None, found: object = None) -> DataError:
+    advice = "fetch or pack this shard again, or skip what is damaged with `shrinkserve data verify --quarantine`"
+    return DataError(f"{where}: {what}", expected=expected, found=found, do=advice)
+
+
+def _unreadable(path: Path, fault: OSError) -> DataError:
+    return DataError(f"{path}: cannot be read ({fault.strerror})", do="check the path and its permissions")

@@ -1,0 +1,59 @@
+"""What all writers of the ImageNet layout share: the record of one image, and the care for the target folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from shrinkserve.data.example import encode
+from shrinkserve.data.shards import LABELS, PREFIXES
+from shrinkserve.errors import DataError
+
+OURS = frozenset({LABELS, *(folder for folder, _ in PREFIXES.values())})
+
+
+def example(encoded: bytes, *, size: tuple[int, int], label: int, synset: str, text: str, filename: str) -> bytes:
+    """The serialised `tf.train.Example` of one image, with the keys of TensorFlow's public ImageNet builder.
+
+    Args:
+        encoded: the JPEG file's bytes.
+        size: width and height in pixels.
+        label: 1..N.
+        synset: the class's identifier, e.g. ``n01440764``.
+        text: the class's name for people.
+        filename: the image's file name.
+    """
+    width, height = size
+    boxes = {f"image/object/bbox/{edge}": list[float]() for edge in ("xmin", "xmax", "ymin", "ymax")}
+    return encode(
+        {
+            "image/encoded": encoded,
+            "image/class/label": label,
+            "image/class/synset": synset,
+            "image/class/text": text,
+            "image/height": height,
+            "image/width": width,
+            "image/channels": 3,
+            "image/colorspace": "RGB",
+            "image/format": "JPEG",
+            "image/filename": filename,
+            "image/object/bbox/label": list[int](),
+            **boxes,
+        }
+    )
+
+
+def refuse_foreign_folder(target: Path) -> None:
+    """Refuse to replace a folder that holds anything but a dataset in this layout.
+
+    Raises:
+        DataError: with what is there.
+    """
+    if not target.exists():
+        return
+    if not target.is_dir():
+        raise DataError(f"{target}: is a file", expected="a new folder", do="choose another place")
+    foreign = sorted(p.name for p in target.iterdir() if p.name not in OURS)
+    if foreign:
+        raise DataError(
+            f"{target}: holds other things", expected="a new folder", found=", ".join(foreign[:5]), do="choose another"
+        )

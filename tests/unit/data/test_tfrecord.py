@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shrinkserve.data.tfrecord import OVERHEAD, Shard, masked_crc, write_record
+from shrinkserve.errors import DataError
+
+
+def write(path: Path, *records: bytes) -> Path:
+    with path.open("wb") as stream:
+        for data in records:
+            write_record(stream, data)
+    return path
+
+
+def read_all(path: Path) -> list[bytes]:
+    shard = Shard.scan(path)
+    return [shard.read(number) for number in range(len(shard))]
+
+
+def test_the_checksum_of_the_castagnoli_test_vectors() -> None:
+    # RFC 3720, B.4: CRC-32C of 32 zero bytes is 0x8a9136aa; masked by ((crc >> 15) | (crc << 17)) + 0xa282ead8.
+    crc = 0x8A9136AA
+    assert masked_crc(bytes(32)) == ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+@given(st.lists(st.binary(max_size=300), max_size=8))
+def test_what_was_written_is_read(tmp_path_factory: pytest.TempPathFactory, records: list[bytes]) -> None:
+    assert read_all(write(tmp_path_factory.mktemp("shard") / "s", *records)) == records
+
+
+@given(at=st.integers(0, 10**6), bit=st.integers(0, 7))
+def test_any_flipped_bit_is_found(tmp_path_factory: pytest.TempPathFactory, at: int, bit: int) -> None:
+    path = write(tmp_path_factory.mktemp("shard") / "s", b"first record", b"second")
+    raw = bytearray(path.read_bytes())
+    raw[at % len(raw)] ^= 1 << bit
+    path.write_bytes(raw)
+    with pytest.raises(DataError, match=r"at byte (0|28)"):
+        read_all(path)
+
+
+@given(st.integers(1, 10**6))
+def test_any_truncation_is_found(tmp_path_factory: pytest.TempPathFactory, at: int) -> None:
+    path = write(tmp_path_factory.mktemp("shard") / "s", b"first record", b"second")
+    whole = path.read_bytes()
+    at %= len(whole)
+    path.write_bytes(whole[:at])
+    if at in (0, len(b"first record") + OVERHEAD):  # a cut between records leaves a valid, shorter file
+        assert len(Shard.scan(path)) == (at > 0)
+    else:
+        with pytest.raises(DataError, match="truncated record"):
+            Shard.scan(path)
+
+
+def test_a_file_that_shrinks_after_it_was_opened(tmp_path: Path) -> None:
+    shard = Shard.scan(write(tmp_path / "s", b"first record", b"second"))
+    (tmp_path / "s").write_bytes((tmp_path / "s").read_bytes()[:-1])
+    assert shard.read(0) == b"first record"
+    with pytest.raises(DataError, match="at byte 28: truncated record"):
+        shard.read(1)
+
+
+def test_a_file_that_tensorboard_wrote_and_one_that_it_reads(tmp_path: Path) -> None:
+    from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import PyRecordReader_New
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    with (tmp_path / "theirs").open("wb") as stream:
+        RecordWriter(stream).write(b"from tensorboard")
+    assert Shard.scan(tmp_path / "theirs").read(0) == b"from tensorboard"
+
+    reader = PyRecordReader_New(str(write(tmp_path / "ours", b"from us")))
+    reader.GetNext()
+    assert reader.record() == b"from us"
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="cannot be read"):
+        Shard.scan(tmp_path / "none")
