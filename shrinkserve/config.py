@@ -121,6 +121,21 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
+class ServingConfig:
+    """How Triton runs the model. `shrinkserve repo tune` measures what suits a machine."""
+
+    max_batch_size: Positive = 32
+    instances: Positive = 1  # one with all threads answers fastest; several with one thread each answer most
+    threads: Annotated[int, Ge(0)] = 0  # of one instance; 0: as many as there are cores
+    queue_delay_us: Annotated[int, Ge(0)] = 0  # waiting for company only helps a GPU that is far from full
+    preferred_batch_sizes: tuple[Positive, ...] = ()  # for engines whose kernels are tuned to certain sizes
+    queue_size: Annotated[int, Ge(0)] = 0  # requests beyond it are refused; 0: no limit
+    priority_levels: Annotated[int, Ge(0)] = 2  # 1 is served first and the default; the last is for bulk work
+    warmup: bool = True  # before the model is ready: the first real request is not the slow one
+    response_cache: bool = False  # for repeated images; the server needs --cache-config too
+
+
+@dataclass(frozen=True)
 class Recipe:
     """One training run. `name` is the model's name from the run folder to Triton."""
 
@@ -132,6 +147,7 @@ class Recipe:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     data: DataConfig = field(default_factory=DataConfig)
+    serving: ServingConfig = field(default_factory=ServingConfig)
 
     @property
     def preprocess(self) -> Preprocess:
@@ -248,6 +264,11 @@ def _inconsistencies(recipe: Recipe) -> list[str]:
             faults.append(f"augment.{f.name}: expected 0 <= low <= high, found {list(value)}")
     if any(s <= 0 for s in recipe.input.std):
         faults.append(f"input.std: expected values above 0, found {list(recipe.input.std)}")
+    if any(size > recipe.serving.max_batch_size for size in recipe.serving.preferred_batch_sizes):
+        faults.append(
+            f"serving.preferred_batch_sizes: expected at most serving.max_batch_size "
+            f"({recipe.serving.max_batch_size}), found {list(recipe.serving.preferred_batch_sizes)}"
+        )
     if recipe.schedule.warmup_epochs > recipe.schedule.epochs:
         faults.append(
             f"schedule.warmup_epochs: expected at most schedule.epochs ({recipe.schedule.epochs}), "

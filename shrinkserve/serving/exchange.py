@@ -1,0 +1,150 @@
+"""Change a folder as a whole: readers find the old one or the new one, also after ``kill -9`` or a power cut."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from shrinkserve.errors import ArtifactError
+
+LOCK = ".lock"
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
+
+
+@contextmanager
+def locked(root: Path) -> Iterator[None]:
+    """Hold the lock of a repository; a second one waits. The kernel lets go of it when its holder dies.
+
+    Raises:
+        ArtifactError: the folder cannot be written.
+    """
+    with unwritable(root):
+        root.mkdir(parents=True, exist_ok=True)
+        handle = os.open(root / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def changed_folder(target: Path) -> Iterator[Path]:
+    """A copy of `target` to change, which takes its place when the block ends well and vanishes when it does not.
+
+    The copy's files are hard links where the file system has them: replace files in it, never write into them.
+    The caller holds the lock.
+
+    Raises:
+        ArtifactError: the folder cannot be written.
+    """
+    with unwritable(target):
+        _sweep(target.parent)
+        staging = Path(tempfile.mkdtemp(prefix=_prefix(target.parent), dir=_staging_place(target.parent)))
+    try:
+        copy = staging / target.name
+        with unwritable(target):
+            if target.is_dir():
+                shutil.copytree(target, copy, copy_function=_link)
+            else:
+                copy.mkdir()
+        yield copy
+        with unwritable(target):
+            sync_tree(copy)
+            exchange(copy, target)
+            sync(target.parent)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def exchange(new: Path, target: Path) -> None:
+    """Put `new` in the place of `target`, and what was there, if anything, in the place of `new`.
+
+    One step of the file system where that has one (Linux's ``renameat2``). Elsewhere two renames, between which
+    `target` is missing for an instant.
+    """
+    if not target.exists():
+        os.rename(new, target)
+    elif not _exchange_in_one_step(new, target):
+        aside = new.with_name(f"{new.name}.old")
+        os.rename(target, aside)
+        try:
+            os.rename(new, target)
+        except OSError:
+            os.rename(aside, target)
+            raise
+        os.rename(aside, new)
+
+
+def _exchange_in_one_step(new: Path, target: Path) -> bool:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if not hasattr(libc, "renameat2"):
+        return False
+    if libc.renameat2(_AT_FDCWD, os.fsencode(new), _AT_FDCWD, os.fsencode(target), _RENAME_EXCHANGE) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):  # a file system without it, NFS for one
+        return False
+    raise OSError(number, os.strerror(number), str(target))
+
+
+def sync(path: Path) -> None:
+    """Have a file's or a folder's content on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sync_tree(folder: Path) -> None:
+    """Have a folder and all in it on the disk."""
+    for path in sorted(folder.rglob("*"), reverse=True):
+        sync(path)
+    sync(folder)
+
+
+@contextmanager
+def unwritable(path: Path) -> Iterator[None]:
+    """Turn the operating system's refusals into one line that names `path`."""
+    try:
+        yield
+    except OSError as fault:
+        reason = fault.strerror or str(fault)
+        raise ArtifactError(
+            f"{path}: cannot be written ({reason})", do="choose another place or mend its permissions"
+        ) from fault
+
+
+def _prefix(root: Path) -> str:
+    return f".{root.name}.staging-"
+
+
+def _staging_place(root: Path) -> Path:
+    # A Triton that serves all it finds would take a folder inside the repository for a model, so half-made ones
+    # are kept beside it; only a repository that is a mount of its own leaves no such place.
+    beside = root.resolve().parent
+    same_device = beside.stat().st_dev == root.stat().st_dev
+    return beside if same_device and os.access(beside, os.W_OK | os.X_OK) else root
+
+
+def _sweep(root: Path) -> None:
+    """Remove what a killed publisher left; the lock says that none is at work."""
+    for place in (root.resolve().parent, root):
+        for left in place.glob(f"{_prefix(root)}*"):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)

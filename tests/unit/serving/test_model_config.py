@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2 as pb
+
+from shrinkserve.artifact import Card
+from shrinkserve.config import ServingConfig
+from shrinkserve.errors import ArtifactError
+from shrinkserve.preprocess import Preprocess
+from shrinkserve.serving import model_config
+
+CARD = Card(
+    kind="onnx",
+    name="cats",
+    weights_sha256="ab" * 32,
+    preprocess=Preprocess(size=32, mean=(0.1, 0.2, 0.3)).to_dict(),
+    classes=["cat", "dog", 'a "quoted" name'],
+)
+
+
+def parsed(config: pb.ModelConfig) -> pb.ModelConfig:
+    return text_format.Parse(model_config.to_text(config), pb.ModelConfig())
+
+
+def test_text_parses_back_to_the_same_protobuf() -> None:
+    config = model_config.build("cats", CARD, ServingConfig(preferred_batch_sizes=(4, 8), response_cache=True))
+    assert parsed(config) == config
+
+
+def test_inputs_and_outputs() -> None:
+    config = parsed(model_config.build("cats", CARD))
+    assert (config.name, config.backend, config.platform) == ("cats", "onnxruntime", "")
+    assert [(i.name, i.data_type, list(i.dims)) for i in config.input] == [("images", pb.TYPE_UINT8, [32, 32, 3])]
+    assert [(o.name, o.data_type, list(o.dims), o.label_filename) for o in config.output] == [
+        ("logits", pb.TYPE_FP32, [3], ""),
+        ("probabilities", pb.TYPE_FP32, [3], "labels.txt"),
+    ]
+
+
+def test_parameters_say_what_a_client_must_know() -> None:
+    own = model_config.parameters(parsed(model_config.build("cats", CARD)))
+    assert Preprocess.from_dict(json.loads(own["preprocess"])) == Preprocess.from_dict(CARD.preprocess)
+    assert own["contract"] == Preprocess.from_dict(CARD.preprocess).contract
+    assert own["weights_sha256"] == CARD.weights_sha256
+
+
+def test_every_option_arrives() -> None:
+    options = ServingConfig(
+        max_batch_size=16,
+        instances=2,
+        threads=1,
+        queue_delay_us=500,
+        preferred_batch_sizes=(4, 8),
+        queue_size=64,
+        priority_levels=3,
+        response_cache=True,
+    )
+    config = parsed(model_config.build("cats", CARD, options))
+    assert config.max_batch_size == 16
+    assert [(g.count, g.kind) for g in config.instance_group] == [(2, pb.ModelInstanceGroup.KIND_AUTO)]
+    assert config.parameters["intra_op_thread_count"].string_value == "1"
+    batching = config.dynamic_batching
+    assert batching.max_queue_delay_microseconds == 500
+    assert list(batching.preferred_batch_size) == [4, 8]
+    assert batching.default_queue_policy.max_queue_size == 64
+    assert (batching.priority_levels, batching.default_priority_level) == (3, 1)
+    assert config.response_cache.enable
+
+
+def test_warmup_runs_the_smallest_the_preferred_and_the_largest_batch() -> None:
+    config = model_config.build("cats", CARD, ServingConfig(max_batch_size=16, preferred_batch_sizes=(4,)))
+    assert [sample.batch_size for sample in config.model_warmup] == [1, 4, 16]
+    assert all(list(sample.inputs["images"].dims) == [32, 32, 3] for sample in config.model_warmup)
+    assert not model_config.build("cats", CARD, ServingConfig(warmup=False)).model_warmup
+
+
+def test_a_new_contract_keeps_what_was_tuned() -> None:
+    config = model_config.build("cats", CARD, ServingConfig(instances=2))
+    config.optimization.graph.level = 1
+    other = Card("onnx", "cats", preprocess=Preprocess(size=64).to_dict(), classes=["cat", "dog"])
+    model_config.set_contract(config, other, 7)
+    assert list(config.input[0].dims) == [64, 64, 3]
+    assert [list(output.dims) for output in config.output] == [[2], [2]]
+    assert model_config.active_version(config) == 7
+    assert config.instance_group[0].count == 2
+    assert config.optimization.graph.level == 1
+    assert list(config.model_warmup[0].inputs["images"].dims) == [64, 64, 3]
+
+
+def test_incomplete_card_is_refused() -> None:
+    with pytest.raises(ArtifactError, match="expected preprocess and classes"):
+        model_config.build("cats", Card("onnx", "cats"))
+
+
+def test_damaged_text_names_the_file_and_the_line(tmp_path: Path) -> None:
+    path = tmp_path / "config.pbtxt"
+    path.write_text('name: "cats"\nmax_batch_sise: 4\n')
+    with pytest.raises(ArtifactError, match=r"config\.pbtxt.*2:.*max_batch_sise"):
+        model_config.read(path)
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="not a readable configuration"):
+        model_config.read(tmp_path / "config.pbtxt")
