@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from shrinkserve.errors import ParityError
+from shrinkserve.export.parity import FLOAT32, Tolerance, compare, demand
+from shrinkserve.export.samples import synthetic
+
+
+class Linear:
+    """A classifier of mean colours with one flaw, if any."""
+
+    size = 8
+    classes = ("a", "b", "c", "d")
+
+    def __init__(self, name: str, flaw: Callable[[np.ndarray], np.ndarray] = lambda logits: logits) -> None:
+        self.name, self.flaw = name, flaw
+        self.weights = np.random.default_rng(3).normal(size=(3, 4)).astype(np.float32)
+
+    def answer(self, images: np.ndarray) -> np.ndarray:
+        colours = images.mean((1, 2)).astype(np.float32)
+        # Not a matrix product: its order of summation, and so the last bit, depends on the number of rows.
+        return self.flaw((colours[:, :, None] * self.weights / 25).sum(1))
+
+
+SAMPLES = synthetic(8, 12)
+RIGHT = Linear("right")
+
+
+def test_equal_answers_pass() -> None:
+    outcome = compare(RIGHT, Linear("copy"), SAMPLES, max_batch=7)
+    assert outcome.faults == []
+    assert outcome.worst == 0
+    assert list(outcome.batches) == [1, 2, 5, 7]
+    assert outcome.to_dict()["passed"] is True
+
+
+@pytest.mark.parametrize(
+    ("flaw", "fault"),
+    [
+        (lambda y: y + 1, "batch 1 differ"),
+        (lambda y: y + (len(y) == 5), "batch 5 differ"),
+        (lambda y: y + np.arange(len(y))[:, None] * 0.1, "rows of one image differ"),
+        (lambda y: np.where(len(y) > 6, y[::-1], y), "batch 7 differ"),
+        (lambda y: y * np.nan, "batch 1 differ by nan"),
+    ],
+)
+def test_each_flaw_is_found_and_named(flaw: Callable[[np.ndarray], np.ndarray], fault: str) -> None:
+    outcome = compare(RIGHT, Linear("flawed", flaw), SAMPLES, max_batch=7)
+    assert any(found.startswith(fault) for found in outcome.faults), outcome.faults
+
+
+def test_a_row_that_depends_on_its_place_is_found() -> None:
+    """The largest batch is asked in whole batches only, so nothing but the permutation can show it."""
+    flawed = Linear("by place", lambda y: y + (np.arange(len(y)) == 3)[:, None] * (y[:, :1] > 0))
+    assert any(fault.startswith("permuted rows") for fault in compare(RIGHT, flawed, SAMPLES, max_batch=12).faults)
+
+
+def test_flips_are_counted_and_judged() -> None:
+    swapped = Linear("swapped", lambda y: y[:, ::-1])
+    outcome = compare(RIGHT, swapped, SAMPLES, Tolerance(absolute=1e9, flips=0.5), max_batch=4)
+    assert outcome.flips == 12
+    assert outcome.flipped == list(range(12))
+    assert outcome.faults == ["12 of 12 top-1 answers changed"]
+
+
+def test_the_tolerance_is_in_units_of_the_logits() -> None:
+    small = compare(RIGHT, Linear("b", lambda y: y + 2e-4), SAMPLES, FLOAT32)
+    assert small.scale > 2.1
+    assert small.faults == []
+
+
+def test_failure_names_the_step_and_keeps_both_sides() -> None:
+    flawed = Linear("flawed", lambda y: y + 1)
+    outcome = compare(RIGHT, flawed, SAMPLES)
+    with pytest.raises(ParityError, match="step fold") as failure:
+        demand(outcome, "fold", RIGHT, flawed, SAMPLES)
+    kept = np.load(str(failure.value.do).rsplit(" ", 1)[1])
+    np.testing.assert_allclose(kept["candidate"] - kept["reference"], 1, atol=1e-5)
+    assert kept["images"].shape == (12, 8, 8, 3)
+
+
+def test_other_classes_cannot_be_compared() -> None:
+    other = Linear("other")
+    other.classes = ("a", "b")
+    with pytest.raises(ParityError, match="expected 8x8 pixels, 4 classes, found 8x8 pixels, 2 classes"):
+        compare(RIGHT, other, SAMPLES)
