@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import networkx as nx
 
@@ -15,7 +15,16 @@ from shrinkserve.errors import SpecError
 NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
 MAX_NAME = 200
 SHOWN = 20
-"""Faults that a message lists; a description that is wrong throughout has thousands."""
+
+
+class Fault(NamedTuple):
+    """One thing that is wrong: the node, or "" where it is the network as a whole, and what."""
+
+    node: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.node:.{MAX_NAME}}: {self.text}" if self.node else self.text
 
 
 def check(spec: Spec) -> None:
@@ -24,76 +33,85 @@ def check(spec: Spec) -> None:
     Raises:
         SpecError: with every fault, each beginning with the node's name.
     """
-    faults = [*_name_faults(spec), *_attribute_faults(spec), *_slot_faults(spec), *_flow_faults(spec)]
+    if found := faults(spec):
+        raise SpecError(listed(found))
+
+
+def faults(spec: Spec) -> list[Fault]:
+    """Everything that is wrong with a network; an empty list when it holds together."""
+    found = [*_name_faults(spec), *_attribute_faults(spec), *_slot_faults(spec), *_flow_faults(spec)]
     # Shapes follow from attributes and edges, so they tell nothing more while those are wrong.
-    faults = faults or list(_shape_faults(spec))
-    if faults:
-        hidden = len(faults) - SHOWN
-        more = [f"and {hidden} more"] if hidden > 0 else []
-        raise SpecError("; ".join(faults[:SHOWN] + more))
+    return found or list(_shape_faults(spec))
 
 
-def _name_faults(spec: Spec) -> Iterator[str]:
+def listed(found: Sequence[object]) -> str:
+    """Faults as one line; a description that is wrong throughout has thousands, of which it shows the first."""
+    more = f"; and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+    return "; ".join(map(str, found[:SHOWN])) + more
+
+
+def _name_faults(spec: Spec) -> Iterator[Fault]:
     for name in spec:
         if not isinstance(name, str) or len(name) > MAX_NAME or not NAME.fullmatch(name):
-            yield f"{name!r:.80}: not a name, expected letters, digits and '_' in parts joined by dots"
+            yield Fault(f"{name!r}", "not a name, expected letters, digits and '_' in parts joined by dots")
             continue
-        # The compiled module is a tree by the dots, in which a node is a leaf.
+        # The compiled module is a tree by the dots, in which an operation is a leaf.
         parts = name.split(".")
         for depth in range(1, len(parts)):
             if (prefix := ".".join(parts[:depth])) in spec:
-                yield f"{name}: {prefix} is the name of another operation, expected one that only groups"
+                yield Fault(name, f"{prefix} is another operation, expected a name that only groups")
 
 
-def _attribute_faults(spec: Spec) -> Iterator[str]:
+def _attribute_faults(spec: Spec) -> Iterator[Fault]:
     for name, attributes in spec.nodes(data=True):
         op = attributes.get("op")
         known = OPS.get(op) if isinstance(op, str) else None
         if known is None:
-            yield f"{name}: unknown op {op!r:.80}, known: {', '.join(OPS)}"
+            yield Fault(str(name), f"unknown op {op!r:.80}, known: {', '.join(OPS)}")
             continue
-        for key in attributes.keys() - known.keys() - {"op"}:
-            yield f"{name}: {op} has no attribute {key!r:.80}, known: {', '.join(known) or 'none'}"
+        for key in attributes:
+            if key not in known and key != "op":
+                yield Fault(str(name), f"{op} has no attribute {key!r:.80}, known: {', '.join(known) or 'none'}")
         for key, rule in known.items():
             if key not in attributes:
-                yield f"{name}: {op} needs the attribute {key}, expected {rule}"
+                yield Fault(str(name), f"{op} needs the attribute {key}, expected {rule}")
             elif not rule.accepts(attributes[key]):
-                yield f"{name}: {key}: expected {rule}, found {attributes[key]!r:.80}"
+                yield Fault(str(name), f"{key}: expected {rule}, found {attributes[key]!r:.80}")
 
 
-def _slot_faults(spec: Spec) -> Iterator[str]:
+def _slot_faults(spec: Spec) -> Iterator[Fault]:
     for name, attributes in spec.nodes(data=True):
         op = attributes.get("op")
         slots: list[Any] = [edge.get("slot") for edge in spec.pred[name].values()]
         if not all(type(slot) is int for slot in slots) or sorted(slots) != list(range(len(slots))):
-            yield f"{name}: expected its inputs in slots 0..{max(0, len(slots) - 1)}, found {slots!r:.80}"
+            wanted = f"expected its inputs in slots 0..{max(0, len(slots) - 1)}"
+            yield Fault(str(name), f"{wanted}, found {', '.join(map(str, slots)):.80}")
         fewest, most = ARITY.get(op, (1, 1)) if isinstance(op, str) else (0, len(slots))
         if not fewest <= len(slots) <= most:
-            wanted = fewest if fewest == most else f"{fewest}..{most}"
-            yield f"{name}: {op} reads {len(slots)} tensors, expected {wanted}"
+            number = fewest if fewest == most else f"{fewest}..{most}"
+            yield Fault(str(name), f"{op:.80} reads {len(slots)} tensors, expected {number}")
 
 
-def _flow_faults(spec: Spec) -> Iterator[str]:
+def _flow_faults(spec: Spec) -> Iterator[Fault]:
+    if not nx.is_directed_acyclic_graph(spec):
+        circle = [str(edge[0]) for edge in nx.find_cycle(spec)]
+        yield Fault(circle[0], f"lies on a cycle: {' -> '.join([*circle[:SHOWN], circle[0]])}")
+        return
     images = [name for name in spec if spec.nodes[name].get("op") == "input"]
     if len(images) != 1:
-        yield f"expected one input operation, found {', '.join(map(str, images)) or 'none'}"
-    if not nx.is_directed_acyclic_graph(spec):
-        circle = [str(tail) for tail, _ in nx.find_cycle(spec)]
-        yield f"{circle[0]}: lies on a cycle: {' -> '.join([*circle, circle[0]])}"
-        return
+        yield Fault("", f"expected one input operation, found {', '.join(map(str, images[:SHOWN])) or 'none'}")
     ends = [name for name in spec if not spec.out_degree(name)]
     logits = [name for name in ends if spec.nodes[name].get("op") == "dense"]
     if len(logits) != 1:
-        yield f"expected one dense operation at the end, for the logits, found {', '.join(map(str, logits)) or 'none'}"
-    for name in ends:
-        if name not in logits:
-            yield f"{name}: its answer is read by no operation"
+        found = ", ".join(map(str, logits[:SHOWN])) or "none"
+        yield Fault("", f"expected one dense operation at the end, for the logits, found {found}")
+    yield from (Fault(str(name), "its answer is read by no operation") for name in ends if name not in logits)
     if len(images) == 1:
-        for name in spec.nodes - nx.descendants(spec, images[0]) - {images[0]}:
-            yield f"{name}: not reached from {images[0]}"
+        reached = nx.descendants(spec, images[0]) | {images[0]}
+        yield from (Fault(str(name), f"not reached from {images[0]}") for name in spec if name not in reached)
 
 
-def _shape_faults(spec: Spec) -> Iterator[str]:
+def _shape_faults(spec: Spec) -> Iterator[Fault]:
     shapes: dict[str, Shape] = {}
     for name in order(spec):
         sources = inputs(spec, name)
@@ -101,4 +119,4 @@ def _shape_faults(spec: Spec) -> Iterator[str]:
             try:
                 shapes[name] = output_shape(spec.nodes[name], [shapes[source] for source in sources])
             except SpecError as fault:
-                yield f"{name}: {fault}"
+                yield Fault(name, str(fault))

@@ -1,0 +1,231 @@
+"""The text of AutoShrink's ``.prototxt`` network files: sections of ``key=value`` lines.
+
+```
+[Convolutional]
+name=conv_pre1
+input=input
+filters=44
+```
+
+Despite the name it is not a protobuf. This module reads the text into layers whose keys and values are known;
+`shrinkserve.arch.importer` gives them their meaning.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from shrinkserve.arch.spec import CHANNELS, EXTENT, FRACTION, MANY, Attribute
+from shrinkserve.errors import SpecError
+
+MAX_BYTES = 1 << 20
+NAME = re.compile(r"[A-Za-z_]\w*(/[A-Za-z_]\w*)*", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One section: its kind, the number of its first line, and its values, with the line of each."""
+
+    kind: str
+    line: int
+    values: dict[str, Any]
+    lines: dict[str, int]
+
+    def __getitem__(self, key: str) -> Any:
+        return self.values[key]
+
+
+def malformed(line: int, what: str, expected: object = None, found: object = None) -> SpecError:
+    """The error for one line; the caller that knows the file puts its name before it."""
+    return SpecError(f"line {line}: {what}", expected=expected, found=None if found is None else f"{found!r:.80}")
+
+
+def read_bytes(path: Path) -> bytes:
+    """A file's content, at most one byte more than `MAX_BYTES`; raises `SpecError` where it cannot be read."""
+    try:
+        with path.open("rb") as stream:
+            return stream.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as fault:  # ValueError: a path with a null byte
+        raise SpecError(f"{path}: cannot be read ({fault})", do="check the path") from None
+
+
+def read_lines(content: bytes) -> list[str]:
+    """The lines of a text from outside, without the blanks around them.
+
+    Raises:
+        SpecError: longer than `MAX_BYTES`, or a line that is not UTF-8.
+    """
+    if len(content) > MAX_BYTES:
+        raise malformed(content[:MAX_BYTES].count(b"\n") + 1, "the file is too long", f"at most {MAX_BYTES} bytes")
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as fault:
+        raise malformed(content[: fault.start].count(b"\n") + 1, "not text", "UTF-8") from None
+    return [line.strip() for line in text.split("\n")]
+
+
+def parse(content: bytes) -> Iterator[Layer]:
+    """Read the layers of a network file.
+
+    Raises:
+        SpecError: with the line's number, what was expected and what was found.
+    """
+    layer: Layer | None = None
+    line = 0
+    for line, text in enumerate(read_lines(content), start=1):
+        if not text or text.startswith("#"):
+            continue
+        if text.startswith("["):
+            if layer is not None:
+                yield _complete(layer)
+            layer = Layer(_kind(text, line), line, {}, {})
+        elif layer is None:
+            raise malformed(line, "outside any section", expected="[Model] or another section", found=text)
+        else:
+            _add_value(layer, text, line)
+    if layer is None:
+        raise malformed(line, "no section in the file", expected="[Model] and the layers")
+    yield _complete(layer)
+
+
+def _kind(text: str, line: int) -> str:
+    kind = text[1:-1]
+    if not text.endswith("]") or kind not in SECTIONS:
+        known = ", ".join(f"[{known}]" for known in SECTIONS)
+        raise malformed(line, "not a section", expected=f"one of {known}", found=text)
+    return kind
+
+
+def _add_value(layer: Layer, text: str, line: int) -> None:
+    key, sign, value = (part.strip() for part in text.partition("="))
+    known = SECTIONS[layer.kind].split()
+    if not sign or key not in known:
+        expected = f"key=value with a key of [{layer.kind}]: {', '.join(known)}"
+        raise malformed(line, "not a line of this section", expected=expected, found=text)
+    if key in layer.values:
+        raise malformed(line, f"{key} is given twice", expected=f"once, as in line {layer.lines[key]}", found=text)
+    reader = READERS.get(f"{layer.kind}.{key}") or READERS[key]
+    read = reader.read(value)
+    if read is None:
+        raise malformed(line, key, expected=reader.expected, found=value)
+    layer.values[key], layer.lines[key] = read, line
+
+
+def _complete(layer: Layer) -> Layer:
+    if missing := [key for key in SECTIONS[layer.kind].split() if key not in layer.values]:
+        raise malformed(layer.line, f"[{layer.kind}] is not complete", expected=f"also {', '.join(missing)}")
+    return layer
+
+
+@dataclass(frozen=True)
+class Reader:
+    """How the text of a value is read: `read` returns None for what is not `expected`."""
+
+    expected: str
+    read: Callable[[str], Any]
+
+
+def _value(rule: Attribute) -> Reader:
+    def read(text: str) -> Any:
+        value: Any = text
+        try:
+            if rule.kind is bool:
+                value = {"True": True, "False": False}.get(text)
+            elif rule.kind is not str:
+                value = rule.kind(text)
+        except ValueError:
+            return None
+        return value if rule.accepts(value) else None
+
+    return Reader(str(rule), read)
+
+
+def _only(text: str) -> Reader:
+    # A value that means what a spec always has: another one would be a network that a spec cannot say.
+    return Reader(f"{text}, the only value that is supported", lambda found: text if found == text else None)
+
+
+def _list(text: str) -> list[str]:
+    if text.startswith("[") and text.endswith("]"):
+        return [item.strip().strip("'\"") for item in text[1:-1].split(",")]
+    return [text]
+
+
+def _names(text: str) -> list[str] | None:
+    names = _list(text)
+    return names if 2 <= len(names) <= MANY and all(map(NAME.fullmatch, names)) else None
+
+
+def _sizes(text: str) -> list[int] | None:
+    try:
+        sizes = [int(item) for item in _list(text)]
+    except ValueError:
+        return None
+    return sizes if len(sizes) in (1, 3) and all(map(CHANNELS.accepts, sizes)) else None
+
+
+def _matching(pattern: re.Pattern[str], expected: str) -> Reader:
+    return Reader(expected, lambda text: text if pattern.fullmatch(text) else None)
+
+
+_LAYER = _matching(NAME, "a layer's name: letters, digits and '_' in parts joined by '/'")
+_ZERO = Reader("0, the only value that is supported", lambda text: 0.0 if re.fullmatch(r"0(\.0*)?", text) else None)
+
+READERS: dict[str, Reader] = {
+    "name": _LAYER,
+    "input": _LAYER,
+    "labels": _LAYER,
+    "logits": _LAYER,
+    "input_shape": Reader("[height, width, channels] or [classes]", _sizes),
+    "dtype": _only("float32"),
+    "mean": _only("-1"),
+    "std": _only("-1"),
+    "filters": _value(CHANNELS),
+    "units": _value(CHANNELS),
+    "kernel_size": _value(EXTENT),
+    "pool_size": _value(EXTENT),
+    "strides": _value(EXTENT),
+    "k": _value(CHANNELS),
+    "padding": _only("SAME"),
+    "activation": _value(Attribute(str, choices=("linear", "relu", "swish"))),
+    "regularizer_strength": _value(FRACTION),
+    "label_smoothing": _value(FRACTION),
+    "dropout": _ZERO,
+    "trainable": _only("True"),
+    "use_bias": _only("False"),
+    "batchnorm": _only("True"),
+    "Model.name": _matching(re.compile(r"\w[\w.-]*", re.ASCII), "a name of letters, digits, '_', '.' and '-'"),
+    "Model.pretrain": Reader("a path", lambda text: text),
+    "Concat.input": Reader("layers' names, as ['a', 'b']", _names),
+    "Add.input": Reader("layers' names, as ['a', 'b']", _names),
+    "Add.activation": _only("linear"),
+    "Dropout.dropout": _value(FRACTION),
+    "Dense.activation": _only("linear"),
+    "Dense.batchnorm": _only("False"),
+    "Dense.use_bias": _value(Attribute(bool)),
+}
+"""Key -> its reader; ``Section.key`` goes before ``key``."""
+
+_SHARED = "regularizer_strength trainable dropout batchnorm use_bias"
+_CONVOLUTION = f"name input filters kernel_size strides padding activation {_SHARED}"
+SECTIONS: dict[str, str] = {
+    "Model": "name pretrain",
+    "Input": "name input_shape dtype mean std",
+    "Convolutional": _CONVOLUTION,
+    "SeparableConv": _CONVOLUTION,
+    "MaxPool": "name input pool_size strides padding",
+    "Concat": "name input",
+    "Add": "name input activation",
+    "GlobalAvgPool": "name input",
+    "Flatten": "name input",
+    "Dropout": "name input dropout",
+    "Dense": "name input units dropout activation batchnorm regularizer_strength use_bias",
+    "SoftmaxLoss": "name input labels label_smoothing",
+    "Accuracy": "name logits labels",
+    "TopkAcc": "name logits labels k",
+}
+"""Section -> its keys, all of which must be there."""

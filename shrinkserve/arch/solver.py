@@ -1,0 +1,98 @@
+"""A recipe from AutoShrink's two files: the ``.prototxt`` network and the ``.solver`` of its training.
+
+The solver is ``key=value`` lines, the values of words in quotes or not. Its learning rate is that of one GPU, which
+takes 128 images a step; the reference implementation multiplies it by the number of GPUs.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from shrinkserve.arch.importer import read_network
+from shrinkserve.arch.prototxt import Reader, malformed, read_bytes, read_lines
+from shrinkserve.config import Recipe, parse_recipe
+from shrinkserve.errors import SpecError
+
+IMAGES_A_GPU = 128
+WARMUP_EPOCHS = 10
+
+
+def _word(*known: str) -> Reader:
+    return Reader(" or ".join(known), lambda text: text if text in known else None)
+
+
+def _number(kind: type, low: float, high: float, expected: str) -> Reader:
+    def read(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            return None
+        return value if low <= value <= high else None
+
+    return Reader(expected, read)
+
+
+READERS: dict[str, Reader] = {
+    "optimizer": _word("rmsprop_imagenet"),
+    "lr": _number(float, 1e-12, 1e6, "a learning rate above 0"),
+    "decay_method": _word("cosine_decay"),
+    "decay_steps": _number(
+        int, WARMUP_EPOCHS, 10**6, f"a number of epochs, at least the {WARMUP_EPOCHS} of the warm-up"
+    ),
+    "decay": _number(float, 1, 1, "1.0, as the cosine has no factor"),
+}
+
+
+def parse_solver(content: bytes) -> dict[str, Any]:
+    """The values of a solver file.
+
+    Raises:
+        SpecError: with the line's number, what was expected and what was found.
+    """
+    values: dict[str, Any] = {}
+    line = 0
+    for line, text in enumerate(read_lines(content), start=1):
+        if not text or text.startswith("#"):
+            continue
+        key, sign, value = (part.strip().strip("'\"") for part in text.partition("="))
+        if not sign or key not in READERS or key in values:
+            expected = f"key=value with one of {', '.join(known for known in READERS if known not in values)}"
+            raise malformed(line, "not a line of a solver", expected, text)
+        values[key] = READERS[key].read(value)
+        if values[key] is None:
+            raise malformed(line, key, READERS[key].expected, value)
+    if missing := [key for key in READERS if key not in values]:
+        raise malformed(line, "the solver is not complete", f"also {', '.join(missing)}")
+    return values
+
+
+def import_recipe(proto: Path, solver: Path) -> Recipe:
+    """The recipe that the two files describe; what they leave open is the published training's (`shrinkserve.config`).
+
+    Args:
+        proto: the network file; the recipe names it by this path.
+        solver: the solver file.
+
+    Raises:
+        SpecError: a file that cannot be read or is malformed, with the line's number.
+        ConfigError: values that are well-formed and make no recipe.
+    """
+    network = read_network(proto)
+    try:
+        values = parse_solver(read_bytes(solver))
+    except SpecError as fault:
+        raise SpecError(f"{solver}, {fault}") from None
+    raw = {
+        "name": network.name,
+        "model": {
+            "network": str(proto),
+            "classes": network.classes,
+            "input_size": network.input_size,
+            "dropout": network.dropout,
+        },
+        "optimizer": {"lr": values["lr"], "reference_batch": IMAGES_A_GPU, "l2": network.l2},
+        "schedule": {"epochs": values["decay_steps"], "warmup_epochs": WARMUP_EPOCHS},
+        "train": {"label_smoothing": network.label_smoothing},
+    }
+    return parse_recipe(raw, f"{proto} with {solver}")
