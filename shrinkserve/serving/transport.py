@@ -1,0 +1,226 @@
+"""Triton's two protocols behind one interface, and their many faults as `RequestError`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, NoReturn, Protocol
+from urllib.parse import urlsplit
+
+import numpy as np
+from google.protobuf import json_format
+from tritonclient.grpc import model_config_pb2 as pb
+from tritonclient.utils import InferenceServerException
+
+from shrinkserve.errors import ConfigError, RequestError
+from shrinkserve.serving.model_config import INPUT
+
+MAX_MESSAGE = 2**31 - 1
+"""Of gRPC, in bytes; its own default of 4 MiB is 27 images of 224x224."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """One inference request.
+
+    Attributes:
+        model: its name.
+        images: uint8 [N, S, S, 3].
+        outputs: output name -> 0 for its tensor, or k for its top k as ``b"value:index:label"``.
+        version: of the model; empty for the one that answers.
+        priority: 1 is served first; 0 for the model's default.
+    """
+
+    model: str
+    images: np.ndarray[Any, Any]
+    outputs: Mapping[str, int]
+    version: str = ""
+    priority: int = 0
+
+
+@dataclass(frozen=True)
+class Reply:
+    """Output tensors by name, and the version of the model that they are from."""
+
+    tensors: dict[str, np.ndarray[Any, Any]]
+    version: int
+
+
+class Transport(Protocol):
+    """One connection. Every method raises `RequestError` when the server is not there or refuses."""
+
+    def ready(self) -> bool: ...
+
+    def config(self, model: str) -> pb.ModelConfig: ...
+
+    def statistics(self, model: str = "") -> list[dict[str, Any]]: ...
+
+    def infer(self, question: Question) -> Reply: ...
+
+    def load(self, model: str) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def connect(url: str, timeout: float) -> Transport:
+    """Open a connection (lazily: nothing is sent yet).
+
+    Args:
+        url: ``http://HOST:PORT``, ``https://HOST:PORT``, ``grpc://HOST:PORT`` or ``grpcs://HOST:PORT``.
+        timeout: seconds that one request may take.
+
+    Raises:
+        ConfigError: not such a URL.
+    """
+    try:
+        parts = urlsplit(url)
+        address = f"{parts.hostname}:{parts.port}" if parts.port and parts.hostname else ""
+    except ValueError:  # a port that is no number
+        address = ""
+    if not address or parts.scheme not in {"http", "https", "grpc", "grpcs"}:
+        raise ConfigError("server URL", expected="http://HOST:PORT or grpc://HOST:PORT", found=repr(url))
+    kind = HttpTransport if parts.scheme.startswith("http") else GrpcTransport
+    return kind(url, address, timeout, tls=parts.scheme.endswith("s"))
+
+
+class GrpcTransport:
+    """gRPC. Safe to share between threads."""
+
+    def __init__(self, url: str, address: str, timeout: float, *, tls: bool = False) -> None:
+        from tritonclient import grpc
+
+        self._url, self._timeout, self._library = url, timeout, grpc
+        arguments = [
+            ("grpc.max_send_message_length", MAX_MESSAGE),
+            ("grpc.max_receive_message_length", MAX_MESSAGE),
+            ("grpc.use_local_subchannel_pool", 1),  # a connection of its own: clients in threads do not share one
+        ]
+        self._client = grpc.InferenceServerClient(address, ssl=tls, channel_args=arguments)
+
+    def ready(self) -> bool:
+        with explained(self._url):
+            return bool(self._client.is_server_ready(client_timeout=self._timeout))
+
+    def config(self, model: str) -> pb.ModelConfig:
+        with explained(self._url):
+            return self._client.get_model_config(model, client_timeout=self._timeout).config
+
+    def statistics(self, model: str = "") -> list[dict[str, Any]]:
+        with explained(self._url):
+            message = self._client.get_inference_statistics(model, client_timeout=self._timeout)
+        return [
+            # int64 is a string in protobuf's JSON and a number in Triton's over HTTP
+            _numbers(json_format.MessageToDict(one, preserving_proto_field_name=True))
+            for one in message.model_stats
+        ]
+
+    def infer(self, question: Question) -> Reply:
+        with explained(self._url):
+            result = self._client.infer(**request(self._library, question, self._timeout), client_timeout=self._timeout)
+            tensors = {name: result.as_numpy(name) for name in question.outputs}
+            return Reply(tensors, int(result.get_response().model_version))
+
+    def load(self, model: str) -> None:
+        with explained(self._url):
+            self._client.load_model(model, client_timeout=self._timeout)
+
+    def close(self) -> None:
+        self._client.close()
+
+
+class HttpTransport:
+    """HTTP/1.1. For one thread: its sockets belong to the thread's gevent hub."""
+
+    def __init__(self, url: str, address: str, timeout: float, *, tls: bool = False) -> None:
+        from tritonclient import http
+
+        self._url, self._timeout, self._library = url, timeout, http
+        self._client = http.InferenceServerClient(address, ssl=tls, connection_timeout=timeout, network_timeout=timeout)
+
+    def ready(self) -> bool:
+        with explained(self._url):
+            return bool(self._client.is_server_ready())
+
+    def config(self, model: str) -> pb.ModelConfig:
+        with explained(self._url):
+            raw = self._client.get_model_config(model)
+        return json_format.ParseDict(raw, pb.ModelConfig(), ignore_unknown_fields=True)
+
+    def statistics(self, model: str = "") -> list[dict[str, Any]]:
+        with explained(self._url):
+            return list(self._client.get_inference_statistics(model)["model_stats"])
+
+    def infer(self, question: Question) -> Reply:
+        with explained(self._url):
+            result = self._client.infer(**request(self._library, question, self._timeout))
+            tensors = {name: result.as_numpy(name) for name in question.outputs}
+            return Reply(tensors, int(result.get_response()["model_version"]))
+
+    def load(self, model: str) -> None:
+        with explained(self._url):
+            self._client.load_model(model)
+
+    def close(self) -> None:
+        self._client.close()
+
+
+def request(library: Any, question: Question, timeout: float) -> dict[str, Any]:
+    """The arguments of tritonclient's ``infer``, which are the same for all its modules."""
+    images = np.ascontiguousarray(question.images)
+    tensor = library.InferInput(INPUT, list(images.shape), "UINT8")
+    tensor.set_data_from_numpy(images)
+    return {
+        "model_name": question.model,
+        "inputs": [tensor],
+        "outputs": [library.InferRequestedOutput(name, class_count=top) for name, top in question.outputs.items()],
+        "model_version": question.version,
+        "priority": question.priority,
+        "timeout": int(timeout * 1e6),  # so that the server drops a request that nobody waits for any more
+    }
+
+
+@contextmanager
+def explained(url: str) -> Iterator[None]:
+    """Turn what the protocols' libraries raise into one line that names the server."""
+    try:
+        yield
+    except InferenceServerException as fault:
+        _raise(url, str(fault.message() or ""), str(fault.status() or ""), fault)
+    except TimeoutError as fault:
+        _raise(url, "", "DEADLINE_EXCEEDED", fault)
+    except OSError as fault:
+        _raise(url, fault.strerror or str(fault), "UNAVAILABLE", fault)
+    except Exception as fault:
+        if type(fault).__module__.partition(".")[0] not in {"geventhttpclient", "gevent", "aiohttp"}:
+            raise
+        _raise(url, str(fault) or type(fault).__name__, "UNAVAILABLE", fault)
+
+
+class UnknownModelError(RequestError):
+    """The server has no such model, or none that is ready."""
+
+
+class UnavailableError(RequestError):
+    """No answer came: the server is not there, went away, or took too long to accept the connection."""
+
+
+def _raise(url: str, message: str, status: str, fault: Exception) -> NoReturn:
+    message = message.rstrip(".")
+    if "unknown model" in message or "is not found" in message:
+        raise UnknownModelError(f"{url}: {message}") from fault
+    if "DEADLINE_EXCEEDED" in status or "499" in status:
+        raise RequestError(f"{url}: no answer in time", do="give more time (--timeout) or look at the load") from fault
+    if "UNAVAILABLE" in status:
+        raise UnavailableError(
+            f"{url}: no server answers ({message})", do="start one with `shrinkserve serve`, or check the URL"
+        ) from fault
+    raise RequestError(f"{url}: the request was refused ({message})") from fault
+
+
+def _numbers(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _numbers(inner) if key not in {"name", "version"} else inner for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_numbers(inner) for inner in value]
+    return int(value) if isinstance(value, str) and value.isdigit() else value
