@@ -93,7 +93,7 @@ class Client:
         try:
             return self._transport.infer(question)
         except UnknownModelError as fault:
-            raise self._unknown(question.model) from fault
+            raise self._unknown(question.model, question.version) from fault
 
     def statistics(self, model: str) -> dict[str, Any]:
         """Triton's own account of a model: counts and nanoseconds in queue and computation since it was loaded.
@@ -132,6 +132,10 @@ class Client:
             names[int(index)] = label[0] if label else index
         return names
 
-    def _unknown(self, model: str) -> RequestError:
-        served = ", ".join(self.models()) or "none"
-        return RequestError(f"{self.url}: no such model is ready", expected=f"one of {served}", found=model)
+    def _unknown(self, model: str, version: str = "") -> RequestError:
+        served = self._transport.statistics()
+        versions = ", ".join(one["version"] for one in served if one["name"] == model)
+        if versions:
+            return RequestError(f"{self.url}: no such version of {model} is ready", expected=versions, found=version)
+        names = ", ".join(sorted({one["name"] for one in served})) or "none"
+        return RequestError(f"{self.url}: no such model is ready", expected=f"one of {names}", found=model)

@@ -19,6 +19,8 @@ from shrinkserve.serving.model_config import INPUT
 MAX_MESSAGE = 2**31 - 1
 """Of gRPC, in bytes; its own default of 4 MiB is 27 images of 224x224."""
 
+_UNKNOWN = ("unknown model", "is not found", "is not available")
+
 
 @dataclass(frozen=True)
 class Question:
@@ -207,7 +209,7 @@ class UnavailableError(RequestError):
 
 def _raise(url: str, message: str, status: str, fault: Exception) -> NoReturn:
     message = message.rstrip(".")
-    if "unknown model" in message or "is not found" in message:
+    if any(words in message for words in _UNKNOWN):
         raise UnknownModelError(f"{url}: {message}") from fault
     if "DEADLINE_EXCEEDED" in status or "499" in status:
         raise RequestError(f"{url}: no answer in time", do="give more time (--timeout) or look at the load") from fault
