@@ -81,7 +81,8 @@ class Parity:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON data for a card."""
-        return {"check": "parity", **asdict(self), "passed": not self.faults}
+        batches = {str(size): value for size, value in self.batches.items()}
+        return {"check": "parity", **asdict(self), "batches": batches, "passed": not self.faults}
 
 
 def compare(

@@ -102,7 +102,7 @@ def run_steps(
             "parameters": step.parameters(),
             "seconds": seconds,
             **details,
-            "parity": _judge(step, before, after, samples, max_batch),
+            "parity": {"step": step.name, **_judge(step, before, after, samples, max_batch)},
         }
         source = Product(target, step.ensures, (*source.records, record))
         before = after or before  # what cannot run here is judged on the machine that can
@@ -116,7 +116,8 @@ def _judge(
         return {"check": "parity", "passed": None, "skipped": "this machine cannot run the artifact"}
     outcome = parity.compare(before, after, samples, step.tolerance, max_batch)
     parity.demand(outcome, step.name, before, after, samples)
-    return outcome.to_dict()
+    # The states and not the paths: these are of a scratch folder.
+    return {**outcome.to_dict(), "reference": str(step.requires), "candidate": str(step.ensures)}
 
 
 def _check_order(steps: Sequence[Step], state: State) -> None:
