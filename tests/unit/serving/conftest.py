@@ -14,7 +14,7 @@ from shrinkserve.artifact import Card, sha256_file, tensors_sha256
 from shrinkserve.config import ServingConfig
 from shrinkserve.preprocess import Preprocess
 from shrinkserve.serving.repository import Repository
-from shrinkserve.serving.server import TritonServer
+from shrinkserve.serving.server import ServerOptions, TritonServer
 
 MakeModel = Callable[..., tuple[Path, Card]]
 
@@ -79,5 +79,5 @@ def tiny_repository(tmp_path_factory: pytest.TempPathFactory, make_model: MakeMo
 def tiny_server(tiny_repository: Repository, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
     """A real Triton with the models of `tiny_repository`."""
     log = tmp_path_factory.mktemp("log") / "triton.log"
-    with TritonServer(tiny_repository.root, log_file=log) as server:
+    with TritonServer(tiny_repository.root, ServerOptions(log_file=log)) as server:
         yield server

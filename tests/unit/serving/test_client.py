@@ -13,7 +13,7 @@ from shrinkserve.errors import ConfigError, RequestError
 from shrinkserve.preprocess import Preprocess
 from shrinkserve.serving.client import Client
 from shrinkserve.serving.repository import Repository
-from shrinkserve.serving.server import TritonServer
+from shrinkserve.serving.server import ServerOptions, TritonServer
 
 PROTOCOLS = ["http", "grpc"]
 
@@ -141,7 +141,7 @@ def test_url_that_is_none(url: str) -> None:
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_server_that_dies(tiny_repository: Repository, tmp_path: Path, protocol: str) -> None:
-    server = TritonServer(tiny_repository.root, models=["tiny"], log_file=tmp_path / "log")
+    server = TritonServer(tiny_repository.root, ServerOptions(models=["tiny"], log_file=tmp_path / "log"))
     with server, Client(getattr(server, f"{protocol}_url"), timeout=10) as client:
         client.infer("tiny", np.zeros((1, 8, 8, 3), np.uint8))
         server.stop()
