@@ -44,6 +44,7 @@ def evaluation_batches(
     world: int = 1,
     workers: int | None = None,
     limit: int | None = None,
+    start: int = 0,
 ) -> Iterator[Batch]:
     """Every image exactly once over all ranks, in increasing order; the last batch may be smaller.
 
@@ -55,6 +56,7 @@ def evaluation_batches(
         world: number of processes.
         workers: decoding threads; None for one a core that this process may use, 0 for none.
         limit: only so many images in all, spread evenly over the dataset.
+        start: so many of this process's images are left out, to go on where another pass stopped.
 
     Raises:
         DataError: an image that cannot be read, named by file or by shard and offset.
@@ -62,7 +64,7 @@ def evaluation_batches(
     from shrinkserve.data.portable import evaluate
 
     workers = available_workers() if workers is None else workers
-    return evaluate(dataset, preprocess, batch_size, rank=rank, world=world, workers=workers, limit=limit)
+    return evaluate(dataset, preprocess, batch_size, rank=rank, world=world, workers=workers, limit=limit, start=start)
 
 
 def available_workers() -> int:

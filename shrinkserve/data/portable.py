@@ -72,9 +72,10 @@ def evaluate(
     world: int,
     workers: int,
     limit: int | None,
+    start: int = 0,
 ) -> Iterator[Batch]:
     """See `shrinkserve.data.loaders.evaluation_batches`."""
-    order = evaluation_order(len(dataset), rank=rank, world=world, limit=limit)
+    order = evaluation_order(len(dataset), rank=rank, world=world, limit=limit)[start:]
 
     def load(indices: Indices) -> Batch:
         return _batch(dataset, indices, preprocess.size, image)
