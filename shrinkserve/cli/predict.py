@@ -2,8 +2,118 @@
 
 from __future__ import annotations
 
+import csv
+import glob
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
 import typer
+
+from shrinkserve.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from shrinkserve.serving.classify import Outcome
 
 
 def register(app: typer.Typer) -> None:
     """Add this module's commands to the application."""
+    app.command()(predict)
+
+
+def predict(
+    images: Annotated[
+        list[str], typer.Argument(help="Images, folders of images, patterns such as 'photos/*.jpg'; - reads paths.")
+    ],
+    url: Annotated[str, typer.Option(help="grpc://HOST:PORT or http://HOST:PORT.")] = "grpc://127.0.0.1:8001",
+    model: Annotated[str | None, typer.Option(help="Model name; may be left out when one is served.")] = None,
+    top: Annotated[int, typer.Option(min=1, help="Classes an image.")] = 5,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV, a line a class.")] = False,
+    timeout: Annotated[float, typer.Option(min=0.001, help="Seconds that one request may take.")] = 60.0,
+) -> None:
+    """Classify images with a running server; they are prepared as the model's contract says."""
+    from shrinkserve.serving.client import Client
+
+    if as_json and as_csv:
+        raise ConfigError("--json and --csv", expected="one of them")
+    paths = _expand(images)
+    write = _write_json if as_json else _write_csv if as_csv else _write_table
+    faults: list[DataError] = []
+    with Client(url, timeout=timeout) as client:
+        name = model or client.only_model()
+        write(_noting_faults(client.stream(paths, name, top=top), faults), name)
+    _report(faults)
+
+
+def _expand(words: list[str]) -> Iterator[Path]:
+    """Paths of images: each word a file, a folder, a pattern, or - for paths on standard input, a line each.
+
+    Raises:
+        DataError: a file or folder that is not there, or a pattern that nothing matches: before any work is done.
+    """
+    return chain.from_iterable([_expand_one(word) for word in words])
+
+
+def _expand_one(word: str) -> Iterable[Path]:
+    from shrinkserve.preprocess import find_images
+
+    if word == "-":
+        return (Path(line.rstrip("\n")) for line in sys.stdin if line.strip())
+    if not glob.has_magic(word) or Path(word).exists():
+        return find_images([Path(word)])
+    matches = sorted(glob.glob(word, recursive=True))  # noqa: PTH207 - Path.glob takes no absolute pattern
+    if not matches:
+        raise DataError(f"{word}: no file matches", do="check the pattern")
+    return find_images(map(Path, matches))
+
+
+def _noting_faults(outcomes: Iterable[Outcome], faults: list[DataError]) -> Iterator[Outcome]:
+    for outcome in outcomes:
+        if outcome.fault is not None:
+            faults.append(outcome.fault)
+        yield outcome
+
+
+def _report(faults: list[DataError]) -> None:
+    """Fail with the one fault, or list them and fail with their number."""
+    if len(faults) == 1:
+        raise faults[0]
+    for fault in faults:
+        typer.echo(f"error: {fault}", err=True)
+    if faults:
+        raise DataError(f"{len(faults)} images could not be classified", do="see the lines above")
+
+
+def _write_table(outcomes: Iterable[Outcome], model: str) -> None:  # noqa: ARG001
+    for outcome in outcomes:
+        if outcome.predictions:
+            typer.echo(outcome.name)
+        for label, probability in outcome.predictions:
+            typer.echo(f"  {probability:8.2%}  {label}")
+
+
+def _write_csv(outcomes: Iterable[Outcome], model: str) -> None:
+    rows = csv.writer(sys.stdout, lineterminator="\n")
+    rows.writerow(["image", "model", "version", "rank", "label", "probability"])
+    for outcome in outcomes:
+        for rank, (label, probability) in enumerate(outcome.predictions, 1):
+            rows.writerow([outcome.name, model, outcome.version, rank, label, f"{probability:.8g}"])
+
+
+def _write_json(outcomes: Iterable[Outcome], model: str) -> None:
+    """One array, an element a line, written as the answers come."""
+    separator = "[\n"
+    for outcome in outcomes:
+        record: dict[str, object] = {"image": outcome.name, "model": model}
+        if outcome.fault is not None:
+            record["error"] = str(outcome.fault)
+        else:
+            record["version"] = outcome.version
+            record["top"] = [{"label": label, "probability": value} for label, value in outcome.predictions]
+        typer.echo(f"{separator} {json.dumps(record, ensure_ascii=False)}", nl=False)
+        separator = ",\n"
+    typer.echo("[]" if separator == "[\n" else "\n]")

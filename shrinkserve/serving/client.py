@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import Any
 
@@ -10,27 +12,40 @@ import numpy.typing as npt
 
 from shrinkserve.errors import RequestError
 from shrinkserve.preprocess import Pixels
+from shrinkserve.serving.classify import Outcome, Prediction, Prepared, chunks, in_order
 from shrinkserve.serving.contract import Contract, from_config
+from shrinkserve.serving.images import Source
 from shrinkserve.serving.model_config import LOGITS, PROBABILITIES
 from shrinkserve.serving.transport import Question, Reply, UnavailableError, UnknownModelError, connect
 
 Floats = npt.NDArray[np.float32]
 
+MAX_BATCH = 32
+"""Most images in a request of `Client.stream`, whatever the model takes: larger ones only cost memory."""
+RETRY_PAUSES = (0.1, 0.4)
+"""Seconds before each further attempt at a request that got no answer."""
+
 
 class Client:
-    """One connection to a Triton server, for one thread; a context manager.
+    """A Triton server, over HTTP or gRPC; a context manager, and safe to share between threads.
+
+    Threads share one connection over gRPC and have one each over HTTP.
 
     Args:
         url: ``http://HOST:PORT`` or ``grpc://HOST:PORT`` (``https``, ``grpcs`` with TLS).
         timeout: seconds that one request may take.
+        contract: of the preprocessing that the caller was built for (`Preprocess.contract`): a model with another
+            one is refused. None takes any, as the model's own contract decides how images are prepared.
 
     Raises:
         ConfigError: not such a URL.
     """
 
-    def __init__(self, url: str, *, timeout: float = 60.0) -> None:
+    def __init__(self, url: str, *, timeout: float = 60.0, contract: str | None = None) -> None:
         self.url = url
         self._transport = connect(url, timeout)
+        self._expected = contract
+        self._agreed: dict[str, Contract] = {}
 
     def ready(self) -> bool:
         """Whether a server is there and ready."""
@@ -60,7 +75,100 @@ class Client:
             contract.classes.extend(self._classes(contract, config.output[-1].dims[0]))
         except UnknownModelError as fault:
             raise self._unknown(model) from fault
+        if self._expected is not None and contract.preprocess.contract != self._expected:
+            raise RequestError(
+                f"{self.url}: model {model} prepares its images in another way than this client was built for",
+                expected=f"contract {self._expected}",
+                found=contract.preprocess.contract,
+                do="ask for the model that was meant, or build the client anew",
+            )
         return contract
+
+    def classify(self, sources: Iterable[Source], model: str | None = None) -> list[Prediction]:
+        """The most probable class of each image.
+
+        Args:
+            sources: paths, encoded images (bytes), or arrays uint8 [H, W, 3] of any size; each is cropped and
+                resized as the model's contract says.
+            model: its name; may be left out when only one is served.
+
+        Raises:
+            DataError: an image that cannot be read.
+            RequestError: as `infer`.
+        """
+        return [predictions[0] for predictions in self.rank(sources, model, top=1)]
+
+    def rank(self, sources: Iterable[Source], model: str | None = None, *, top: int = 5) -> list[list[Prediction]]:
+        """As `classify`, but the `top` most probable classes of each image, best first."""
+        ranked = []
+        for outcome in self.stream(sources, model, top=top):
+            if outcome.fault is not None:
+                raise outcome.fault
+            ranked.append(outcome.predictions)
+        return ranked
+
+    def stream(
+        self, sources: Iterable[Source], model: str | None = None, *, top: int = 5, workers: int = 4, priority: int = 0
+    ) -> Iterator[Outcome]:
+        """Classify any number of images in bounded memory: outcomes in the order of the images, faults among them.
+
+        Args:
+            sources: as in `classify`; taken as they are needed.
+            model: its name; may be left out when only one is served.
+            top: how many classes of each image.
+            workers: threads that decode images and await answers.
+            priority: 1 is served first; 0 for the model's default.
+
+        Raises:
+            RequestError: as `infer`.
+        """
+        name = model or self.only_model()
+        batch = min(self._contract(name).max_batch_size or 1, MAX_BATCH)
+
+        def work(chunk: list[tuple[int, Source]]) -> list[Outcome]:
+            return self._classify(name, chunk, top, priority)
+
+        for outcomes in in_order(work, chunks(sources, batch), workers):
+            yield from outcomes
+
+    def only_model(self) -> str:
+        """The name of the one model that is served.
+
+        Raises:
+            RequestError: the server is not there, or serves none or several.
+        """
+        models = self.models()
+        if len(models) != 1:
+            known = ", ".join(models) or "none"
+            raise RequestError(f"{self.url}: which model?", expected=f"one of {known}", do="name one (--model)")
+        return models[0]
+
+    def _contract(self, model: str) -> Contract:
+        if model not in self._agreed:
+            self._agreed[model] = self.contract(model)
+        return self._agreed[model]
+
+    def _classify(self, model: str, chunk: list[tuple[int, Source]], top: int, priority: int) -> list[Outcome]:
+        for _ in range(3):
+            contract = self._contract(model)
+            prepared = Prepared.of(chunk, contract)
+            question = prepared.question(contract, priority)
+            reply = None if question is None else self._persist(question)
+            if reply is None or reply.version == contract.version:
+                return prepared.outcomes(contract, reply, top)
+            # Another version was published meanwhile, which may prepare images or name classes in another way.
+            self._agreed.pop(model, None)
+        raise RequestError(f"{self.url}: model {model} changes faster than it can be asked", do="try again")
+
+    def _persist(self, question: Question) -> Reply:
+        # An inference changes nothing, so asking again is safe where no answer came; one that was late is not
+        # asked again, as that would only add to the load that made it late.
+        for pause in RETRY_PAUSES:
+            try:
+                return self.ask(question)
+            except UnavailableError:
+                time.sleep(pause)
+        return self.ask(question)
 
     def infer(
         self, model: str, images: Pixels, *, version: int | None = None, priority: int = 0

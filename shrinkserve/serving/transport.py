@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NoReturn, Protocol
 from urllib.parse import urlsplit
 
@@ -20,6 +22,8 @@ MAX_MESSAGE = 2**31 - 1
 """Of gRPC, in bytes; its own default of 4 MiB is 27 images of 224x224."""
 
 _UNKNOWN = ("unknown model", "is not found", "is not available")
+_EXPIRED = ("Request timeout expired", "Deadline Exceeded", "DEADLINE_EXCEEDED")
+_FULL = "maximum queue size"
 
 
 @dataclass(frozen=True)
@@ -132,13 +136,22 @@ class GrpcTransport:
 
 
 class HttpTransport:
-    """HTTP/1.1. For one thread: its sockets belong to the thread's gevent hub."""
+    """HTTP/1.1: a connection a thread, as the library's sockets belong to the event loop of their thread."""
 
     def __init__(self, url: str, address: str, timeout: float, *, tls: bool = False) -> None:
         from tritonclient import http
 
         self._url, self._timeout, self._library = url, timeout, http
-        self._client = http.InferenceServerClient(address, ssl=tls, connection_timeout=timeout, network_timeout=timeout)
+        self._open = partial(
+            http.InferenceServerClient, address, ssl=tls, connection_timeout=timeout, network_timeout=timeout
+        )
+        self._local = threading.local()
+
+    @property
+    def _client(self) -> Any:
+        if not hasattr(self._local, "client"):
+            self._local.client = self._open()
+        return self._local.client
 
     def ready(self) -> bool:
         with explained(self._url):
@@ -164,7 +177,7 @@ class HttpTransport:
             self._client.load_model(model)
 
     def close(self) -> None:
-        self._client.close()
+        self._local = threading.local()  # a connection closes when its last reference goes, with its thread at latest
 
 
 def request(library: Any, question: Question, timeout: float) -> dict[str, Any]:
@@ -211,8 +224,10 @@ def _raise(url: str, message: str, status: str, fault: Exception) -> NoReturn:
     message = message.rstrip(".")
     if any(words in message for words in _UNKNOWN):
         raise UnknownModelError(f"{url}: {message}") from fault
-    if "DEADLINE_EXCEEDED" in status or "499" in status:
+    if any(words in f"{status} {message}" for words in _EXPIRED):
         raise RequestError(f"{url}: no answer in time", do="give more time (--timeout) or look at the load") from fault
+    if _FULL in message:
+        raise UnavailableError(f"{url}: the queue is full ({message})", do="send fewer requests at once") from fault
     if "UNAVAILABLE" in status:
         raise UnavailableError(
             f"{url}: no server answers ({message})", do="start one with `shrinkserve serve`, or check the URL"

@@ -1,0 +1,114 @@
+"""Images in, class names and probabilities out: what a client does around a request."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from shrinkserve.errors import DataError
+from shrinkserve.preprocess import Pixels
+from shrinkserve.serving.contract import Contract
+from shrinkserve.serving.images import Source, name_of, prepare
+from shrinkserve.serving.model_config import PROBABILITIES
+from shrinkserve.serving.transport import Question, Reply
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Prediction(NamedTuple):
+    """One class and its probability in [0, 1]."""
+
+    label: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one image.
+
+    Attributes:
+        name: its path, or ``image N``.
+        predictions: the most probable classes, best first; empty after a fault.
+        version: of the model that answered; 0 after a fault.
+        fault: why the image could not be read.
+    """
+
+    name: str
+    predictions: list[Prediction] = field(default_factory=list)
+    version: int = 0
+    fault: DataError | None = None
+
+
+class Prepared(NamedTuple):
+    """A chunk of images: a name each, and each one's pixels or why it has none."""
+
+    names: list[str]
+    pixels: list[Pixels | DataError]
+
+    @classmethod
+    def of(cls, sources: list[tuple[int, Source]], contract: Contract) -> Prepared:
+        """Read, crop and resize numbered images; a fault takes the place of its image."""
+        names = [name_of(source, position) for position, source in sources]
+        pixels: list[Pixels | DataError] = []
+        for name, (_, source) in zip(names, sources, strict=True):
+            try:
+                pixels.append(prepare(source, contract.preprocess, name))
+            except DataError as fault:
+                pixels.append(fault)
+        return cls(names, pixels)
+
+    def question(self, contract: Contract, priority: int) -> Question | None:
+        """The request for the images that could be read; None when there is none."""
+        good = [image for image in self.pixels if not isinstance(image, DataError)]
+        return Question(contract.model, np.stack(good), {PROBABILITIES: 0}, priority=priority) if good else None
+
+    def outcomes(self, contract: Contract, reply: Reply | None, top: int) -> list[Outcome]:
+        """Answers and faults, in the order of the images."""
+        rows = iter(reply.tensors[PROBABILITIES] if reply else ())
+        return [
+            Outcome(name, fault=image)
+            if isinstance(image, DataError)
+            else Outcome(name, best(next(rows), contract.classes, top), contract.version)
+            for name, image in zip(self.names, self.pixels, strict=True)
+        ]
+
+
+def best(probabilities: npt.NDArray[np.float32], classes: list[str], top: int) -> list[Prediction]:
+    """The `top` most probable classes, best first; of equal ones the first in the order of the logits."""
+    order = np.argsort(-probabilities, kind="stable")[:top]
+    return [Prediction(classes[index], float(probabilities[index])) for index in order]
+
+
+def chunks(items: Iterable[Item], size: int) -> Iterator[list[tuple[int, Item]]]:
+    """Items with their positions, in lists of `size`; the last may be shorter."""
+    numbered = iter(enumerate(items))
+    while chunk := list(islice(numbered, size)):
+        yield chunk
+
+
+def in_order(work: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:
+    """`work` on every item in `workers` threads, results in the order of the items.
+
+    No more than ``workers + 1`` items are taken before their results are wanted, so memory stays bounded whatever
+    the number of items.
+    """
+    pending: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            for item in items:
+                pending.append(pool.submit(work, item))
+                if len(pending) > workers:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()

@@ -1,0 +1,125 @@
+"""`shrinkserve predict` against the model of a real training, on a real server."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from shrinkserve.cli import main
+from shrinkserve.data import open_dataset
+from shrinkserve.runtimes.checkpoint import Checkpoint
+from shrinkserve.serving.server import ServerOptions, TritonServer
+
+
+@pytest.fixture(scope="module")
+def server(smoke_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
+    log = tmp_path_factory.mktemp("log") / "triton.log"
+    with TritonServer(smoke_repository, ServerOptions(log_file=log)) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def photos(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """The first validation images, as files."""
+    folder = tmp_path_factory.mktemp("photos")
+    dataset = open_dataset(digits, "validation")
+    for index in range(40):
+        (folder / f"{index:02}.jpg").write_bytes(dataset.record(index).encoded)
+    return sorted(folder.iterdir())
+
+
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+def test_json_of_a_folder_is_what_the_checkpoint_answers(
+    server: TritonServer, photos: list[Path], smoke_run: Path, protocol: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = getattr(server, f"{protocol}_url")
+    assert main(["predict", str(photos[0].parent), "--url", url, "--top", "3", "--json"]) == 0
+    records = json.loads(capsys.readouterr().out)
+    checkpoint = Checkpoint(smoke_run)
+    images = np.stack([checkpoint.preprocess.evaluate_bytes(path.read_bytes()) for path in photos])
+    answers = checkpoint.answer(images).argmax(axis=1)
+    assert [record["image"] for record in records] == [str(path) for path in photos]
+    assert [record["top"][0]["label"] for record in records] == [checkpoint.classes[answer] for answer in answers]
+    assert {(record["model"], record["version"], len(record["top"])) for record in records} == {("smoke", 1, 3)}
+
+
+def test_table(server: TritonServer, photos: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["predict", str(photos[0]), str(photos[1]), "--url", server.grpc_url, "--model", "smoke"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [lines[0], lines[6]] == [str(photos[0]), str(photos[1])]
+    shares = [float(line.split("%")[0]) for line in lines[1:6]]
+    assert shares == sorted(shares, reverse=True)
+
+
+def test_csv_pattern_and_standard_input(server: TritonServer, photos: list[Path]) -> None:
+    command = [sys.executable, "-m", "shrinkserve", "predict", "--csv", "--url", server.http_url, "--top", "1"]
+    pattern = subprocess.run(
+        [*command, str(photos[0].parent / "0*.jpg")], capture_output=True, text=True, check=True
+    ).stdout
+    rows = list(csv.DictReader(io.StringIO(pattern)))
+    assert [row["image"] for row in rows] == [str(path) for path in photos[:10]]
+    names = "".join(f"{path}\n" for path in photos[:10])
+    piped = subprocess.run([*command, "-"], input=names, capture_output=True, text=True, check=True).stdout
+    assert piped == pattern
+
+
+def test_faults_are_listed_at_the_end(
+    server: TritonServer, photos: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a.jpg", "b.png"):
+        (tmp_path / name).write_bytes(b"this is text")
+    words = [str(photos[0]), str(tmp_path), str(photos[1])]
+    assert main(["predict", *words, "--url", server.grpc_url, "--json"]) == 2
+    captured = capsys.readouterr()
+    assert ["error" in record for record in json.loads(captured.out)] == [False, True, True, False]
+    *listed, last = captured.err.splitlines()
+    assert ["a.jpg" in listed[0], "b.png" in listed[1]] == [True, True]
+    assert last == "error: 2 images could not be classified; see the lines above"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["missing.jpg"], "missing.jpg: no such file or folder"),
+        (["empty"], "empty: no image in this folder"),
+        (["*.nothing"], "*.nothing: no file matches"),
+        (["text.jpg"], "text.jpg: not an image that can be decoded"),
+        (["text.jpg", "--json", "--csv"], "--json and --csv: expected one of them"),
+        (["text.jpg", "--model", "cats"], "no such model is ready: expected one of smoke, found cats"),
+        (["text.jpg", "--url", "localhost"], "server URL: expected http://HOST:PORT"),
+    ],
+)
+def test_mistakes_are_one_line(
+    server: TritonServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("empty").mkdir()
+    Path("text.jpg").write_text("this is text")
+    url = [] if "--url" in words else ["--url", server.grpc_url]
+    assert main(["predict", *words, *url]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("error: ")
+    assert captured.err.count("\n") == 1
+    assert message in captured.err
+
+
+def test_no_server(photos: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"grpc://127.0.0.1:{listener.getsockname()[1]}"
+    assert main(["predict", str(photos[0]), "--url", url]) == 2
+    assert f"error: {url}: no server answers" in capsys.readouterr().err
