@@ -1,0 +1,98 @@
+"""Checkpoints of a run: one file each, whole or absent.
+
+``step-00000120.safetensors`` holds the tensors, and everything else as JSON in the file's own header;
+``step-00000120.sha256`` is written after it, in the format of ``sha256sum``: a file without it was never finished.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from shrinkserve.artifact import sha256_file, write_atomic
+from shrinkserve.errors import ArtifactError
+
+FOLDER = "checkpoints"
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """One checkpoint.
+
+    Attributes:
+        tensors: by dotted name; the first part says whose they are: model, ema, optimizer, random.
+        state: plain data: position, counters, recipe, spec, classes.
+    """
+
+    tensors: dict[str, Tensor]
+    state: dict[str, Any]
+
+
+def path_of(folder: Path, step: int) -> Path:
+    """Where the checkpoint after `step` updates is."""
+    return folder / f"step-{step:08d}.safetensors"
+
+
+def listed(folder: Path) -> list[Path]:
+    """The checkpoints that were finished, oldest first."""
+    return sorted(path for path in folder.glob("step-*.safetensors") if path.with_suffix(".sha256").is_file())
+
+
+def write(folder: Path, step: int, snapshot: Snapshot) -> Path:
+    """Write a checkpoint.
+
+    Raises:
+        ArtifactError: the place cannot be written.
+    """
+    path = path_of(folder, step)
+    tensors = {name: value.detach().cpu().contiguous() for name, value in snapshot.tensors.items()}
+    write_atomic(path, save(tensors, {"state": json.dumps(snapshot.state)}))
+    write_atomic(path.with_suffix(".sha256"), f"{sha256_file(path)}  {path.name}\n".encode())
+    return path
+
+
+def read(path: Path) -> Snapshot:
+    """Read a checkpoint after comparing it with its sha256.
+
+    Raises:
+        ArtifactError: missing, damaged or not a checkpoint.
+    """
+    try:
+        expected = path.with_suffix(".sha256").read_text(encoding="ascii").split()[0]
+        found = sha256_file(path)
+        if found != expected:
+            raise ArtifactError(f"{path}: damaged", expected=f"sha256 {expected[:12]}", found=found[:12])
+        with safe_open(path, framework="pt") as stream:
+            tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
+            return Snapshot(tensors, json.loads(stream.metadata()["state"]))
+    except FileNotFoundError as fault:
+        raise ArtifactError(f"{path}: no such checkpoint", do="name a step-*.safetensors of a run") from fault
+    except (OSError, ValueError, IndexError, KeyError, TypeError, SafetensorError) as fault:
+        raise ArtifactError(f"{path}: not a readable checkpoint ({fault})", do="name another one") from fault
+
+
+def newest(folder: Path, tell: Callable[[str], None]) -> tuple[Path, Snapshot] | None:
+    """The newest checkpoint that is whole; `tell` hears of each damaged one that is passed over."""
+    for path in reversed(listed(folder)):
+        try:
+            return path, read(path)
+        except ArtifactError as fault:
+            tell(f"{fault}; falling back to the checkpoint before it")
+    return None
+
+
+def prune(folder: Path, keep: int, best: int | None) -> None:
+    """Remove all but the last `keep` checkpoints and the one of step `best`."""
+    kept = {*listed(folder)[-keep:], *([path_of(folder, best)] if best is not None else [])}
+    for path in folder.glob("step-*.safetensors"):
+        if path not in kept:
+            # The sha256 first: what is left when the power goes is a checkpoint that nobody takes for one.
+            path.with_suffix(".sha256").unlink(missing_ok=True)
+            path.unlink(missing_ok=True)

@@ -1,0 +1,80 @@
+"""Many processes on this machine: what ``torchrun`` does, started from here and cleaned up after."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch.distributed.elastic.multiprocessing import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import elastic_launch
+from torch.distributed.run import config_from_args, parse_args
+
+from shrinkserve import errors
+from shrinkserve.errors import ShrinkServeError
+
+FAULTS = "SHRINKSERVE_FAULTS"
+"""Environment variable: the folder where a launched process leaves its error, so that it is told once."""
+
+
+def launch(argv: Sequence[str], processes: int, *, restarts: int = 0) -> int:
+    """Run ``shrinkserve ARGV`` in several processes and wait for them; none outlives this call.
+
+    Args:
+        argv: the command line of each process.
+        processes: how many.
+        restarts: how often all are started again after one was lost.
+
+    Returns:
+        The exit code: 0, that of the process that failed first, or 128 + the signal that ended the launch.
+
+    Raises:
+        ShrinkServeError: what a process raised, once; or that one was killed.
+    """
+    # The launcher's own log tells of every failed process with a traceback of its own.
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    options = ["--standalone", "--nproc-per-node", str(processes), "--max-restarts", str(restarts)]
+    arguments = parse_args([*options, "--module", "shrinkserve", *argv])  # type: ignore[no-untyped-call]
+    arguments.rdzv_backend, arguments.rdzv_endpoint = "c10d", "localhost:0"  # what --standalone stands for
+    with tempfile.TemporaryDirectory(prefix="shrinkserve-") as faults:
+        os.environ[FAULTS] = faults
+        config, command, words = config_from_args(arguments)
+        try:
+            elastic_launch(config, command)(*words)
+        except SignalException as fault:
+            return 128 + fault.sigval
+        except ChildFailedError as fault:
+            return _tell(fault, Path(faults))
+        finally:
+            del os.environ[FAULTS]
+    return 0
+
+
+def _tell(fault: ChildFailedError, faults: Path) -> int:
+    """Raise what a process left for us; else give its exit code."""
+    for path in sorted(faults.glob("*.json"), key=lambda p: p.stat().st_mtime_ns):
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        raise getattr(errors, raw["kind"], ShrinkServeError)(raw["message"])
+    rank, failure = fault.get_first_failure()
+    if failure.exitcode < 0:
+        raise ShrinkServeError(
+            f"training process {rank} was killed by signal {-failure.exitcode}",
+            do="look for the kernel's out-of-memory killer; give --resume to go on from the last checkpoint",
+        ) from None
+    return failure.exitcode
+
+
+def leave_fault(fault: ShrinkServeError) -> bool:
+    """In a launched process: leave the error to the launcher; False where there is none that collects it."""
+    folder = os.environ.get(FAULTS)
+    if folder is None:
+        return False
+    content = {"kind": type(fault).__name__, "message": str(fault)}
+    path = Path(folder) / f"{os.environ.get('RANK', '0')}.json"
+    path.with_suffix(".part").write_text(json.dumps(content), encoding="utf-8")
+    path.with_suffix(".part").rename(path)
+    return True

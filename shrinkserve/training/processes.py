@@ -1,0 +1,143 @@
+"""The processes of a run: one or many, the same code path.
+
+A single process is a group of one, so that nothing in the loop asks how many there are.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from types import FrameType
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch._C._distributed_c10d import HashStore
+
+from shrinkserve.errors import ConfigError
+
+SILENCE = timedelta(minutes=30)
+"""How long a rank waits for another one: longer than any evaluation, shorter than a queue's patience."""
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those of the run.
+
+    Attributes:
+        rank: counts from 0; rank 0 writes the files.
+        world: number of processes.
+        device: where this process computes.
+        control: a group for what the host decides, over gloo, so that it never waits for a GPU's queue.
+    """
+
+    rank: int
+    world: int
+    device: torch.device
+    control: dist.ProcessGroup
+
+    @property
+    def first(self) -> bool:
+        """Whether this process is the one that writes and prints."""
+        return self.rank == 0
+
+    def total(self, values: Tensor) -> Tensor:
+        """The sum over all ranks; every rank must call it."""
+        total = values.to(self.device, copy=True)
+        dist.all_reduce(total)
+        return total
+
+    def highest(self, value: int) -> int:
+        """The largest of the ranks' values; every rank must call it."""
+        values = torch.tensor([value])
+        dist.all_reduce(values, dist.ReduceOp.MAX, group=self.control)
+        return int(values)
+
+    def gather(self, state: Tensor) -> list[Tensor]:
+        """Every rank's tensor (of one shape, on the CPU), in the order of the ranks."""
+        parts = [torch.empty_like(state) for _ in range(self.world)]
+        dist.all_gather(parts, state, group=self.control)
+        return parts
+
+    def wait(self) -> None:
+        """Return when every rank has come here."""
+        dist.barrier(group=self.control)
+
+
+@contextmanager
+def join() -> Iterator[Ranks]:
+    """Join the processes that torchrun started, or be a group of one.
+
+    Raises:
+        ConfigError: more processes on this machine than GPUs, where there are GPUs.
+    """
+    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    device = _device(int(os.environ.get("LOCAL_RANK", "0")))
+    store = None
+    if "MASTER_ADDR" in os.environ and world > 1:
+        _die_with_parent()
+    else:
+        rank, world, store = 0, 1, HashStore()
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=SILENCE)
+    try:
+        yield Ranks(rank, world, device, dist.new_group(backend="gloo", timeout=SILENCE))
+    finally:
+        dist.destroy_process_group()
+
+
+def _device(local_rank: int) -> torch.device:
+    if not torch.cuda.is_available():
+        # torchrun sets one OpenMP thread a process; the cores of this machine are shared evenly instead.
+        local_world = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        torch.set_num_threads(max(1, cores // local_world))
+        return torch.device("cpu")
+    if local_rank >= torch.cuda.device_count():
+        raise ConfigError(
+            "more processes than GPUs on this machine",
+            expected=f"at most {torch.cuda.device_count()}",
+            found=os.environ.get("LOCAL_WORLD_SIZE"),
+            do="start fewer processes a machine",
+        )
+    torch.cuda.set_device(local_rank)
+    return torch.device("cuda", local_rank)
+
+
+def _die_with_parent() -> None:
+    """Have Linux end this process when the launcher dies, which a killed launcher cannot do itself."""
+    if sys.platform == "linux":
+        set_parent_death_signal = 1
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
+
+
+class StopRequest:
+    """Notes SIGTERM and SIGINT, so that the loop can end at a step; a second signal ends the process at once.
+
+    Attributes:
+        signal: the number of the signal that came, or 0.
+    """
+
+    def __init__(self) -> None:
+        self.signal = 0
+        self._before: dict[int, object] = {}
+
+    def __enter__(self) -> StopRequest:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        self.signal = number
+        signal.signal(number, signal.SIG_DFL)
