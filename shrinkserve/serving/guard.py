@@ -1,0 +1,101 @@
+"""Run a program so that it, and all that it starts, ends with the process that asked for it.
+
+`python guard.py PARENT_PID PROGRAM [ARGUMENT ...]` runs the program in a session of its own and ends as it ends.
+SIGTERM is passed on, for an end in order; SIGUSR1 ends the program at once. The kernel sends us SIGTERM when our
+parent dies, however that happened. Processes that the program leaves behind become our children: they get a moment
+to end by themselves, then they are killed. So nothing stays, not even a zombie where process 1 does not reap.
+
+It is a program of its own, because code between fork and exec is unsafe in a process that has threads, and because
+being the reaper of orphans must not change the caller's process. To the kernel, the "parent" is the thread that
+started us: servers are to be started from one that lasts.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+from contextlib import suppress
+from types import FrameType
+
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
+NOW = signal.SIGUSR1
+SIGNALS = (signal.SIGTERM, NOW, signal.SIGALRM)
+ORDER_SECONDS = 20
+"""How long the program may take to end in order."""
+ORPHAN_SECONDS = 3
+"""How long what it leaves behind may take to end by itself."""
+
+
+class Guarded:
+    """The program while it runs, and what it leaves behind.
+
+    Args:
+        program: path and arguments.
+        parent: the process whose death ends it.
+    """
+
+    def __init__(self, program: list[str], parent: int) -> None:
+        _prctl(PR_SET_CHILD_SUBREAPER, 1)
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # none is lost before its handler is in place
+        guard = os.getpid()
+        self._pid = os.fork()
+        if self._pid == 0:
+            os.setsid()
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+            _tie_to(guard)
+            os.execv(program[0], program)  # noqa: S606 - an argument list, no shell
+        self._runs = True
+        signal.signal(signal.SIGTERM, self._end_in_order)
+        signal.signal(NOW, self._end_now)
+        signal.signal(signal.SIGALRM, self._end_now)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        _tie_to(parent)
+
+    def wait(self) -> int:
+        """Reap the program and its orphans; the program's exit code, negative for the signal that ended it."""
+        code = 0
+        while True:
+            try:
+                pid, status = os.wait()
+            except ChildProcessError:
+                return code
+            if pid == self._pid:
+                self._runs = False
+                code = os.waitstatus_to_exitcode(status)
+                signal.alarm(ORPHAN_SECONDS)
+
+    def _end_in_order(self, _number: int, _frame: FrameType | None) -> None:
+        if self._runs:
+            os.kill(self._pid, signal.SIGTERM)
+            signal.alarm(ORDER_SECONDS)
+
+    def _end_now(self, _number: int, _frame: FrameType | None) -> None:
+        with suppress(ProcessLookupError):
+            if self._runs:
+                os.kill(self._pid, signal.SIGKILL)
+            else:
+                os.killpg(self._pid, signal.SIGKILL)
+
+
+def _tie_to(parent: int) -> None:
+    """Ask the kernel for a SIGTERM when the parent dies."""
+    _prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:  # it died before the request was in place
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _prctl(option: int, value: int) -> None:
+    if ctypes.CDLL(None, use_errno=True).prctl(option, value) != 0:
+        raise OSError(ctypes.get_errno(), "prctl")
+
+
+def main() -> None:
+    """Run the command line's program to its end; exit with its code, or 128 and the signal as a shell does."""
+    code = Guarded(sys.argv[2:], parent=int(sys.argv[1])).wait()
+    sys.exit(code if code >= 0 else 128 - code)
+
+
+if __name__ == "__main__":
+    main()

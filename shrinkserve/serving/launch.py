@@ -1,0 +1,125 @@
+"""Which tritonserver runs, and what it needs around it: its backends and its environment."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import sys
+import sysconfig
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from shrinkserve.errors import ServerError
+from shrinkserve.serving import pip_server
+
+BACKENDS = ("onnxruntime",)
+"""The Python-based backends that we bring for the pip server: modules of `shrinkserve.serving.backends`."""
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A tritonserver that is ready to run.
+
+    Attributes:
+        executable: the program.
+        from_pip: whether it is the pip server, with our Python-based backends.
+        arguments: what the program needs besides the caller's arguments.
+        environment: the whole environment of the process.
+    """
+
+    executable: Path
+    from_pip: bool
+    arguments: list[str] = field(default_factory=list)
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+def prepare(repository: Path, folder: Path) -> Launch:
+    """Find a tritonserver, or fetch one and compose its backends.
+
+    Args:
+        repository: what is to be served.
+        folder: an empty folder that lives as long as the server.
+
+    Raises:
+        ServerError: no tritonserver can be had on this machine.
+    """
+    installed = shutil.which("tritonserver")
+    if installed:
+        return Launch(Path(installed), from_pip=False, environment=dict(os.environ))
+    home = pip_server.fetch(repository)
+    stub = home / pip_server.STUBS / f"{sys.version_info.major}.{sys.version_info.minor}" / pip_server.STUB
+    if not stub.is_file():
+        raise ServerError(
+            f"tritonserver {pip_server.TRITON_VERSION} from PyPI has no backend for this Python",
+            expected=", ".join(sorted((path.name for path in stub.parents[1].iterdir()), key=_version)),
+            found=sys.version.split()[0],
+            do=f"use another Python, or NVIDIA's container: {pip_server.container_command(repository)}",
+        )
+    libraries = [str(home / pip_server.LIBRARIES), *_libpython()]
+    _compose(folder, home, stub)
+    environment = {
+        **os.environ,
+        # The stub embeds Python and takes its prefix, hence the virtual environment, from the first python3 on PATH.
+        "PATH": os.pathsep.join([str(_python_folder(folder)), os.environ.get("PATH", os.defpath)]),
+        "LD_LIBRARY_PATH": os.pathsep.join([*libraries, *filter(None, [os.environ.get("LD_LIBRARY_PATH")])]),
+    }
+    arguments = [f"--backend-directory={folder / 'backends'}"]
+    if not Path("/dev/nvidiactl").exists():
+        arguments += ["--pinned-memory-pool-byte-size=0", "--allow-gpu-metrics=false"]  # else it warns at each start
+    return Launch(home / pip_server.EXECUTABLE, from_pip=True, arguments=arguments, environment=environment)
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split("."))
+
+
+def _compose(folder: Path, home: Path, stub: Path) -> None:
+    """Write the backend directory: Triton's Python backend, and a folder a backend of ours that it runs.
+
+    Copies, since Triton refuses a backend library that a link leads out of its directory.
+    """
+    python = folder / "backends/python"
+    shutil.copytree(home / pip_server.SERVER / "backends/python", python)
+    shutil.copy(stub, python)
+    for backend in BACKENDS:
+        model = folder / "backends" / backend / "model.py"
+        model.parent.mkdir()
+        # The stub ignores PYTHONPATH and the user's site-packages: it shall find what this process finds.
+        model.write_text(
+            f"import sys\n\nsys.path += [path for path in {sys.path!r} if path and path not in sys.path]\n"
+            f"from shrinkserve.serving.backends.{backend} import TritonPythonModel  # noqa: E402, F401\n"
+        )
+
+
+def _python_folder(folder: Path) -> Path:
+    """A folder whose `python3` is this process's Python."""
+    beside = Path(sys.executable).with_name("python3")
+    if beside.exists() and beside.samefile(sys.executable):
+        return beside.parent
+    alone = folder / "python"
+    alone.mkdir()
+    (alone / "python3").symlink_to(sys.executable)
+    return alone
+
+
+def _libpython() -> list[str]:
+    """Where libpython is, when the loader does not know by itself; the stub links to it.
+
+    Raises:
+        ServerError: this Python has no shared library.
+    """
+    if sys.version_info >= (3, 13):
+        return []  # the wheel brings the one its stub links to
+    name = f"libpython{sys.version_info.major}.{sys.version_info.minor}.so.1.0"
+    for folder in (sysconfig.get_config_var("LIBDIR"), f"{sys.base_prefix}/lib"):
+        if folder and (Path(folder) / name).is_file():
+            return [str(folder)]
+    try:
+        ctypes.CDLL(name)
+    except OSError:
+        raise ServerError(
+            f"this Python ({sys.base_prefix}) has no {name}, which the server from PyPI needs",
+            do=f"install it (Debian: {name.partition('.so')[0]}), or use a Python built with --enable-shared",
+        ) from None
+    return []

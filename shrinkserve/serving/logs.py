@@ -1,0 +1,60 @@
+"""Triton's log: kept in files that rotate, and read for the reason of a failure."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+
+from shrinkserve.errors import ServerError
+
+MAX_BYTES = 10 << 20
+KEPT = 3
+"""Files beside the current one."""
+
+# Lines such as
+#   error: creating server: Invalid argument - load failed for model 'digits': version 1 is at UNAVAILABLE state:
+#     Internal: ModuleNotFoundError: ...;
+#   E1125 ... main.cc:... "failed to start HTTP service: Unavailable - Socket '127.0.0.1:8000' already in use"
+_LOAD = re.compile(r"load failed for model '(?P<model>[^']+)': (?P<why>.+?)(?:;\s*$|\n\n|\Z)", re.DOTALL | re.MULTILINE)
+_VERSION = re.compile(r"version \d+ is at UNAVAILABLE state: ")
+_SERVICE = re.compile(r"failed to start (?P<service>\w+) service: (?P<why>[^\"\n]+)")
+_OTHER = re.compile(r"^error: (?P<why>.+)$", re.MULTILINE)
+
+
+@contextmanager
+def rotating_log(path: Path) -> Iterator[logging.Logger]:
+    """A logger that appends lines as they are to `path`; full files move to ``.1``, ``.2``, ...
+
+    Raises:
+        ServerError: the file cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handler = RotatingFileHandler(path, maxBytes=MAX_BYTES, backupCount=KEPT, encoding="utf-8")
+    except OSError as fault:
+        raise ServerError(
+            f"{path}: the log cannot be written ({fault.strerror})", do="give another --log-file"
+        ) from fault
+    logger = logging.Logger("tritonserver")  # outside the tree of loggers: it belongs to one server
+    logger.addHandler(handler)
+    try:
+        yield logger
+    finally:
+        handler.close()
+
+
+def explain(lines: Iterable[str]) -> str | None:
+    """Why a tritonserver ended, from its last lines, or None when they do not say."""
+    text = "".join(lines)
+    if found := _LOAD.search(text):
+        reason = _VERSION.sub("", found["why"]).split("\n\nAt:")[0]
+        return f"model {found['model']!r} cannot be loaded: {' '.join(reason.split())}"
+    if found := _SERVICE.search(text):
+        return f"tritonserver cannot start its {found['service']} service: {found['why']}"
+    if found := _OTHER.search(text):
+        return f"tritonserver: {found['why']}"
+    return None

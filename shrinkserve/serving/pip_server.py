@@ -1,0 +1,127 @@
+"""The tritonserver that `pip` can bring: where there is no Docker, for development and continuous integration.
+
+NVIDIA's wheel `nvidia-pytriton` carries a real `tritonserver` with the Python backend. Installed as a dependency
+it would pin numpy below 2, so the wheel is fetched with `pip download --no-deps` (which honours the user's index,
+mirror, proxy and certificates), checked against a pinned sha256 and unpacked into the user's cache.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import platform
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import platformdirs
+
+from shrinkserve.artifact import staged_folder, verify_file
+from shrinkserve.errors import ArtifactError, ServerError
+
+REQUIREMENT = "nvidia-pytriton==0.7.0"
+WHEEL_SHA256 = "21f063ff93bb426d0c06b7a55e7eb9efcfe62c0dddd9a908e9877e18710128df"
+TRITON_VERSION = "2.51.0"
+GLIBC = (2, 35)
+"""What the wheel was built against: its tag is manylinux_2_35."""
+CONTAINER = "nvcr.io/nvidia/tritonserver:25.08-py3"
+
+SERVER = Path("pytriton/tritonserver")
+LIBRARIES = Path("nvidia_pytriton.libs")
+LICENCES = Path("nvidia_pytriton-0.7.0.dist-info/licenses")
+EXECUTABLE = SERVER / "bin/tritonserver"
+STUBS = SERVER / "python_backend_stubs"
+STUB = "triton_python_backend_stub"
+
+
+def container_command(repository: Path) -> str:
+    """The command that serves the same repository with NVIDIA's container, on this machine's loopback only."""
+    ports = " ".join(f"-p 127.0.0.1:{port}:{port}" for port in (8000, 8001, 8002))
+    folder = repository.resolve()
+    return f"docker run --rm {ports} -v {folder}:/models:ro {CONTAINER} tritonserver --model-repository=/models"
+
+
+def fetch(repository: Path) -> Path:
+    """The folder of the unpacked wheel. A user's first call downloads it; calls made meanwhile wait for that one.
+
+    Args:
+        repository: what is to be served; the message for other platforms names it.
+
+    Raises:
+        ServerError: this machine cannot run the wheel, or it cannot be fetched or unpacked.
+    """
+    _check_platform(repository)
+    cache = platformdirs.user_cache_path("shrinkserve")
+    home = cache / f"tritonserver-{TRITON_VERSION}"
+    try:
+        with _locked(cache):
+            if not home.is_dir():
+                with tempfile.TemporaryDirectory(dir=cache, prefix=".download-") as folder:
+                    _unpack(_download(Path(folder)), home)
+    except (OSError, ArtifactError, zipfile.BadZipFile) as fault:
+        raise ServerError(
+            f"{home}: tritonserver cannot be put there ({fault})", do="mend that and try again"
+        ) from fault
+    return home
+
+
+def _check_platform(repository: Path) -> None:
+    what = "no tritonserver on PATH, and the one from PyPI does not run here"
+    do = f"use NVIDIA's container: {container_command(repository)}"
+    found = f"{platform.system()} {platform.machine()}"
+    if found != "Linux x86_64":
+        raise ServerError(what, expected="Linux x86_64", found=found, do=do)
+    library, version = platform.libc_ver()
+    if library != "glibc" or tuple(int(part) for part in version.split(".")[:2]) < GLIBC:
+        expected = f"glibc {GLIBC[0]}.{GLIBC[1]} or later"
+        raise ServerError(what, expected=expected, found=f"{library or 'another libc'} {version}".strip(), do=do)
+
+
+@contextmanager
+def _locked(cache: Path) -> Iterator[None]:
+    cache.mkdir(parents=True, exist_ok=True)
+    with (cache / "tritonserver.lock").open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def _download(folder: Path) -> Path:
+    """Let pip fetch the wheel into `folder`: its progress bar on a terminal, one line elsewhere."""
+    print(f"fetching tritonserver {TRITON_VERSION} ({REQUIREMENT}, 55 MB, once per user)", file=sys.stderr, flush=True)
+    requirements = folder / "requirements.txt"
+    requirements.write_text(f"{REQUIREMENT} --hash=sha256:{WHEEL_SHA256}\n")
+    result = subprocess.run(
+        [
+            *(sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--require-hashes"),
+            *("--no-cache-dir", "--no-input", "--disable-pip-version-check"),
+            *("--requirement", str(requirements), "--dest", str(folder)),
+        ],
+        check=False,
+        text=True,
+        stdout=sys.stderr if sys.stderr.isatty() else subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+    wheels = list(folder.glob("*.whl"))
+    if result.returncode or len(wheels) != 1:
+        raise ServerError(
+            f"{REQUIREMENT} cannot be fetched ({_reason(result.stderr)})",
+            do="check pip's index and the network, or set PIP_FIND_LINKS to a folder that holds the wheel",
+        )
+    verify_file(wheels[0], WHEEL_SHA256)  # whatever options and plugins the user's pip has
+    return wheels[0]
+
+
+def _reason(stderr: str) -> str:
+    errors = [line.removeprefix("ERROR:").strip() for line in stderr.splitlines() if line.startswith("ERROR:")]
+    return errors[-1] if errors else (stderr.strip().splitlines() or ["pip gave no reason"])[-1]
+
+
+def _unpack(wheel: Path, home: Path) -> None:
+    wanted = tuple(f"{folder}/" for folder in (SERVER, LIBRARIES, LICENCES))
+    with staged_folder(home) as folder, zipfile.ZipFile(wheel) as archive:
+        archive.extractall(folder, [name for name in archive.namelist() if name.startswith(wanted)])
+        for program in (folder / EXECUTABLE, *(folder / STUBS).glob(f"*/{STUB}")):
+            program.chmod(0o755)
