@@ -74,7 +74,9 @@ class Shard:
         """
         start, end = int(self.offsets[number]), int(self.offsets[number + 1])
         try:
-            raw = os.pread(_open(self).descriptor, end - start, start)
+            # Held while it is read: of two threads that open a shard at once, only one's file stays in the cache.
+            file = _open(self)
+            raw = os.pread(file.descriptor, end - start, start)
         except OSError as fault:
             raise _unreadable(self.path, fault) from fault
         if len(raw) != end - start:
