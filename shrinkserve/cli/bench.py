@@ -2,8 +2,102 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated, Any
+
 import typer
+
+TRITON_URLS = ["http://127.0.0.1:8000", "grpc://127.0.0.1:8001"]
 
 
 def register(app: typer.Typer) -> None:
     """Add this module's commands to the application."""
+    app.command()(bench)
+
+
+def bench(  # noqa: PLR0913, PLR0917 - one parameter an option
+    data: Annotated[Path, typer.Option(help="Dataset whose validation images are sent.")],
+    url: Annotated[
+        list[str] | None, typer.Option(help="Server, http://HOST:PORT or grpc://HOST:PORT; may be repeated.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Model on the server; needed when it serves several.")] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Run folder the model was made from; found in --runs by its weights otherwise.")
+    ] = None,
+    runs: Annotated[Path, typer.Option(help="Where run folders are.")] = Path("runs"),
+    repository: Annotated[
+        Path, typer.Option(help="Model repository whose files of the same weights are compared too.")
+    ] = Path("model_repository"),
+    concurrency: Annotated[
+        list[int] | None, typer.Option(min=1, help="Closed-loop load; may be repeated; 1 and 4 by default.")
+    ] = None,
+    min_top1: Annotated[float | None, typer.Option(min=0, max=1, help="Gate: least top-1, as a fraction.")] = None,
+    max_flips: Annotated[
+        int | None, typer.Option(min=0, help="Gate: most answers unlike the checkpoint's; 0 in float32 by default.")
+    ] = None,
+    max_p99: Annotated[str | None, typer.Option(help="Gate: longest 99th percentile, e.g. 20ms.")] = None,
+    min_throughput: Annotated[float | None, typer.Option(min=0, help="Gate: least images/s.")] = None,
+    gates: Annotated[Path | None, typer.Option(help="Gates as a TOML file; options come before it.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only so many images, spread evenly.")] = None,
+    window: Annotated[float, typer.Option(min=0.1, help="Seconds of one load window; three must agree.")] = 2.0,
+    out: Annotated[Path | None, typer.Option(help="Folder for the report; continues a measurement cut off.")] = None,
+    json: Annotated[Path | None, typer.Option(help="File for the record alone.")] = None,
+) -> None:
+    """Prove that a server answers as the checkpoint does, and measure how fast."""
+    from shrinkserve.benchmark.bench import Options, run_bench
+    from shrinkserve.benchmark.gates import Gates, parse_duration, read_gates
+    from shrinkserve.benchmark.load import Timing
+    from shrinkserve.benchmark.stages import Wanted
+    from shrinkserve.benchmark.summary import render
+    from shrinkserve.errors import GateError
+
+    named = Gates(min_top1, max_flips, parse_duration(max_p99, "--max-p99") if max_p99 else None, min_throughput)
+    options = Options(
+        data=data,
+        wanted=Wanted(url or ([] if checkpoint else TRITON_URLS), model, checkpoint, runs, repository),
+        gates=read_gates(gates).override(named) if gates else named,
+        concurrency=concurrency or (1, 4),
+        timing=Timing(window=window),
+        limit=limit,
+        out=out,
+        json=json,
+    )
+    with _Progress() as progress:
+        record = run_bench(options, progress)
+    render(record)
+    for miss in record["misses"]:
+        typer.echo(f"MISSED {miss}", err=True)
+    if record["misses"]:
+        raise GateError(f"{len(record['misses'])} of what was asked does not hold")
+
+
+class _Progress:
+    """A bar on a terminal, a line a step elsewhere."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._console = Console(stderr=True)
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self._bars = Progress(*columns, console=self._console, transient=True)
+        self._task: Any = None
+
+    def __enter__(self) -> _Progress:
+        if self._console.is_terminal:
+            self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    def step(self, text: str) -> None:
+        if self._task is not None:
+            self._bars.remove_task(self._task)
+            self._task = None
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def images(self, done: int, total: int) -> None:
+        if self._task is None:
+            self._task = self._bars.add_task("images", total=total)
+        self._bars.update(self._task, completed=done)
