@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,7 @@ from shrinkserve.artifact import read_card
 from shrinkserve.errors import ArtifactError, ConfigError
 from shrinkserve.preprocess import Preprocess
 
-Weights = Literal["ema", "raw"]
+WEIGHTS = ("ema", "raw")
 Arrays = Mapping[str, npt.NDArray[Any]]
 
 SMALL_BATCH = 64
@@ -45,9 +45,8 @@ class Checkpoint:
         ArtifactError: no run there, or one that was changed or damaged.
     """
 
-    def __init__(self, run: Path, weights: Weights = "ema") -> None:
-        if weights not in get_args(Weights):
-            raise ConfigError("weights", expected=" or ".join(get_args(Weights)), found=repr(weights))
+    def __init__(self, run: Path, weights: str = "ema") -> None:
+        weights = chosen(weights)
         self.card = read_card(run, "checkpoint")
         self.name, self.classes = self.card.name, self.card.classes
         self.preprocess = Preprocess.from_dict(self.card.preprocess)
@@ -74,6 +73,17 @@ class Checkpoint:
                 part = torch.from_numpy(images[start : start + SMALL_BATCH])
                 logits[start : start + SMALL_BATCH] = self.module(normalise(part, self.preprocess)).numpy()
         return logits
+
+
+def chosen(weights: str) -> str:
+    """The name of weights, checked.
+
+    Raises:
+        ConfigError: there are none of this name.
+    """
+    if weights not in WEIGHTS:
+        raise ConfigError("weights", expected=" or ".join(WEIGHTS), found=repr(weights))
+    return weights
 
 
 def restore(spec: Mapping[str, Any], tensors: Arrays, where: str) -> Network:

@@ -16,6 +16,7 @@ from torch.distributed.run import config_from_args, parse_args
 
 from shrinkserve import errors
 from shrinkserve.errors import ShrinkServeError
+from shrinkserve.training.processes import threads_each
 
 FAULTS = "SHRINKSERVE_FAULTS"
 """Environment variable: the folder where a launched process leaves its error, so that it is told once."""
@@ -40,6 +41,7 @@ def launch(argv: Sequence[str], processes: int, *, restarts: int = 0) -> int:
     options = ["--standalone", "--nproc-per-node", str(processes), "--max-restarts", str(restarts)]
     arguments = parse_args([*options, "--module", "shrinkserve", *argv])  # type: ignore[no-untyped-call]
     arguments.rdzv_backend, arguments.rdzv_endpoint = "c10d", "localhost:0"  # what --standalone stands for
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads_each(processes)))
     with tempfile.TemporaryDirectory(prefix="shrinkserve-") as faults:
         os.environ[FAULTS] = faults
         config, command, words = config_from_args(arguments)

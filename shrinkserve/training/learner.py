@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -72,24 +72,36 @@ class Learner:
         """
         for number, batch in enumerate(batches, start=1):
             # Only the last backward pass exchanges gradients; those before it are added up on each rank.
-            with nullcontext() if number == len(batches) else self._parallel.no_sync():
-                self.backward(batch, step, share=1 / len(batches))
+            with nullcontext() if number == len(batches) else self.alone():
+                images, labels = self.place(batch)
+                self.backward(self.loss(images, labels, step) / len(batches))
+        self.apply(rate)
+
+    def loss(self, images: Tensor, labels: Tensor, step: int) -> Tensor:
+        """The batch's mean loss, which is counted in `running`."""
+        with torch.autocast(images.device.type, self._precision, enabled=self._precision is not torch.float32):
+            logits = self._forward(images)
+        logits = logits.float()
+        loss = cross_entropy(logits, labels, label_smoothing=self._recipe.train.label_smoothing)
+        self.running.add(step, loss.detach(), logits.detach(), labels)
+        return loss
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradient of a loss; outside of `alone` the mean over the ranks."""
+        self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+
+    def alone(self) -> AbstractContextManager[None]:
+        """Within it, forward and backward passes leave the gradients of this rank as they are."""
+        return self._parallel.no_sync()
+
+    def apply(self, rate: float) -> None:
+        """Change the weights and their average by the gradients, which are used up."""
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         self._scaler.step(self._optimizer)
         self._scaler.update()
         self._optimizer.zero_grad(set_to_none=True)
         self.ema.update()
-
-    def backward(self, batch: Batch, step: int, share: float = 1.0) -> None:
-        """Add the gradient of one batch's mean loss, times `share`."""
-        images, labels = self.place(batch)
-        with torch.autocast(images.device.type, self._precision, enabled=self._precision is not torch.float32):
-            logits = self._forward(images)
-        logits = logits.float()
-        loss = cross_entropy(logits, labels, label_smoothing=self._recipe.train.label_smoothing)
-        self._scaler.scale(loss * share).backward()  # type: ignore[no-untyped-call]
-        self.running.add(step, loss.detach(), logits.detach(), labels)
 
     def place(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Normalised images [N, 3, S, S] and labels [N] on this rank's device."""

@@ -95,10 +95,9 @@ def join() -> Iterator[Ranks]:
 
 def _device(local_rank: int) -> torch.device:
     if not torch.cuda.is_available():
-        # torchrun sets one OpenMP thread a process; the cores of this machine are shared evenly instead.
-        local_world = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        torch.set_num_threads(max(1, cores // local_world))
+        if (local_world := int(os.environ.get("LOCAL_WORLD_SIZE", "1"))) > 1:
+            # torchrun gives each process one OpenMP thread; the cores of this machine are shared evenly instead.
+            torch.set_num_threads(threads_each(local_world))
         return torch.device("cpu")
     if local_rank >= torch.cuda.device_count():
         raise ConfigError(
@@ -109,6 +108,12 @@ def _device(local_rank: int) -> torch.device:
         )
     torch.cuda.set_device(local_rank)
     return torch.device("cuda", local_rank)
+
+
+def threads_each(processes: int) -> int:
+    """An even share of the cores that this process may use, at least one."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // processes)
 
 
 def _die_with_parent() -> None:

@@ -1,0 +1,107 @@
+"""Where the time of an update goes."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from shrinkserve import arch
+from shrinkserve.config import Recipe
+from shrinkserve.data import Batch, open_dataset, train_loader
+from shrinkserve.training.learner import Learner
+from shrinkserve.training.loop import agreed_classes
+from shrinkserve.training.processes import Ranks, join
+
+WARM_UP, STEPS = 3, 12
+PARTS = ("wait for data", "copy, normalise", "forward", "backward", "all-reduce", "optimiser, EMA")
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Medians over `STEPS` updates on rank 0.
+
+    Attributes:
+        seconds: by part of an update, each part alone; "all-reduce" of all gradients at once.
+        update: seconds of an update as it is trained, where gradients are exchanged during the backward pass.
+        images_per_second: of all processes, data and update.
+        processes: of the run.
+        threads: of torch, a process.
+        device: where a process computes.
+    """
+
+    seconds: dict[str, float]
+    update: float
+    images_per_second: float
+    processes: int
+    threads: int
+    device: str
+
+
+def profile(recipe: Recipe, data: Path) -> Profile:
+    """Take the time of single parts and of whole updates in turn; writes nothing.
+
+    Raises:
+        ConfigError, SpecError, DataError: what would also stop the run.
+    """
+    with join() as ranks:
+        training, validation = open_dataset(data, "train"), open_dataset(data, "validation")
+        classes = agreed_classes(recipe, training, validation)
+        learner = Learner(arch.from_recipe(recipe.model, len(classes)), recipe, ranks)
+        loader = train_loader(training, recipe, rank=ranks.rank, world=ranks.world)
+        taken: dict[str, list[float]] = defaultdict(list)
+        epoch, batches = 0, iter(loader.epoch(0))
+        for step in range(WARM_UP + STEPS):
+            clock = _Clock(ranks.device)
+            while (batch := next(batches, None)) is None:
+                epoch += 1
+                batches = iter(loader.epoch(epoch))
+            times = {PARTS[0]: clock.lap()}
+            times |= _parts(learner, ranks, batch, clock)
+            clock.lap()
+            learner.update([batch], step, recipe.optimizer.lr * 1e-3)
+            times["update"] = clock.lap()
+            if step >= WARM_UP:
+                for part, seconds in times.items():
+                    taken[part].append(seconds)
+        medians = {part: statistics.median(values) for part, values in taken.items()}
+        update = medians.pop("update")
+        speed = recipe.train.batch_size * ranks.world / (update + medians[PARTS[0]])
+        return Profile(medians, update, speed, ranks.world, torch.get_num_threads(), str(ranks.device))
+
+
+def _parts(learner: Learner, ranks: Ranks, batch: Batch, clock: _Clock) -> dict[str, float]:
+    """One update in single parts, each waited for."""
+    times = {}
+    images, labels = learner.place(batch)
+    times["copy, normalise"] = clock.lap()
+    with learner.alone():
+        loss = learner.loss(images, labels, 1)
+        times["forward"] = clock.lap()
+        learner.backward(loss)
+    times["backward"] = clock.lap()
+    gradients = torch.cat([p.grad.flatten() for p in learner.network.parameters() if p.grad is not None])
+    clock.lap()
+    dist.all_reduce(gradients)
+    times["all-reduce"] = clock.lap()
+    learner.apply(0.0)
+    times["optimiser, EMA"] = clock.lap()
+    return {part: times[part] for part in PARTS[1:]} | ({} if ranks.world > 1 else {"all-reduce": 0.0})
+
+
+class _Clock:
+    """Seconds between laps; waits for what the device has been given."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device, self._last = device, time.perf_counter()
+
+    def lap(self) -> float:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        before, self._last = self._last, time.perf_counter()
+        return self._last - before
