@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,7 @@ from shrinkserve.artifact import read_card
 from shrinkserve.errors import ArtifactError, ConfigError
 from shrinkserve.preprocess import Preprocess
 
-WEIGHTS = ("ema", "raw")
+Weights = Literal["ema", "raw"]
 Arrays = Mapping[str, npt.NDArray[Any]]
 
 SMALL_BATCH = 64
@@ -75,15 +75,15 @@ class Checkpoint:
         return logits
 
 
-def chosen(weights: str) -> str:
+def chosen(weights: str) -> Weights:
     """The name of weights, checked.
 
     Raises:
         ConfigError: there are none of this name.
     """
-    if weights not in WEIGHTS:
-        raise ConfigError("weights", expected=" or ".join(WEIGHTS), found=repr(weights))
-    return weights
+    if weights not in get_args(Weights):
+        raise ConfigError("weights", expected=" or ".join(get_args(Weights)), found=repr(weights))
+    return cast(Weights, weights)
 
 
 def restore(spec: Mapping[str, Any], tensors: Arrays, where: str) -> Network:
