@@ -1,0 +1,49 @@
+"""A dataset of small images on disk, and recipes that train on it in seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from shrinkserve.config import Recipe, parse_recipe
+
+
+@pytest.fixture(scope="session")
+def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An image folder of two classes that a network tells apart: reddish and bluish noise. Read only."""
+    root = tmp_path_factory.mktemp("colours")
+    rng = np.random.default_rng(7)
+    for split, count in (("train", 24), ("val", 11)):
+        for channel, name in ((0, "red"), (2, "blue")):
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                pixels = rng.integers(0, 100, (36, 40, 3), dtype=np.uint8)
+                pixels[..., channel] += 120
+                Image.fromarray(pixels).save(folder / f"{number}.png")
+    return root
+
+
+@pytest.fixture
+def tiny() -> Callable[..., Recipe]:
+    """Make a recipe for `colours`; keywords are sections with their keys."""
+
+    def make(**sections: dict[str, Any]) -> Recipe:
+        raw: dict[str, Any] = {
+            "name": "tiny",
+            "model": {"input_size": 32, "width": 0.25, "batch_norm_decay": 0.8},
+            "augment": {"random_interpolation": False, "hue": 0.0},
+            "schedule": {"epochs": 2, "warmup_epochs": 0, "per_step": True},
+            "train": {"batch_size": 8, "ema_decay": 0.5, "deterministic": True},
+            "data": {"loader": "portable", "workers": 0},
+        }
+        for name, keys in sections.items():
+            raw[name] = {**raw.get(name, {}), **keys}
+        return parse_recipe(raw)
+
+    return make
