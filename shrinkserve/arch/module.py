@@ -139,7 +139,6 @@ def _conv(channels: int, attributes: Mapping[str, Any]) -> nn.Module:
 
 
 def _activation(_channels: int, attributes: Mapping[str, Any]) -> nn.Module:
-    # In place: a batch norm or convolution before it keeps its own input for the gradient, not its output.
     return {"relu": nn.ReLU, "silu": nn.SiLU}[attributes["function"]]()
 
 

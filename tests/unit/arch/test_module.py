@@ -1,0 +1,177 @@
+"""The compiled module: names, shapes, SAME padding, initialisation, and the ways torch can take it."""
+
+from __future__ import annotations
+
+import ast
+import copy
+from collections.abc import Callable
+from pathlib import Path
+
+import networkx as nx
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from torch import nn
+
+from shrinkserve.arch import load
+from shrinkserve.arch.module import Network, SameConv2d, SameMaxPool2d, compile_spec
+from shrinkserve.arch.shapes import infer
+from shrinkserve.arch.spec import Spec, add
+from shrinkserve.errors import SpecError
+
+SMALL = Path(__file__).parent / "small.prototxt"
+SIZES = [32, 96, 128, 160, 192, 224, 33, 97, 161, 225]
+
+
+@pytest.fixture(scope="module", params=["shrinkcnn-a", "shrinkcnn-b"])
+def network(request: pytest.FixtureRequest) -> Network:
+    torch.manual_seed(0)
+    return settled(compile_spec(load(request.param, width=0.25, input_size=32, classes=10)))
+
+
+def settled(network: Network) -> Network:
+    """In evaluation mode, with running statistics of a real batch, so that the answers are of the order of 1."""
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 1.0
+    with torch.no_grad():
+        network.train()(images(16, 32))
+    return network.eval()
+
+
+def images(batch: int, size: int) -> torch.Tensor:
+    return torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(batch * size))
+
+
+def test_state_is_named_by_node_and_tensor() -> None:
+    spec = load("shrinkcnn-a", width=0.25, classes=10)
+    state = compile_spec(spec).state_dict()
+    tensors = {"conv": ["weight"], "dense": ["bias", "weight"]}
+    tensors["batch_norm"] = ["bias", "num_batches_tracked", "running_mean", "running_var", "weight"]
+    expected = {f"{name}.{t}" for name, a in spec.nodes(data=True) for t in tensors.get(a["op"], [])}
+    assert set(state) == expected
+    assert {"stage2.cell1.left.depthwise.weight", "head.logits.bias"} < expected
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_every_node_has_the_shape_that_the_description_says(size: int) -> None:
+    spec = load("shrinkcnn-a", width=0.25, classes=10)
+    network = compile_spec(spec).eval()
+    found = {"images": (3, size, size)}
+    for name, module in network.named_modules():
+        if name in spec:
+            module.register_forward_hook(lambda _m, _x, out, name=name: found.update({name: tuple(out.shape[1:])}))
+    with torch.no_grad():
+        network(images(1, size))
+    assert found == infer(spec, size)
+
+
+@pytest.mark.parametrize("size", [8, 9])
+@pytest.mark.parametrize(("kernel", "stride"), [(3, 2), (5, 2), (2, 2), (3, 3), (3, 1), (4, 1), (1, 2), (2, 3)])
+def test_convolution_pads_as_same(size: int, kernel: int, stride: int) -> None:
+    x, weight = images(1, size).numpy()[0, 0], images(1, kernel).numpy()[0, 0]
+    conv = SameConv2d(1, 1, kernel, stride, bias=False)
+    conv.weight.data = torch.from_numpy(weight)[None, None]
+    expected = over_windows(x, kernel, stride, lambda window, w=weight: np.nansum(window * w))
+    np.testing.assert_allclose(conv(torch.from_numpy(x)[None, None])[0, 0].detach(), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [7, 8])
+@pytest.mark.parametrize(("kernel", "stride"), [(2, 2), (3, 2), (3, 1), (2, 3), (3, 3), (4, 2)])
+def test_pool_pads_as_same_and_ignores_what_is_padded(size: int, kernel: int, stride: int) -> None:
+    x = images(1, size).numpy()[0, 0] - 10  # below zero, so that a padded zero would win
+    found = SameMaxPool2d(kernel, stride)(torch.from_numpy(x)[None, None])[0, 0]
+    np.testing.assert_array_equal(found, over_windows(x, kernel, stride, np.nanmax))
+
+
+def over_windows(x: np.ndarray, kernel: int, stride: int, reduce: Callable[..., float]) -> np.ndarray:
+    """The textbook definition of SAME: windows `stride` apart over an image that NaN surrounds."""
+    outputs = int(np.ceil(len(x) / stride))
+    total = max((outputs - 1) * stride + kernel - len(x), 0)
+    padded = np.pad(x, ((total // 2, total - total // 2),) * 2, constant_values=np.nan)
+    starts = range(0, outputs * stride, stride)
+    return np.array([[reduce(padded[i : i + kernel, j : j + kernel]) for j in starts] for i in starts])
+
+
+def test_export_takes_any_batch(network: Network) -> None:
+    exported = torch.export.export(network, (images(2, 32),), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)).module()
+    for batch in (1, 2, 5):
+        torch.testing.assert_close(exported(images(batch, 32)), network(images(batch, 32)))
+
+
+def test_compile_takes_any_batch_and_size_in_one_graph() -> None:
+    torch.manual_seed(0)
+    network = settled(compile_spec(load(SMALL)))
+    compiled = torch.compile(network, backend="aot_eager", fullgraph=True)
+    for batch, size in ((2, 32), (3, 32), (5, 32), (2, 33)):
+        torch.testing.assert_close(compiled(images(batch, size)), network(images(batch, size)))
+
+
+@pytest.mark.parametrize("size", [32, 49])
+def test_channels_last_answers_the_same(network: Network, size: int) -> None:
+    other = copy.deepcopy(network).to(memory_format=torch.channels_last)
+    x = images(2, size)
+    torch.testing.assert_close(other(x.to(memory_format=torch.channels_last)), network(x), rtol=1e-4, atol=1e-4)
+
+
+def test_onnx_nodes_carry_the_names_of_the_description(tmp_path: Path) -> None:
+    import onnxruntime
+
+    spec = load("shrinkcnn-a", width=0.25, input_size=32, classes=10)
+    network = settled(compile_spec(spec))
+    program = torch.onnx.export(network, (images(2, 32),), dynamo=True, dynamic_shapes=({0: "batch"},), verbose=False)
+    weights = {name.rpartition(".")[0] for name in program.model.graph.initializers}
+    assert {name for name, a in spec.nodes(data=True) if a["op"] in ("conv", "dense")} <= weights
+    scopes = [ast.literal_eval(node.metadata_props["pkg.torch.onnx.name_scopes"])[1] for node in program.model.graph]
+    assert set(scopes) <= set(spec)
+    program.save(tmp_path / "model.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    found = session.run(None, {"images": images(5, 32).numpy()})[0]
+    np.testing.assert_allclose(found, network(images(5, 32)).detach(), rtol=1e-3, atol=1e-4)
+
+
+def test_initialisation() -> None:
+    torch.manual_seed(1)
+    network = compile_spec(load("shrinkcnn-a"))
+    for name, module in network.named_modules():
+        if isinstance(module, nn.Conv2d) and module.weight.numel() > 5000:
+            fan_out = 9 if "depthwise" in name else module.out_channels * module.kernel_size[0] ** 2
+            weights = module.weight.detach().flatten().numpy()
+            # A normal distribution cut at two of its deviations, whose variance is then 2 over the fan-out.
+            cut = stats.truncnorm(-2, 2, scale=1 / stats.truncnorm(-2, 2).std() * (2 / fan_out) ** 0.5)
+            assert stats.kstest(weights, cut.cdf).pvalue > 1e-4, name
+        if isinstance(module, nn.BatchNorm2d):
+            assert (module.eps, module.momentum) == (1e-3, pytest.approx(0.001))
+            assert module.affine
+    logits = network.get_submodule("head.logits")
+    assert logits.weight.std().item() == pytest.approx(0.01, rel=0.01)
+    assert not logits.bias.any()
+
+
+def test_same_seed_same_weights() -> None:
+    spec = load("shrinkcnn-b", width=0.25, input_size=32)
+    states = []
+    for _ in range(2):
+        torch.manual_seed(7)
+        states.append(compile_spec(spec).state_dict())
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+
+
+def test_every_parameter_gets_a_gradient(network: Network) -> None:
+    other = copy.deepcopy(network).train()
+    nn.functional.cross_entropy(other(images(4, 32)), torch.arange(4)).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in other.parameters())
+
+
+@pytest.mark.parametrize("name", ["training", "forward", "a.weight", "graph.conv"])
+def test_names_that_torch_needs_are_refused(name: str) -> None:
+    spec: Spec = nx.DiGraph()
+    add(spec, "images", "input", channels=3, size=8)
+    add(spec, "pool", "global_avg_pool", "images")
+    add(spec, name, "dense", "pool", units=2, bias=True)
+    if name == "a.weight":
+        assert list(compile_spec(spec).state_dict()) == ["a.weight.weight", "a.weight.bias"]
+    else:
+        with pytest.raises(SpecError, match="cannot be part of a name"):
+            compile_spec(spec)
