@@ -1,6 +1,8 @@
 """Run a program so that it, and all that it starts, ends with the process that asked for it.
 
-`python guard.py PARENT_PID PROGRAM [ARGUMENT ...]` runs the program in a session of its own and ends as it ends.
+`python guard.py PARENT_PID FOLDER PROGRAM [ARGUMENT ...]` runs the program in a session of its own and ends as it
+ends; it removes FOLDER, which is the program's for as long as it runs.
+
 SIGTERM is passed on, for an end in order; SIGUSR1 ends the program at once. The kernel sends us SIGTERM when our
 parent dies, however that happened. Processes that the program leaves behind become our children: they get a moment
 to end by themselves, then they are killed. So nothing stays, not even a zombie where process 1 does not reap.
@@ -14,15 +16,17 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shutil
 import signal
 import sys
 from contextlib import suppress
+from pathlib import Path
 from types import FrameType
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
 NOW = signal.SIGUSR1
 SIGNALS = (signal.SIGTERM, NOW, signal.SIGALRM)
-ORDER_SECONDS = 20
+ORDER_SECONDS = 10
 """How long the program may take to end in order."""
 ORPHAN_SECONDS = 3
 """How long what it leaves behind may take to end by itself."""
@@ -47,6 +51,7 @@ class Guarded:
             _tie_to(guard)
             os.execv(program[0], program)  # noqa: S606 - an argument list, no shell
         self._runs = True
+        self._shared: set[str] = set()
         signal.signal(signal.SIGTERM, self._end_in_order)
         signal.signal(NOW, self._end_now)
         signal.signal(signal.SIGALRM, self._end_now)
@@ -60,23 +65,40 @@ class Guarded:
             try:
                 pid, status = os.wait()
             except ChildProcessError:
-                return code
+                break
             if pid == self._pid:
                 self._runs = False
                 code = os.waitstatus_to_exitcode(status)
                 signal.alarm(ORPHAN_SECONDS)
+        for region in self._shared:
+            Path(region).unlink(missing_ok=True)
+        return code
 
     def _end_in_order(self, _number: int, _frame: FrameType | None) -> None:
         if self._runs:
-            os.kill(self._pid, signal.SIGTERM)
+            self._send(signal.SIGTERM)
             signal.alarm(ORDER_SECONDS)
 
     def _end_now(self, _number: int, _frame: FrameType | None) -> None:
-        with suppress(ProcessLookupError):
-            if self._runs:
-                os.kill(self._pid, signal.SIGKILL)
-            else:
+        if self._runs:
+            self._send(signal.SIGKILL)
+        else:
+            with suppress(ProcessLookupError):
                 os.killpg(self._pid, signal.SIGKILL)
+
+    def _send(self, number: int) -> None:
+        """Signal the program, and note its shared memory: a Triton that is still loading dies of a SIGTERM too."""
+        with suppress(ProcessLookupError, FileNotFoundError):  # it has ended just now
+            os.kill(self._pid, signal.SIGSTOP)
+            self._shared |= _shared_memory(self._pid)
+            os.kill(self._pid, number)
+            os.kill(self._pid, signal.SIGCONT)
+
+
+def _shared_memory(pid: int) -> set[str]:
+    """Files of the shared memory that a Triton has mapped; it removes them only when it ends in order."""
+    fields = [line.split(maxsplit=5) for line in Path(f"/proc/{pid}/maps").read_text().splitlines()]
+    return {name[5] for name in fields if name[5:] and name[5].startswith("/dev/shm/triton_")}
 
 
 def _tie_to(parent: int) -> None:
@@ -93,7 +115,9 @@ def _prctl(option: int, value: int) -> None:
 
 def main() -> None:
     """Run the command line's program to its end; exit with its code, or 128 and the signal as a shell does."""
-    code = Guarded(sys.argv[2:], parent=int(sys.argv[1])).wait()
+    parent, folder, *program = sys.argv[1:]
+    code = Guarded(program, int(parent)).wait()
+    shutil.rmtree(folder, ignore_errors=True)
     sys.exit(code if code >= 0 else 128 - code)
 
 

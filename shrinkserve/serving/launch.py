@@ -64,7 +64,8 @@ def prepare(repository: Path, folder: Path) -> Launch:
         "PATH": os.pathsep.join([str(_python_folder(folder)), os.environ.get("PATH", os.defpath)]),
         "LD_LIBRARY_PATH": os.pathsep.join([*libraries, *filter(None, [os.environ.get("LD_LIBRARY_PATH")])]),
     }
-    arguments = [f"--backend-directory={folder / 'backends'}"]
+    # Our backends complete no config; asking each of them costs a process start a model.
+    arguments = [f"--backend-directory={folder / 'backends'}", "--disable-auto-complete-config"]
     if not Path("/dev/nvidiactl").exists():
         arguments += ["--pinned-memory-pool-byte-size=0", "--allow-gpu-metrics=false"]  # else it warns at each start
     return Launch(home / pip_server.EXECUTABLE, from_pip=True, arguments=arguments, environment=environment)

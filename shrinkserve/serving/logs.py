@@ -54,7 +54,7 @@ def explain(lines: Iterable[str]) -> str | None:
         reason = _VERSION.sub("", found["why"]).split("\n\nAt:")[0]
         return f"model {found['model']!r} cannot be loaded: {' '.join(reason.split())}"
     if found := _SERVICE.search(text):
-        return f"tritonserver cannot start its {found['service']} service: {found['why']}"
+        return f"tritonserver cannot start its {found['service']} service: {found['why'].strip()}"
     if found := _OTHER.search(text):
         return f"tritonserver: {found['why']}"
     return None

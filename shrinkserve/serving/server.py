@@ -29,7 +29,10 @@ import platformdirs
 from shrinkserve.errors import ConfigError, ServerError
 from shrinkserve.serving import guard, launch
 from shrinkserve.serving.logs import explain, rotating_log
+from shrinkserve.serving.repository import Repository
 
+LISTENS = "Started HTTPService at"
+"""Triton's line when HTTP is up: before it, whoever answers at the port is another server."""
 DRAINED = "All models are stopped"
 """Triton's line when no request is in flight any more and none is taken."""
 
@@ -72,6 +75,7 @@ class TritonServer:
         models: the names of the models that it loads.
 
     Raises:
+        ArtifactError: no such repository.
         ConfigError: an unknown model, or an address that is not allowed.
         ServerError: no tritonserver, an empty repository, a port that is taken, a model that fails to load.
     """
@@ -84,6 +88,7 @@ class TritonServer:
         self._resources = ExitStack()
         self._process: subprocess.Popen[str] | None = None
         self._tail: deque[str] = deque(maxlen=400)
+        self._listens = threading.Event()
         self._drained = threading.Event()
 
     @property
@@ -143,7 +148,8 @@ class TritonServer:
         options = self.options
         wanted = {"http": options.http_port, "grpc": options.grpc_port, "metrics": options.metrics_port}
         self._ports = _bindable(options.host, wanted)
-        folder = self._resources.enter_context(tempfile.TemporaryDirectory(prefix="shrinkserve-"))
+        temporary = tempfile.TemporaryDirectory(prefix="shrinkserve-", ignore_cleanup_errors=True)
+        folder = self._resources.enter_context(temporary)
         prepared = launch.prepare(self.repository, Path(folder))
         if prepared.from_pip and not options.insecure and not _is_loopback(options.host):
             raise ConfigError(
@@ -154,7 +160,7 @@ class TritonServer:
         arguments = [str(prepared.executable), *self._arguments(), *prepared.arguments, *options.arguments]
         log = self._resources.enter_context(rotating_log(self.log_file))
         self._process = subprocess.Popen(
-            [sys.executable, "-I", guard.__file__, str(os.getpid()), *arguments],
+            [sys.executable, "-I", guard.__file__, str(os.getpid()), folder, *arguments],
             env=prepared.environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -164,9 +170,10 @@ class TritonServer:
             start_new_session=True,  # a Ctrl-C at the terminal is for us: we stop the server in order
         )
         assert self._process.stdout is not None
-        reader = threading.Thread(target=self._forward, args=(self._process.stdout, log.info), daemon=True)
-        reader.start()
-        self._resources.callback(reader.join, timeout=5)
+        self._reader = threading.Thread(target=self._forward, args=(self._process.stdout, log.info), daemon=True)
+        self._reader.start()
+        self._resources.callback(self._process.stdout.close)
+        self._resources.callback(self._reader.join)
 
     def _arguments(self) -> list[str]:
         ports, host = self._ports, self.options.host
@@ -184,6 +191,8 @@ class TritonServer:
         for line in stream:
             self._tail.append(line)
             write(line.rstrip("\n"))
+            if LISTENS in line:
+                self._listens.set()
             if DRAINED in line:
                 self._drained.set()
         self._drained.set()
@@ -191,7 +200,7 @@ class TritonServer:
     def _await_ready(self) -> None:
         assert self._process is not None
         deadline = time.monotonic() + self.options.ready_seconds
-        while not self._answers():
+        while not (self._listens.is_set() and self._answers()):
             if self._process.poll() is not None:
                 raise self._ended()
             if time.monotonic() > deadline:
@@ -211,7 +220,7 @@ class TritonServer:
     def _ended(self) -> ServerError:
         """Why the server ended, in Triton's own words."""
         assert self._process is not None
-        self._drained.wait(timeout=2)  # its last lines
+        self._reader.join()  # until its last line
         reason = explain(self._tail)
         if reason:
             return ServerError(reason, do=self._look())
@@ -246,15 +255,9 @@ def _end(process: subprocess.Popen[str], drained: threading.Event) -> None:
 
 def _chosen(repository: Path, names: Sequence[str]) -> list[str]:
     """The models to load: `names`, or all that the repository holds."""
-    export = f"make one: shrinkserve export RUN --repository {repository}"
-    if not repository.is_dir():
-        raise ServerError(f"{repository}: no such model repository", do=export)
-    try:
-        present = sorted(path.parent.name for path in repository.glob("*/config.pbtxt"))
-    except OSError as fault:
-        raise ServerError(f"{repository}: the model repository cannot be read ({fault.strerror})") from fault
+    present = Repository(repository).models()
     if not present:
-        raise ServerError(f"{repository}: no model in this repository", do=export)
+        raise ServerError(f"{repository}: no model in this repository", do="make one with `shrinkserve export`")
     unknown = sorted(set(names) - set(present))
     if unknown:
         raise ConfigError(f"{repository}: no such model", expected=", ".join(present), found=", ".join(unknown))

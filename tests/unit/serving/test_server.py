@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import re
+import shutil
+import signal
+import socket
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from shrinkserve.errors import ArtifactError, ConfigError, ServerError
+from shrinkserve.serving.client import Client
+from shrinkserve.serving.repository import Repository
+from shrinkserve.serving.server import ServerOptions, TritonServer
+
+
+@pytest.fixture(autouse=True)
+def nothing_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """After every test: no child process, no temporary folder, no shared memory beyond those before it."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    shared = set(Path("/dev/shm").glob("triton_*"))
+    before = {process.pid for process in psutil.Process().children(recursive=True)}
+    yield
+    assert {process.pid for process in psutil.Process().children(recursive=True)} <= before
+    assert list(folder.iterdir()) == []
+    assert not {str(path) for path in set(Path("/dev/shm").glob("triton_*")) - shared} - mapped()
+
+
+def mapped() -> set[str]:
+    """Shared memory that some server uses, be it another test run's."""
+    found = set()
+    for maps in Path("/proc").glob("[0-9]*/maps"):
+        with suppress(OSError):
+            found |= set(re.findall(r"/dev/shm/triton_\S+", maps.read_text()))
+    return found
+
+
+def options(tmp_path: Path, **more: object) -> ServerOptions:
+    return ServerOptions(log_file=tmp_path / "triton.log", **more)  # type: ignore[arg-type]
+
+
+def test_serves_all_models_and_stops(tiny_repository: Repository, tmp_path: Path) -> None:
+    with TritonServer(tiny_repository.root, options(tmp_path)) as server:
+        assert server.models == ["tiny", "wide"]
+        with urllib.request.urlopen(server.metrics_url, timeout=10) as page:
+            assert b"nv_inference_request_success" in page.read()
+        images = np.zeros((1, 8, 8, 3), np.uint8)
+        with Client(server.grpc_url) as grpc, Client(server.http_url) as http:
+            assert grpc.models() == http.models() == ["tiny", "wide"]
+            np.testing.assert_array_equal(grpc.infer("tiny", images)[0], http.infer("tiny", images)[0])
+        start = time.monotonic()
+    assert time.monotonic() - start < 10
+    assert "Started HTTPService" in (tmp_path / "triton.log").read_text()
+
+
+def test_loads_only_chosen_models(tiny_repository: Repository, tmp_path: Path) -> None:
+    with (
+        TritonServer(tiny_repository.root, options(tmp_path, models=["wide"])) as server,
+        Client(server.http_url) as http,
+    ):
+        assert http.models() == ["wide"]
+
+
+def test_binds_loopback_only(tiny_repository: Repository, tmp_path: Path) -> None:
+    with TritonServer(tiny_repository.root, options(tmp_path, models=["tiny"])) as server:
+        family = [psutil.Process(server.pid), *psutil.Process(server.pid).children(recursive=True)]
+        bound = [c.laddr for process in family for c in process.net_connections() if c.status == psutil.CONN_LISTEN]
+    assert len({address.port for address in bound}) == 3
+    assert {address.ip.removeprefix("::ffff:") for address in bound} == {"127.0.0.1"}
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.1", "example.invalid"])
+def test_other_addresses_are_refused(tiny_repository: Repository, tmp_path: Path, host: str) -> None:
+    with (
+        pytest.raises((ConfigError, ServerError), match=host),
+        TritonServer(tiny_repository.root, options(tmp_path, host=host)),
+    ):
+        pass
+
+
+def test_insecure_allows_any_address(tiny_repository: Repository, tmp_path: Path) -> None:
+    chosen = options(tmp_path, host="0.0.0.0", insecure=True, models=["tiny"])
+    with TritonServer(tiny_repository.root, chosen) as server:
+        assert server.http_url.startswith("http://0.0.0.0:")
+
+
+@pytest.mark.parametrize("service", ["http", "grpc", "metrics"])
+def test_taken_port(tiny_repository: Repository, tmp_path: Path, service: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        server = TritonServer(tiny_repository.root, options(tmp_path, **{f"{service}_port": port}))
+        with pytest.raises(ServerError, match=rf"127\.0\.0\.1:{port} cannot be bound for {service} .*in use"), server:
+            pass
+
+
+def test_port_that_is_taken_while_the_server_starts(tiny_repository: Repository, tmp_path: Path) -> None:
+    """Then Triton itself notices, and the other server's answers are not taken for ours."""
+    with TritonServer(tiny_repository.root, options(tmp_path, models=["tiny"])) as first:
+        port = int(first.http_url.rsplit(":", 1)[1])
+        second = TritonServer(
+            tiny_repository.root,
+            ServerOptions(models=["tiny"], log_file=tmp_path / "second.log", arguments=[f"--http-port={port}"]),
+        )
+        with pytest.raises(ServerError, match=f"HTTP service: .*127.0.0.1:{port}.* already in use"), second:
+            pass
+
+
+def test_missing_and_empty_repository_and_unknown_model(tiny_repository: Repository, tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="no such model repository"):
+        TritonServer(tmp_path / "none")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ServerError, match="no model in this repository"):
+        TritonServer(tmp_path / "empty")
+    with pytest.raises(ConfigError, match="expected tiny, wide, found large"):
+        TritonServer(tiny_repository.root, ServerOptions(models=["tiny", "large"]))
+
+
+def test_model_that_fails_to_load(tiny_repository: Repository, tmp_path: Path) -> None:
+    broken = tmp_path / "models"
+    shutil.copytree(tiny_repository.root, broken)
+    (broken / "tiny/1/model.onnx").write_bytes(b"no protobuf")
+    with (
+        pytest.raises(ServerError, match=r"model 'tiny' cannot be loaded: .*Protobuf parsing failed.*triton\.log"),
+        TritonServer(broken, options(tmp_path)),
+    ):
+        pass
+
+
+def test_server_that_dies_is_reported_and_its_stubs_end(tiny_repository: Repository, tmp_path: Path) -> None:
+    with TritonServer(tiny_repository.root, options(tmp_path, models=["tiny"])) as server:
+        (triton,) = (p for p in psutil.Process(server.pid).children() if p.name() == "tritonserver")
+        triton.kill()
+        with pytest.raises(ServerError, match=r"ended by itself \(SIGKILL\)"):
+            server.wait()
+
+
+def test_server_that_does_not_become_ready_in_time(tiny_repository: Repository, tmp_path: Path) -> None:
+    with (
+        pytest.raises(ServerError, match=r"not ready after 0\.01 s"),
+        TritonServer(tiny_repository.root, options(tmp_path, ready_seconds=0.01)),
+    ):
+        pass
+
+
+def test_interrupt_while_starting_stops_it(tiny_repository: Repository, tmp_path: Path) -> None:
+    signal.signal(signal.SIGALRM, signal.default_int_handler)
+    signal.setitimer(signal.ITIMER_REAL, 0.2)
+    try:
+        with pytest.raises(KeyboardInterrupt), TritonServer(tiny_repository.root, options(tmp_path)) as server:
+            server.wait()
+    finally:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
