@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from tritonclient.grpc import model_config_pb2 as pb
 
 from shrinkserve.errors import RequestError
 from shrinkserve.preprocess import Pixels
@@ -36,14 +37,17 @@ class Client:
         timeout: seconds that one request may take.
         contract: of the preprocessing that the caller was built for (`Preprocess.contract`): a model with another
             one is refused. None takes any, as the model's own contract decides how images are prepared.
+        token: for the APIs that the server restricts to those who know it.
 
     Raises:
         ConfigError: not such a URL.
     """
 
-    def __init__(self, url: str, *, timeout: float = 60.0, contract: str | None = None) -> None:
+    def __init__(
+        self, url: str, *, timeout: float = 60.0, contract: str | None = None, token: str | None = None
+    ) -> None:
         self.url = url
-        self._transport = connect(url, timeout)
+        self._transport = connect(url, timeout, token)
         self._expected = contract
         self._agreed: dict[str, Contract] = {}
 
@@ -217,6 +221,28 @@ class Client:
             return max(self._transport.statistics(model), key=lambda one: int(one["version"]))
         except UnknownModelError as fault:
             raise self._unknown(model) from fault
+
+    def load(self, model: str, config: pb.ModelConfig | None = None, files: Mapping[str, bytes] | None = None) -> None:
+        """Have the server load a model, or load it again; the one that was loaded answers until the new one is ready.
+
+        Args:
+            model: its name.
+            config: with `files`, what to load instead of what the repository holds under that name.
+            files: contents by their path in the model's folder, e.g. ``1/model.onnx``.
+
+        Raises:
+            RequestError: the server is not there, does not let its models be changed, or the model does not load;
+                one of that name that was loaded goes on answering.
+        """
+        self._transport.load(model, config, files)
+
+    def unload(self, model: str) -> None:
+        """Have the server unload a model once it has answered what it was asked.
+
+        Raises:
+            RequestError: as `load`.
+        """
+        self._transport.unload(model)
 
     def close(self) -> None:
         """Close the connection."""

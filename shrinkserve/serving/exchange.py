@@ -46,10 +46,7 @@ def changed_folder(target: Path) -> Iterator[Path]:
     Raises:
         ArtifactError: the folder cannot be written.
     """
-    with unwritable(target):
-        _sweep(target.parent)
-        staging = Path(tempfile.mkdtemp(prefix=_prefix(target.parent), dir=_staging_place(target.parent)))
-    try:
+    with _staging(target) as staging:
         copy = staging / target.name
         with unwritable(target):
             if target.is_dir():
@@ -61,6 +58,28 @@ def changed_folder(target: Path) -> Iterator[Path]:
             sync_tree(copy)
             exchange(copy, target)
             sync(target.parent)
+
+
+def remove_folder(target: Path) -> None:
+    """Remove a folder in one step. The caller holds the lock.
+
+    Raises:
+        ArtifactError: the folder cannot be written.
+    """
+    with _staging(target) as staging, unwritable(target):
+        os.rename(target, staging / target.name)
+        sync(target.parent)
+
+
+@contextmanager
+def _staging(target: Path) -> Iterator[Path]:
+    """An empty folder on the file system of `target`, swept away afterwards, with what killed ones left before."""
+    root = target.parent
+    with unwritable(target):
+        _sweep(root)
+        staging = Path(tempfile.mkdtemp(prefix=_prefix(root), dir=_staging_place(root)))
+    try:
+        yield staging
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 

@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tritonclient.grpc import model_config_pb2 as pb
@@ -24,11 +25,18 @@ from tritonclient.grpc import model_config_pb2 as pb
 from shrinkserve.artifact import Card, read_card, verify_file, write_atomic
 from shrinkserve.config import ServingConfig
 from shrinkserve.errors import ArtifactError, ConfigError
-from shrinkserve.serving import model_config
-from shrinkserve.serving.exchange import changed_folder, locked, unwritable
+from shrinkserve.serving import exchange, model_config
 from shrinkserve.serving.model_config import CONFIG, LABELS, MODEL
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A model's versions, and the content of the files that say which of them answers and how."""
+
+    versions: list[int]
+    files: dict[str, bytes]
 
 
 class Repository:
@@ -40,6 +48,23 @@ class Repository:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._held = 0
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other publishers waiting during several changes; may be nested.
+
+        Raises:
+            ArtifactError: the folder cannot be written.
+        """
+        with ExitStack() as stack:
+            if not self._held:
+                stack.enter_context(exchange.locked(self.root))
+            self._held += 1
+            try:
+                yield
+            finally:
+                self._held -= 1
 
     def add(
         self,
@@ -71,19 +96,76 @@ class Repository:
         _check_version(version)
         if MODEL not in card.files:
             raise ArtifactError(f"card of {name}: no sha256 of {MODEL}", do="export the model again")
-        with locked(self.root), changed_folder(self.root / name) as folder:
+        with self._changed(name) as folder:
             taken = versions_in(folder)
             number = version or max(taken, default=0) + 1
             if number in taken:
                 raise ConfigError(f"{self.root / name}: version {number} is there already", do="leave the version out")
             place = folder / str(number)
-            with unwritable(self.root / name / str(number)):
+            with exchange.unwritable(self.root / name / str(number)):
                 place.mkdir()
                 shutil.copyfile(model_file, place / MODEL)
             verify_file(place / MODEL, card.files[MODEL])
             replace(card, name=name, files={MODEL: card.files[MODEL]}).write(place)
             _activate(folder, number, options)
         return self.root / name / str(number)
+
+    def activate(self, name: str, version: int) -> None:
+        """Make a version that is there the one that answers: configuration and labels become its own.
+
+        Raises:
+            ConfigError: no such model or version.
+            ArtifactError: a damaged version, or a place that cannot be written.
+        """
+        self.known_version(name, version)
+        with self._changed(name) as folder:
+            read_card(folder / str(version))
+            _activate(folder, version)
+
+    def remove(self, name: str, versions: Iterable[int]) -> None:
+        """Remove versions that do not answer.
+
+        Raises:
+            ConfigError: no such model or version, or the one that answers.
+            ArtifactError: a place that cannot be written.
+        """
+        active = self.active(name)
+        for version in versions:
+            self.known_version(name, version)
+            if version == active:
+                raise ConfigError(f"{self.root / name}: version {version} answers", do="roll back to another first")
+        with self._changed(name) as folder:
+            for version in versions:
+                shutil.rmtree(folder / str(version))
+
+    def restore(self, name: str, before: Snapshot | None) -> None:
+        """Have a model as it was when `snapshot` was taken, less what came since.
+
+        Raises:
+            ArtifactError: a place that cannot be written.
+        """
+        if before is None:
+            with self.locked():
+                if (self.root / name).exists():
+                    exchange.remove_folder(self.root / name)
+            return
+        with self._changed(name) as folder:
+            for version in set(versions_in(folder)) - set(before.versions):
+                shutil.rmtree(folder / str(version))
+            for file, content in before.files.items():
+                write_atomic(folder / file, content)
+
+    def snapshot(self, name: str) -> Snapshot | None:
+        """What `restore` needs to undo later changes; None when there is no such model."""
+        folder = self.root / name
+        if not (folder / CONFIG).is_file():
+            return None
+        return Snapshot(versions_in(folder), {file: (folder / file).read_bytes() for file in (CONFIG, LABELS)})
+
+    @contextmanager
+    def _changed(self, name: str) -> Iterator[Path]:
+        with self.locked(), exchange.changed_folder(self.root / name) as folder:
+            yield folder
 
     def models(self) -> list[str]:
         """Names of the models, sorted.
@@ -103,6 +185,39 @@ class Repository:
         """
         return versions_in(self._folder(name))
 
+    def active(self, name: str) -> int:
+        """The version that answers.
+
+        Raises:
+            ConfigError: no such model.
+            ArtifactError: the configuration cannot be read or does not say.
+        """
+        return model_config.active_version(self.config(name))
+
+    def version_before(self, name: str) -> int:
+        """The newest version that is older than the one that answers.
+
+        Raises:
+            ConfigError: there is none, or no such model.
+        """
+        active = self.active(name)
+        older = [version for version in self.versions(name) if version < active]
+        if not older:
+            raise ConfigError(f"{self.root / name}: no version before {active}", do="name one that is there (--to)")
+        return older[-1]
+
+    def known_version(self, name: str, version: int) -> Path:
+        """The folder of a version that must be there.
+
+        Raises:
+            ConfigError: no such model or version.
+        """
+        known = self.versions(name)
+        if version not in known:
+            shown = ", ".join(map(str, known))
+            raise ConfigError(f"{self.root / name}: no such version", expected=f"one of {shown}", found=version)
+        return self.root / name / str(version)
+
     def config(self, name: str) -> pb.ModelConfig:
         """A model's configuration.
 
@@ -119,7 +234,7 @@ class Repository:
             ConfigError: no such model.
             ArtifactError: the card cannot be read, or a file is not the one that it names.
         """
-        return read_card(self._folder(name) / str(version), verify=verify)
+        return read_card(self.known_version(name, version), verify=verify)
 
     def _folder(self, name: str) -> Path:
         check_name(name)

@@ -1,0 +1,205 @@
+"""`shrinkserve repo`: what a model repository holds, and changing it safely."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from shrinkserve.errors import ArtifactError, ConfigError
+
+if TYPE_CHECKING:
+    from shrinkserve.serving.publish import Live
+    from shrinkserve.serving.repository import Repository
+
+Root = Annotated[Path, typer.Option("--repository", help="The model repository.")]
+Name = Annotated[str, typer.Argument(help="The model's name.")]
+Url = Annotated[str | None, typer.Option(help="The server that answers from it: grpc://HOST:PORT or http://HOST:PORT.")]
+Token = Annotated[
+    str | None, typer.Option(envvar="SHRINKSERVE_TOKEN", help="The server's token for changing its models.")
+]
+DEFAULT = Path("model_repository")
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's commands to the application."""
+    group = typer.Typer(
+        help="List, publish, roll back, verify and tune the models of a repository.", no_args_is_help=True
+    )
+    group.command("list")(list_models)
+    for command in (show, publish, rollback, verify, gc):
+        group.command()(command)
+    app.add_typer(group, name="repo")
+
+
+def list_models(
+    repository: Root = DEFAULT, as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False
+) -> None:
+    """List the models, with the version that answers and the others."""
+    from shrinkserve.serving.repository import Repository
+
+    held = Repository(repository)
+    rows = [_summary(held, name) for name in held.models()]
+    if as_json:
+        typer.echo(json.dumps(rows, indent=1))
+        return
+    for row in rows:
+        others = ", ".join(str(v) for v in row["versions"] if v != row["active"]) or "none"
+        typer.echo(
+            f"{row['name']}: version {row['active']} answers (others: {others}); {row['size']}x{row['size']}, "
+            f"{row['classes']} classes, {row['precision']}, top-1 {row['top1']}, made {row['created']}"
+        )
+
+
+def _summary(repository: Repository, name: str) -> dict[str, Any]:
+    from shrinkserve.serving import model_config
+
+    config = repository.config(name)
+    active = model_config.active_version(config)
+    card = repository.card(name, active, verify=False)
+    top1 = card.metrics.get("top1")
+    return {
+        "name": name,
+        "active": active,
+        "versions": repository.versions(name),
+        "size": card.preprocess.get("size"),
+        "classes": len(card.classes),
+        "precision": model_config.parameters(config).get("precision", "unknown"),
+        "top1": "not measured" if top1 is None else f"{top1:.2%}",
+        "created": card.created or "at an unknown time",
+    }
+
+
+def show(
+    name: Name,
+    repository: Root = DEFAULT,
+    version: Annotated[int | None, typer.Option(help="The version; the one that answers by default.")] = None,
+) -> None:
+    """Print a version's card and the model's configuration."""
+    from dataclasses import asdict
+
+    from shrinkserve.serving import model_config
+    from shrinkserve.serving.repository import Repository
+
+    held = Repository(repository)
+    card = asdict(held.card(name, version or held.active(name)))
+    if len(card["classes"]) > 20:
+        card["classes"] = [*card["classes"][:20], f"... {len(card['classes'])} in all"]
+    typer.echo(json.dumps(card, indent=1, ensure_ascii=False))
+    typer.echo(model_config.to_text(held.config(name)), nl=False)
+
+
+def publish(  # noqa: PLR0913, PLR0917 - a command's options
+    source: Annotated[Path, typer.Argument(help="Folder with model.onnx and card.json, as `export` wrote it.")],
+    repository: Root = DEFAULT,
+    name: Annotated[str | None, typer.Option(help="Model name; that of the card by default.")] = None,
+    url: Url = None,
+    token: Token = None,
+    data: Annotated[Path | None, typer.Option(help="Dataset whose validation images --shadow sends.")] = None,
+    shadow: Annotated[int, typer.Option(min=0, help="Requests on which it is compared with the one before.")] = 0,
+    max_flips: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Refuse it when a larger part of the answers differ.")
+    ] = None,
+    max_slowdown: Annotated[
+        float | None, typer.Option(min=0, help="Refuse it when it takes more times as long.")
+    ] = None,
+    scratch: Annotated[bool, typer.Option(help="Load it in a server of its own first.")] = True,
+) -> None:
+    """Publish a version: verified, tried out, and only then the one that answers; a failure changes nothing."""
+    from shrinkserve.serving import publish as publishing
+    from shrinkserve.serving.repository import Repository
+    from shrinkserve.serving.shadow import Limits
+
+    if shadow and (url is None or data is None):
+        raise ConfigError("--shadow", expected="--url of the server and --data with the images to send")
+    images = _validation_images(data, shadow) if data is not None else []
+    with _live(url, token, images=images, limits=Limits(max_flips, max_slowdown)) as live:
+        publishing.publish(Repository(repository), source, name=name, scratch=scratch, live=live, say=typer.echo)
+
+
+def rollback(
+    name: Name,
+    repository: Root = DEFAULT,
+    to: Annotated[int | None, typer.Option(help="The version; the one before by default.")] = None,
+    url: Url = None,
+    token: Token = None,
+) -> None:
+    """Make an older version the one that answers."""
+    from shrinkserve.serving.publish import roll_back
+    from shrinkserve.serving.repository import Repository
+
+    with _live(url, token) as live:
+        version = roll_back(Repository(repository), name, to, live)
+    typer.echo(f"version {version} of {name} answers")
+
+
+def verify(
+    name: Annotated[str | None, typer.Argument(help="The model's name; all models by default.")] = None,
+    repository: Root = DEFAULT,
+) -> None:
+    """Check files against cards, and configurations against the graphs' real inputs and outputs."""
+    from shrinkserve.serving.repository import Repository
+    from shrinkserve.serving.verification import problems
+
+    held = Repository(repository)
+    found = 0
+    for model in [name] if name is not None else held.models():
+        lines = list(problems(held, model))
+        for line in lines:
+            typer.echo(f"error: {line}", err=True)
+        if not lines:
+            typer.echo(f"{model}: whole; versions {', '.join(map(str, held.versions(model)))}")
+        found += len(lines)
+    if found:
+        raise ArtifactError(
+            f"{repository}: {found} problems", do="publish again, or `repo rollback` to a whole version"
+        )
+
+
+def gc(
+    name: Annotated[str | None, typer.Argument(help="The model's name; all models by default.")] = None,
+    repository: Root = DEFAULT,
+    keep: Annotated[int, typer.Option(min=0, help="Versions to keep besides the one that answers.")] = 2,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+) -> None:
+    """Remove old versions; the one that answers and the newest others stay."""
+    from shrinkserve.serving.repository import Repository
+
+    held = Repository(repository)
+    with held.locked():
+        for model in [name] if name is not None else held.models():
+            active = held.active(model)
+            others = [version for version in held.versions(model) if version != active]
+            surplus = others[: len(others) - keep] if keep < len(others) else []
+            if surplus and not dry_run:
+                held.remove(model, surplus)
+            verb = "would remove" if dry_run else "removed"
+            typer.echo(f"{model}: {verb} {', '.join(map(str, surplus)) or 'nothing'}; {active} answers")
+
+
+@contextmanager
+def _live(url: str | None, token: str | None, **trial: Any) -> Iterator[Live | None]:
+    """The server of a URL, if one was given, and how a version is tried there."""
+    from shrinkserve.serving.client import Client
+    from shrinkserve.serving.publish import Live
+
+    if url is None:
+        yield None
+    else:
+        with Client(url, token=token, timeout=LOAD_SECONDS) as client:
+            yield Live(client, **trial)
+
+
+LOAD_SECONDS = 600.0
+"""A large engine with a warm-up for each batch size takes minutes to load."""
+
+
+def _validation_images(data: Path, count: int) -> list[bytes]:
+    from shrinkserve.data import open_dataset
+
+    dataset = open_dataset(data, "validation")
+    return [dataset.record(index).encoded for index in range(min(count, len(dataset)))]

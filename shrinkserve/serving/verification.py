@@ -1,0 +1,101 @@
+"""Does a model in a repository hold together: its files, its card, its configuration and its graph?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from tritonclient.grpc import model_config_pb2 as pb
+
+from shrinkserve.artifact import Card, read_card
+from shrinkserve.errors import ArtifactError, ParityError, ShrinkServeError
+from shrinkserve.preprocess import Preprocess
+from shrinkserve.runtimes.onnx import OnnxModel
+from shrinkserve.serving import model_config
+from shrinkserve.serving.model_config import INPUT, LABELS, LOGITS, MODEL, PROBABILITIES
+from shrinkserve.serving.repository import Repository, labels_text
+
+
+def open_verified(folder: Path) -> tuple[Card, OnnxModel]:
+    """Open what `export` wrote, after every check that needs no server.
+
+    Args:
+        folder: holds ``model.onnx`` and ``card.json``.
+
+    Raises:
+        ArtifactError: a file that is not the one of the card, or a graph that is not what the card says.
+        ParityError: the card records a parity check that failed.
+    """
+    card = read_card(folder, "onnx")
+    if MODEL not in card.files:
+        raise ArtifactError(f"{folder}: its card does not name {MODEL}", do="export the model again")
+    model = OnnxModel(folder / MODEL)
+    _same(folder, "image size", Preprocess.from_dict(card.preprocess).size, model.size)
+    _same(folder, "number of classes", len(card.classes), len(model.classes))
+    failed = [str(check.get("step", check.get("check"))) for check in card.checks if check.get("passed") is False]
+    if failed:
+        raise ParityError(f"{folder}: its card records a failed check ({', '.join(failed)})", do="export it again")
+    return card, model
+
+
+def problems(repository: Repository, name: str) -> Iterator[str]:
+    """Everything that is wrong with a model, a line each; every version is looked at."""
+    active = None
+    try:
+        config = repository.config(name)
+        active = model_config.active_version(config)
+        card, model = open_verified(repository.known_version(name, active))
+        yield from _disagreements(repository.root / name, config, card, model)
+    except ShrinkServeError as fault:
+        yield str(fault)
+    for version in repository.versions(name):
+        if version != active:
+            yield from _damage(repository.root / name / str(version))
+
+
+def _disagreements(folder: Path, config: pb.ModelConfig, card: Card, model: OnnxModel) -> Iterator[str]:
+    """Where the configuration and the version that answers say different things."""
+    size, classes = model.size, len(model.classes)
+    expected = {
+        f"input {INPUT}": ("TYPE_UINT8", [size, size, 3]),
+        f"output {LOGITS}": ("TYPE_FP32", [classes]),
+        f"output {PROBABILITIES}": ("TYPE_FP32", [classes]),
+    }
+    found = {
+        f"{kind} {tensor.name}": (pb.DataType.Name(tensor.data_type), list(tensor.dims))
+        for kind, tensors in (("input", config.input), ("output", config.output))
+        for tensor in tensors
+    }
+    for key in sorted(expected.keys() | found.keys()):
+        if expected.get(key) != found.get(key):
+            yield f"{folder}: {key}: the file has {_shown(expected.get(key))}, the config {_shown(found.get(key))}"
+    own = model_config.parameters(config)
+    for key, value in (
+        ("contract", Preprocess.from_dict(card.preprocess).contract),
+        ("weights_sha256", card.weights_sha256),
+    ):
+        if own.get(key, "") != value:
+            yield f"{folder}: {key}: the card has {value[:16]}, the config {own.get(key, '')[:16] or 'none'}"
+    if config.name != folder.name:
+        yield f"{folder}: the config is of a model named {config.name!r}"
+    if not (folder / LABELS).is_file() or (folder / LABELS).read_text(encoding="utf-8") != labels_text(card.classes):
+        yield f"{folder / LABELS}: not the classes of the card"
+
+
+def _damage(version: Path) -> Iterator[str]:
+    """The first file of a version that is missing or was changed."""
+    try:
+        read_card(version)
+    except ShrinkServeError as fault:
+        yield str(fault)
+
+
+def _shown(tensor: tuple[str, list[int]] | None) -> str:
+    return "none" if tensor is None else f"{tensor[0]} {tensor[1]}"
+
+
+def _same(folder: Path, what: str, card: int, file: int) -> None:
+    if card != file:
+        raise ArtifactError(
+            f"{folder}: {what}", expected=f"{card} as its card says", found=file, do="export the model again"
+        )

@@ -1,0 +1,92 @@
+"""`shrinkserve repo` from the command line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from shrinkserve.cli import main
+from shrinkserve.serving.client import Client
+from shrinkserve.serving.repository import Repository
+from shrinkserve.serving.server import ServerOptions, TritonServer
+
+
+@pytest.fixture
+def root(smoke_repository: Path, tmp_path: Path) -> Path:
+    """A copy of the repository of a real export, to change."""
+    return shutil.copytree(smoke_repository, tmp_path / "models")
+
+
+@pytest.fixture
+def server(root: Path, tmp_path: Path) -> Iterator[TritonServer]:
+    with TritonServer(root, ServerOptions(log_file=tmp_path / "log")) as server:
+        yield server
+
+
+def test_list_and_show(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["repo", "list", "--repository", str(root)]) == 0
+    assert capsys.readouterr().out.startswith("smoke: version 1 answers (others: none); ")
+    assert main(["repo", "list", "--repository", str(root), "--json"]) == 0
+    (record,) = json.loads(capsys.readouterr().out)
+    assert (record["name"], record["active"], record["versions"]) == ("smoke", 1, [1])
+    assert main(["repo", "show", "smoke", "--repository", str(root)]) == 0
+    shown = capsys.readouterr().out
+    assert '"kind": "onnx"' in shown
+    assert 'backend: "onnxruntime"' in shown
+
+
+def test_publish_live_then_roll_back_then_clean(
+    root: Path, server: TritonServer, smoke_repository: Path, digits: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = smoke_repository / "smoke" / "1"
+    live = ["--repository", str(root), "--url", server.grpc_url]
+    shadow = ["--data", str(digits), "--shadow", "20", "--max-flips", "0"]
+    assert main(["repo", "publish", str(source), *live, *shadow]) == 0
+    said = capsys.readouterr().out
+    assert "scratch server: loads, and answers as the file does" in said
+    assert "compared on 20 requests: 0 answers differ" in said
+    with Client(server.http_url) as client:
+        assert client.contract("smoke").version == 2
+        assert main(["repo", "rollback", "smoke", *live]) == 0
+        assert client.contract("smoke").version == 1
+    assert main(["repo", "gc", "smoke", "--keep", "0", "--dry-run", "--repository", str(root)]) == 0
+    assert Repository(root).versions("smoke") == [1, 2]
+    assert main(["repo", "gc", "--keep", "0", "--repository", str(root)]) == 0
+    assert Repository(root).versions("smoke") == [1]
+    assert main(["repo", "verify", "--repository", str(root)]) == 0
+
+
+def test_verify_lists_what_is_wrong(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (root / "smoke" / "labels.txt").write_text("")
+    assert main(["repo", "verify", "--repository", str(root)]) == 2
+    *lines, last = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert "labels.txt: not the classes of the card" in lines[0]
+    assert last.startswith(f"error: {root}: 1 problem")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["list", "--repository", "nowhere"], "nowhere: no such model repository"),
+        (["show", "cats"], "no such model: expected one of smoke, found cats"),
+        (["show", "../smoke"], "model name: expected"),
+        (["rollback", "smoke"], "no version before 1"),
+        (["rollback", "smoke", "--to", "9"], "no such version: expected one of 1, found 9"),
+        (["publish", "nowhere"], "card.json: no such card"),
+        (["publish", "nowhere", "--shadow", "5"], "--shadow: expected --url"),
+        (["verify", "cats"], "no such model: expected one of smoke, found cats"),
+    ],
+)
+def test_mistakes_are_one_line(
+    smoke_repository: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    where = [] if "--repository" in words else ["--repository", str(smoke_repository)]
+    assert main(["repo", *words, *where]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1
+    assert message in captured.err
