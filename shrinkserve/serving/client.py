@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
@@ -14,10 +15,11 @@ from tritonclient.grpc import model_config_pb2 as pb
 from shrinkserve.errors import RequestError
 from shrinkserve.preprocess import Pixels
 from shrinkserve.serving.classify import Outcome, Prediction, Prepared, chunks, in_order
-from shrinkserve.serving.contract import Contract, from_config
+from shrinkserve.serving.contract import Contract, from_config, label_question, read_labels
+from shrinkserve.serving.faults import UnavailableError, UnknownModelError, only, unknown, unsteady
 from shrinkserve.serving.images import Source
 from shrinkserve.serving.model_config import LOGITS, PROBABILITIES
-from shrinkserve.serving.transport import Question, Reply, UnavailableError, UnknownModelError, connect
+from shrinkserve.serving.transport import Question, Reply, connect, parse_url
 
 Floats = npt.NDArray[np.float32]
 
@@ -25,6 +27,9 @@ MAX_BATCH = 32
 """Most images in a request of `Client.stream`, whatever the model takes: larger ones only cost memory."""
 RETRY_PAUSES = (0.1, 0.4)
 """Seconds before each further attempt at a request that got no answer."""
+
+ATTEMPTS = 3
+"""Times that a question is asked anew because another version was published meanwhile."""
 
 
 class Client:
@@ -47,7 +52,7 @@ class Client:
         self, url: str, *, timeout: float = 60.0, contract: str | None = None, token: str | None = None
     ) -> None:
         self.url = url
-        self._transport = connect(url, timeout, token)
+        self._transport = connect(parse_url(url, timeout, token))
         self._expected = contract
         self._agreed: dict[str, Contract] = {}
 
@@ -73,20 +78,16 @@ class Client:
         Raises:
             RequestError: the server is not there, or has no such model or one of another origin.
         """
-        try:
-            config = self._transport.config(model)
-            contract = from_config(config, classes=[])
-            contract.classes.extend(self._classes(contract, config.output[-1].dims[0]))
-        except UnknownModelError as fault:
-            raise self._unknown(model) from fault
-        if self._expected is not None and contract.preprocess.contract != self._expected:
-            raise RequestError(
-                f"{self.url}: model {model} prepares its images in another way than this client was built for",
-                expected=f"contract {self._expected}",
-                found=contract.preprocess.contract,
-                do="ask for the model that was meant, or build the client anew",
-            )
-        return contract
+        for _ in range(ATTEMPTS):
+            try:
+                config = self._transport.config(model)
+                contract = from_config(config, [], self._expected)
+                return replace(contract, classes=read_labels(self._transport.infer(label_question(config))))
+            except UnknownModelError as fault:
+                if model not in self.models():
+                    raise self._unknown(model) from fault
+                # Its version went between the two requests, as another was published.
+        raise unsteady(self.url, model)
 
     def classify(self, sources: Iterable[Source], model: str | None = None) -> list[Prediction]:
         """The most probable class of each image.
@@ -141,11 +142,7 @@ class Client:
         Raises:
             RequestError: the server is not there, or serves none or several.
         """
-        models = self.models()
-        if len(models) != 1:
-            known = ", ".join(models) or "none"
-            raise RequestError(f"{self.url}: which model?", expected=f"one of {known}", do="name one (--model)")
-        return models[0]
+        return only(self.url, self.models())
 
     def _contract(self, model: str) -> Contract:
         if model not in self._agreed:
@@ -153,7 +150,7 @@ class Client:
         return self._agreed[model]
 
     def _classify(self, model: str, chunk: list[tuple[int, Source]], top: int, priority: int) -> list[Outcome]:
-        for _ in range(3):
+        for _ in range(ATTEMPTS):
             contract = self._contract(model)
             prepared = Prepared.of(chunk, contract)
             question = prepared.question(contract, priority)
@@ -162,7 +159,7 @@ class Client:
                 return prepared.outcomes(contract, reply, top)
             # Another version was published meanwhile, which may prepare images or name classes in another way.
             self._agreed.pop(model, None)
-        raise RequestError(f"{self.url}: model {model} changes faster than it can be asked", do="try again")
+        raise unsteady(self.url, model)
 
     def _persist(self, question: Question) -> Reply:
         # An inference changes nothing, so asking again is safe where no answer came; one that was late is not
@@ -256,20 +253,5 @@ class Client:
     ) -> None:
         self.close()
 
-    def _classes(self, contract: Contract, count: int) -> list[str]:
-        # Triton hands out labels with answers only: ask for all classes of a blank image.
-        blank = np.zeros((1, contract.preprocess.size, contract.preprocess.size, 3), np.uint8)
-        question = Question(contract.model, blank, {PROBABILITIES: count})
-        names = [str(index) for index in range(count)]
-        for entry in self._transport.infer(question).tensors[PROBABILITIES].ravel():
-            _, index, *label = entry.decode().split(":", 2)
-            names[int(index)] = label[0] if label else index
-        return names
-
     def _unknown(self, model: str, version: str = "") -> RequestError:
-        served = self._transport.statistics()
-        versions = ", ".join(one["version"] for one in served if one["name"] == model)
-        if versions:
-            return RequestError(f"{self.url}: no such version of {model} is ready", expected=versions, found=version)
-        names = ", ".join(sorted({one["name"] for one in served})) or "none"
-        return RequestError(f"{self.url}: no such model is ready", expected=f"one of {names}", found=model)
+        return unknown(self.url, self._transport.statistics(), model, version)

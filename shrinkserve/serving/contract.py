@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
+import numpy as np
 from tritonclient.grpc import model_config_pb2 as pb
 
 from shrinkserve.errors import DataError, RequestError
 from shrinkserve.preprocess import Preprocess
 from shrinkserve.serving import model_config
+from shrinkserve.serving.model_config import PROBABILITIES
+from shrinkserve.serving.transport import Question, Reply
 
 
 @dataclass(frozen=True)
@@ -39,11 +42,38 @@ class Contract:
     priority_levels: int
 
 
-def from_config(config: pb.ModelConfig, classes: list[str]) -> Contract:
-    """Read the contract out of a model's configuration; the class names come from elsewhere.
+def label_question(config: pb.ModelConfig) -> Question:
+    """The request whose reply tells the class names: Triton hands out labels with answers only.
+
+    It asks for all classes of a blank image, best first, from the version that `config` is of.
+    """
+    sizes = {output.name: output.dims[0] for output in config.output}
+    blank = np.zeros((1, *config.input[0].dims), np.uint8)
+    version = str(model_config.active_version(config))
+    return Question(config.name, blank, {PROBABILITIES: sizes[PROBABILITIES]}, version)
+
+
+def read_labels(reply: Reply) -> list[str]:
+    """Class names in the order of the logits, out of the reply to `label_question`."""
+    entries = reply.tensors[PROBABILITIES].ravel()
+    names = [str(index) for index in range(len(entries))]
+    for entry in entries:
+        _, index, *label = entry.decode().split(":", 2)
+        if label:
+            names[int(index)] = label[0]
+    return names
+
+
+def from_config(config: pb.ModelConfig, classes: list[str], expected: str | None = None) -> Contract:
+    """Read the contract out of a model's configuration.
+
+    Args:
+        config: as the server says it is.
+        classes: names in the order of the logits.
+        expected: hash of the only preprocessing that is accepted (`Preprocess.contract`); None accepts any.
 
     Raises:
-        RequestError: the model was not published by this package, or contradicts itself.
+        RequestError: the model was not published by this package, contradicts itself, or is not the expected one.
     """
     own = model_config.parameters(config)
     try:
@@ -60,6 +90,13 @@ def from_config(config: pb.ModelConfig, classes: list[str]) -> Contract:
             expected=own.get("contract"),
             found=preprocess.contract,
             do="its configuration was edited, or written by another version of this package: export it again",
+        )
+    if expected not in {None, preprocess.contract}:
+        raise RequestError(
+            f"model {config.name}: prepares its images in another way than this client was built for",
+            expected=f"contract {expected}",
+            found=preprocess.contract,
+            do="ask for the model that was meant, or build the client anew",
         )
     return Contract(
         model=config.name,

@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NoReturn, Protocol
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 import numpy as np
 from google.protobuf import json_format
 from tritonclient.grpc import model_config_pb2 as pb
-from tritonclient.utils import InferenceServerException
 
-from shrinkserve.errors import ConfigError, RequestError
+from shrinkserve.errors import ConfigError
+from shrinkserve.serving.faults import explained
 from shrinkserve.serving.model_config import INPUT
 
 MAX_MESSAGE = 2**31 - 1
 """Of gRPC, in bytes; its own default of 4 MiB is 27 images of 224x224."""
 
+CHANNEL = [
+    ("grpc.max_send_message_length", MAX_MESSAGE),
+    ("grpc.max_receive_message_length", MAX_MESSAGE),
+    ("grpc.use_local_subchannel_pool", 1),  # a connection of its own: clients in threads do not share one
+]
 RESTRICTED_KEY = "shrinkserve-token"
 """The key of the APIs that a server restricts."""
-_UNKNOWN = ("unknown model", "is not found", "is not available")
-_EXPIRED = ("Request timeout expired", "Deadline Exceeded", "DEADLINE_EXCEEDED")
-_FULL = "maximum queue size"
 
 
 @dataclass(frozen=True)
@@ -80,18 +81,28 @@ class Endpoint:
     """Where a server is and how to speak to it."""
 
     url: str
+    scheme: str
     address: str
     timeout: float
-    tls: bool = False
     token: str | None = None
 
     @property
-    def headers(self) -> dict[str, str] | None:
-        return None if self.token is None else {RESTRICTED_KEY: self.token}
+    def http(self) -> bool:
+        return self.scheme in {"http", "https"}
+
+    @property
+    def tls(self) -> bool:
+        return self.scheme in {"https", "grpcs"}
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What tells the server our token; gRPC's key carries a prefix of Triton's."""
+        key = RESTRICTED_KEY if self.http else f"triton-grpc-protocol-{RESTRICTED_KEY}"
+        return {} if self.token is None else {key: self.token}
 
 
-def connect(url: str, timeout: float, token: str | None = None) -> Transport:
-    """Open a connection (lazily: nothing is sent yet).
+def parse_url(url: str, timeout: float, token: str | None = None) -> Endpoint:
+    """Where a URL leads.
 
     Args:
         url: ``http://HOST:PORT``, ``https://HOST:PORT``, ``grpc://HOST:PORT`` or ``grpcs://HOST:PORT``.
@@ -103,13 +114,18 @@ def connect(url: str, timeout: float, token: str | None = None) -> Transport:
     """
     try:
         parts = urlsplit(url)
-        address = f"{parts.hostname}:{parts.port}" if parts.port and parts.hostname else ""
+        host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+        address = f"{host}:{parts.port}" if parts.port and host else ""
     except ValueError:  # a port that is no number
         address = ""
     if not address or parts.scheme not in {"http", "https", "grpc", "grpcs"}:
         raise ConfigError("server URL", expected="http://HOST:PORT or grpc://HOST:PORT", found=repr(url))
-    kind = HttpTransport if parts.scheme.startswith("http") else GrpcTransport
-    return kind(Endpoint(url, address, timeout, tls=parts.scheme in {"https", "grpcs"}, token=token))
+    return Endpoint(url, parts.scheme, address, timeout, token)
+
+
+def connect(endpoint: Endpoint) -> Transport:
+    """Open a connection, lazily: nothing is sent yet."""
+    return HttpTransport(endpoint) if endpoint.http else GrpcTransport(endpoint)
 
 
 class GrpcTransport:
@@ -119,16 +135,8 @@ class GrpcTransport:
         from tritonclient import grpc
 
         self._url, self._timeout, self._library = endpoint.url, endpoint.timeout, grpc
-        # Triton looks for the key of a restricted protocol under this prefix.
-        self._headers = {f"triton-grpc-protocol-{key}": value for key, value in (endpoint.headers or {}).items()}
-        arguments = [
-            ("grpc.max_send_message_length", MAX_MESSAGE),
-            ("grpc.max_receive_message_length", MAX_MESSAGE),
-            ("grpc.use_local_subchannel_pool", 1),  # a connection of its own: clients in threads do not share one
-        ]
-        self._client = grpc.InferenceServerClient(endpoint.address, ssl=endpoint.tls, channel_args=arguments)
-
-        self._call = {"client_timeout": endpoint.timeout, "headers": self._headers}
+        self._client = grpc.InferenceServerClient(endpoint.address, ssl=endpoint.tls, channel_args=CHANNEL)
+        self._call = {"client_timeout": endpoint.timeout, "headers": endpoint.headers}
 
     def ready(self) -> bool:
         with explained(self._url):
@@ -140,12 +148,7 @@ class GrpcTransport:
 
     def statistics(self, model: str = "") -> list[dict[str, Any]]:
         with explained(self._url):
-            message = self._client.get_inference_statistics(model, **self._call)
-        return [
-            # int64 is a string in protobuf's JSON and a number in Triton's over HTTP
-            _numbers(json_format.MessageToDict(one, preserving_proto_field_name=True))
-            for one in message.model_stats
-        ]
+            return model_statistics(self._client.get_inference_statistics(model, **self._call))
 
     def infer(self, question: Question) -> Reply:
         with explained(self._url):
@@ -194,8 +197,7 @@ class HttpTransport:
 
     def config(self, model: str) -> pb.ModelConfig:
         with explained(self._url):
-            raw = self._client.get_model_config(model, headers=self._headers)
-        return json_format.ParseDict(raw, pb.ModelConfig(), ignore_unknown_fields=True)
+            return parse_config(self._client.get_model_config(model, headers=self._headers))
 
     def statistics(self, model: str = "") -> list[dict[str, Any]]:
         with explained(self._url):
@@ -234,57 +236,22 @@ def request(library: Any, question: Question, timeout: float) -> dict[str, Any]:
     }
 
 
+def parse_config(raw: dict[str, Any]) -> pb.ModelConfig:
+    """A model's configuration from its JSON, by a server that may be newer than the library."""
+    return json_format.ParseDict(raw, pb.ModelConfig(), ignore_unknown_fields=True)
+
+
+def model_statistics(message: Any) -> list[dict[str, Any]]:
+    """Statistics over gRPC as what HTTP gives: protobuf's JSON has each int64 as a string, Triton's as a number."""
+    return [_numbers(json_format.MessageToDict(one, preserving_proto_field_name=True)) for one in message.model_stats]
+
+
 def override(config: pb.ModelConfig | None, files: Mapping[str, bytes] | None) -> dict[str, Any]:
     """The arguments of tritonclient's ``load_model`` that replace what the repository holds."""
     if config is None:
         return {}
     text = json_format.MessageToJson(config, preserving_proto_field_name=True)
     return {"config": text, "files": {f"file:{name}": content for name, content in (files or {}).items()}}
-
-
-@contextmanager
-def explained(url: str) -> Iterator[None]:
-    """Turn what the protocols' libraries raise into one line that names the server."""
-    try:
-        yield
-    except InferenceServerException as fault:
-        _raise(url, str(fault.message() or ""), str(fault.status() or ""), fault)
-    except TimeoutError as fault:
-        _raise(url, "", "DEADLINE_EXCEEDED", fault)
-    except OSError as fault:
-        _raise(url, fault.strerror or str(fault), "UNAVAILABLE", fault)
-    except Exception as fault:
-        if type(fault).__module__.partition(".")[0] not in {"geventhttpclient", "gevent", "aiohttp"}:
-            raise
-        _raise(url, str(fault) or type(fault).__name__, "UNAVAILABLE", fault)
-
-
-class UnknownModelError(RequestError):
-    """The server has no such model, or none that is ready."""
-
-
-class UnavailableError(RequestError):
-    """No answer came: the server is not there, went away, or took too long to accept the connection."""
-
-
-def _raise(url: str, message: str, status: str, fault: Exception) -> NoReturn:
-    message = message.rstrip(".")
-    if any(words in message for words in _UNKNOWN):
-        raise UnknownModelError(f"{url}: {message}") from fault
-    if any(words in f"{status} {message}" for words in _EXPIRED):
-        raise RequestError(f"{url}: no answer in time", do="give more time (--timeout) or look at the load") from fault
-    if "is restricted" in message:
-        raise RequestError(
-            f"{url}: the server keeps this to those who know its token ({message})",
-            do="give the token (--token or SHRINKSERVE_TOKEN)",
-        ) from fault
-    if _FULL in message:
-        raise UnavailableError(f"{url}: the queue is full ({message})", do="send fewer requests at once") from fault
-    if "UNAVAILABLE" in status:
-        raise UnavailableError(
-            f"{url}: no server answers ({message})", do="start one with `shrinkserve serve`, or check the URL"
-        ) from fault
-    raise RequestError(f"{url}: the request was refused ({message})") from fault
 
 
 def _numbers(value: Any) -> Any:

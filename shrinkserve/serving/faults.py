@@ -1,0 +1,87 @@
+"""Every way in which a server fails to answer, as a `RequestError` of one line."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+from tritonclient.utils import InferenceServerException
+
+from shrinkserve.errors import RequestError
+
+_UNKNOWN = ("unknown model", "is not found", "is not available")
+_EXPIRED = ("Request timeout expired", "Deadline Exceeded", "DEADLINE_EXCEEDED")
+_FULL = "maximum queue size"
+
+
+@contextmanager
+def explained(url: str) -> Iterator[None]:
+    """Turn what the protocols' libraries raise into one line that names the server."""
+    try:
+        yield
+    except InferenceServerException as fault:
+        _raise(url, str(fault.message() or ""), str(fault.status() or ""), fault)
+    except (TimeoutError, asyncio.TimeoutError) as fault:  # two classes before Python 3.11
+        _raise(url, "", "DEADLINE_EXCEEDED", fault)
+    except OSError as fault:
+        _raise(url, fault.strerror or str(fault), "UNAVAILABLE", fault)
+    except Exception as fault:
+        if type(fault).__module__.partition(".")[0] not in {"geventhttpclient", "gevent", "aiohttp"}:
+            raise
+        _raise(url, str(fault) or type(fault).__name__, "UNAVAILABLE", fault)
+
+
+class UnknownModelError(RequestError):
+    """The server has no such model, or none that is ready."""
+
+
+class UnavailableError(RequestError):
+    """No answer came: the server is not there, went away, or took too long to accept the connection."""
+
+
+def _raise(url: str, message: str, status: str, fault: Exception) -> NoReturn:
+    message = message.rstrip(".")
+    if any(words in message for words in _UNKNOWN):
+        raise UnknownModelError(f"{url}: {message}") from fault
+    if any(words in f"{status} {message}" for words in _EXPIRED):
+        raise RequestError(f"{url}: no answer in time", do="give more time (--timeout) or look at the load") from fault
+    if "is restricted" in message:
+        raise RequestError(
+            f"{url}: the server keeps this to those who know its token ({message})",
+            do="give the token (--token or SHRINKSERVE_TOKEN)",
+        ) from fault
+    if _FULL in message:
+        raise UnavailableError(f"{url}: the queue is full ({message})", do="send fewer requests at once") from fault
+    if "UNAVAILABLE" in status:
+        raise UnavailableError(
+            f"{url}: no server answers ({message})", do="start one with `shrinkserve serve`, or check the URL"
+        ) from fault
+    raise RequestError(f"{url}: the request was refused ({message})") from fault
+
+
+def unknown(url: str, served: Sequence[Mapping[str, Any]], model: str, version: str = "") -> RequestError:
+    """The fault of a model or version that the server does not have, given the statistics of what it has."""
+    versions = ", ".join(one["version"] for one in served if one["name"] == model)
+    if versions:
+        return RequestError(f"{url}: no such version of {model} is ready", expected=versions, found=version or "none")
+    names = ", ".join(sorted({one["name"] for one in served})) or "none"
+    return RequestError(f"{url}: no such model is ready", expected=f"one of {names}", found=model)
+
+
+def unsteady(url: str, model: str) -> RequestError:
+    """The fault of a model whose versions come and go too fast to be asked."""
+    return RequestError(f"{url}: model {model} changes faster than it can be asked", do="try again")
+
+
+def only(url: str, models: Sequence[str]) -> str:
+    """The one model that is served.
+
+    Raises:
+        RequestError: there are several, or none.
+    """
+    if len(models) != 1:
+        known = ", ".join(models) or "none"
+        raise RequestError(f"{url}: which model?", expected=f"one of {known}", do="name one (--model)")
+    return models[0]
