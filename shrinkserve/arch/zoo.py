@@ -53,6 +53,8 @@ def build(
         raise SpecError(f"{name}: no such network", expected=" or ".join(names()), do=hint)
     if input_size < SMALLEST_INPUT:
         raise SpecError(f"{name}: the input is too small", expected=f"at least {SMALLEST_INPUT}", found=input_size)
+    if not 0 < width < float("inf"):
+        raise SpecError(f"{name}: width", expected="a number above 0", found=width)
 
     net = Builder(ACTIVATIONS[name], batch_norm_decay)
     x = net.add("images", "input", channels=3, size=input_size)

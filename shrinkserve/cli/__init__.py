@@ -9,7 +9,7 @@ from typing import Annotated, cast
 import typer
 
 from shrinkserve import __version__
-from shrinkserve.cli import bench, data, describe, export, predict, quickstart, repo, serve, train
+from shrinkserve.cli import bench, data, describe, export, predict, quickstart, recipe, repo, serve, train
 from shrinkserve.errors import ShrinkServeError
 
 # typer carries click inside or beside itself, by version; its public names lead to the classes either way.
@@ -24,7 +24,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (quickstart, describe, data, train, export, repo, serve, predict, bench):
+for module in (quickstart, describe, recipe, data, train, export, repo, serve, predict, bench):
     module.register(app)
 
 
