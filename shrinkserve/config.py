@@ -105,6 +105,7 @@ class TrainConfig:
     compile: bool = False
     sync_batch_norm: bool = False
     deterministic: bool = False
+    threads: Positive | None = None  # of torch on a CPU, a process; None: an even share of the cores
     seed: int = 0
     evaluate_every: Positive = 1  # epochs
     checkpoint_steps: Annotated[int, Ge(0)] = 0  # 0: at the end of an epoch only

@@ -96,7 +96,7 @@ def train(
         Stopped: SIGTERM or SIGINT came; a checkpoint was written.
         ConfigError, SpecError, DataError, ArtifactError: what a person can mend.
     """
-    with join() as ranks, StopRequest() as stop:
+    with join(recipe.train.threads) as ranks, StopRequest() as stop:
         if ranks.first:
             run_folder.prepare(out, recipe, resume=resume, overwrite=overwrite, allow_changes=allow_changes)
         ranks.wait()

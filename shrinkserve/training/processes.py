@@ -72,14 +72,18 @@ class Ranks:
 
 
 @contextmanager
-def join() -> Iterator[Ranks]:
+def join(threads: int | None = None) -> Iterator[Ranks]:
     """Join the processes that torchrun started, or be a group of one.
+
+    Args:
+        threads: of torch on a CPU; None for an even share of the cores.
 
     Raises:
         ConfigError: more processes on this machine than GPUs, where there are GPUs.
     """
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    device = _device(int(os.environ.get("LOCAL_RANK", "0")))
+    threads_before = torch.get_num_threads()
+    device = _device(int(os.environ.get("LOCAL_RANK", "0")), threads)
     store = None
     if "MASTER_ADDR" in os.environ and world > 1:
         _die_with_parent()
@@ -91,13 +95,13 @@ def join() -> Iterator[Ranks]:
         yield Ranks(rank, world, device, dist.new_group(backend="gloo", timeout=SILENCE))
     finally:
         dist.destroy_process_group()
+        torch.set_num_threads(threads_before)
 
 
-def _device(local_rank: int) -> torch.device:
+def _device(local_rank: int, threads: int | None) -> torch.device:
     if not torch.cuda.is_available():
-        if (local_world := int(os.environ.get("LOCAL_WORLD_SIZE", "1"))) > 1:
-            # torchrun gives each process one OpenMP thread; the cores of this machine are shared evenly instead.
-            torch.set_num_threads(threads_each(local_world))
+        # torchrun gives each process one OpenMP thread; the cores of this machine are shared evenly instead.
+        torch.set_num_threads(threads or threads_each(int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
         return torch.device("cpu")
     if local_rank >= torch.cuda.device_count():
         raise ConfigError(

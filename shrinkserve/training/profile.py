@@ -49,7 +49,7 @@ def profile(recipe: Recipe, data: Path) -> Profile:
     Raises:
         ConfigError, SpecError, DataError: what would also stop the run.
     """
-    with join() as ranks:
+    with join(recipe.train.threads) as ranks:
         training, validation = open_dataset(data, "train"), open_dataset(data, "validation")
         classes = agreed_classes(recipe, training, validation)
         learner = Learner(arch.from_recipe(recipe.model, len(classes)), recipe, ranks)

@@ -1,0 +1,75 @@
+"""Run training in several processes of this machine, with kills: ``python ranks.py JSON``.
+
+torch is imported once and the ranks are forked, which takes a tenth of the time of starting each.
+The JSON: data, out, recipe (as a dict), world, kills ([[rank, step], ...], one run each); a last run goes to the end.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+from shrinkserve.config import parse_recipe
+from shrinkserve.training.learner import Learner
+from shrinkserve.training.loop import train
+
+
+def main() -> int:
+    job = json.loads(sys.argv[1])
+    for kill in job["kills"]:
+        if run(job, kill) == 0:
+            return 3  # the step to die at was never reached
+    return run(job, None)
+
+
+def run(job: dict[str, Any], kill: list[int] | None) -> int:
+    """One run of all ranks; returns the first exit code that is not 0."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    ranks = []
+    for rank in range(job["world"]):
+        if pid := os.fork():
+            ranks.append(pid)
+            continue
+        names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": job["world"], "LOCAL_WORLD_SIZE": job["world"]}
+        os.environ |= {name: str(value) for name, value in names.items()}
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        os._exit(work(job, kill[1] if kill and kill[0] == rank else None))
+    code = 0
+    while ranks:
+        pid, status = os.wait()
+        ranks.remove(pid)
+        if code == 0 and status != 0:
+            code = 1
+            for other in ranks:
+                os.kill(other, signal.SIGKILL)
+    return code
+
+
+def work(job: dict[str, Any], die_at: int | None) -> int:
+    """One rank; it kills itself after the update of step `die_at`."""
+    update = Learner.update
+
+    def deadly(self: Learner, batches: Any, step: int, rate: float) -> None:
+        update(self, batches, step, rate)
+        if step == die_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    Learner.update = deadly  # type: ignore[method-assign]
+    try:
+        train(parse_recipe(job["recipe"]), Path(job["data"]), Path(job["out"]), resume=True)
+    except BaseException:  # noqa: BLE001 - a forked process must not return to the code of its parent
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

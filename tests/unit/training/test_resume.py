@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shrinkserve.config import Recipe
+from shrinkserve.training.logs import METRICS, read_metrics
+
+RANKS = Path(__file__).with_name("ranks.py")
+
+
+def run_ranks(recipe: Recipe, data: Path, out: Path, kills: list[tuple[int, int]], world: int = 2) -> str:
+    job = {"data": str(data), "out": str(out), "recipe": recipe.to_dict(), "world": world, "kills": kills}
+    done = subprocess.run([sys.executable, str(RANKS), json.dumps(job)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def weights(run: Path) -> dict[str, bytes]:
+    return {name: (run / f"{name}.safetensors").read_bytes() for name in ("ema", "raw")}
+
+
+def steps(run: Path) -> list[tuple[str, int]]:
+    return [(record["kind"], record["step"]) for record in read_metrics(run / METRICS)]
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        pytest.param({}, id="rmsprop"),
+        pytest.param(
+            {"optimizer": {"name": "adamw", "lr": 1e-3, "epsilon": 1e-8}, "model": {"dropout": 0.3}}, id="adamw-dropout"
+        ),
+    ],
+)
+def test_killed_at_random_steps_it_ends_bit_identical(
+    tmp_path: Path, colours: Path, tiny: Callable[..., Recipe], sections: dict[str, Any]
+) -> None:
+    keys = {"batch_size": 4, "checkpoint_steps": 2, "keep_checkpoints": 2}
+    recipe = tiny(**{**sections, "train": keys, "schedule": {"epochs": 3}})  # 18 updates
+    run_ranks(recipe, colours, tmp_path / "unbroken", [])
+    rng = random.Random()  # other steps in each run of the test; they are in the message
+    kills = [(rng.randrange(2), step) for step in sorted(rng.sample(range(1, 18), 3))]
+    output = run_ranks(recipe, colours, tmp_path / "killed", kills)
+    assert output.count("resuming ") >= sum(step > 2 for _, step in kills), kills
+    assert weights(tmp_path / "killed") == weights(tmp_path / "unbroken"), kills
+    assert steps(tmp_path / "killed") == steps(tmp_path / "unbroken"), kills
