@@ -108,6 +108,20 @@ def set_contract(config: pb.ModelConfig, card: Card, version: int) -> None:
         config.parameters[PREFIX + key].string_value = value
 
 
+def copy_contract(source: pb.ModelConfig, target: pb.ModelConfig) -> None:
+    """Write what `set_contract` wrote into `source` into `target` too."""
+    for part in ("input", "output", "version_policy"):
+        target.ClearField(part)
+    target.input.extend(source.input)
+    target.output.extend(source.output)
+    target.version_policy.CopyFrom(source.version_policy)
+    for sample in target.model_warmup:
+        sample.inputs[INPUT].dims[:] = source.input[0].dims
+    for key, value in source.parameters.items():
+        if key.startswith(PREFIX):
+            target.parameters[key].CopyFrom(value)
+
+
 def to_text(config: pb.ModelConfig) -> str:
     """As the text of a ``config.pbtxt``."""
     return text_format.MessageToString(config)

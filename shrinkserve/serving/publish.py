@@ -21,9 +21,10 @@ from shrinkserve.errors import ParityError, RequestError
 from shrinkserve.preprocess import Pixels
 from shrinkserve.runtimes.onnx import OnnxModel
 from shrinkserve.serving import model_config
+from shrinkserve.serving.activation import labels_text
 from shrinkserve.serving.client import Client
 from shrinkserve.serving.model_config import CONFIG, LABELS, MODEL
-from shrinkserve.serving.repository import Repository, check_name, labels_text
+from shrinkserve.serving.repository import Repository, check_name
 from shrinkserve.serving.server import ServerOptions, TritonServer
 from shrinkserve.serving.shadow import Limits, compare
 from shrinkserve.serving.verification import open_verified

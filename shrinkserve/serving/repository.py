@@ -2,6 +2,7 @@
 
 ```
 ROOT/NAME/config.pbtxt        which version answers, its contract, how it is run
+ROOT/NAME/configs/*.pbtxt     the same for other engines of that version
 ROOT/NAME/labels.txt          class names in the order of the logits
 ROOT/NAME/VERSION/model.onnx
 ROOT/NAME/VERSION/card.json   where it came from, and the sha256 of the files beside it
@@ -15,17 +16,19 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tritonclient.grpc import model_config_pb2 as pb
 
-from shrinkserve.artifact import Card, read_card, verify_file, write_atomic
+from shrinkserve.artifact import Card, read_card, safe_join, sha256_file, verify_file, write_atomic
 from shrinkserve.config import ServingConfig
 from shrinkserve.errors import ArtifactError, ConfigError
 from shrinkserve.serving import exchange, model_config
+from shrinkserve.serving.activation import activate
+from shrinkserve.serving.engines import CONFIGS, DETAILS, Engine, configuration_path
 from shrinkserve.serving.model_config import CONFIG, LABELS, MODEL
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -81,7 +84,8 @@ class Repository:
             name: the model's name: letters, digits, ``-``, ``_`` and ``.``.
             model_file: the ONNX file; input ``images`` uint8 [N, S, S, 3], outputs ``logits`` and
                 ``probabilities`` float32 [N, classes].
-            card: of the model file; names its sha256 under ``model.onnx``.
+            card: of the model file; names its sha256 under ``model.onnx``. Further files that it names are taken
+                from beside the model file.
             version: its number; the next free one when None.
             options: how it is run; None keeps what the model's configuration says, edits and all.
 
@@ -102,13 +106,56 @@ class Repository:
             if number in taken:
                 raise ConfigError(f"{self.root / name}: version {number} is there already", do="leave the version out")
             place = folder / str(number)
-            with exchange.unwritable(self.root / name / str(number)):
-                place.mkdir()
-                shutil.copyfile(model_file, place / MODEL)
-            verify_file(place / MODEL, card.files[MODEL])
-            replace(card, name=name, files={MODEL: card.files[MODEL]}).write(place)
-            _activate(folder, number, options)
+            place.mkdir()
+            for file, sha256 in card.files.items():
+                source = model_file if file == MODEL else safe_join(model_file.parent, file)
+                self._place(source, safe_join(place, file), sha256)
+            replace(card, name=name).write(place)
+            activate(folder, number, options)
         return self.root / name / str(number)
+
+    def add_engine(self, name: str, engine: Engine, folder: Path, *, version: int | None = None) -> Path:
+        """Add another way to run a version: its files, and ``configs/ENGINE.pbtxt``.
+
+        Args:
+            name: the model's name.
+            engine: what it is; one of the same name is replaced.
+            folder: where its files are now.
+            version: the version whose weights it has; the one that answers when None.
+
+        Returns:
+            The configuration's path.
+
+        Raises:
+            ConfigError: no such model or version, or a name of the engine that cannot be.
+            ArtifactError: a file that is missing, or a place that cannot be written.
+        """
+        check_name(engine.name)
+        number = version or self.active(name)
+        self.known_version(name, number)
+        with self._changed(name) as model:
+            place = model / str(number)
+            card = read_card(place, verify=False)
+            hashes = {}
+            for file in sorted(engine.files - {MODEL}):  # that one is there, and other engines may read it too
+                source = safe_join(folder, file)
+                if not source.is_file():
+                    raise ArtifactError(f"{source}: no such file", do="build the engine again")
+                hashes[file] = sha256_file(source)
+                self._place(source, safe_join(place, file), hashes[file])
+            engines = {**card.details.get(DETAILS, {}), engine.name: engine.to_dict()}
+            details = {**card.details, DETAILS: engines}
+            replace(card, files={**card.files, **hashes}, details=details).write(place)
+            if number == self.active(name):
+                activate(model, number)
+        return configuration_path(self.root / name, engine.name)
+
+    def _place(self, source: Path, target: Path, sha256: str) -> None:
+        """Copy a file into a staged folder; a hard link to the old one is replaced, not written into."""
+        with exchange.unwritable(target):
+            target.unlink(missing_ok=True)
+            shutil.copyfile(source, target)
+        verify_file(target, sha256)
 
     def activate(self, name: str, version: int) -> None:
         """Make a version that is there the one that answers: configuration and labels become its own.
@@ -120,7 +167,7 @@ class Repository:
         self.known_version(name, version)
         with self._changed(name) as folder:
             read_card(folder / str(version))
-            _activate(folder, version)
+            activate(folder, version)
 
     def remove(self, name: str, versions: Iterable[int]) -> None:
         """Remove versions that do not answer.
@@ -152,6 +199,7 @@ class Repository:
         with self._changed(name) as folder:
             for version in set(versions_in(folder)) - set(before.versions):
                 shutil.rmtree(folder / str(version))
+            shutil.rmtree(folder / CONFIGS, ignore_errors=True)
             for file, content in before.files.items():
                 write_atomic(folder / file, content)
 
@@ -160,7 +208,8 @@ class Repository:
         folder = self.root / name
         if not (folder / CONFIG).is_file():
             return None
-        return Snapshot(versions_in(folder), {file: (folder / file).read_bytes() for file in (CONFIG, LABELS)})
+        kept = [folder / CONFIG, folder / LABELS, *(folder / CONFIGS).glob("*.pbtxt")]
+        return Snapshot(versions_in(folder), {str(p.relative_to(folder)): p.read_bytes() for p in kept})
 
     @contextmanager
     def _changed(self, name: str) -> Iterator[Path]:
@@ -263,27 +312,3 @@ def versions_in(folder: Path) -> list[int]:
 def _check_version(version: int | None) -> None:
     if version is not None and not 1 <= version < 2**31:
         raise ConfigError("version", expected="a whole number from 1", found=version)
-
-
-def _activate(folder: Path, version: int, options: ServingConfig | None = None) -> None:
-    """Write the configuration and labels with which `version` answers into a model's staged folder."""
-    card = read_card(folder / str(version), verify=False)
-    if options is None and (folder / CONFIG).is_file():
-        config = model_config.read(folder / CONFIG)
-        model_config.set_contract(config, card, version)
-    else:
-        config = model_config.build(folder.name, card, options, version=version)
-    write_atomic(folder / CONFIG, model_config.to_text(config).encode())
-    write_atomic(folder / LABELS, labels_text(card.classes).encode())
-
-
-def labels_text(classes: Sequence[str]) -> str:
-    """The content of ``labels.txt``: a class a line.
-
-    Raises:
-        ArtifactError: a class name that is more than one line.
-    """
-    for name in classes:
-        if len(name.splitlines()) > 1 or name != name.strip("\r\n"):
-            raise ArtifactError("class names", expected="one line each", found=repr(name))
-    return "".join(f"{name}\n" for name in classes)

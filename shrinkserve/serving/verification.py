@@ -12,8 +12,10 @@ from shrinkserve.errors import ArtifactError, ParityError, ShrinkServeError
 from shrinkserve.preprocess import Preprocess
 from shrinkserve.runtimes.onnx import OnnxModel
 from shrinkserve.serving import model_config
+from shrinkserve.serving.activation import labels_text
+from shrinkserve.serving.engines import configuration, configuration_path, engines_of
 from shrinkserve.serving.model_config import INPUT, LABELS, LOGITS, MODEL, PROBABILITIES
-from shrinkserve.serving.repository import Repository, labels_text
+from shrinkserve.serving.repository import Repository
 
 
 def open_verified(folder: Path) -> tuple[Card, OnnxModel]:
@@ -46,6 +48,7 @@ def problems(repository: Repository, name: str) -> Iterator[str]:
         active = model_config.active_version(config)
         card, model = open_verified(repository.known_version(name, active))
         yield from _disagreements(repository.root / name, config, card, model)
+        yield from _engine_problems(repository.root / name, config, card)
     except ShrinkServeError as fault:
         yield str(fault)
     for version in repository.versions(name):
@@ -80,6 +83,18 @@ def _disagreements(folder: Path, config: pb.ModelConfig, card: Card, model: Onnx
         yield f"{folder}: the config is of a model named {config.name!r}"
     if not (folder / LABELS).is_file() or (folder / LABELS).read_text(encoding="utf-8") != labels_text(card.classes):
         yield f"{folder / LABELS}: not the classes of the card"
+
+
+def _engine_problems(folder: Path, config: pb.ModelConfig, card: Card) -> Iterator[str]:
+    """Where an engine's configuration is missing, or promises another thing than the model's own."""
+    for engine in engines_of(card):
+        path = configuration_path(folder, engine.name)
+        found = model_config.read(path)
+        wanted = configuration(engine, config, found)
+        if found != wanted:
+            yield f"{path}: does not fit the version that answers; publish it again"
+        if engine.backend == "onnxruntime":
+            OnnxModel(folder / str(model_config.active_version(config)) / engine.file)
 
 
 def _damage(version: Path) -> Iterator[str]:

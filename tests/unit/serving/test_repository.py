@@ -16,7 +16,8 @@ from shrinkserve.config import ServingConfig
 from shrinkserve.errors import ArtifactError, ConfigError
 from shrinkserve.preprocess import Preprocess
 from shrinkserve.serving import model_config
-from shrinkserve.serving.repository import Repository, check_name, labels_text
+from shrinkserve.serving.activation import labels_text
+from shrinkserve.serving.repository import Repository, check_name
 
 CLASSES = ["zero", "one", "two"]
 

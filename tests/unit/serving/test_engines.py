@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from shrinkserve.artifact import Card
+from shrinkserve.config import ServingConfig
+from shrinkserve.errors import ArtifactError, ConfigError
+from shrinkserve.runtimes.onnx import OnnxModel
+from shrinkserve.serving import model_config
+from shrinkserve.serving.client import Client
+from shrinkserve.serving.engines import Engine, engines_of
+from shrinkserve.serving.repository import Repository
+from shrinkserve.serving.server import ServerOptions, TritonServer
+from shrinkserve.serving.verification import problems
+
+MakeModel = Callable[..., tuple[Path, Card]]
+INT8 = Engine("int8", "onnxruntime", "model.int8.onnx", "int8", record={"top1_drop": 0.001})
+PLANS = Engine("tensorrt", "tensorrt", "model.plan", "float16", {"8.9": "model.sm89.plan"}, {"k": "v"})
+
+
+@pytest.fixture
+def repository(tmp_path: Path, make_model: MakeModel) -> Repository:
+    repository = Repository(tmp_path / "models")
+    repository.add("tiny", *make_model(0), options=ServingConfig(instances=2, warmup=False))
+    return repository
+
+
+@pytest.fixture
+def built(tmp_path: Path, make_model: MakeModel) -> Path:
+    """A folder of engines' files."""
+    folder = tmp_path / "built"
+    folder.mkdir()
+    shutil.copyfile(make_model(7)[0], folder / "model.int8.onnx")
+    for name in PLANS.files:
+        (folder / name).write_text(name)
+    return folder
+
+
+def test_a_configuration_of_its_own(repository: Repository, built: Path) -> None:
+    path = repository.add_engine("tiny", PLANS, built)
+    config = model_config.read(path)
+    assert path == repository.root / "tiny" / "configs" / "tensorrt.pbtxt"
+    assert (config.backend, config.default_model_filename) == ("tensorrt", "model.plan")
+    assert dict(config.cc_model_filenames) == {"8.9": "model.sm89.plan"}
+    base = repository.config("tiny")
+    assert (config.input, config.output, config.version_policy) == (base.input, base.output, base.version_policy)
+    assert model_config.parameters(config)["precision"] == "float16"
+    assert config.parameters["k"].string_value == "v"
+    assert "intra_op_thread_count" not in config.parameters
+    assert engines_of(repository.card("tiny", 1)) == [PLANS]
+    assert list(problems(repository, "tiny")) == []
+
+
+def test_the_server_runs_the_engine_under_the_models_name(repository: Repository, built: Path, tmp_path: Path) -> None:
+    repository.add_engine("tiny", INT8, built)
+    images = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), np.uint8)
+    options = ServerOptions(log_file=tmp_path / "log", arguments=("--model-config-name=int8",))
+    with TritonServer(repository.root, options) as server, Client(server.grpc_url) as client:
+        expected = OnnxModel(built / "model.int8.onnx").answer(images)
+        np.testing.assert_allclose(client.infer("tiny", images)[0], expected, rtol=1e-5)
+        assert client.contract("tiny").precision == "int8"
+        assert client.contract("tiny").classes == repository.card("tiny", 1).classes
+
+
+def test_choices_outlive_a_version_and_go_with_the_engine(
+    repository: Repository, built: Path, make_model: MakeModel
+) -> None:
+    path = repository.add_engine("tiny", INT8, built)
+    path.write_text(path.read_text().replace("count: 2", "count: 5"))
+    model_file, card = make_model(1)
+    shutil.copyfile(built / "model.int8.onnx", model_file.parent / "model.int8.onnx")
+    first = repository.card("tiny", 1)
+    files = {**card.files, "model.int8.onnx": first.files["model.int8.onnx"]}
+    repository.add("tiny", model_file, replace(card, files=files, details=first.details))
+    config = model_config.read(path)
+    assert model_config.active_version(config) == 2
+    assert config.instance_group[0].count == 5
+    assert (repository.root / "tiny" / "2" / "model.int8.onnx").is_file()
+    repository.add("tiny", *make_model(2))
+    assert not path.exists(), "version 3 has no such engine"
+    repository.activate("tiny", 2)
+    assert path.exists()
+    assert list(problems(repository, "tiny")) == []
+
+
+def test_an_engine_is_replaced_as_a_whole(repository: Repository, built: Path, make_model: MakeModel) -> None:
+    repository.add_engine("tiny", INT8, built)
+    before = repository.root / "tiny" / "1" / "model.int8.onnx"
+    shutil.copyfile(before, built / "kept")
+    shutil.copyfile(make_model(8)[0], built / "model.int8.onnx")
+    repository.add_engine("tiny", INT8, built)
+    assert before.read_bytes() == (built / "model.int8.onnx").read_bytes() != (built / "kept").read_bytes()
+    assert list(problems(repository, "tiny")) == []
+
+
+def test_what_cannot_be(repository: Repository, built: Path) -> None:
+    with pytest.raises(ConfigError, match="model name"):
+        repository.add_engine("tiny", replace(INT8, name="../up"), built)
+    with pytest.raises(ArtifactError, match=r"nothing\.plan: no such file"):
+        repository.add_engine("tiny", replace(PLANS, file="nothing.plan"), built)
+    with pytest.raises(ArtifactError, match="names a file outside itself"):
+        repository.add_engine("tiny", replace(PLANS, file="../model.plan"), built)
+    with pytest.raises(ConfigError, match="no such version"):
+        repository.add_engine("tiny", INT8, built, version=4)
+    assert not (repository.root / "tiny" / "configs").exists()
+
+
+def test_problems_of_engines_are_found(repository: Repository, built: Path) -> None:
+    path = repository.add_engine("tiny", INT8, built)
+    path.write_text(path.read_text().replace("dims: 8", "dims: 9", 1))
+    (line,) = problems(repository, "tiny")
+    assert "does not fit the version that answers" in line
+    path.unlink()
+    (line,) = problems(repository, "tiny")
+    assert "not a readable configuration" in line
