@@ -1,0 +1,228 @@
+"""Every file of deploy/ against its schema, and what it names against what there is. Nothing is deployed."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+import types
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from shrinkserve.serving.client import Client
+from shrinkserve.serving.pip_server import CONTAINER
+from shrinkserve.serving.repository import Repository
+from shrinkserve.serving.server import ServerOptions, TritonServer
+
+DEPLOY = Path(__file__).parents[3] / "deploy"
+KUBERNETES = sorted(set((DEPLOY / "kubernetes").glob("*.yaml")) - {DEPLOY / "kubernetes" / "prometheus-adapter.yaml"})
+OBJECTS = [path for path in KUBERNETES if path.name != "kustomization.yaml"]
+DASHBOARD = DEPLOY / "grafana" / "dashboards" / "shrinkserve.json"
+ALERTS = DEPLOY / "prometheus" / "alerts.yml"
+
+
+def load(path: Path) -> Any:
+    return yaml.safe_load(path.read_text())
+
+
+def test_compose_files_hold_the_compose_specification() -> None:
+    pytest.importorskip("check_jsonschema", reason="needs check-jsonschema, which carries the schema")
+    files = [str(DEPLOY / name) for name in ("compose.yaml", "compose.gpu.yaml")]
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", *files]
+    checked = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stdout
+
+
+def test_compose_exposes_nothing_beyond_the_machine() -> None:
+    services = load(DEPLOY / "compose.yaml")["services"]
+    ports = [port for service in services.values() for port in service["ports"]]
+    assert ports
+    assert all(port.startswith("127.0.0.1:") for port in ports)
+    mounted = [volume.split(":")[0] for name in ("prometheus", "grafana") for volume in services[name]["volumes"]]
+    assert all((DEPLOY / path).exists() for path in mounted if path.startswith("./"))
+
+
+def deserialise(data: Any, kind: str, models: types.ModuleType) -> Any:
+    """An object of the official client's classes and back: a missing or unknown field, or a wrong type, shows."""
+    client = pytest.importorskip("kubernetes.client", reason="needs the Kubernetes client")
+    api = client.ApiClient()
+    built = api._ApiClient__deserialize(data, getattr(models, kind))
+    return api.sanitize_for_serialization(built)
+
+
+@pytest.mark.parametrize("path", OBJECTS, ids=lambda path: path.stem)
+def test_kubernetes_objects(path: Path) -> None:
+    models = pytest.importorskip("kubernetes.client.models", reason="needs the Kubernetes client")
+    data = load(path)
+    version = data["apiVersion"].rpartition("/")[2]
+    kind = f"{version[0].upper()}{version[1:]}{data['kind']}"
+    assert deserialise(data, kind, models) == data
+
+
+def test_a_misspelt_field_would_show() -> None:
+    models = pytest.importorskip("kubernetes.client.models", reason="needs the Kubernetes client")
+    data = load(DEPLOY / "kubernetes" / "deployment.yaml")
+    data["spec"]["template"]["spec"]["containers"][0]["readynessProbe"] = {}
+    assert deserialise(data, "V1Deployment", models) != data
+
+
+def test_kustomization_names_every_object() -> None:
+    named = load(DEPLOY / "kubernetes" / "kustomization.yaml")["resources"]
+    assert sorted(named) == [path.name for path in OBJECTS]
+
+
+def test_kubernetes_objects_fit_each_other() -> None:
+    deployment, service, hpa = (load(DEPLOY / "kubernetes" / f"{n}.yaml") for n in ("deployment", "service", "hpa"))
+    pod = deployment["spec"]["template"]
+    assert service["spec"]["selector"].items() <= pod["metadata"]["labels"].items()
+    assert deployment["spec"]["selector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
+    assert hpa["spec"]["scaleTargetRef"]["name"] == deployment["metadata"]["name"]
+    named = {port["name"] for port in pod["spec"]["containers"][0]["ports"]}
+    assert {port["targetPort"] for port in service["spec"]["ports"]} <= named
+    (rule,) = load(DEPLOY / "kubernetes" / "prometheus-adapter.yaml")["rules"]["custom"]
+    assert hpa["spec"]["metrics"][0]["pods"]["metric"]["name"] == rule["name"]["as"]
+
+
+def misfits(data: Any, kind: str, models: types.ModuleType, where: str = "") -> list[str]:
+    """Where data is not what KServe's classes, made from its OpenAPI document, describe."""
+    if kind.startswith("list["):
+        items = enumerate(data) if isinstance(data, list) else [(0, None)]
+        return [fault for index, item in items for fault in misfits(item, kind[5:-1], models, f"{where}[{index}]")]
+    if kind in {"str", "int", "bool"}:
+        return [] if type(data).__name__ == kind else [f"{where}: {data!r} is no {kind}"]
+    if not hasattr(models, kind):  # of Kubernetes itself
+        official = importlib.import_module("kubernetes.client.models")
+        return [] if deserialise(data, kind, official) == data else [f"{where}: no {kind}"]
+    described = getattr(models, kind)
+    types_of = {described.attribute_map[name]: kind for name, kind in described.openapi_types.items()}
+    return [
+        fault
+        for key, value in data.items()
+        for fault in (
+            misfits(value, types_of[key], models, f"{where}.{key}") if key in types_of else [f"{where}.{key}: unknown"]
+        )
+    ]
+
+
+def test_kserve_inference_service() -> None:
+    pytest.importorskip("kubernetes", reason="needs the Kubernetes client")
+    found = importlib.util.find_spec("kserve")
+    if found is None:
+        pytest.skip("needs kserve, which carries the schema")
+    package = types.ModuleType("kserve")  # without its __init__, which wants a web server's libraries
+    package.__path__ = list(found.submodule_search_locations or ())
+    sys.modules.setdefault("kserve", package)
+    models = importlib.import_module("kserve.models")
+    data = load(DEPLOY / "kserve" / "inferenceservice.yaml")
+    assert misfits(data, "V1beta1InferenceService", models) == []
+    data["spec"]["predictor"]["model"]["storageUrl"] = "pvc://models/"
+    data["spec"]["predictor"]["minReplicas"] = "2"
+    assert sorted(misfits(data, "V1beta1InferenceService", models)) == [
+        ".spec.predictor.minReplicas: '2' is no int",
+        ".spec.predictor.model.storageUrl: unknown",
+    ]
+
+
+def test_one_release_of_the_container() -> None:
+    release = CONTAINER.rpartition(":")[2]
+    texts = {path: path.read_text() for path in [*DEPLOY.rglob("*.yaml"), DEPLOY.parent / "model_repository/README.md"]}
+    found = {path: set(re.findall(r"\b\d\d\.\d\d-py3\b", text)) for path, text in texts.items()}
+    assert {release} == set().union(*found.values())
+    assert sum(map(bool, found.values())) == 4
+
+
+def expressions() -> Iterator[tuple[str, str]]:
+    for rule in load(ALERTS)["groups"][0]["rules"]:
+        yield rule["alert"], rule["expr"]
+    for panel in json.loads(DASHBOARD.read_text())["panels"]:
+        for target in panel["targets"]:
+            yield panel["title"], target["expr"].replace("$__rate_interval", "1m")
+    (rule,) = load(DEPLOY / "kubernetes" / "prometheus-adapter.yaml")["rules"]["custom"]
+    yield "adapter", rule["metricsQuery"].replace("<<.GroupBy>>", "pod").replace("<<.LabelMatchers>>", 'pod="a"')
+
+
+@pytest.mark.parametrize(("where", "expression"), list(expressions()))
+def test_expressions_are_promql(where: str, expression: str) -> None:
+    promql_parser = pytest.importorskip("promql_parser", reason="needs promql-parser")
+    promql_parser.parse(expression)
+
+
+def test_alert_rules_have_what_prometheus_wants() -> None:
+    (group,) = load(ALERTS)["groups"]
+    assert group.keys() <= {"name", "interval", "rules"}
+    assert len({rule["alert"] for rule in group["rules"]}) == len(group["rules"])
+    for rule in group["rules"]:
+        assert rule.keys() == {"alert", "expr", "for", "labels", "annotations"}
+        assert re.fullmatch(r"\d+[smhd]", rule["for"])
+        assert rule["labels"]["severity"] in {"critical", "warning", "info"}
+        assert rule["annotations"].keys() == {"summary", "description"}
+    assert load(DEPLOY / "prometheus" / "prometheus.yml")["rule_files"] == [ALERTS.name]
+
+
+def test_dashboard_holds_grafanas_schema() -> None:
+    dashboard = pytest.importorskip("grafana_foundation_sdk.models.dashboard", reason="needs grafana-foundation-sdk")
+    sdk = importlib.import_module("grafana_foundation_sdk.cog.encoder")
+    data = json.loads(DASHBOARD.read_text())
+    built = json.loads(sdk.JSONEncoder().encode(dashboard.Dashboard.from_json(data)))
+    assert [panel["title"] for panel in built["panels"]] == [panel["title"] for panel in data["panels"]]
+    assert unknown(data, built) == []
+
+
+def unknown(ours: Any, theirs: Any, where: str = "") -> list[str]:
+    """Keys of ours that a round trip through the schema's classes lost, as they are not of the schema."""
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        return [
+            fault
+            for key, value in ours.items()
+            for fault in (
+                [f"{where}.{key}"]
+                if key not in theirs and value is not None
+                else unknown(value, theirs.get(key), f"{where}.{key}")
+            )
+        ]
+    if isinstance(ours, list) and isinstance(theirs, list):
+        return [
+            fault
+            for index, pair in enumerate(zip(ours, theirs, strict=True))
+            for fault in unknown(*pair, f"{where}[{index}]")
+        ]
+    return []
+
+
+def test_panels_do_not_overlap() -> None:
+    taken: set[tuple[int, int]] = set()
+    for panel in json.loads(DASHBOARD.read_text())["panels"]:
+        grid = panel["gridPos"]
+        cells = {
+            (x, y) for x in range(grid["x"], grid["x"] + grid["w"]) for y in range(grid["y"], grid["y"] + grid["h"])
+        }
+        assert max(x for x, _ in cells) < 24
+        assert not cells & taken
+        taken |= cells
+
+
+def test_metrics_are_those_of_a_real_server(tiny_repository: Repository, tmp_path: Path) -> None:
+    """With the arguments of the deployment; GPU metrics exist on machines with a GPU only."""
+    (container,) = load(DEPLOY / "kubernetes" / "deployment.yaml")["spec"]["template"]["spec"]["containers"]
+    arguments = tuple(argument for argument in container["args"] if argument.startswith("--metrics-config"))
+    assert len(arguments) == 2
+    options = ServerOptions(models=["tiny"], log_file=tmp_path / "log", arguments=arguments)
+    with TritonServer(tiny_repository.root, options) as server:
+        with Client(server.grpc_url) as client:
+            client.infer("tiny", np.zeros((1, 8, 8, 3), np.uint8))
+        with urllib.request.urlopen(server.metrics_url) as response:
+            text = response.read().decode()
+    wanted = set(re.findall(r"\bnv_\w+", " ".join(expression for _, expression in expressions())))
+    assert "nv_inference_queue_duration_us" in wanted
+    families = set(re.findall(r"^# TYPE (\w+)", text, re.MULTILINE))
+    assert {name for name in wanted if not name.startswith("nv_gpu_")} <= families
+    assert 'quantile="0.99"' in text
