@@ -31,7 +31,7 @@ def register(app: typer.Typer) -> None:
         help="List, publish, roll back, verify and tune the models of a repository.", no_args_is_help=True
     )
     group.command("list")(list_models)
-    for command in (show, publish, rollback, verify, gc):
+    for command in (show, publish, rollback, verify, gc, tune):
         group.command()(command)
     app.add_typer(group, name="repo")
 
@@ -179,6 +179,34 @@ def gc(
                 held.remove(model, surplus)
             verb = "would remove" if dry_run else "removed"
             typer.echo(f"{model}: {verb} {', '.join(map(str, surplus)) or 'nothing'}; {active} answers")
+
+
+def tune(
+    name: Name,
+    slo: Annotated[str, typer.Option(help="What must hold, e.g. p99=20ms, as a client on this machine sees it.")],
+    repository: Root = DEFAULT,
+    as_json: Annotated[bool, typer.Option("--json", help="Print every load as JSON.")] = False,
+) -> None:
+    """Measure instances, threads, batching and engines on this machine, and write the best into the configuration."""
+    from shrinkserve.benchmark.gates import parse_duration
+    from shrinkserve.benchmark.tuning import explain_batching
+    from shrinkserve.benchmark.tuning import tune as measure
+    from shrinkserve.serving.repository import Repository
+
+    quantity, _, duration = slo.partition("=")
+    if quantity != "p99":
+        raise ConfigError("--slo", expected="p99=DURATION such as p99=20ms", found=repr(slo))
+    limit = parse_duration(duration, "--slo")
+    say = (lambda _: None) if as_json else typer.echo
+    tuning = measure(Repository(repository), name, limit, say=say)
+    best = tuning.best
+    if as_json:
+        typer.echo(json.dumps(tuning.to_dict(), indent=1))
+        return
+    typer.echo(explain_batching(tuning))
+    typer.echo(f"written: {best.choice}")
+    if best.choice.engine is not None:
+        typer.echo(f"start the server with --config {best.choice.engine} to run it")
 
 
 @contextmanager

@@ -92,8 +92,10 @@ def configuration(engine: Engine, base: pb.ModelConfig, known: pb.ModelConfig | 
     config.parameters[f"{model_config.PREFIX}precision"].string_value = engine.precision
     if known is None:
         config.ClearField("optimization")
-        if engine.backend != base.backend:
-            del config.parameters["intra_op_thread_count"]  # means something to ONNX Runtime only
+        if engine.backend != base.backend:  # its threads go by another name, if it has any
+            options = model_config.options_of(base)
+            del config.parameters[model_config.THREADS[base.backend]]
+            model_config.set_options(config, options)
         for key, value in engine.parameters.items():
             config.parameters[key].string_value = value
     return config

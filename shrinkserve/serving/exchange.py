@@ -50,7 +50,7 @@ def changed_folder(target: Path) -> Iterator[Path]:
         copy = staging / target.name
         with unwritable(target):
             if target.is_dir():
-                shutil.copytree(target, copy, copy_function=_link)
+                linked_copy(target, copy)
             else:
                 copy.mkdir()
         yield copy
@@ -160,6 +160,11 @@ def _sweep(root: Path) -> None:
     for place in (root.resolve().parent, root):
         for left in place.glob(f"{_prefix(root)}*"):
             shutil.rmtree(left, ignore_errors=True)
+
+
+def linked_copy(source: Path, target: Path) -> None:
+    """Copy a folder; its files are hard links where the file system has them, so write into none of them."""
+    shutil.copytree(source, target, copy_function=_link)
 
 
 def _link(source: str, target: str) -> None:

@@ -25,6 +25,8 @@ CONFIG = "config.pbtxt"
 LABELS = "labels.txt"
 MODEL = "model.onnx"
 INPUT, LOGITS, PROBABILITIES = "images", "logits", "probabilities"
+THREADS = {"onnxruntime": "intra_op_thread_count", "openvino": "INFERENCE_NUM_THREADS"}
+"""Backend -> its parameter for the threads of one instance; for both, 0 is as many as there are cores."""
 PREFIX = "shrinkserve."
 """What the keys of our own parameters begin with; Triton hands them out and reads none of them."""
 
@@ -44,19 +46,18 @@ def build(name: str, card: Card, options: ServingConfig | None = None, *, versio
     options = options or ServingConfig()
     config = pb.ModelConfig(name=name, backend="onnxruntime", default_model_filename=MODEL)
     set_options(config, options)
-    if options.warmup:
-        for batch in sorted({1, *options.preferred_batch_sizes, options.max_batch_size}):
-            config.model_warmup.add(name=f"batch {batch}", batch_size=batch)
     set_contract(config, card, version)
     return config
 
 
 def set_options(config: pb.ModelConfig, options: ServingConfig) -> None:
-    """Write what is a choice into `config`: batching, queue, instances, threads, cache."""
+    """Write what is a choice into `config`: batching, queue, instances, threads, warm-up, cache."""
     config.max_batch_size = options.max_batch_size
     config.ClearField("instance_group")
     config.instance_group.add(kind=pb.ModelInstanceGroup.KIND_AUTO, count=options.instances)
-    config.parameters["intra_op_thread_count"].string_value = str(options.threads)
+    threads = THREADS.get(config.backend)
+    if threads is not None:
+        config.parameters[threads].string_value = str(options.threads)
     config.ClearField("response_cache")
     if options.response_cache:
         config.response_cache.enable = True
@@ -74,6 +75,28 @@ def set_options(config: pb.ModelConfig, options: ServingConfig) -> None:
     if options.priority_levels:
         batching.priority_levels = options.priority_levels
         batching.default_priority_level = 1
+    config.ClearField("model_warmup")
+    if options.warmup:
+        for batch in sorted({1, *options.preferred_batch_sizes, options.max_batch_size}):
+            config.model_warmup.add(name=f"batch {batch}", batch_size=batch)
+    _fill_warmup(config)
+
+
+def options_of(config: pb.ModelConfig) -> ServingConfig:
+    """Read back what `set_options` and `build` made of the options."""
+    batching = config.dynamic_batching
+    threads = THREADS.get(config.backend, "")
+    return ServingConfig(
+        max_batch_size=config.max_batch_size or 1,
+        instances=config.instance_group[0].count if config.instance_group else 1,
+        threads=int(config.parameters[threads].string_value or 0) if threads in config.parameters else 0,
+        queue_delay_us=batching.max_queue_delay_microseconds,
+        preferred_batch_sizes=tuple(batching.preferred_batch_size),
+        queue_size=batching.default_queue_policy.max_queue_size,
+        priority_levels=batching.priority_levels,
+        warmup=bool(config.model_warmup),
+        response_cache=config.response_cache.enable,
+    )
 
 
 def set_contract(config: pb.ModelConfig, card: Card, version: int) -> None:
@@ -94,10 +117,7 @@ def set_contract(config: pb.ModelConfig, card: Card, version: int) -> None:
     config.output.add(name=LOGITS, data_type=pb.TYPE_FP32, dims=[classes])
     config.output.add(name=PROBABILITIES, data_type=pb.TYPE_FP32, dims=[classes], label_filename=LABELS)
     config.version_policy.specific.versions.append(version)
-    for sample in config.model_warmup:
-        warm = sample.inputs[INPUT]
-        warm.data_type, warm.zero_data = pb.TYPE_UINT8, True
-        warm.dims[:] = shape
+    _fill_warmup(config)
     own = {
         "preprocess": json.dumps(preprocess.to_dict()),
         "contract": preprocess.contract,
@@ -108,6 +128,15 @@ def set_contract(config: pb.ModelConfig, card: Card, version: int) -> None:
         config.parameters[PREFIX + key].string_value = value
 
 
+def _fill_warmup(config: pb.ModelConfig) -> None:
+    """Have the warm-up's batches be of blank images of the model's size."""
+    for sample in config.model_warmup:
+        for tensor in config.input:
+            warm = sample.inputs[tensor.name]
+            warm.data_type, warm.zero_data = tensor.data_type, True
+            warm.dims[:] = tensor.dims
+
+
 def copy_contract(source: pb.ModelConfig, target: pb.ModelConfig) -> None:
     """Write what `set_contract` wrote into `source` into `target` too."""
     for part in ("input", "output", "version_policy"):
@@ -115,8 +144,7 @@ def copy_contract(source: pb.ModelConfig, target: pb.ModelConfig) -> None:
     target.input.extend(source.input)
     target.output.extend(source.output)
     target.version_policy.CopyFrom(source.version_policy)
-    for sample in target.model_warmup:
-        sample.inputs[INPUT].dims[:] = source.input[0].dims
+    _fill_warmup(target)
     for key, value in source.parameters.items():
         if key.startswith(PREFIX):
             target.parameters[key].CopyFrom(value)

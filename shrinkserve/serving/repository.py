@@ -169,6 +169,43 @@ class Repository:
             read_card(folder / str(version))
             activate(folder, version)
 
+    def configure(self, name: str, options: ServingConfig, engine: str | None = None) -> None:
+        """Change how a model is run: its default engine, or the one of ``configs/ENGINE.pbtxt``.
+
+        Raises:
+            ConfigError: no such model or engine.
+            ArtifactError: a configuration that cannot be read, or a place that cannot be written.
+        """
+        path = self.config_path(name, engine).relative_to(self.root / name)
+        with self._changed(name) as folder:
+            config = model_config.read(folder / path)
+            model_config.set_options(config, options)
+            write_atomic(folder / path, model_config.to_text(config).encode())
+
+    def config_path(self, name: str, engine: str | None = None) -> Path:
+        """The configuration of a model's default engine, or of a named one.
+
+        Raises:
+            ConfigError: no such model or engine.
+        """
+        folder = self._folder(name)
+        if engine is None:
+            return folder / CONFIG
+        known = self.engines(name)
+        if engine not in known:
+            raise ConfigError(
+                f"{folder}: no such engine", expected=f"one of {', '.join(known) or 'none'}", found=engine
+            )
+        return configuration_path(folder, engine)
+
+    def engines(self, name: str) -> list[str]:
+        """Names of the engines besides the default one.
+
+        Raises:
+            ConfigError: no such model.
+        """
+        return sorted(path.stem for path in (self._folder(name) / CONFIGS).glob("*.pbtxt"))
+
     def remove(self, name: str, versions: Iterable[int]) -> None:
         """Remove versions that do not answer.
 

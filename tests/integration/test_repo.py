@@ -79,6 +79,9 @@ def test_verify_lists_what_is_wrong(root: Path, capsys: pytest.CaptureFixture[st
         (["rollback", "smoke", "--to", "9"], "no such version: expected one of 1, found 9"),
         (["publish", "nowhere"], "card.json: no such card"),
         (["publish", "nowhere", "--shadow", "5"], "--shadow: expected --url"),
+        (["tune", "smoke", "--slo", "p50=20ms"], "--slo: expected p99=DURATION such as p99=20ms"),
+        (["tune", "smoke", "--slo", "p99=20"], "--slo: expected a duration such as 20ms, found '20'"),
+        (["tune", "cats", "--slo", "p99=20ms"], "no such model: expected one of smoke, found cats"),
         (["verify", "cats"], "no such model: expected one of smoke, found cats"),
     ],
 )

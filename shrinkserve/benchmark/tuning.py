@@ -1,0 +1,227 @@
+"""How to run a model on this machine: instances, threads, batching and engine, measured in scratch servers.
+
+The choices are tried one axis after the other, each from the best so far: engines with instances and threads first,
+as they decide what a batch costs, then the largest batch, then the queue delay. A choice is worth its best load: the
+most images a second among the concurrencies at which the 99th percentile holds the limit.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from shrinkserve.benchmark.load import Load, Timing, closed_loop
+from shrinkserve.benchmark.target import server as server_target
+from shrinkserve.config import ServingConfig
+from shrinkserve.errors import GateError, ServerError
+from shrinkserve.serving import model_config
+from shrinkserve.serving.client import Client
+from shrinkserve.serving.exchange import linked_copy
+from shrinkserve.serving.repository import Repository
+from shrinkserve.serving.server import ServerOptions, TritonServer
+
+CONCURRENCIES = (1, 2, 4, 8, 16)
+BATCHES = (1, 8, 32)
+DELAYS_US = (500, 2000)
+WORTHWHILE = 1.03
+"""What a later choice must gain over the best so far: less is noise, and an earlier one is the simpler."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One way to run the model; `engine` None is ``config.pbtxt``."""
+
+    options: ServingConfig
+    engine: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain data."""
+        return {"engine": self.engine, **asdict(self.options)}
+
+    def __str__(self) -> str:
+        chosen = self.options
+        threads = chosen.threads or "all"
+        return (
+            f"{self.engine or 'default'}: {chosen.instances} x {threads} threads, batch {chosen.max_batch_size}, "
+            f"delay {chosen.queue_delay_us} us"
+        )
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What one choice did, a load a concurrency; or why it could not be served."""
+
+    choice: Choice
+    loads: list[Load] = field(default_factory=list)
+    fault: str | None = None
+
+    def best(self, limit: float) -> Load | None:
+        """The load of most images a second whose 99th percentile is within `limit` seconds."""
+        holding = [load for load in self.loads if load.latency.percentile(99) <= limit]
+        return max(holding, key=lambda load: load.throughput, default=None)
+
+    def worth(self, limit: float) -> float:
+        """Images a second of `best`; 0 where nothing holds the limit."""
+        load = self.best(limit)
+        return load.throughput if load else 0.0
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """All trials in the order in which they were made, and which is best."""
+
+    limit: float
+    trials: list[Trial]
+
+    @property
+    def best(self) -> Trial:
+        """The first trial that no later one beats by what is worthwhile."""
+        best = self.trials[0]
+        for trial in self.trials[1:]:
+            if trial.worth(self.limit) > best.worth(self.limit) * WORTHWHILE:
+                best = trial
+        return best
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain data; the unit is in the name."""
+        return {
+            "limit_p99_ms": self.limit * 1e3,
+            "best": self.best.choice.to_dict(),
+            "trials": [
+                {"choice": t.choice.to_dict(), "fault": t.fault, "loads": [load.to_dict() for load in t.loads]}
+                for t in self.trials
+            ],
+        }
+
+
+def tune(
+    repository: Repository,
+    name: str,
+    limit: float,
+    *,
+    timing: Timing | None = None,
+    concurrencies: Sequence[int] = CONCURRENCIES,
+    say: Callable[[str], None] = lambda _: None,
+) -> Tuning:
+    """Measure ways to run a model and write the best into its configuration.
+
+    Args:
+        repository: holds the model; its version that answers is measured.
+        name: the model's name.
+        limit: seconds that the 99th percentile may take, as a client on this machine sees it.
+        timing: of one load.
+        concurrencies: requests of one image under way at a time.
+        say: is told each trial.
+
+    Raises:
+        ConfigError: no such model.
+        GateError: no way holds the limit; nothing is written.
+    """
+    tuning = Tuning(limit, [])
+    present = model_config.options_of(repository.config(name))
+
+    def measure(choices: Iterable[Choice]) -> Choice:
+        for choice in choices:
+            trial = _try(repository, name, choice, timing or Timing(0.5, 1.0, 2, 4), concurrencies)
+            tuning.trials.append(trial)
+            say(describe(trial, limit))
+        return tuning.best.choice
+
+    best_instances = measure(_engines_and_instances(present, repository.engines(name)))
+    best_batch = measure(_batches(best_instances, present.max_batch_size))
+    measure(_delays(best_batch))
+    best = tuning.best
+    if not best.worth(limit):
+        fastest = min((load.latency.percentile(99) for trial in tuning.trials for load in trial.loads), default=None)
+        found = "nothing could be served" if fastest is None else f"{fastest * 1e3:.1f} ms at best"
+        raise GateError(f"no way to run {name} here holds a p99 of {limit * 1e3:g} ms: {found}")
+    repository.configure(name, best.choice.options, best.choice.engine)
+    return tuning
+
+
+def _engines_and_instances(present: ServingConfig, engines: Sequence[str]) -> Iterator[Choice]:
+    cores = len(os.sched_getaffinity(0))
+    for engine in (None, *engines):
+        for instances in sorted({1, max(1, cores // 2), cores}):
+            yield Choice(replace(present, instances=instances, threads=cores // instances, queue_delay_us=0), engine)
+
+
+def _batches(best: Choice, largest: int) -> Iterator[Choice]:
+    for batch in BATCHES:
+        if batch < largest and batch != best.options.max_batch_size:
+            options = replace(best.options, max_batch_size=batch, preferred_batch_sizes=())
+            yield replace(best, options=options)
+
+
+def _delays(best: Choice) -> Iterator[Choice]:
+    for delay in DELAYS_US:
+        if best.options.max_batch_size > 1:
+            yield replace(best, options=replace(best.options, queue_delay_us=delay))
+
+
+def _try(repository: Repository, name: str, choice: Choice, timing: Timing, concurrencies: Sequence[int]) -> Trial:
+    with tempfile.TemporaryDirectory(prefix="shrinkserve-tune-") as folder:
+        scratch = Repository(Path(folder) / "models")
+        scratch.root.mkdir()
+        linked_copy(repository.root / name, scratch.root / name)
+        scratch.configure(name, choice.options, choice.engine)
+        arguments = () if choice.engine is None else (f"--model-config-name={choice.engine}",)
+        options = ServerOptions(log_file=Path(folder) / "triton.log", arguments=arguments)
+        try:
+            with TritonServer(scratch.root, options) as server:
+                return Trial(choice, [_load(server.grpc_url, name, count, timing) for count in concurrencies])
+        except ServerError as fault:  # an engine of another processor, for one
+            return Trial(choice, fault=fault.what)
+
+
+def _load(url: str, name: str, concurrency: int, timing: Timing) -> Load:
+    with Client(url) as client:
+        contract = client.contract(name)
+    size = contract.preprocess.size
+    images = np.random.default_rng(0).integers(0, 256, (8, 1, size, size, 3), np.uint8)
+    return closed_loop(server_target(url, name, contract.precision), list(images), concurrency, timing)
+
+
+def describe(trial: Trial, limit: float) -> str:
+    """One line of what a choice did."""
+    if trial.fault is not None:
+        return f"{trial.choice}: cannot be served ({trial.fault})"
+    load = trial.best(limit)
+    if load is None:
+        lowest = min(load.latency.percentile(99) for load in trial.loads)
+        return f"{trial.choice}: p99 {lowest * 1e3:.1f} ms at best, beyond the limit"
+    server = load.server or {}
+    return (
+        f"{trial.choice}: {load.throughput:.0f} images/s at concurrency {load.workers}, "
+        f"p50 {load.latency.percentile(50) * 1e3:.1f} ms, p99 {load.latency.percentile(99) * 1e3:.1f} ms, "
+        f"{server.get('images_per_execution') or 1:.2f} images an execution"
+    )
+
+
+def explain_batching(tuning: Tuning) -> str:
+    """What an image costs alone and in company, from Triton's own account over all trials of the best engine."""
+    spent: dict[int, tuple[int, float]] = {}
+    engine, instances = tuning.best.choice.engine, tuning.best.choice.options.instances
+    for trial in tuning.trials:
+        if (trial.choice.engine, trial.choice.options.instances) != (engine, instances):
+            continue
+        for load in trial.loads:
+            for size, entry in (load.server or {}).get("batches", {}).items():
+                count, total = spent.get(int(size), (0, 0.0))
+                spent[int(size)] = (count + entry["executions"], total + entry["executions"] * entry["mean_ms"])
+    enough = {size: total / count / size for size, (count, total) in sorted(spent.items()) if count >= 20}
+    if 1 not in enough or len(enough) < 2:
+        return "batching: executions of several images were too few to tell what company saves"
+    cheapest = min((size for size in enough if size > 1), key=lambda size: enough[size])
+    alone, company = enough[1], enough[cheapest]
+    verdict = "helps" if alone > company * WORTHWHILE else "does not help"
+    change = f"{abs(1 - company / alone):.0%} {'less' if company < alone else 'more'}"
+    return (
+        f"batching {verdict}: an image takes {alone:.2f} ms alone, {company:.2f} ms in a batch of {cheapest} ({change})"
+    )

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from shrinkserve.benchmark import tuning
+from shrinkserve.benchmark.histogram import Histogram
+from shrinkserve.benchmark.load import Load, Timing
+from shrinkserve.benchmark.recorder import Window
+from shrinkserve.benchmark.tuning import Choice, Trial, Tuning, explain_batching, tune
+from shrinkserve.config import ServingConfig
+from shrinkserve.errors import GateError
+from shrinkserve.serving import model_config
+from shrinkserve.serving.repository import Repository
+
+QUICK = Timing(warmup=0.1, window=0.1, agree=1, most=1)
+
+
+def load(images: int, latency: float, workers: int = 1, batches: dict[str, object] | None = None) -> Load:
+    histogram = Histogram()
+    for _ in range(images):
+        histogram.record(latency)
+    window = Window(images, images, 0, histogram)
+    server = {"images_per_execution": 1.0, "batches": batches or {}}
+    return Load("x", 1, workers, None, None, 1.0, [window], histogram, 0, server, {}, [])
+
+
+def trial(*loads: Load, instances: int = 1) -> Trial:
+    return Trial(Choice(ServingConfig(instances=instances)), list(loads))
+
+
+def test_worth_is_the_most_images_that_hold_the_limit() -> None:
+    tried = trial(load(100, 0.005), load(180, 0.010, 2), load(200, 0.050, 8))
+    assert tried.worth(0.020) == 180
+    assert tried.worth(0.100) == 200
+    assert tried.worth(0.001) == 0
+
+
+def test_a_later_choice_must_be_worth_the_change() -> None:
+    trials = [trial(load(100, 0.01)), trial(load(102, 0.01), instances=2), trial(load(120, 0.01), instances=3)]
+    assert Tuning(0.02, trials[:2]).best is trials[0]
+    assert Tuning(0.02, trials).best is trials[2]
+    refused = Trial(trials[0].choice, fault="does not load")
+    assert Tuning(0.02, [refused, trials[0]]).best is trials[0]
+
+
+def test_what_company_saves() -> None:
+    batches = {"1": {"executions": 100, "mean_ms": 10.0}, "4": {"executions": 50, "mean_ms": 20.0}}
+    said = explain_batching(Tuning(1.0, [trial(load(100, 0.01, batches=batches))]))
+    assert said == "batching helps: an image takes 10.00 ms alone, 5.00 ms in a batch of 4 (50% less)"
+    few = {"1": {"executions": 100, "mean_ms": 10.0}, "4": {"executions": 3, "mean_ms": 20.0}}
+    assert "too few" in explain_batching(Tuning(1.0, [trial(load(100, 0.01, batches=few))]))
+
+
+@pytest.fixture
+def changed(smoke_repository: Path, tmp_path: Path) -> Repository:
+    import shutil
+
+    return Repository(shutil.copytree(smoke_repository, tmp_path / "models"))
+
+
+def test_the_best_is_written(changed: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Real servers; the loads are too short to mean anything, so only the path is looked at."""
+    monkeypatch.setattr(tuning, "DELAYS_US", (500,))
+    monkeypatch.setattr(tuning, "BATCHES", (1,))
+    said: list[str] = []
+    result = tune(changed, "smoke", limit=60.0, timing=QUICK, concurrencies=(1, 2), say=said.append)
+    assert len(said) == len(result.trials) >= 3
+    assert all(len(t.loads) == 2 for t in result.trials)
+    written = model_config.options_of(changed.config("smoke"))
+    assert written == result.best.choice.options
+    assert result.to_dict()["best"]["engine"] is None
+
+
+def test_nothing_is_written_when_nothing_holds(changed: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tuning, "DELAYS_US", ())
+    monkeypatch.setattr(tuning, "BATCHES", ())
+    before = changed.config("smoke")
+    with pytest.raises(GateError, match=r"no way to run smoke here holds a p99 of 0\.001 ms"):
+        tune(changed, "smoke", limit=1e-6, timing=QUICK, concurrencies=(1,))
+    assert changed.config("smoke") == before
