@@ -34,6 +34,7 @@ def predict(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV, a line a class.")] = False,
     timeout: Annotated[float, typer.Option(min=0.001, help="Seconds that one request may take.")] = 60.0,
+    priority: Annotated[int, typer.Option(min=0, help="1 is served first; 0: the model's default.")] = 0,
 ) -> None:
     """Classify images with a running server; they are prepared as the model's contract says."""
     from shrinkserve.serving.client import Client
@@ -45,7 +46,7 @@ def predict(
     faults: list[DataError] = []
     with Client(url, timeout=timeout) as client:
         name = model or client.only_model()
-        write(_noting_faults(client.stream(paths, name, top=top), faults), name)
+        write(_noting_faults(client.stream(paths, name, top=top, priority=priority), faults), name)
     _report(faults)
 
 

@@ -43,16 +43,23 @@ class Client:
         contract: of the preprocessing that the caller was built for (`Preprocess.contract`): a model with another
             one is refused. None takes any, as the model's own contract decides how images are prepared.
         token: for the APIs that the server restricts to those who know it.
+        shared_memory: hand images to a server on this machine in system shared memory; the server must allow it.
 
     Raises:
-        ConfigError: not such a URL.
+        ConfigError: not such a URL, or shared memory with a server elsewhere.
     """
 
     def __init__(
-        self, url: str, *, timeout: float = 60.0, contract: str | None = None, token: str | None = None
+        self,
+        url: str,
+        *,
+        timeout: float = 60.0,
+        contract: str | None = None,
+        token: str | None = None,
+        shared_memory: bool = False,
     ) -> None:
         self.url = url
-        self._transport = connect(parse_url(url, timeout, token))
+        self._transport = connect(parse_url(url, timeout, token, shared_memory=shared_memory))
         self._expected = contract
         self._agreed: dict[str, Contract] = {}
 

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -16,6 +16,9 @@ from tritonclient.grpc import model_config_pb2 as pb
 from shrinkserve.errors import ConfigError
 from shrinkserve.serving.faults import explained
 from shrinkserve.serving.model_config import INPUT
+
+if TYPE_CHECKING:
+    from shrinkserve.serving.shared_memory import Regions
 
 MAX_MESSAGE = 2**31 - 1
 """Of gRPC, in bytes; its own default of 4 MiB is 27 images of 224x224."""
@@ -85,6 +88,7 @@ class Endpoint:
     address: str
     timeout: float
     token: str | None = None
+    shared_memory: bool = False
 
     @property
     def http(self) -> bool:
@@ -101,13 +105,14 @@ class Endpoint:
         return {} if self.token is None else {key: self.token}
 
 
-def parse_url(url: str, timeout: float, token: str | None = None) -> Endpoint:
+def parse_url(url: str, timeout: float, token: str | None = None, *, shared_memory: bool = False) -> Endpoint:
     """Where a URL leads.
 
     Args:
         url: ``http://HOST:PORT``, ``https://HOST:PORT``, ``grpc://HOST:PORT`` or ``grpcs://HOST:PORT``.
         timeout: seconds that one request may take.
         token: for the APIs that the server restricts to those who know it.
+        shared_memory: hand images over in the memory of this machine.
 
     Raises:
         ConfigError: not such a URL.
@@ -120,7 +125,7 @@ def parse_url(url: str, timeout: float, token: str | None = None) -> Endpoint:
         address = ""
     if not address or parts.scheme not in {"http", "https", "grpc", "grpcs"}:
         raise ConfigError("server URL", expected="http://HOST:PORT or grpc://HOST:PORT", found=repr(url))
-    return Endpoint(url, parts.scheme, address, timeout, token)
+    return Endpoint(url, parts.scheme, address, timeout, token, shared_memory)
 
 
 def connect(endpoint: Endpoint) -> Transport:
@@ -137,6 +142,7 @@ class GrpcTransport:
         self._url, self._timeout, self._library = endpoint.url, endpoint.timeout, grpc
         self._client = grpc.InferenceServerClient(endpoint.address, ssl=endpoint.tls, channel_args=CHANNEL)
         self._call = {"client_timeout": endpoint.timeout, "headers": endpoint.headers}
+        self._regions = regions_of(endpoint)
 
     def ready(self) -> bool:
         with explained(self._url):
@@ -152,7 +158,8 @@ class GrpcTransport:
 
     def infer(self, question: Question) -> Reply:
         with explained(self._url):
-            result = self._client.infer(**request(self._library, question, self._timeout), **self._call)
+            region = self._regions.place(self._client, self._call, question.images) if self._regions else None
+            result = self._client.infer(**request(self._library, question, self._timeout, region), **self._call)
             tensors = {name: result.as_numpy(name) for name in question.outputs}
             return Reply(tensors, int(result.get_response().model_version))
 
@@ -165,6 +172,8 @@ class GrpcTransport:
             self._client.unload_model(model, **self._call)
 
     def close(self) -> None:
+        if self._regions:
+            self._regions.close(self._client, self._call)
         self._client.close()
 
 
@@ -175,7 +184,8 @@ class HttpTransport:
         from tritonclient import http
 
         self._url, self._timeout, self._library = endpoint.url, endpoint.timeout, http
-        self._headers = endpoint.headers
+        self._call = {"headers": endpoint.headers}
+        self._regions = regions_of(endpoint)
         self._open = partial(
             http.InferenceServerClient,
             endpoint.address,
@@ -193,39 +203,61 @@ class HttpTransport:
 
     def ready(self) -> bool:
         with explained(self._url):
-            return bool(self._client.is_server_ready(headers=self._headers))
+            return bool(self._client.is_server_ready(**self._call))
 
     def config(self, model: str) -> pb.ModelConfig:
         with explained(self._url):
-            return parse_config(self._client.get_model_config(model, headers=self._headers))
+            return parse_config(self._client.get_model_config(model, **self._call))
 
     def statistics(self, model: str = "") -> list[dict[str, Any]]:
         with explained(self._url):
-            return list(self._client.get_inference_statistics(model, headers=self._headers)["model_stats"])
+            return list(self._client.get_inference_statistics(model, **self._call)["model_stats"])
 
     def infer(self, question: Question) -> Reply:
         with explained(self._url):
-            result = self._client.infer(**request(self._library, question, self._timeout), headers=self._headers)
+            region = self._regions.place(self._client, self._call, question.images) if self._regions else None
+            result = self._client.infer(**request(self._library, question, self._timeout, region), **self._call)
             tensors = {name: result.as_numpy(name) for name in question.outputs}
             return Reply(tensors, int(result.get_response()["model_version"]))
 
     def load(self, model: str, config: pb.ModelConfig | None = None, files: Mapping[str, bytes] | None = None) -> None:
         with explained(self._url):
-            self._client.load_model(model, **override(config, files), headers=self._headers)
+            self._client.load_model(model, **override(config, files), **self._call)
 
     def unload(self, model: str) -> None:
         with explained(self._url):
-            self._client.unload_model(model, headers=self._headers)
+            self._client.unload_model(model, **self._call)
 
     def close(self) -> None:
+        if self._regions:
+            self._regions.close(self._client, self._call)
         self._local = threading.local()  # a connection closes when its last reference goes, with its thread at latest
 
 
-def request(library: Any, question: Question, timeout: float) -> dict[str, Any]:
-    """The arguments of tritonclient's ``infer``, which are the same for all its modules."""
+def regions_of(endpoint: Endpoint) -> Regions | None:
+    """Shared memory for an endpoint that wants it."""
+    if not endpoint.shared_memory:
+        return None
+    from shrinkserve.serving.shared_memory import Regions
+
+    return Regions(urlsplit(endpoint.url).hostname, endpoint.url)
+
+
+def request(library: Any, question: Question, timeout: float, region: tuple[str, int] | None = None) -> dict[str, Any]:
+    """The arguments of tritonclient's ``infer``, which are the same for all its modules.
+
+    Args:
+        library: one of these modules.
+        question: what is asked.
+        timeout: seconds.
+        region: name and bytes of the shared memory that holds the images; None to send them.
+    """
     images = np.ascontiguousarray(question.images)
     tensor = library.InferInput(INPUT, list(images.shape), "UINT8")
-    tensor.set_data_from_numpy(images)
+    if region is None:
+        tensor.set_data_from_numpy(images)
+    else:
+        tensor.set_shared_memory(*region)
     return {
         "model_name": question.model,
         "inputs": [tensor],
