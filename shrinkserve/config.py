@@ -133,7 +133,7 @@ class ServingConfig:
     queue_size: Annotated[int, Ge(0)] = 0  # requests beyond it are refused; 0: no limit
     priority_levels: Annotated[int, Ge(0)] = 2  # 1 is served first and the default; the last is for bulk work
     warmup: bool = True  # before the model is ready: the first real request is not the slow one
-    response_cache: bool = False  # for repeated images; the server needs --cache-config too
+    response_cache: bool = False  # for repeated images; NVIDIA's container, started with --cache-config, has one
 
 
 @dataclass(frozen=True)
