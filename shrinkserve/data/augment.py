@@ -17,10 +17,13 @@ from shrinkserve.config import AugmentConfig
 from shrinkserve.preprocess import Interpolation, Pixels
 
 Matrix = npt.NDArray[np.float64]
+Box = tuple[int, int, int, int]
+"""Left, top, right, bottom in whole pixels."""
 LUMA = np.array([0.299, 0.587, 0.114])
 YIQ = np.array([LUMA, [0.595716, -0.274453, -0.321263], [0.211456, -0.522591, 0.311135]])
 YIQ_INVERSE = np.linalg.inv(YIQ)
-INTERPOLATIONS: tuple[Interpolation, ...] = ("nearest", "bilinear", "bicubic", "lanczos")
+INTERPOLATIONS: tuple[Interpolation, ...] = ("nearest", "bilinear", "bicubic")
+"""TensorFlow's methods that every loader has; its fourth, area, is nearly bilinear once that is antialiased."""
 CROP_ATTEMPTS = 10
 
 
@@ -57,20 +60,20 @@ class Draw:
     """What is done with one image.
 
     Attributes:
-        crop: left, top, right, bottom in whole pixels of the original.
+        crop: in the original.
         interpolation: how the crop is resized.
         flip: left to right, after the crop.
         colour: None for none.
-        erase: left, top, right, bottom in pixels of the result, and None for nothing.
-        noise: uint8 [height, width, 3] to put there.
+        erase: in the result; None for nothing.
+        noise: uint8 [height, width, 3] to put there; empty for nothing.
     """
 
-    crop: tuple[int, int, int, int]
+    crop: Box
     interpolation: Interpolation
     flip: bool
     colour: Colour | None
-    erase: tuple[int, int, int, int] | None
-    noise: Pixels | None
+    erase: Box | None
+    noise: Pixels
 
 
 def generator(seed: int, epoch: int, index: int) -> np.random.Generator:
@@ -95,7 +98,7 @@ def draw(
     interpolation = INTERPOLATIONS[rng.integers(len(INTERPOLATIONS))] if config.random_interpolation else default
     flip = config.flip and rng.random() < 0.5
     colour = _colour(config, rng)
-    erase, noise = None, None
+    erase, noise = None, np.empty((0, 0, 3), dtype=np.uint8)
     if rng.random() < config.erase_probability:
         erase = _rectangle(rng, size, size, config.erase_area, config.erase_aspect)
     if erase is not None:
@@ -104,7 +107,7 @@ def draw(
     return Draw(crop, interpolation, flip, colour, erase, noise)
 
 
-def _crop(config: AugmentConfig, rng: np.random.Generator, width: int, height: int) -> tuple[int, int, int, int]:
+def _crop(config: AugmentConfig, rng: np.random.Generator, width: int, height: int) -> Box:
     """A random rectangle, or where none fits the largest central one with an allowed aspect ratio."""
     box = _rectangle(rng, width, height, config.crop_area, config.crop_aspect)
     if box is not None:
@@ -117,7 +120,7 @@ def _crop(config: AugmentConfig, rng: np.random.Generator, width: int, height: i
 
 def _rectangle(
     rng: np.random.Generator, width: int, height: int, area: tuple[float, float], aspect: tuple[float, float]
-) -> tuple[int, int, int, int] | None:
+) -> Box | None:
     """A rectangle inside `width` x `height` of a drawn part of its area and aspect ratio (log-uniform)."""
     for _ in range(CROP_ATTEMPTS):
         pixels = rng.uniform(*area) * width * height
@@ -144,7 +147,12 @@ def _colour(config: AugmentConfig, rng: np.random.Generator) -> Colour | None:
         elif operation == 2:
             colour = colour.contrast(rng.uniform(*config.contrast))
         else:
-            angle = 2 * math.pi * rng.uniform(-config.hue, config.hue)
-            cos, sin = math.cos(angle), math.sin(angle)
-            colour = colour.then(YIQ_INVERSE @ np.array([[1, 0, 0], [0, cos, -sin], [0, sin, cos]]) @ YIQ)
+            colour = colour.then(turn_hue(rng.uniform(-config.hue, config.hue)))
     return colour
+
+
+def turn_hue(turns: float) -> Matrix:
+    """The rotation of the chroma plane by so many turns, in the direction of DALI's `hue`: [3, 3] on RGB."""
+    cos, sin = math.cos(2 * math.pi * turns), math.sin(2 * math.pi * turns)
+    turned: Matrix = YIQ_INVERSE @ np.array([[1, 0, 0], [0, cos, sin], [0, -sin, cos]]) @ YIQ
+    return turned

@@ -6,21 +6,35 @@ import os
 from collections.abc import Iterator
 from typing import Protocol
 
+import numpy as np
+
 from shrinkserve.config import Recipe
 from shrinkserve.data.batch import Batch
 from shrinkserve.data.dataset import Dataset
+from shrinkserve.data.order import Indices, evaluation_order
+from shrinkserve.data.threads import ordered_map
 from shrinkserve.preprocess import Preprocess
 
 
 class TrainLoader(Protocol):
-    """Augmented batches, the same for the same (seed, epoch, rank, world) whatever the number of workers."""
+    """Augmented batches, the same for the same (seed, epoch, rank, world) whatever the number of workers.
+
+    Attributes:
+        bad: messages of the bad images met in the epoch so far; each is left out of its batch, which is then smaller.
+    """
+
+    bad: list[str]
 
     def __len__(self) -> int:
         """Batches an epoch, the same on every rank."""
         ...
 
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
-        """The batches of epoch `number` from batch `start` on."""
+        """The batches of epoch `number` from batch `start` on.
+
+        Raises:
+            DataError: more bad images than the recipe's ``data.max_bad_fraction`` of the rank's epoch.
+        """
         ...
 
 
@@ -32,7 +46,8 @@ def train_loader(dataset: Dataset, recipe: Recipe, *, rank: int = 0, world: int 
     """
     from shrinkserve.data.portable import PortableLoader
 
-    return PortableLoader(dataset, recipe, rank=rank, world=world)
+    workers = available_workers() if recipe.data.workers is None else recipe.data.workers
+    return PortableLoader(dataset, recipe, rank=rank, world=world, workers=workers)
 
 
 def evaluation_batches(
@@ -61,10 +76,19 @@ def evaluation_batches(
     Raises:
         DataError: an image that cannot be read, named by file or by shard and offset.
     """
-    from shrinkserve.data.portable import evaluate
+    order = evaluation_order(len(dataset), rank=rank, world=world, limit=limit)[start:]
 
-    workers = available_workers() if workers is None else workers
-    return evaluate(dataset, preprocess, batch_size, rank=rank, world=world, workers=workers, limit=limit, start=start)
+    def load(indices: Indices) -> Batch:
+        images = np.empty((len(indices), preprocess.size, preprocess.size, 3), dtype=np.uint8)
+        labels = np.empty(len(indices), dtype=np.int64)
+        for position, index in enumerate(indices.tolist()):
+            record = dataset.record(index)
+            images[position] = preprocess.evaluate_bytes(record.encoded, record.name)
+            labels[position] = record.label
+        return Batch(images, labels, indices)
+
+    parts = (order[i : i + batch_size] for i in range(0, len(order), batch_size))
+    return ordered_map(load, parts, available_workers() if workers is None else workers)
 
 
 def available_workers() -> int:

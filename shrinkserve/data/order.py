@@ -5,7 +5,28 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from shrinkserve.config import Recipe
+from shrinkserve.data.dataset import Dataset
+from shrinkserve.errors import DataError
+
 Indices = npt.NDArray[np.int64]
+
+
+def steps_per_epoch(dataset: Dataset, recipe: Recipe, world: int) -> int:
+    """Whole batches that each of `world` ranks gets in an epoch.
+
+    Raises:
+        DataError: not even one.
+    """
+    steps = len(dataset) // (recipe.train.batch_size * world)
+    if not steps:
+        raise DataError(
+            f"{dataset.root}: too few training images for one step",
+            expected=f"at least {recipe.train.batch_size} x {world} processes",
+            found=len(dataset),
+            do="set a smaller train.batch_size",
+        )
+    return steps
 
 
 def epoch_batches(count: int, batch_size: int, *, seed: int, epoch: int, rank: int, world: int) -> Indices:

@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from shrinkserve.config import AugmentConfig
+from shrinkserve.data.augment import LUMA, Colour, draw, generator, turn_hue
+from shrinkserve.data.pixels import recolour
+
+CONFIG = AugmentConfig()
+IDENTITY = Colour(np.eye(3), np.zeros((3, 3)), np.zeros(3))
+sides = st.integers(1, 900)
+
+
+@given(sides, sides, st.integers(0, 10**6))
+def test_a_crop_is_inside_the_image(width: int, height: int, index: int) -> None:
+    drawn = draw(CONFIG, generator(0, 0, index), width, height, 64, "bicubic")
+    left, top, right, bottom = drawn.crop
+    assert 0 <= left < right <= width
+    assert 0 <= top < bottom <= height
+
+
+def test_draws_keep_to_their_ranges() -> None:
+    areas, ratios, erased, flips = [], [], [], 0
+    for index in range(2000):
+        drawn = draw(CONFIG, generator(1, 2, index), 500, 375, 224, "bicubic")
+        left, top, right, bottom = drawn.crop
+        areas.append((right - left) * (bottom - top) / (500 * 375))
+        ratios.append((right - left) / (bottom - top))
+        flips += drawn.flip
+        if drawn.erase is not None:
+            left, top, right, bottom = drawn.erase
+            assert drawn.noise.shape == (bottom - top, right - left, 3)
+            erased.append((right - left) * (bottom - top) / 224**2)
+    assert 0.74 < min(areas) < 0.77
+    assert 0.97 < max(areas) <= 1  # at these aspect ratios the whole image is only nearly reached
+    assert min(ratios) > 0.74
+    assert max(ratios) < 1.35
+    assert 0.45 < flips / 2000 < 0.55
+    assert 0.45 < len(erased) / 2000 < 0.55
+    assert 0.015 < min(erased) < 0.03
+    assert 0.35 < max(erased) < 0.41
+
+
+def test_a_draw_depends_on_seed_epoch_and_index_only() -> None:
+    def crop(*key: int) -> tuple[int, int, int, int]:
+        return draw(CONFIG, generator(*key), 500, 375, 224, "bicubic").crop
+
+    assert crop(1, 2, 3) == crop(1, 2, 3)
+    assert len({crop(1, 2, 3), crop(2, 2, 3), crop(1, 3, 3), crop(1, 2, 4)}) == 4
+
+
+def test_nothing_is_drawn_that_is_off() -> None:
+    off = AugmentConfig(
+        crop_area=(1, 1),
+        crop_aspect=(1, 1),
+        random_interpolation=False,
+        flip=False,
+        brightness=0,
+        saturation=(1, 1),
+        contrast=(1, 1),
+        hue=0,
+        erase_probability=0,
+    )
+    drawn = draw(off, generator(0, 0, 0), 80, 80, 64, "bilinear")
+    assert (drawn.crop, drawn.interpolation, drawn.flip) == ((0, 0, 80, 80), "bilinear", False)
+    assert drawn.colour is None
+    assert drawn.erase is None
+
+
+def photo() -> Image.Image:
+    from skimage.data import astronaut
+
+    return Image.fromarray(astronaut()).resize((64, 64))
+
+
+@pytest.mark.parametrize("factor", [0.6, 1.4])
+def test_saturation_is_pillows(factor: float) -> None:
+    from PIL import ImageEnhance
+
+    ours = recolour(photo(), IDENTITY.then(factor * np.eye(3) + (1 - factor) * LUMA))
+    theirs = ImageEnhance.Color(photo()).enhance(factor)
+    assert np.abs(np.asarray(ours, int) - np.asarray(theirs, int)).max() <= 1
+
+
+def test_contrast_pulls_each_channel_to_its_mean() -> None:
+    image = np.asarray(photo(), float)
+    mean = image.mean((0, 1))
+    expected = np.clip(mean + 0.7 * (image - mean), 0, 255)
+    assert np.abs(np.asarray(recolour(photo(), IDENTITY.contrast(0.7)), float) - expected).max() <= 0.51
+
+
+def test_a_chain_is_its_links_one_after_the_other() -> None:
+    image = np.asarray(photo(), float).reshape(-1, 3)
+    hue = turn_hue(0.05)
+    step = (image @ hue.T + 20) @ np.eye(3)
+    step = step.mean(0) + 0.8 * (step - step.mean(0))
+    step = step + 5
+    chain = IDENTITY.then(hue, 20).contrast(0.8).then(np.eye(3), 5)
+    matrix = chain.matrix(image.mean(0))
+    assert np.allclose(image @ matrix[:, :3].T + matrix[:, 3], step)
+
+
+def test_hue_is_that_of_dali() -> None:
+    from nvidia.dali import fn, pipeline_def
+
+    @pipeline_def(batch_size=1, num_threads=1, device_id=None)
+    def turned():  # type: ignore[no-untyped-def]
+        return fn.hue(fn.external_source(lambda: [np.asarray(photo())]), hue=36.0)
+
+    pipeline = turned()
+    pipeline.build()
+    theirs = pipeline.run()[0].as_array()[0].astype(int)
+    ours = np.asarray(recolour(photo(), IDENTITY.then(turn_hue(0.1))), int)
+    assert np.abs(ours - theirs).max() <= 2
+    assert np.abs(ours - np.asarray(photo(), int)).max() > 20
