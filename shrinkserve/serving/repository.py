@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -206,7 +206,7 @@ class Repository:
         """
         return sorted(path.stem for path in (self._folder(name) / CONFIGS).glob("*.pbtxt"))
 
-    def remove(self, name: str, versions: Iterable[int]) -> None:
+    def remove(self, name: str, versions: Sequence[int]) -> None:
         """Remove versions that do not answer.
 
         Raises:

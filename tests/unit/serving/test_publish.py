@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -176,6 +178,47 @@ def test_rollback_needs_a_version(tmp_path: Path, source: Path) -> None:
         roll_back(repository, "tiny")
     with pytest.raises(ConfigError, match="no such version: expected one of 1, found 7"):
         roll_back(repository, "tiny", 7)
+
+
+PUBLISH_FOR_EVER = """
+import sys
+from pathlib import Path
+from shrinkserve.serving.client import Client
+from shrinkserve.serving.publish import Live, publish
+from shrinkserve.serving.repository import Repository
+
+root, source, url = sys.argv[1:]
+with Client(url) as client:
+    live = Live(client)
+    while True:
+        publish(Repository(Path(root)), Path(source), live=live, scratch=False, say=lambda line: print(flush=True))
+"""
+
+
+def test_a_killed_publisher_leaves_a_repository_that_loads(
+    live_server: TritonServer, source: Path, make_model: MakeModel, tmp_path: Path
+) -> None:
+    """Killed at several places of its way; the server answers on, the next publisher is not held up."""
+    repository = Repository(live_server.repository)
+    command = [sys.executable, "-c", PUBLISH_FOR_EVER, str(repository.root), str(source), live_server.grpc_url]
+    with Client(live_server.grpc_url) as client:
+        for steps, delay in ((1, 0.01), (2, 0.0), (2, 0.2), (3, 0.0), (4, 0.03)):
+            with subprocess.Popen(command, stdout=subprocess.PIPE) as publisher:
+                assert publisher.stdout is not None
+                for _ in range(steps):
+                    assert publisher.stdout.readline()
+                time.sleep(delay)
+                publisher.kill()
+            assert list(problems(repository, "tiny")) == []
+            client.infer("tiny", np.zeros((1, 8, 8, 3), np.uint8))
+        place = publish(repository, source, live=Live(client), scratch=False)
+        assert client.contract("tiny").version == int(place.name)
+        assert client.models() == ["tiny"]
+    with (
+        TritonServer(repository.root, ServerOptions(log_file=tmp_path / "log")) as fresh,
+        Client(fresh.http_url) as client,
+    ):
+        assert client.contract("tiny").version == int(place.name)
 
 
 def wait_until(holds: Callable[[], bool]) -> None:
