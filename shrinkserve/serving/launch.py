@@ -13,7 +13,7 @@ from pathlib import Path
 from shrinkserve.errors import ServerError
 from shrinkserve.serving import pip_server
 
-BACKENDS = ("onnxruntime",)
+BACKENDS = ("onnxruntime", "openvino", "dali")
 """The Python-based backends that we bring for the pip server: modules of `shrinkserve.serving.backends`."""
 
 

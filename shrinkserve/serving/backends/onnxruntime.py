@@ -7,20 +7,20 @@ one-process instances share the machine: threads do not spin while they wait, an
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import Any
 
 import onnxruntime as ort
 
-from shrinkserve.serving.backends.batching import Array, ModelArguments, answer
+from shrinkserve.serving.backends.arguments import ModelArguments, Tensors
+from shrinkserve.serving.backends.batching import Array, Inputs, answer, side_by_side
 
 TYPES = {
-    "TYPE_BOOL": "tensor(bool)",
-    **{f"TYPE_{sign}INT{bits}": f"tensor({sign.lower()}int{bits})" for sign in ("", "U") for bits in (8, 16, 32, 64)},
-    "TYPE_FP16": "tensor(float16)",
-    "TYPE_FP32": "tensor(float)",
-    "TYPE_FP64": "tensor(double)",
+    "tensor(bool)": "TYPE_BOOL",
+    **{f"tensor({sign.lower()}int{bits})": f"TYPE_{sign}INT{bits}" for sign in ("", "U") for bits in (8, 16, 32, 64)},
+    "tensor(float16)": "TYPE_FP16",
+    "tensor(float)": "TYPE_FP32",
+    "tensor(double)": "TYPE_FP64",
 }
 LEVELS = {
     -1: ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
@@ -28,6 +28,7 @@ LEVELS = {
     2: ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
 }
 """`optimization.graph.level` as NVIDIA's backend reads it; without one, all optimisations."""
+SHRINKAGE = "memory.enable_memory_arena_shrinkage"
 
 
 class TritonPythonModel:
@@ -39,18 +40,18 @@ class TritonPythonModel:
         self._session = ort.InferenceSession(
             str(self._arguments.file), session_options(self._arguments), providers=["CPUExecutionProvider"]
         )
-        check_tensors(self._arguments, self._session)
+        self._arguments.check("input", _tensors(self._session.get_inputs()))
+        self._arguments.check("output", _tensors(self._session.get_outputs()))
         self._run_options = ort.RunOptions()
-        shrinkage = self._arguments.parameters.get("memory.enable_memory_arena_shrinkage")
-        if shrinkage:
-            self._run_options.add_run_config_entry("memory.enable_memory_arena_shrinkage", shrinkage)
+        if SHRINKAGE in self._arguments.parameters:
+            self._run_options.add_run_config_entry(SHRINKAGE, self._arguments.parameters[SHRINKAGE])
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Answer the requests that Triton put into one batch."""
         return answer(requests, self._arguments, self._infer)
 
-    def _infer(self, inputs: dict[str, Array], names: list[str]) -> list[Array]:
-        return self._session.run(names, inputs, self._run_options)  # type: ignore[no-any-return]
+    def _infer(self, requests: Sequence[Inputs], names: Sequence[str]) -> Sequence[Array]:
+        return self._session.run(names, side_by_side(requests), self._run_options)  # type: ignore[no-any-return]
 
 
 def session_options(arguments: ModelArguments) -> ort.SessionOptions:
@@ -60,9 +61,7 @@ def session_options(arguments: ModelArguments) -> ort.SessionOptions:
         ValueError: a parameter that is no number, or an optimisation level that there is not.
     """
     options = ort.SessionOptions()
-    threads = arguments.whole_number("intra_op_thread_count", 0)
-    cores = len(os.sched_getaffinity(0))
-    options.intra_op_num_threads = threads or max(1, cores // arguments.instances)
+    options.intra_op_num_threads = arguments.threads("intra_op_thread_count")
     options.inter_op_num_threads = arguments.whole_number("inter_op_thread_count", 0)
     if arguments.whole_number("execution_mode", 0):
         options.execution_mode = ort.ExecutionMode.ORT_PARALLEL
@@ -80,31 +79,8 @@ def session_options(arguments: ModelArguments) -> ort.SessionOptions:
     return options
 
 
-def check_tensors(arguments: ModelArguments, session: ort.InferenceSession) -> None:
-    """Compare the config's tensors with those of the file.
-
-    Raises:
-        ValueError: naming the tensor, and what either side says of it.
-    """
-    for kind, nodes in (("input", session.get_inputs()), ("output", session.get_outputs())):
-        present = {node.name: node for node in nodes}
-        for tensor in arguments.config[kind]:
-            node = present.get(tensor["name"])
-            if node is None:
-                raise ValueError(f"config has {kind} {tensor['name']!r}, the file {', '.join(sorted(present))}")
-            dtype = TYPES.get(tensor["data_type"], "a type that this backend does not have")
-            shape = arguments.shape(tensor)
-            found = [size if isinstance(size, int) else -1 for size in node.shape]
-            fits = len(shape) == len(found) and all(map(_agree, shape, found))
-            if dtype != node.type or not fits:
-                raise ValueError(
-                    f"{kind} {tensor['name']!r}: config says {tensor['data_type']} ({dtype}) {shape}, "
-                    f"the file {node.type} {found}"
-                )
-    missing = {node.name for node in session.get_inputs()} - set(arguments.inputs)
-    if missing:
-        raise ValueError(f"the file needs input {', '.join(sorted(missing))}, the config does not have it")
-
-
-def _agree(size: int, other: int) -> bool:
-    return size == other or -1 in (size, other)
+def _tensors(nodes: Sequence[Any]) -> Tensors:
+    return {
+        node.name: (TYPES.get(node.type, node.type), [size if isinstance(size, int) else -1 for size in node.shape])
+        for node in nodes
+    }

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +18,10 @@ from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from shrinkserve.errors import ServerError
 from shrinkserve.serving.backends import onnxruntime as backend
-from shrinkserve.serving.backends.batching import ModelArguments
+from shrinkserve.serving.backends.arguments import ModelArguments
 from shrinkserve.serving.server import ServerOptions, TritonServer
 
+Together = Callable[[Sequence[Callable[[], Any]]], list[Any]]
 TABLE = np.arange(15, dtype=np.float32).reshape(5, 3)
 TYPES = {
     "BOOL": TensorProto.BOOL,
@@ -115,40 +115,36 @@ def rows(client: triton.InferenceServerClient, model: str, *index: int) -> np.nd
     return array
 
 
-def together(calls: list[Callable[[], Any]]) -> list[Any]:
-    """Start calls at one moment; what each returned or raised."""
-    gate = threading.Barrier(len(calls))
-
-    def run(call: Callable[[], Any]) -> Any:
-        gate.wait()
-        try:
-            return call()
-        except InferenceServerException as fault:
-            return fault
-
-    with ThreadPoolExecutor(len(calls)) as pool:
-        return list(pool.map(run, calls))
-
-
 def executions(client: triton.InferenceServerClient, model: str) -> dict[int, int]:
     """Executions by their batch size."""
     statistics = client.get_inference_statistics(model).model_stats[0]
     return {int(batch.batch_size): int(batch.compute_infer.count) for batch in statistics.batch_stats}
 
 
-def test_requests_are_run_as_one_batch_and_each_gets_its_rows(client: triton.InferenceServerClient) -> None:
+def executes(client: triton.InferenceServerClient, model: str, batch: int, count: int) -> bool:
+    """Whether so many batches of a size are counted, which Triton does after it has answered."""
+    for _ in range(100):
+        if executions(client, model).get(batch, 0) == count:
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def test_requests_are_run_as_one_batch_and_each_gets_its_rows(
+    client: triton.InferenceServerClient, together: Together
+) -> None:
     before = executions(client, "lookup").get(4, 0)
     wanted = [(0,), (4, 1), (3,)]
     found = together([lambda index=index: rows(client, "lookup", *index) for index in wanted])
     for index, array in zip(wanted, found, strict=True):
         np.testing.assert_array_equal(array, TABLE[list(index)])
-    assert executions(client, "lookup")[4] == before + 1
+    assert executes(client, "lookup", 4, before + 1)
 
 
-def test_only_the_bad_request_of_a_batch_fails(client: triton.InferenceServerClient) -> None:
+def test_only_the_bad_request_of_a_batch_fails(client: triton.InferenceServerClient, together: Together) -> None:
     before = executions(client, "lookup").get(4, 0)
     found = together([lambda index=index: rows(client, "lookup", index) for index in (2, 99, 0, 1)])
-    assert executions(client, "lookup").get(4, 0) == before + 1
+    assert executes(client, "lookup", 4, before + 1)
     assert "out of" in str(found[1])
     for index, answer in ((2, found[0]), (0, found[2]), (1, found[3])):
         np.testing.assert_array_equal(answer, TABLE[[index]])
@@ -162,7 +158,9 @@ def test_only_the_wanted_outputs_come_back(client: triton.InferenceServerClient)
     np.testing.assert_array_equal(result.as_numpy("total"), TABLE[[2]].sum(axis=1, keepdims=True))
 
 
-def test_requests_of_one_batch_may_want_different_outputs(client: triton.InferenceServerClient) -> None:
+def test_requests_of_one_batch_may_want_different_outputs(
+    client: triton.InferenceServerClient, together: Together
+) -> None:
     def ask(output: str) -> Callable[[], Any]:
         wanted = [triton.InferRequestedOutput(output)]
         return lambda: client.infer("lookup", [tensor("index", np.array([[2]]))], outputs=wanted).as_numpy(output)
@@ -192,7 +190,7 @@ def test_bad_requests_get_tritons_error_and_the_model_goes_on(
     np.testing.assert_array_equal(rows(client, "named", 1), TABLE[[1]])
 
 
-def test_platform_file_name_and_two_instances(client: triton.InferenceServerClient) -> None:
+def test_platform_file_name_and_two_instances(client: triton.InferenceServerClient, together: Together) -> None:
     found = together([lambda index=index: rows(client, "named", index) for index in (0, 1, 2, 3, 4) * 4])
     np.testing.assert_array_equal(np.concatenate(found), np.concatenate([TABLE] * 4))
     assert client.get_model_metadata("named").platform == "onnxruntime_onnx"
@@ -211,8 +209,8 @@ def test_every_type_goes_through_unchanged(client: triton.InferenceServerClient,
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (("TYPE_INT64", "TYPE_INT32"), r"input 'index': config says TYPE_INT32 .*int32.* the file tensor\(int64\)"),
-        (("TYPE_INT64", "TYPE_BF16"), "a type that this backend does not have"),
+        (("TYPE_INT64", "TYPE_INT32"), r"input 'index': config says TYPE_INT32 .*, the file TYPE_INT64"),
+        (("TYPE_INT64", "TYPE_BF16"), "config says TYPE_BF16"),
         (("dims: [3]", "dims: [4]"), r"output 'row': .*\[-1, 4\], the file .*\[-1, 3\]"),
         (("max_batch_size: 8", ""), r"input 'index': .*\[1\], the file .*\[-1, 1\]"),
         (('"total"', '"sum"'), "config has output 'sum', the file row, total"),

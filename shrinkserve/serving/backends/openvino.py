@@ -1,0 +1,71 @@
+"""Triton's backend `openvino` in Python: serves on a CPU what NVIDIA's C++ backend of that name serves.
+
+It reads the same parameters (github.com/triton-inference-server/openvino_backend, README): `INFERENCE_NUM_THREADS`,
+`NUM_STREAMS`, `PERFORMANCE_HINT`, `HINT_BF16`, and OpenVINO's own `INFERENCE_PRECISION_HINT`. Without a hint a graph
+is computed in the precision that it says; OpenVINO by itself would compute float32 in bfloat16 where a CPU can.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import openvino as ov
+
+from shrinkserve.serving.backends.arguments import ModelArguments, Tensors
+from shrinkserve.serving.backends.batching import Array, Inputs, answer, side_by_side
+
+TYPES = {
+    "boolean": "TYPE_BOOL",
+    **{f"{sign}{bits}": f"TYPE_{'U' * (sign == 'u')}INT{bits}" for sign in "iu" for bits in (8, 16, 32, 64)},
+    "f16": "TYPE_FP16",
+    "f32": "TYPE_FP32",
+    "f64": "TYPE_FP64",
+}
+
+
+class TritonPythonModel:
+    """One instance of a model in OpenVINO's format or in ONNX."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Compile the model; Triton shows what is raised here as the reason why the model cannot be loaded."""
+        self._arguments = ModelArguments.parse(args, "model.xml")
+        compiled = ov.Core().compile_model(self._arguments.file, "CPU", properties(self._arguments))
+        self._arguments.check("input", _tensors(compiled.inputs))
+        self._arguments.check("output", _tensors(compiled.outputs))
+        self._request = compiled.create_infer_request()
+
+    def execute(self, requests: Sequence[Any]) -> list[Any]:
+        """Answer the requests that Triton put into one batch."""
+        return answer(requests, self._arguments, self._infer)
+
+    def _infer(self, requests: Sequence[Inputs], names: Sequence[str]) -> Sequence[Array]:
+        # The outputs are copies: their memory is the next run's too, and that may come before they are sent.
+        results = self._request.infer(side_by_side(requests), share_inputs=True)
+        return [results[name] for name in names]
+
+
+def properties(arguments: ModelArguments) -> dict[str, str]:
+    """OpenVINO's properties as the model's config asks for them.
+
+    Raises:
+        ValueError: a parameter that is no number.
+    """
+    parameters = arguments.parameters
+    precision = "bf16" if parameters.get("HINT_BF16") == "YES" else "f32"
+    return {
+        "INFERENCE_NUM_THREADS": str(arguments.threads("INFERENCE_NUM_THREADS")),
+        "NUM_STREAMS": parameters.get("NUM_STREAMS", "1"),
+        "PERFORMANCE_HINT": parameters.get("PERFORMANCE_HINT", "LATENCY"),
+        "INFERENCE_PRECISION_HINT": parameters.get("INFERENCE_PRECISION_HINT", precision),
+    }
+
+
+def _tensors(ports: Sequence[ov.ConstOutput]) -> Tensors:
+    return {
+        port.get_any_name(): (
+            TYPES.get(port.element_type.get_type_name(), port.element_type.get_type_name()),
+            [-1 if size.is_dynamic else size.get_length() for size in port.partial_shape],
+        )
+        for port in ports
+    }
