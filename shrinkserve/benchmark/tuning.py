@@ -2,7 +2,8 @@
 
 The choices are tried one axis after the other, each from the best so far: engines with instances and threads first,
 as they decide what a batch costs, then the largest batch, then the queue delay. A choice is worth its best load: the
-most images a second among the concurrencies at which the 99th percentile holds the limit.
+most images a second among the concurrencies at which the 99th percentile holds the limit. The best then has to win
+against what was configured, measured in turns.
 """
 
 from __future__ import annotations
@@ -29,6 +30,9 @@ from shrinkserve.serving.server import ServerOptions, TritonServer
 CONCURRENCIES = (1, 2, 4, 8, 16)
 BATCHES = (1, 8, 32)
 DELAYS_US = (500, 2000)
+DUELS = 3
+"""Times that the best and what was configured are measured in turns before the best is written."""
+TIMING = Timing(warmup=0.5, window=1.0, agree=2, most=4)
 WORTHWHILE = 1.03
 """What a later choice must gain over the best so far: less is noise, and an earlier one is the simpler."""
 
@@ -74,10 +78,28 @@ class Trial:
 
 @dataclass(frozen=True)
 class Tuning:
-    """All trials in the order in which they were made, and which is best."""
+    """All trials in the order in which they were made, and which is best.
+
+    Attributes:
+        limit: seconds that the 99th percentile may take.
+        trials: the first is of what was configured.
+        duel: images a second of what was configured and of the best, measured in turns; empty when they are one.
+    """
 
     limit: float
     trials: list[Trial]
+    duel: list[tuple[float, float]] = field(default_factory=list)
+
+    @property
+    def chosen(self) -> Choice:
+        """The best, if it also won the duel; else what was configured."""
+        return self.best.choice if self.gain > 1 else self.trials[0].choice
+
+    @property
+    def gain(self) -> float:
+        """Images a second of the best over those of what was configured, in the duel; infinite without one."""
+        before, after = (sum(values) for values in zip(*self.duel, strict=True)) if self.duel else (0.0, 1.0)
+        return after / before if before else float("inf")
 
     @property
     def best(self) -> Trial:
@@ -93,6 +115,8 @@ class Tuning:
         return {
             "limit_p99_ms": self.limit * 1e3,
             "best": self.best.choice.to_dict(),
+            "chosen": self.chosen.to_dict(),
+            "duel_images_per_second": [list(turn) for turn in self.duel],
             "trials": [
                 {"choice": t.choice.to_dict(), "fault": t.fault, "loads": [load.to_dict() for load in t.loads]}
                 for t in self.trials
@@ -105,7 +129,7 @@ def tune(
     name: str,
     limit: float,
     *,
-    timing: Timing | None = None,
+    timing: Timing = TIMING,
     concurrencies: Sequence[int] = CONCURRENCIES,
     say: Callable[[str], None] = lambda _: None,
 ) -> Tuning:
@@ -128,21 +152,36 @@ def tune(
 
     def measure(choices: Iterable[Choice]) -> Choice:
         for choice in choices:
-            trial = _try(repository, name, choice, timing or Timing(0.5, 1.0, 2, 4), concurrencies)
-            tuning.trials.append(trial)
-            say(describe(trial, limit))
+            if choice not in [trial.choice for trial in tuning.trials]:
+                tuning.trials.append(_try(repository, name, choice, timing, concurrencies))
+                say(describe(tuning.trials[-1], limit))
         return tuning.best.choice
 
+    measure([Choice(present)])
     best_instances = measure(_engines_and_instances(present, repository.engines(name)))
     best_batch = measure(_batches(best_instances, present.max_batch_size))
     measure(_delays(best_batch))
-    best = tuning.best
-    if not best.worth(limit):
+    if not tuning.best.worth(limit):
         fastest = min((load.latency.percentile(99) for trial in tuning.trials for load in trial.loads), default=None)
         found = "nothing could be served" if fastest is None else f"{fastest * 1e3:.1f} ms at best"
         raise GateError(f"no way to run {name} here holds a p99 of {limit * 1e3:g} ms: {found}")
-    repository.configure(name, best.choice.options, best.choice.engine)
+    _duel(repository, name, tuning, timing)
+    repository.configure(name, tuning.chosen.options, tuning.chosen.engine)
     return tuning
+
+
+def _duel(repository: Repository, name: str, tuning: Tuning, timing: Timing) -> None:
+    """Measure what was configured and the best in turns: what changed between their trials does not decide."""
+    first, best = tuning.trials[0], tuning.best
+    if best is first:
+        return
+    loads = [trial.best(tuning.limit) for trial in (first, best)]
+    for _ in range(DUELS):
+        before, after = (
+            _try(repository, name, trial.choice, timing, [load.workers]).worth(tuning.limit) if load else 0.0
+            for trial, load in zip((first, best), loads, strict=True)
+        )
+        tuning.duel.append((before, after))
 
 
 def _engines_and_instances(present: ServingConfig, engines: Sequence[str]) -> Iterator[Choice]:

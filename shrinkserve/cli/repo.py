@@ -199,14 +199,16 @@ def tune(
     limit = parse_duration(duration, "--slo")
     say = (lambda _: None) if as_json else typer.echo
     tuning = measure(Repository(repository), name, limit, say=say)
-    best = tuning.best
     if as_json:
         typer.echo(json.dumps(tuning.to_dict(), indent=1))
         return
     typer.echo(explain_batching(tuning))
-    typer.echo(f"written: {best.choice}")
-    if best.choice.engine is not None:
-        typer.echo(f"start the server with --config {best.choice.engine} to run it")
+    if tuning.duel:
+        rounds = ", ".join(f"{before:.0f} -> {after:.0f}" for before, after in tuning.duel)
+        typer.echo(f"measured in turns, configured -> best: {rounds} images/s ({tuning.gain - 1:+.0%})")
+    typer.echo(f"written: {tuning.chosen}")
+    if tuning.chosen.engine is not None:
+        typer.echo(f"start the server with --config {tuning.chosen.engine} to run it")
 
 
 @contextmanager

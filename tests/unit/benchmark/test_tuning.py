@@ -45,6 +45,14 @@ def test_a_later_choice_must_be_worth_the_change() -> None:
     assert Tuning(0.02, [refused, trials[0]]).best is trials[0]
 
 
+def test_the_best_must_win_in_turns() -> None:
+    trials = [trial(load(100, 0.01)), trial(load(150, 0.01), instances=2)]
+    assert Tuning(0.02, trials, [(100.0, 140.0), (90.0, 150.0)]).chosen == trials[1].choice
+    assert Tuning(0.02, trials, [(100.0, 90.0), (90.0, 80.0)]).chosen == trials[0].choice
+    assert Tuning(0.02, trials, [(0.0, 90.0)]).chosen == trials[1].choice
+    assert Tuning(0.02, trials[:1]).chosen == trials[0].choice
+
+
 def test_what_company_saves() -> None:
     batches = {"1": {"executions": 100, "mean_ms": 10.0}, "4": {"executions": 50, "mean_ms": 20.0}}
     said = explain_batching(Tuning(1.0, [trial(load(100, 0.01, batches=batches))]))
@@ -64,13 +72,14 @@ def test_the_best_is_written(changed: Repository, monkeypatch: pytest.MonkeyPatc
     """Real servers; the loads are too short to mean anything, so only the path is looked at."""
     monkeypatch.setattr(tuning, "DELAYS_US", (500,))
     monkeypatch.setattr(tuning, "BATCHES", (1,))
+    monkeypatch.setattr(tuning, "DUELS", 1)
     said: list[str] = []
     result = tune(changed, "smoke", limit=60.0, timing=QUICK, concurrencies=(1, 2), say=said.append)
     assert len(said) == len(result.trials) >= 3
     assert all(len(t.loads) == 2 for t in result.trials)
     written = model_config.options_of(changed.config("smoke"))
-    assert written == result.best.choice.options
-    assert result.to_dict()["best"]["engine"] is None
+    assert written == result.chosen.options
+    assert result.to_dict()["chosen"]["engine"] is None
 
 
 def test_nothing_is_written_when_nothing_holds(changed: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
