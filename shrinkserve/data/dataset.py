@@ -9,6 +9,7 @@ from typing import Literal, Protocol
 from shrinkserve.errors import DataError
 
 Split = Literal["train", "validation"]
+SPLITS: tuple[Split, ...] = ("train", "validation")
 
 
 @dataclass(frozen=True)

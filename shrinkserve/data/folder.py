@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from shrinkserve.data.dataset import Record, Split
+from shrinkserve.data.quarantine import read_quarantine
 from shrinkserve.errors import DataError
 from shrinkserve.preprocess import IMAGE_SUFFIXES, MAX_BYTES
 
@@ -14,7 +15,10 @@ FOLDERS: dict[Split, tuple[str, ...]] = {"train": ("train",), "validation": ("va
 class FolderDataset:
     """Images in class folders; the classes are the sorted folder names of the training split, 0..N-1."""
 
-    def __init__(self, root: Path, split: Split, folder: Path) -> None:
+    def __init__(
+        self, root: Path, split: Split, folder: Path, quarantine: dict[str, frozenset[int]] | None = None
+    ) -> None:
+        """Open `folder`, without the files in `quarantine` (None: those of the dataset's own list)."""
         self.root, self.split, self.folder = root, split, folder
         self.classes = class_names(self.find(root, "train") or folder)
         unknown = sorted(set(class_names(folder)) - set(self.classes))
@@ -24,10 +28,12 @@ class FolderDataset:
                 expected=f"one of {len(self.classes)} folder names",
                 found=", ".join(unknown[:5]),
             )
+        skipped = read_quarantine(root) if quarantine is None else quarantine
         self._files: list[tuple[str, int]] = []
         for label, name in enumerate(self.classes):
             inside = (p for p in (folder / name).rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
-            self._files += [(str(p.relative_to(folder)), label) for p in sorted(inside)]
+            kept = (p for p in sorted(inside) if str(p.relative_to(root)) not in skipped)
+            self._files += [(str(p.relative_to(folder)), label) for p in kept]
         if not self._files:
             kinds = " ".join(sorted(IMAGE_SUFFIXES))
             raise DataError(f"{folder}: no image in its class folders", expected=f"files ending in {kinds}")
@@ -45,9 +51,16 @@ class FolderDataset:
     def __len__(self) -> int:
         return len(self._files)
 
+    def path(self, index: int) -> Path:
+        """The file of the image at `index`."""
+        return self.folder / self._files[index][0]
+
+    def members(self, label: int) -> list[int]:
+        """Indices of the images of one class."""
+        return [index for index, (_, own) in enumerate(self._files) if own == label]
+
     def record(self, index: int) -> Record:
-        name, label = self._files[index]
-        path = self.folder / name
+        path, label = self.path(index), self._files[index][1]
         try:
             with path.open("rb") as stream:
                 encoded = stream.read(MAX_BYTES + 1)  # one more than is allowed: decoding refuses it by its length

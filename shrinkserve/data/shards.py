@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
+from shrinkserve.artifact import write_atomic
 from shrinkserve.data.dataset import Record, Split
 from shrinkserve.data.example import Features
+from shrinkserve.data.index import open_shard
+from shrinkserve.data.quarantine import read_quarantine
 from shrinkserve.data.tfrecord import Shard
-from shrinkserve.errors import DataError
+from shrinkserve.errors import ArtifactError, DataError
 
 LABELS = "labels.txt"
 BACKGROUND = "background"
+MAX_CLASSES = 100_000
 PREFIXES: dict[Split, tuple[str, str]] = {
     "train": ("train_tfrecord", "train"),
     "validation": ("val_tfrecord", "validation"),
@@ -27,15 +32,22 @@ def shard_name(prefix: str, number: int, count: int) -> str:
 
 
 class ShardDataset:
-    """Records of all shards of one split, in the order of the shards."""
+    """Records of all shards of one split, in the order of the shards, without those in quarantine."""
 
     def __init__(self, root: Path, split: Split, folder: Path) -> None:
         self.root, self.split, self.folder = root, split, folder
-        self.shards = [Shard.scan(path) for path in find_shards(folder, PREFIXES[split][1])]
-        self._ends = np.cumsum([len(shard) for shard in self.shards])
+        skipped = {root / path: offsets for path, offsets in read_quarantine(root).items()}
+        nothing: frozenset[int] = frozenset()
+        self.shards = [open_shard(path, skipped.get(path, nothing)) for path in self.files(folder, split)]
+        kept = [
+            np.flatnonzero(~np.isin(shard.offsets[:-1], list(skipped.get(shard.path, nothing))))
+            for shard in self.shards
+        ]
+        self._shard = np.repeat(np.arange(len(kept)), [len(k) for k in kept])
+        self._number = np.concatenate(kept)
         if not len(self):
             raise DataError(f"{folder}: no record in its {len(self.shards)} shards", do="pack the images again")
-        self.classes = read_labels(root / LABELS)
+        self.classes = self.class_names(root)
 
     @classmethod
     def find(cls, root: Path, split: Split) -> Path | None:
@@ -44,28 +56,62 @@ class ShardDataset:
         return folder if folder.is_dir() else None
 
     @classmethod
+    def files(cls, folder: Path, split: Split) -> list[Path]:
+        """All shards of `folder`; see `find_shards`."""
+        return find_shards(folder, PREFIXES[split][1])
+
+    @classmethod
     def layout(cls, split: Split) -> str:
         """The layout in words, for messages."""
         folder, prefix = PREFIXES[split]
         return f"{folder}/{shard_name(prefix, 0, 0)[:-5]}NNNNN"
 
+    @classmethod
+    def class_names(cls, root: Path) -> list[str]:
+        """Names in the order of the logits: from labels.txt, which is made from the records when it is absent."""
+        if not (root / LABELS).exists():
+            names = _names_in_records(root)
+            with suppress(ArtifactError):  # a dataset on a read-only disk is read through each time
+                write_atomic(root / LABELS, ("\n".join(names) + "\n").encode())
+            return names
+        return read_labels(root / LABELS)
+
     def __len__(self) -> int:
-        return int(self._ends[-1])
+        return len(self._number)
 
     def record(self, index: int) -> Record:
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        number = int(np.searchsorted(self._ends, index, side="right"))
-        shard = self.shards[number]
-        within = index - int(self._ends[number]) + len(shard)
-        name = shard.where(within)
-        features = Features(shard.read(within), name)
-        label = features.int("image/class/label")
-        if not 0 < label < len(self.classes):
-            raise DataError(
-                f"{name}: label", expected=f"1..{len(self.classes) - 1} ({LABELS})", found=label, do="check that file"
-            )
-        return Record(features.bytes("image/encoded"), label, name)
+        return parse_record(self.shards[self._shard[index]], int(self._number[index]), self.classes)
+
+
+def parse_record(shard: Shard, number: int, classes: list[str]) -> Record:
+    """Read one record.
+
+    Raises:
+        DataError: damaged, no image in it, or a label that is not one of `classes`; with shard and offset.
+    """
+    name = shard.where(number)
+    features = Features(shard.read(number), name)
+    label = features.int("image/class/label")
+    if not 0 < label < len(classes):
+        raise DataError(f"{name}: label", expected=f"1..{len(classes) - 1} ({LABELS})", found=label)
+    return Record(features.bytes("image/encoded"), label, name)
+
+
+def _names_in_records(root: Path) -> list[str]:
+    """Class names as the validation records give them (ImageNet's public builder writes no list of names)."""
+    split: Split = "validation" if ShardDataset.find(root, "validation") else "train"
+    folder, prefix = PREFIXES[split]
+    names: dict[int, str] = {}
+    for path in find_shards(root / folder, prefix):
+        shard = open_shard(path)
+        for number in range(len(shard)):
+            features = Features(shard.read(number), shard.where(number))
+            label = features.int("image/class/label")
+            if label not in names:
+                names[label] = features.text("image/class/text") or features.text("image/class/synset")
+    if not names or min(names) < 1 or max(names) > MAX_CLASSES:
+        raise DataError(f"{root}: labels in the records", expected=f"1..N up to {MAX_CLASSES}", found=sorted(names)[:3])
+    return [BACKGROUND, *(names.get(label) or f"class {label}" for label in range(1, max(names) + 1))]
 
 
 def find_shards(folder: Path, prefix: str) -> list[Path]:

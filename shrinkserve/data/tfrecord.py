@@ -51,13 +51,24 @@ class Shard:
         self.path, self.offsets = path, offsets
 
     @classmethod
-    def scan(cls, path: Path) -> Shard:
+    def scan(cls, path: Path, damaged: frozenset[int] = frozenset()) -> Shard:
         """Find the records of `path` by walking over its frames.
+
+        Args:
+            path: the file.
+            damaged: offsets of frames that are known to be damaged; the shard ends before the first of them.
 
         Raises:
             DataError: unreadable, truncated, or damaged in a frame's length; with the offset.
         """
-        return cls(path, np.fromiter(_walk(path), dtype=np.int64))
+        offsets = []
+        try:
+            for offset in walk(path):
+                offsets.append(offset)  # noqa: PERF402 - what was found before a fault is kept
+        except DataError:
+            if not offsets or offsets[-1] not in damaged:
+                raise
+        return cls(path, np.array(offsets or [0], dtype=np.int64))
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -107,7 +118,8 @@ def _open(shard: Shard) -> _OpenFile:
     return _OpenFile(shard.path)
 
 
-def _walk(path: Path) -> Iterator[int]:
+def walk(path: Path) -> Iterator[int]:
+    """Offsets of a file's frames, and of its end; raises `DataError` after the offset of a damaged frame."""
     where = f"{path.parent.name}/{path.name}"
     try:
         with path.open("rb", buffering=0) as stream:
@@ -124,13 +136,14 @@ def _walk(path: Path) -> Iterator[int]:
                 if offset > size:
                     at = offset - length - OVERHEAD
                     raise _damaged(f"{where} at byte {at}", "truncated record", f"{offset} bytes in the file", size)
-            yield offset
+            if offset:
+                yield offset
     except OSError as fault:
         raise _unreadable(path, fault) from fault
 
 
 def _damaged(where: str, what: str, expected: object = None, found: object = None) -> DataError:
-    advice = "fetch or pack this shard again, or skip what is damaged with `shrinkserve data verify --quarantine`"
+    advice = "fetch this shard again, or skip what is damaged with `shrinkserve data verify --quarantine`"
     return DataError(f"{where}: {what}", expected=expected, found=found, do=advice)
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from shrinkserve.data import quarantine
 from shrinkserve.data.example import encode
 from shrinkserve.data.shards import LABELS, PREFIXES
 from shrinkserve.errors import DataError
 
-OURS = frozenset({LABELS, *(folder for folder, _ in PREFIXES.values())})
+OURS = frozenset({LABELS, quarantine.FILE, *(folder for folder, _ in PREFIXES.values())})
 
 
 def example(encoded: bytes, *, size: tuple[int, int], label: int, synset: str, text: str, filename: str) -> bytes:

@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from skimage import data as photos
+
+
+def encoded(image: Image.Image, kind: str = "JPEG", **options: object) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)  # type: ignore[arg-type]
+    return stream.getvalue()
+
+
+def odd_ones(image: Image.Image) -> dict[str, bytes]:
+    """The kinds of file that ImageNet holds beside the plain ones, each under a JPEG's name."""
+    rotated = Image.Exif()
+    rotated[0x0112] = 6  # orientation: turn by 90 degrees
+    return {
+        "cmyk": encoded(image.convert("CMYK")),
+        "grey": encoded(image.convert("L")),
+        "png": encoded(image, "PNG"),
+        "exif": encoded(image, exif=rotated),
+        "progressive": encoded(image, progressive=True),
+        "444": encoded(image, subsampling=0),
+    }
+
+
+@pytest.fixture(scope="session")
+def photo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An image folder of photographs of two classes, 120x90, with every odd kind of file in it. Read only."""
+    root = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    for name, photo in (("cat", photos.chelsea()), ("cup", photos.coffee())):
+        whole = Image.fromarray(photo)
+        for split, count in (("train", 24), ("val", 4)):
+            (root / split / name).mkdir(parents=True)
+            for number in range(count):
+                left, top = rng.integers(0, 40, 2).tolist()
+                image = whole.resize((120, 90), Image.Resampling.BICUBIC, box=(left, top, left + 400, top + 260))
+                (root / split / name / f"{number:02d}.jpg").write_bytes(encoded(image, quality=90))
+            for kind, raw in odd_ones(image).items():
+                (root / split / name / f"{kind}.jpg").write_bytes(raw)
+    return root
