@@ -14,19 +14,34 @@ def register(app: typer.Typer) -> None:
     app.command(help="Serve a model repository with a real tritonserver until Ctrl-C.")(serve)
 
 
-def serve(
+def serve(  # noqa: PLR0913 - the options of a server
+    *,
     repository: Annotated[Path, typer.Option(help="The model repository.")] = Path("model_repository"),
     model: Annotated[list[str] | None, typer.Option(help="A model to load; all by default. Can be repeated.")] = None,
+    config: Annotated[str | None, typer.Option(help="The engine of models that have it: configs/NAME.pbtxt.")] = None,
     host: Annotated[str, typer.Option(help="The address to bind.")] = "127.0.0.1",
     http_port: Annotated[int, typer.Option(min=0, max=65535, help="HTTP; 0: a free one is chosen.")] = 8000,
     grpc_port: Annotated[int, typer.Option(min=0, max=65535, help="gRPC; 0: a free one is chosen.")] = 8001,
     metrics_port: Annotated[int, typer.Option(min=0, max=65535, help="Metrics; 0: a free one is chosen.")] = 8002,
+    tls: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(metavar="CERTIFICATE KEY", help="TLS for gRPC (PEM files); HTTP and metrics stay on loopback."),
+    ] = None,
+    token: Annotated[
+        str | None,
+        typer.Option(
+            envvar="SHRINKSERVE_TOKEN",
+            help="What clients must know for model control, shared memory, trace and logging. By default nobody can.",
+        ),
+    ] = None,
     log_file: Annotated[
-        Path | None, typer.Option(help="The server's log, rotating; the user's log folder by default.")
+        Path | None, typer.Option(help="The server's log; by default in the user's log folder.")
     ] = None,
     insecure: Annotated[bool, typer.Option("--insecure", help="Let the server from PyPI bind any address.")] = False,
 ) -> None:
     """Start the server, say where it is, and stop it at Ctrl-C or SIGTERM."""
+    import secrets
+
     from shrinkserve.serving.server import ServerOptions, TritonServer
 
     for number in (signal.SIGTERM, signal.SIGHUP):
@@ -34,15 +49,21 @@ def serve(
             signal.signal(number, signal.default_int_handler)
     options = ServerOptions(
         models=model or (),
+        engine=config,
         host=host,
         http_port=http_port,
         grpc_port=grpc_port,
         metrics_port=metrics_port,
         log_file=log_file,
         insecure=insecure,
+        token=token or secrets.token_urlsafe(),
+        tls=tls,
     )
     try:
-        with TritonServer(repository, options) as server:
+        server = TritonServer(repository, options)
+        for name, lack in server.half_made.items():
+            typer.echo(f"skipped {name}: {lack}", err=True)
+        with server:
             typer.echo(f"serving {', '.join(server.models)}; Ctrl-C stops it; log: {server.log_file}")
             for url in (server.http_url, server.grpc_url, server.metrics_url):
                 typer.echo(url)

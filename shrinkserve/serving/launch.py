@@ -46,7 +46,7 @@ def prepare(repository: Path, folder: Path) -> Launch:
     """
     installed = shutil.which("tritonserver")
     if installed:
-        return Launch(Path(installed), from_pip=False, environment=dict(os.environ))
+        return Launch(Path(installed), from_pip=False, environment={**os.environ, "TMPDIR": str(folder)})
     home = pip_server.fetch(repository)
     stub = home / pip_server.STUBS / f"{sys.version_info.major}.{sys.version_info.minor}" / pip_server.STUB
     if not stub.is_file():
@@ -60,6 +60,7 @@ def prepare(repository: Path, folder: Path) -> Launch:
     _compose(folder, home, stub)
     environment = {
         **os.environ,
+        "TMPDIR": str(folder),  # a Triton that is killed leaves its temporary folders behind
         # The stub embeds Python and takes its prefix, hence the virtual environment, from the first python3 on PATH.
         "PATH": os.pathsep.join([str(_python_folder(folder)), os.environ.get("PATH", os.defpath)]),
         "LD_LIBRARY_PATH": os.pathsep.join([*libraries, *filter(None, [os.environ.get("LD_LIBRARY_PATH")])]),

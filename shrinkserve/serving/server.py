@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -28,9 +29,12 @@ import platformdirs
 
 from shrinkserve.errors import ConfigError, ServerError
 from shrinkserve.serving import guard, launch
+from shrinkserve.serving.inventory import choose
 from shrinkserve.serving.logs import explain, rotating_log
-from shrinkserve.serving.repository import Repository
+from shrinkserve.serving.transport import RESTRICTED_KEY
 
+GUARDED = ("model-repository", "shared-memory", "trace", "logging")
+"""The groups of Triton's APIs that a token guards."""
 LISTENS = "Started HTTPService at"
 """Triton's line when HTTP is up: before it, whoever answers at the port is another server."""
 DRAINED = "All models are stopped"
@@ -42,26 +46,45 @@ class ServerOptions:
     """What a server is started with.
 
     Attributes:
-        models: the models to load; all that the repository holds when empty.
+        models: the models to load; all whole ones that the repository holds when empty.
+        engine: the engine that runs each model that has one of that name (``configs/ENGINE.pbtxt``).
         host: the address to bind. The pip server takes only a loopback address unless `insecure`.
         http_port: port of HTTP; 0 lets a free one be chosen, also in the next two.
         grpc_port: port of gRPC.
         metrics_port: port of the Prometheus metrics.
         log_file: where the server's log goes; by default a file named by the port in the user's log folder.
         insecure: let the pip server bind any address.
+        token: what a client has to know to use the APIs that change a server or show its inside (`GUARDED`). None
+            leaves them open. Triton takes it on its command line, where users of the same machine can read it.
+        tls: certificate and key (PEM) of gRPC. Triton has no TLS for HTTP and metrics: those then stay on loopback.
         arguments: further arguments of tritonserver.
         ready_seconds: how long loading the models may take.
     """
 
     models: Sequence[str] = ()
+    engine: str | None = None
     host: str = "127.0.0.1"
     http_port: int = 0
     grpc_port: int = 0
     metrics_port: int = 0
     log_file: Path | None = None
     insecure: bool = False
+    token: str | None = None
+    tls: tuple[Path, Path] | None = None
     arguments: Sequence[str] = ()
     ready_seconds: float = 300
+
+    def __post_init__(self) -> None:
+        """Refuse what Triton would take for something else.
+
+        Raises:
+            ConfigError: names the option.
+        """
+        if self.token is not None and not re.fullmatch(r"[A-Za-z0-9._~-]{8,}", self.token):
+            raise ConfigError("--token", expected="8 or more letters, digits and . _ ~ -", found="something else")
+        for file in self.tls or ():
+            if not file.is_file():
+                raise ConfigError(f"--tls: {file}: no such file", do="give the PEM files of certificate and key")
 
 
 class TritonServer:
@@ -73,6 +96,7 @@ class TritonServer:
 
     Attributes:
         models: the names of the models that it loads.
+        half_made: what it leaves out, by name: what is missing, and the command that completes it.
 
     Raises:
         ArtifactError: no such repository.
@@ -83,7 +107,8 @@ class TritonServer:
     def __init__(self, repository: Path, options: ServerOptions | None = None) -> None:
         self.repository = repository
         self.options = options or ServerOptions()
-        self.models = _chosen(repository, self.options.models)
+        inventory = choose(repository, self.options.models, self.options.engine)
+        self.models, self.half_made = inventory.whole, inventory.half_made
         self._ports: dict[str, int] = {}
         self._resources = ExitStack()
         self._process: subprocess.Popen[str] | None = None
@@ -97,15 +122,20 @@ class TritonServer:
 
     @property
     def grpc_url(self) -> str:
-        return self._url("grpc", "grpc")
+        return self._url("grpcs" if self.options.tls else "grpc", "grpc")
 
     @property
     def metrics_url(self) -> str:
         return f"{self._url('http', 'metrics')}/metrics"
 
     def _url(self, scheme: str, service: str) -> str:
-        host = f"[{self.options.host}]" if ":" in self.options.host else self.options.host
-        return f"{scheme}://{host}:{self._ports[service]}"
+        host = self._hosts[service]
+        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{self._ports[service]}"
+
+    @property
+    def _hosts(self) -> dict[str, str]:
+        plain = "127.0.0.1" if self.options.tls else self.options.host
+        return {"http": plain, "grpc": self.options.host, "metrics": plain}
 
     @property
     def log_file(self) -> Path:
@@ -147,7 +177,7 @@ class TritonServer:
     def _start(self) -> None:
         options = self.options
         wanted = {"http": options.http_port, "grpc": options.grpc_port, "metrics": options.metrics_port}
-        self._ports = _bindable(options.host, wanted)
+        self._ports = _bindable(self._hosts, wanted)
         temporary = tempfile.TemporaryDirectory(prefix="shrinkserve-", ignore_cleanup_errors=True)
         folder = self._resources.enter_context(temporary)
         prepared = launch.prepare(self.repository, Path(folder))
@@ -176,16 +206,23 @@ class TritonServer:
         self._resources.callback(self._reader.join)
 
     def _arguments(self) -> list[str]:
-        ports, host = self._ports, self.options.host
-        return [
+        arguments = [
             f"--model-repository={self.repository.resolve()}",
             "--model-control-mode=explicit",
             *(f"--load-model={name}" for name in self.models),
-            *(f"--http-address={host}", f"--http-port={ports['http']}"),
-            *(f"--grpc-address={host}", f"--grpc-port={ports['grpc']}"),
-            *(f"--metrics-address={host}", f"--metrics-port={ports['metrics']}"),
             "--exit-timeout-secs=4",
         ]
+        for service, host in self._hosts.items():
+            arguments += [f"--{service}-address={host}", f"--{service}-port={self._ports[service]}"]
+        if self.options.engine is not None:
+            arguments.append(f"--model-config-name={self.options.engine}")
+        if self.options.token is not None:
+            for option in ("--http-restricted-api", "--grpc-restricted-protocol"):
+                arguments.append(f"{option}={','.join(GUARDED)}:{RESTRICTED_KEY}={self.options.token}")
+        if self.options.tls is not None:
+            certificate, key = self.options.tls
+            arguments += ["--grpc-use-ssl=true", f"--grpc-server-cert={certificate}", f"--grpc-server-key={key}"]
+        return arguments
 
     def _forward(self, stream: IO[str], write: Callable[[str], None]) -> None:
         for line in stream:
@@ -208,7 +245,7 @@ class TritonServer:
             time.sleep(0.05)
 
     def _answers(self) -> bool:
-        connection = http.client.HTTPConnection(self.options.host, self._ports["http"], timeout=5)
+        connection = http.client.HTTPConnection(self._hosts["http"], self._ports["http"], timeout=5)
         try:
             connection.request("GET", "/v2/health/ready")
             return connection.getresponse().status == http.client.OK
@@ -253,22 +290,12 @@ def _end(process: subprocess.Popen[str], drained: threading.Event) -> None:
         process.wait()
 
 
-def _chosen(repository: Path, names: Sequence[str]) -> list[str]:
-    """The models to load: `names`, or all that the repository holds."""
-    present = Repository(repository).models()
-    if not present:
-        raise ServerError(f"{repository}: no model in this repository", do="make one with `shrinkserve export`")
-    unknown = sorted(set(names) - set(present))
-    if unknown:
-        raise ConfigError(f"{repository}: no such model", expected=", ".join(present), found=", ".join(unknown))
-    return list(dict.fromkeys(names)) or present
-
-
-def _bindable(host: str, ports: Mapping[str, int]) -> dict[str, int]:
+def _bindable(hosts: Mapping[str, str], ports: Mapping[str, int]) -> dict[str, int]:
     """The ports with a free one for each 0, all of them bound for a moment to see that they can be had."""
     chosen = {}
     with ExitStack() as held:
         for service, port in sorted(ports.items(), key=lambda item: item[1] == 0):
+            host = hosts[service]
             try:
                 address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
                 listener = held.enter_context(socket.socket(address[0], socket.SOCK_STREAM))

@@ -18,7 +18,7 @@ def test_a_tritonserver_on_path_is_used_as_it_is(tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     found = launch.prepare(Path("models"), tmp_path / "folder")
     assert (found.executable, found.from_pip, found.arguments) == (program, False, [])
-    assert found.environment == dict(os.environ)
+    assert found.environment == {**os.environ, "TMPDIR": str(tmp_path / "folder")}
 
 
 def test_the_server_from_pip_gets_backends_that_find_what_this_python_finds(

@@ -4,6 +4,7 @@ import re
 import shutil
 import signal
 import socket
+import subprocess
 import tempfile
 import time
 import urllib.request
@@ -14,6 +15,9 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+import tritonclient.grpc as triton_grpc
+import tritonclient.http as triton_http
+from tritonclient.utils import InferenceServerException
 
 from shrinkserve.errors import ArtifactError, ConfigError, ServerError
 from shrinkserve.serving.client import Client
@@ -159,3 +163,67 @@ def test_interrupt_while_starting_stops_it(tiny_repository: Repository, tmp_path
             server.wait()
     finally:
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
+
+
+def test_token_guards_what_changes_a_server(tiny_repository: Repository, tmp_path: Path) -> None:
+    chosen = options(tmp_path, models=["tiny"], token="only-for-friends")
+    with TritonServer(tiny_repository.root, chosen) as server:
+        http = triton_http.InferenceServerClient(server.http_url.removeprefix("http://"))
+        grpc = triton_grpc.InferenceServerClient(server.grpc_url.removeprefix("grpc://"))
+        keys = {"shrinkserve-token": "only-for-friends"}, {"triton-grpc-protocol-shrinkserve-token": "only-for-friends"}
+        for client, key in zip((http, grpc), keys, strict=True):
+            for call in (
+                client.get_model_repository_index,
+                client.get_system_shared_memory_status,
+                client.get_trace_settings,
+                client.get_log_settings,
+            ):
+                with pytest.raises(InferenceServerException, match="restricted"):
+                    call()
+                with pytest.raises(InferenceServerException, match="restricted"):
+                    call(headers=dict.fromkeys(key, "a-wrong-token"))
+                call(headers=key)
+            with pytest.raises(InferenceServerException, match="restricted"):
+                client.unload_model("tiny")
+            assert client.is_model_ready("tiny")
+            client.get_inference_statistics("tiny")
+            client.close()
+
+
+def test_tls_of_grpc(tiny_repository: Repository, tmp_path: Path) -> None:
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost"]
+    command += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run(command, check=True, capture_output=True)
+    chosen = options(tmp_path, models=["tiny"], tls=(certificate, key))
+    with TritonServer(tiny_repository.root, chosen) as server:
+        assert server.grpc_url.startswith("grpcs://127.0.0.1:")
+        address = server.grpc_url.removeprefix("grpcs://")
+        with triton_grpc.InferenceServerClient(address, ssl=True, root_certificates=str(certificate)) as client:
+            assert client.is_server_ready()
+        with (
+            triton_grpc.InferenceServerClient(address) as client,
+            pytest.raises(InferenceServerException, match=r"UNAVAILABLE|unavailable"),
+        ):
+            client.is_server_ready()
+
+
+def test_options_that_triton_would_misread(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"--token: expected 8 or more letters"):
+        ServerOptions(token="a=b,c:d/e f")
+    with pytest.raises(ConfigError, match=r"none\.pem: no such file"):
+        ServerOptions(tls=(tmp_path / "none.pem", tmp_path / "none.key"))
+
+
+def test_half_made_model_is_skipped_and_the_engine_chosen(tiny_repository: Repository, tmp_path: Path) -> None:
+    root = tmp_path / "models"
+    shutil.copytree(tiny_repository.root, root)
+    (root / "wide/1/model.onnx").unlink()
+    (root / "tiny/configs").mkdir()
+    text = (root / "tiny/config.pbtxt").read_text()
+    (root / "tiny/configs/large.pbtxt").write_text(text.replace("max_batch_size: 4", "max_batch_size: 7"))
+    with TritonServer(root, options(tmp_path, engine="large")) as server:
+        assert server.models == ["tiny"]
+        assert server.half_made["wide"].startswith("no 1/model.onnx; complete it with: shrinkserve export ")
+        with triton_grpc.InferenceServerClient(server.grpc_url.removeprefix("grpc://")) as client:
+            assert client.get_model_config("tiny").config.max_batch_size == 7

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from shrinkserve.errors import ConfigError, ServerError
+from shrinkserve.serving.inventory import choose, take
+from shrinkserve.serving.repository import Repository
+
+
+@pytest.fixture
+def root(tiny_repository: Repository, tmp_path: Path) -> Path:
+    """A copy of `tiny_repository`, to be damaged."""
+    return Path(shutil.copytree(tiny_repository.root, tmp_path / "models"))
+
+
+def test_whole_models(root: Path) -> None:
+    assert (take(root).whole, take(root).half_made) == (["tiny", "wide"], {})
+    assert choose(root, ["wide"]).whole == ["wide"]
+
+
+def test_half_made_models_are_left_out_with_the_command_that_completes_them(root: Path) -> None:
+    (root / "tiny/config.pbtxt").unlink()
+    (root / "notes").mkdir()
+    found = choose(root)
+    command = f"shrinkserve export RUN --repository {root} --name tiny"
+    assert (found.whole, found.half_made) == (["wide"], {"tiny": f"no config.pbtxt; complete it with: {command}"})
+    (root / "wide/1/model.onnx").unlink()
+    assert take(root).half_made["wide"].startswith("no 1/model.onnx; ")
+    with pytest.raises(ServerError, match=r"tiny: half made, no config\.pbtxt"):
+        choose(root)
+
+
+def test_chosen_half_made_model_is_an_error(root: Path) -> None:
+    shutil.rmtree(root / "tiny/1")
+    with pytest.raises(ServerError, match=r"tiny: half made, no version|tiny: half made, no 1/model\.onnx"):
+        choose(root, ["tiny"])
+    assert choose(root, ["wide"]).half_made == {}
+
+
+def test_engine_of_its_own_files(root: Path) -> None:
+    (root / "tiny/configs").mkdir()
+    text = (root / "tiny/config.pbtxt").read_text()
+    (root / "tiny/configs/other.pbtxt").write_text(text.replace("model.onnx", "other.onnx"))
+    assert take(root).whole == ["tiny", "wide"]
+    assert take(root, "other").half_made["tiny"].startswith("no 1/other.onnx; ")
+    shutil.copy(root / "tiny/1/model.onnx", root / "tiny/1/other.onnx")
+    assert choose(root, engine="other").whole == ["tiny", "wide"]
+    with pytest.raises(ConfigError, match="no such engine: expected other, found another"):
+        choose(root, engine="another")
+
+
+def test_ensembles_need_no_file(root: Path) -> None:
+    (root / "both/1").mkdir(parents=True)
+    (root / "both/config.pbtxt").write_text('name: "both" platform: "ensemble"')
+    assert take(root).whole == ["both", "tiny", "wide"]
