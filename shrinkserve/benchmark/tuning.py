@@ -240,6 +240,7 @@ def describe(trial: Trial, limit: float) -> str:
         f"{trial.choice}: {load.throughput:.0f} images/s at concurrency {load.workers}, "
         f"p50 {load.latency.percentile(50) * 1e3:.1f} ms, p99 {load.latency.percentile(99) * 1e3:.1f} ms, "
         f"{server.get('images_per_execution') or 1:.2f} images an execution"
+        f"{'' if load.valid else f' (not to be quoted: {load.reasons[0]})'}"
     )
 
 

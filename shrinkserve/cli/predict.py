@@ -24,7 +24,7 @@ def register(app: typer.Typer) -> None:
     app.command()(predict)
 
 
-def predict(
+def predict(  # noqa: PLR0913, PLR0917 - a command's options
     images: Annotated[
         list[str], typer.Argument(help="Images, folders of images, patterns such as 'photos/*.jpg'; - reads paths.")
     ],
@@ -35,6 +35,7 @@ def predict(
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV, a line a class.")] = False,
     timeout: Annotated[float, typer.Option(min=0.001, help="Seconds that one request may take.")] = 60.0,
     priority: Annotated[int, typer.Option(min=0, help="1 is served first; 0: the model's default.")] = 0,
+    encoded: Annotated[bool, typer.Option("--encoded", help="Have the server decode, after `repo add-jpeg`.")] = False,
 ) -> None:
     """Classify images with a running server; they are prepared as the model's contract says."""
     from shrinkserve.serving.client import Client
@@ -46,7 +47,8 @@ def predict(
     faults: list[DataError] = []
     with Client(url, timeout=timeout) as client:
         name = model or client.only_model()
-        write(_noting_faults(client.stream(paths, name, top=top, priority=priority), faults), name)
+        stream = client.stream_encoded if encoded else client.stream
+        write(_noting_faults(stream(paths, name, top=top, priority=priority), faults), name)
     _report(faults)
 
 

@@ -31,6 +31,7 @@ def register(app: typer.Typer) -> None:
         help="List, publish, roll back, verify and tune the models of a repository.", no_args_is_help=True
     )
     group.command("list")(list_models)
+    group.command("add-jpeg")(add_jpeg)
     for command in (show, publish, rollback, verify, gc, tune):
         group.command()(command)
     app.add_typer(group, name="repo")
@@ -43,7 +44,7 @@ def list_models(
     from shrinkserve.serving.repository import Repository
 
     held = Repository(repository)
-    rows = [_summary(held, name) for name in held.models()]
+    rows = [_summary(held, name) for name in held.classifiers()]
     if as_json:
         typer.echo(json.dumps(rows, indent=1))
         return
@@ -121,6 +122,15 @@ def publish(  # noqa: PLR0913, PLR0917 - a command's options
         publishing.publish(Repository(repository), source, name=name, scratch=scratch, live=live, say=typer.echo)
 
 
+def add_jpeg(name: Name, repository: Root = DEFAULT) -> None:
+    """Have a model take JPEG bytes too: a DALI pipeline, and an ensemble named NAME_jpeg."""
+    from shrinkserve.serving.jpeg import add_jpeg as add
+    from shrinkserve.serving.repository import Repository
+
+    for place in add(Repository(repository), name):
+        typer.echo(f"wrote {place}")
+
+
 def rollback(
     name: Name,
     repository: Root = DEFAULT,
@@ -147,7 +157,7 @@ def verify(
 
     held = Repository(repository)
     found = 0
-    for model in [name] if name is not None else held.models():
+    for model in [name] if name is not None else held.classifiers():
         lines = list(problems(held, model))
         for line in lines:
             typer.echo(f"error: {line}", err=True)
@@ -171,7 +181,7 @@ def gc(
 
     held = Repository(repository)
     with held.locked():
-        for model in [name] if name is not None else held.models():
+        for model in [name] if name is not None else held.classifiers():
             active = held.active(model)
             others = [version for version in held.versions(model) if version != active]
             surplus = others[: len(others) - keep] if keep < len(others) else []
@@ -205,7 +215,7 @@ def tune(
     typer.echo(explain_batching(tuning))
     if tuning.duel:
         rounds = ", ".join(f"{before:.0f} -> {after:.0f}" for before, after in tuning.duel)
-        typer.echo(f"measured in turns, configured -> best: {rounds} images/s ({tuning.gain - 1:+.0%})")
+        typer.echo(f"within the limit, measured in turns, configured -> best: {rounds} images/s")
     typer.echo(f"written: {tuning.chosen}")
     if tuning.chosen.engine is not None:
         typer.echo(f"start the server with --config {tuning.chosen.engine} to run it")

@@ -16,7 +16,7 @@ from shrinkserve.errors import DataError
 from shrinkserve.preprocess import Pixels
 from shrinkserve.serving.contract import Contract
 from shrinkserve.serving.images import Source, name_of, prepare
-from shrinkserve.serving.model_config import PROBABILITIES
+from shrinkserve.serving.model_config import ENCODED, JPEG, PROBABILITIES
 from shrinkserve.serving.transport import Question, Reply
 
 Item = TypeVar("Item")
@@ -79,6 +79,18 @@ class Prepared(NamedTuple):
             else Outcome(name, best(next(rows), contract.classes, top), contract.version)
             for name, image in zip(self.names, self.pixels, strict=True)
         ]
+
+
+def encoded_question(model: str, encoded: bytes, top: int, priority: int) -> Question:
+    """The request for the `top` classes of an encoded image, which the server decodes."""
+    image = np.frombuffer(encoded, np.uint8)[None]
+    return Question(f"{model}{JPEG}", image, {PROBABILITIES: top}, priority=priority, tensor=ENCODED)
+
+
+def labelled(reply: Reply) -> list[Prediction]:
+    """The predictions of a reply to `encoded_question`, best first; the server names the classes."""
+    entries = [entry.decode().split(":", 2) for entry in reply.tensors[PROBABILITIES].ravel()]
+    return [Prediction(label[0] if label else index, float(value)) for value, index, *label in entries]
 
 
 def best(probabilities: npt.NDArray[np.float32], classes: list[str], top: int) -> list[Prediction]:

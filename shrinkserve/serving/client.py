@@ -12,13 +12,13 @@ import numpy as np
 import numpy.typing as npt
 from tritonclient.grpc import model_config_pb2 as pb
 
-from shrinkserve.errors import RequestError
+from shrinkserve.errors import DataError, RequestError
 from shrinkserve.preprocess import Pixels
-from shrinkserve.serving.classify import Outcome, Prediction, Prepared, chunks, in_order
+from shrinkserve.serving.classify import Outcome, Prediction, Prepared, chunks, encoded_question, in_order, labelled
 from shrinkserve.serving.contract import Contract, from_config, label_question, read_labels
-from shrinkserve.serving.faults import UnavailableError, UnknownModelError, only, unknown, unsteady
-from shrinkserve.serving.images import Source
-from shrinkserve.serving.model_config import LOGITS, PROBABILITIES
+from shrinkserve.serving.faults import RefusedError, UnavailableError, UnknownModelError, only, unknown, unsteady
+from shrinkserve.serving.images import Source, encoded_bytes, name_of
+from shrinkserve.serving.model_config import JPEG, LOGITS, PROBABILITIES
 from shrinkserve.serving.transport import Question, Reply, connect, parse_url
 
 Floats = npt.NDArray[np.float32]
@@ -142,6 +142,38 @@ class Client:
 
         for outcomes in in_order(work, chunks(sources, batch), workers):
             yield from outcomes
+
+    def stream_encoded(
+        self, sources: Iterable[Source], model: str | None = None, *, top: int = 5, workers: int = 8, priority: int = 0
+    ) -> Iterator[Outcome]:
+        """As `stream`, but the server decodes: images travel as they are encoded, one a request.
+
+        Args:
+            sources: paths or encoded images (bytes).
+            model: the classifier's name; the server must have its JPEG ensemble (`shrinkserve repo add-jpeg`).
+            top: how many classes of each image.
+            workers: requests under way at once.
+            priority: 1 is served first; 0 for the model's default.
+
+        Raises:
+            RequestError: as `infer`.
+        """
+        name = model or only(self.url, [one.removesuffix(JPEG) for one in self.models() if one.endswith(JPEG)])
+        if f"{name}{JPEG}" not in self.models():
+            raise self._unknown(f"{name}{JPEG}")
+
+        def work(item: tuple[int, Source]) -> Outcome:
+            position, source = item
+            label = name_of(source, position)
+            try:
+                reply = self._persist(encoded_question(name, encoded_bytes(source, label), top, priority))
+            except DataError as fault:
+                return Outcome(label, fault=fault)
+            except RefusedError as fault:  # the server is there, and could not decode this one
+                return Outcome(label, fault=DataError(f"{label}: {fault.what}"))
+            return Outcome(label, labelled(reply), reply.version)
+
+        yield from in_order(work, enumerate(sources), workers)
 
     def only_model(self) -> str:
         """The name of the one model that is served.

@@ -37,6 +37,10 @@ class UnknownModelError(RequestError):
     """The server has no such model, or none that is ready."""
 
 
+class RefusedError(RequestError):
+    """The server looked at the request and does not answer it."""
+
+
 class UnavailableError(RequestError):
     """No answer came: the server is not there, went away, or took too long to accept the connection."""
 
@@ -58,7 +62,7 @@ def _raise(url: str, message: str, status: str, fault: Exception) -> NoReturn:
         raise UnavailableError(
             f"{url}: no server answers ({message})", do="start one with `shrinkserve serve`, or check the URL"
         ) from fault
-    raise RequestError(f"{url}: the request was refused ({message})") from fault
+    raise RefusedError(f"{url}: the request was refused ({message})") from fault
 
 
 def unknown(url: str, served: Sequence[Mapping[str, Any]], model: str, version: str = "") -> RequestError:

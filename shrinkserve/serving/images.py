@@ -20,6 +20,20 @@ def name_of(source: Source, position: int) -> str:
     return os.fspath(source) if isinstance(source, str | os.PathLike) else f"image {position}"
 
 
+def encoded_bytes(source: Source, name: str) -> bytes:
+    """An image as a server decodes it: a file's content, or bytes as they are.
+
+    Raises:
+        DataError: a file that cannot be read or is too large; pixels, which are not encoded.
+    """
+    if isinstance(source, np.ndarray):
+        raise DataError(f"{name}: not an encoded image", expected="a path or bytes", found="pixels")
+    encoded = source if isinstance(source, bytes) else _read(Path(source))
+    if not 0 < len(encoded) <= MAX_BYTES:
+        raise DataError(f"{name}: not an image", expected=f"1 to {MAX_BYTES} bytes", found=len(encoded))
+    return encoded
+
+
 def prepare(source: Source, preprocess: Preprocess, name: str) -> Pixels:
     """Crop and resize an image as the model's contract says.
 

@@ -25,6 +25,8 @@ CONFIG = "config.pbtxt"
 LABELS = "labels.txt"
 MODEL = "model.onnx"
 INPUT, LOGITS, PROBABILITIES = "images", "logits", "probabilities"
+JPEG, ENCODED = "_jpeg", "jpeg"
+"""What the name of the ensemble that takes encoded images adds to the classifier's, and its input."""
 THREADS = {"onnxruntime": "intra_op_thread_count", "openvino": "INFERENCE_NUM_THREADS"}
 """Backend -> its parameter for the threads of one instance; for both, 0 is as many as there are cores."""
 PREFIX = "shrinkserve."

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from tritonclient.grpc import model_config_pb2 as pb
 
-from shrinkserve.artifact import Card, read_card, safe_join, sha256_file, verify_file, write_atomic
+from shrinkserve.artifact import CARD, Card, read_card, safe_join, sha256_file, verify_file, write_atomic
 from shrinkserve.config import ServingConfig
 from shrinkserve.errors import ArtifactError, ConfigError
 from shrinkserve.serving import exchange, model_config
@@ -254,14 +254,22 @@ class Repository:
             yield folder
 
     def models(self) -> list[str]:
-        """Names of the models, sorted.
+        """Names of all that Triton would load, sorted.
 
         Raises:
             ArtifactError: no such folder.
         """
         if not self.root.is_dir():
             raise ArtifactError(f"{self.root}: no such model repository", do="make one with `shrinkserve export`")
-        return sorted(p.parent.name for p in self.root.glob(f"*/{CONFIG}") if _NAME.fullmatch(p.parent.name))
+        return sorted(path.parent.name for path in self.root.glob(f"*/{CONFIG}") if _NAME.fullmatch(path.parent.name))
+
+    def classifiers(self) -> list[str]:
+        """Names of the models that have cards, sorted: those that `export` made, not what was added to them.
+
+        Raises:
+            ArtifactError: no such folder.
+        """
+        return [name for name in self.models() if any((self.root / name).glob(f"[1-9]*/{CARD}"))]
 
     def versions(self, name: str) -> list[int]:
         """Numbers of a model's versions, in order.

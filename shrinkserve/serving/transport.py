@@ -38,10 +38,11 @@ class Question:
 
     Attributes:
         model: its name.
-        images: uint8 [N, S, S, 3].
+        images: uint8 [N, S, S, 3]; or [1, bytes] where `tensor` takes an encoded image.
         outputs: output name -> 0 for its tensor, or k for its top k as ``b"value:index:label"``.
         version: of the model; empty for the one that answers.
         priority: 1 is served first; 0 for the model's default.
+        tensor: the input's name.
     """
 
     model: str
@@ -49,6 +50,7 @@ class Question:
     outputs: Mapping[str, int]
     version: str = ""
     priority: int = 0
+    tensor: str = INPUT
 
 
 @dataclass(frozen=True)
@@ -253,7 +255,7 @@ def request(library: Any, question: Question, timeout: float, region: tuple[str,
         region: name and bytes of the shared memory that holds the images; None to send them.
     """
     images = np.ascontiguousarray(question.images)
-    tensor = library.InferInput(INPUT, list(images.shape), "UINT8")
+    tensor = library.InferInput(question.tensor, list(images.shape), "UINT8")
     if region is None:
         tensor.set_data_from_numpy(images)
     else:

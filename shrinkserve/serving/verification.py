@@ -14,6 +14,7 @@ from shrinkserve.runtimes.onnx import OnnxModel
 from shrinkserve.serving import model_config
 from shrinkserve.serving.activation import labels_text
 from shrinkserve.serving.engines import configuration, configuration_path, engines_of
+from shrinkserve.serving.jpeg import jpeg_problems
 from shrinkserve.serving.model_config import INPUT, LABELS, LOGITS, MODEL, PROBABILITIES
 from shrinkserve.serving.repository import Repository
 
@@ -49,6 +50,7 @@ def problems(repository: Repository, name: str) -> Iterator[str]:
         card, model = open_verified(repository.known_version(name, active))
         yield from _disagreements(repository.root / name, config, card, model)
         yield from _engine_problems(repository.root / name, config, card)
+        yield from jpeg_problems(repository, name)
     except ShrinkServeError as fault:
         yield str(fault)
     for version in repository.versions(name):

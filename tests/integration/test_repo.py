@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from shrinkserve.cli import main
+from shrinkserve.data import open_dataset
 from shrinkserve.serving.client import Client
 from shrinkserve.serving.repository import Repository
 from shrinkserve.serving.server import ServerOptions, TritonServer
@@ -93,3 +94,28 @@ def test_mistakes_are_one_line(
     captured = capsys.readouterr()
     assert captured.err.count("\n") == 1
     assert message in captured.err
+
+
+def test_a_model_that_decodes(root: Path, digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The DALI ensemble answers encoded images as the client's own preparation does."""
+    pytest.importorskip("nvidia.dali", reason="DALI is not installed")
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    dataset = open_dataset(digits, "validation")
+    for index in range(40):
+        (folder / f"{index:02}.jpg").write_bytes(dataset.record(index).encoded)
+    assert main(["repo", "add-jpeg", "smoke", "--repository", str(root)]) == 0
+    with TritonServer(root, ServerOptions(log_file=tmp_path / "log")) as server:
+        records = []
+        for encoded in ([], ["--encoded"]):
+            capsys.readouterr()
+            words = ["predict", str(folder), "--url", server.grpc_url, "--model", "smoke", "--json", *encoded]
+            assert main(words) == 0
+            records.append(json.loads(capsys.readouterr().out))
+    prepared, encoded_ones = records
+    assert [one["image"] for one in encoded_ones] == [one["image"] for one in prepared]
+    pairs = zip(prepared, encoded_ones, strict=True)
+    assert sum(one["top"][0]["label"] != two["top"][0]["label"] for one, two in pairs) <= 1
+    capsys.readouterr()
+    assert main(["repo", "list", "--repository", str(root)]) == 0
+    assert capsys.readouterr().out.count("\n") == 1, "what belongs to a model is no model of its own"
