@@ -1,0 +1,152 @@
+"""What flows through a graph: the range and the distribution of every float tensor over real images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+from onnx_ir.passes import common
+
+BINS = 2048
+SMALL_BATCH = 8
+"""Images run at once: every tensor of the graph is held for them, about 50 MB an image at 224x224."""
+
+Method = Literal["minmax", "percentile", "entropy"]
+METHODS: tuple[Method, ...] = get_args(Method)
+Range = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """Values of one tensor.
+
+    Attributes:
+        low: the least value seen.
+        high: the greatest value seen.
+        counts: int64 [BINS], equal bins from `low` to `high`.
+    """
+
+    low: float
+    high: float
+    counts: npt.NDArray[np.int64]
+
+    @property
+    def peak(self) -> float:
+        """The greatest magnitude."""
+        return max(abs(self.low), abs(self.high))
+
+
+def observe(model: ir.Model, images: npt.NDArray[np.uint8]) -> dict[str, Histogram]:
+    """Run `model` in float32 over `images` twice: for the ranges, then for the histograms inside them.
+
+    Args:
+        model: takes uint8 images, has float32 tensors inside; is not changed.
+        images: uint8 [N, S, S, 3], as the preprocessing makes them.
+
+    Returns:
+        a histogram for every float32 tensor that a node computes, by name.
+    """
+    ranges: dict[str, Range] = {}
+    for name, values in _run(model, images):
+        low, high = ranges.get(name, (np.inf, -np.inf))
+        ranges[name] = min(low, float(values.min())), max(high, float(values.max()))
+    counts = {name: np.zeros(BINS, np.int64) for name in ranges}
+    for name, values in _run(model, images):
+        counts[name] += _bin(values, ranges[name])
+    return {name: Histogram(*ranges[name], counts[name]) for name in ranges}
+
+
+def _run(model: ir.Model, images: npt.NDArray[np.uint8]) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
+    import onnxruntime
+
+    seen = ir.from_proto(ir.to_proto(model))
+    names = expose(seen)
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC  # keeps plain layouts
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(
+        ir.to_proto(seen).SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    feed = session.get_inputs()[0].name
+    for start in range(0, len(images), SMALL_BATCH):
+        yield from zip(names, session.run(names, {feed: images[start : start + SMALL_BATCH]}), strict=True)
+
+
+def expose(model: ir.Model) -> list[str]:
+    """Make every float32 tensor that a node computes an output of the graph, and return their names."""
+    common.ShapeInferencePass()(model)
+    values = [v for node in model.graph for v in node.outputs if v.dtype == ir.DataType.FLOAT]
+    present = set(model.graph.outputs)
+    model.graph.outputs.extend(v for v in values if v not in present)
+    return [str(v.name) for v in values]
+
+
+def _bin(values: npt.NDArray[np.float32], limits: Range) -> npt.NDArray[np.int64]:
+    low, high = limits
+    if high <= low:
+        return np.bincount([0], weights=[values.size], minlength=BINS).astype(np.int64)
+    index = ((values.ravel() - np.float32(low)) * np.float32(BINS / (high - low))).astype(np.int32)
+    return np.bincount(np.clip(index, 0, BINS - 1, out=index), minlength=BINS)
+
+
+def clip(histograms: Mapping[str, Histogram], method: Method, levels: int = 256) -> dict[str, Range]:
+    """The range of each tensor that quantisation should cover; what is outside saturates.
+
+    Args:
+        histograms: as `observe` returns them.
+        method: "minmax" all values, "percentile" all but 0.01 %, "entropy" the range whose quantised distribution
+            diverges least from the true one (Migacz, "8-bit Inference with TensorRT", GTC 2017).
+        levels: how many steps the whole range will have.
+    """
+    rules: dict[Method, Any] = {"minmax": _minmax, "percentile": _percentile, "entropy": _entropy}
+    return {name: rules[method](histogram, levels) for name, histogram in histograms.items()}
+
+
+def _minmax(histogram: Histogram, _levels: int) -> Range:
+    return histogram.low, histogram.high
+
+
+def _percentile(histogram: Histogram, _levels: int, percent: float = 99.99) -> Range:
+    edges = np.linspace(histogram.low, histogram.high, BINS + 1)
+    share = np.cumsum(histogram.counts) / histogram.counts.sum()
+    tail = (1 - percent / 100) / 2
+    # The bin that holds the quantile stays inside; a tail of exact zeros (ReLU) may not push the low end above zero.
+    low = edges[np.searchsorted(share, tail, side="right")]
+    high = edges[min(np.searchsorted(share, 1 - tail) + 1, BINS)]
+    return float(low), float(high)
+
+
+def _entropy(histogram: Histogram, levels: int) -> Range:
+    """Candidates are symmetric limits on the magnitude, clipped to what was seen."""
+    magnitudes, positive = _magnitudes(histogram), histogram.low >= 0
+    steps = levels if positive else levels // 2
+    candidates = np.arange(steps, BINS + 1, 16)
+    divergence = [_divergence(magnitudes, int(stop), steps) for stop in candidates]
+    limit = histogram.peak * candidates[int(np.argmin(divergence))] / BINS
+    return max(histogram.low, -limit), min(histogram.high, limit)
+
+
+def _magnitudes(histogram: Histogram) -> npt.NDArray[np.float64]:
+    centres = np.abs(np.linspace(histogram.low, histogram.high, 2 * BINS + 1)[1::2])
+    index = np.minimum((centres / max(histogram.peak, 1e-30) * BINS).astype(np.int64), BINS - 1)
+    counts = np.bincount(index, weights=histogram.counts, minlength=BINS)
+    counts[0] = 0 if counts[1:].any() else counts[0]  # exact zeros stay exact, they say nothing about the range
+    return counts
+
+
+def _divergence(counts: npt.NDArray[np.float64], stop: int, steps: int) -> float:
+    """Kullback-Leibler divergence of `counts`, saturated at `stop`, from its version in `steps` levels."""
+    kept = counts[:stop].copy()
+    kept[-1] += counts[stop:].sum()
+    level = np.arange(stop) * steps // stop
+    filled = counts[:stop] > 0
+    share = np.bincount(level, weights=counts[:stop], minlength=steps)
+    members = np.bincount(level, weights=filled, minlength=steps)
+    coarse = np.where(filled, (share / np.maximum(members, 1))[level], 0.0)
+    p, q = kept / kept.sum(), np.maximum(coarse / max(coarse.sum(), 1.0), 1e-12)
+    seen = p > 0
+    return float(np.sum(p[seen] * np.log(p[seen] / q[seen])))
