@@ -7,6 +7,7 @@ import os
 import shlex
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -67,7 +68,7 @@ def run_quickstart(settings: Settings, say: Callable[[str], None]) -> Summary:
     summary, folder = Summary(), settings.folder
     data, run, repository = folder / "data", folder / "runs" / settings.recipe, folder / "model_repository"
     images, report, log = folder / "images", folder / "report", folder / "tritonserver.log"
-    stages = _Stages(summary, say)
+    stages = Stages(summary, say)
     stages.run("data", "digits", data)
     stages.run("train", settings.recipe, "--data", data, "--out", run, "--overwrite")
     stages.run("export", run, "--data", data, "--repository", repository)
@@ -84,7 +85,7 @@ def run_quickstart(settings: Settings, say: Callable[[str], None]) -> Summary:
     return summary
 
 
-class _Stages:
+class Stages:
     """Runs commands of this package as processes of their own, as a reader would."""
 
     def __init__(self, summary: Summary, say: Callable[[str], None]) -> None:
@@ -106,17 +107,10 @@ class _Stages:
         """Run `shrinkserve serve` while the block runs; gives its HTTP and its gRPC URL."""
         command = self._announce(("serve", *words, "--http-port", 0, "--grpc-port", 0, "--metrics-port", 0))
         started = time.perf_counter()
-        # The guard ends the server when this process dies, however that happens.
-        guarded = [
-            sys.executable,
-            "-I",
-            guard.__file__,
-            str(os.getpid()),
-            sys.executable,
-            "-m",
-            "shrinkserve",
-            *command,
-        ]
+        # The guard ends the server when this process dies, however that happens; the folder is what it removes then.
+        scratch = tempfile.mkdtemp(prefix="shrinkserve-quickstart-")
+        guarded = [sys.executable, "-I", guard.__file__, str(os.getpid()), scratch]
+        guarded += [sys.executable, "-m", "shrinkserve", *command]
         server = subprocess.Popen(guarded, stdout=subprocess.PIPE, text=True, start_new_session=True)
         try:
             urls = self._urls(server)

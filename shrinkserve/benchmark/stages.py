@@ -201,4 +201,4 @@ def _checkpoint(checkpoint: Checkpoint, which: Weights, *, exact: bool = True) -
 def _onnx(version: int, path: Path, card: Card) -> Target:
     precision = str(card.details.get("precision", "float32"))
     name = f"onnx {precision} v{version}"
-    return local(name, OnnxModel(path), "onnx", precision, card.files[MODEL], exact=precision == "float32")
+    return local(name, OnnxModel(path, spin=False), "onnx", precision, card.files[MODEL], exact=precision == "float32")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -44,6 +45,7 @@ def bench(  # noqa: PLR0913, PLR0917 - one parameter an option
     json: Annotated[Path | None, typer.Option(help="File for the record alone.")] = None,
 ) -> None:
     """Prove that a server answers as the checkpoint does, and measure how fast."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads of torch that spin would starve a server beside them
     from shrinkserve.benchmark.bench import Options, run_bench
     from shrinkserve.benchmark.gates import Gates, parse_duration, read_gates
     from shrinkserve.benchmark.load import Timing
@@ -89,7 +91,8 @@ class _Progress:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bars.stop()
+        if self._console.is_terminal:
+            self._bars.stop()
 
     def step(self, text: str) -> None:
         if self._task is not None:

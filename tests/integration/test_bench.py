@@ -1,0 +1,188 @@
+"""`shrinkserve bench` against a real tritonserver."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from shrinkserve.artifact import read_card, sha256_file, tensors_sha256
+from shrinkserve.cli import main
+from shrinkserve.serving.repository import Repository
+from shrinkserve.serving.server import ServerOptions, TritonServer
+
+QUICK = ("--window", "0.2")
+
+
+@pytest.fixture(scope="module")
+def server(smoke_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
+    log = tmp_path_factory.mktemp("log") / "triton.log"
+    with TritonServer(smoke_repository, ServerOptions(log_file=log)) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def other_run(smoke_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of the same network with other weights."""
+    folder = tmp_path_factory.mktemp("runs") / "other"
+    shutil.copytree(smoke_run, folder)
+    card = read_card(folder, "checkpoint")
+    files = dict(card.files)
+    for name in ("ema.safetensors", "raw.safetensors"):
+        tensors = {key: value * 0.9 for key, value in load_file(folder / name).items()}
+        save_file(tensors, folder / name)
+        files[name] = sha256_file(folder / name)
+    sha256 = tensors_sha256(load_file(folder / "ema.safetensors"))
+    replace(card, files=files, weights_sha256=sha256).write(folder)
+    return folder
+
+
+def bench(*words: object) -> int:
+    return main(["bench", *map(str, words), *QUICK])
+
+
+def urls(server: TritonServer) -> list[str]:
+    return ["--url", server.http_url, "--url", server.grpc_url]
+
+
+def test_server_answers_as_the_checkpoint_does(
+    server: TritonServer, digits: Path, smoke_run: Path, smoke_repository: Path, tmp_path: Path, capsys
+) -> None:
+    record_file = tmp_path / "bench.json"
+    words = ("--data", digits, "--runs", smoke_run.parent, "--repository", smoke_repository, "--json", record_file)
+    assert bench(*words, *urls(server)) == 0
+    record = json.loads(record_file.read_text())
+    assert record["partial"] is None
+    assert record["misses"] == []
+    scores = {score["stage"]: score for score in record["accuracy"]["stages"]}
+    assert list(scores) == ["checkpoint raw", "checkpoint ema", "onnx float32 v1", "server http", "server grpc"]
+    assert all(score["images"] == 364 for score in scores.values())
+    trained = read_card(smoke_run).metrics["top1"]
+    assert scores["server grpc"]["top1"]["value"] == pytest.approx(trained)  # what training itself measured
+    against = {c["after"]: c for c in record["accuracy"]["comparisons"] if c["before"] == "checkpoint ema"}
+    for stage in ("server http", "server grpc"):
+        assert against[stage]["flips"] == 0
+        assert 0 < against[stage]["worst"] < 1e-4  # float32 in another order: not the very same arithmetic
+    loads = {(load["target"], load["concurrency"]): load for load in record["loads"]}
+    assert set(loads) == {(stage, n) for stage in ("server http", "server grpc") for n in (1, 4)}
+    for load in loads.values():
+        percentiles = load["latency"]["percentiles"]
+        assert 0 < percentiles["p50"]["value"] <= percentiles["p90"]["value"] <= percentiles["p99"]["value"]
+        assert load["server"]["failed"] == 0
+        assert load["server"]["mean_ms"]["compute_infer"] < load["latency"]["mean"]
+    assert record["environment"]["versions"]["tritonclient"]
+    out = capsys.readouterr().out
+    assert "answer as the checkpoint does" in out
+    assert "server grpc, concurrency 4" in out
+
+
+def test_another_checkpoint_is_refused(server: TritonServer, digits: Path, other_run: Path, capsys) -> None:
+    assert bench("--data", digits, "--checkpoint", other_run, *urls(server)) == 2
+    assert "not the checkpoint that the server's model was made from" in one_line(capsys)
+    assert bench("--data", digits, "--runs", other_run.parent, *urls(server)) == 2
+    assert "no run with the weights that are served" in one_line(capsys)
+
+
+def test_a_model_that_is_not_what_it_claims_is_found_out(
+    digits: Path, smoke_run: Path, other_run: Path, tmp_path: Path, shrinkserve, capsys
+) -> None:
+    """The file of one run, published with the hash of another: only its answers can give it away."""
+    made, forged = tmp_path / "made", tmp_path / "forged"
+    shrinkserve("export", other_run, "--data", digits, "--repository", made)
+    card = replace(read_card(made / "smoke" / "1"), weights_sha256=read_card(smoke_run).weights_sha256)
+    Repository(forged).add("smoke", made / "smoke" / "1" / "model.onnx", card)
+    with TritonServer(forged, ServerOptions(log_file=tmp_path / "triton.log")) as server:
+        words = ("--data", digits, "--checkpoint", smoke_run, "--repository", tmp_path / "none", "--limit", 200)
+        assert bench(*words, "--url", server.grpc_url, "--concurrency", 1) == 1
+    error = capsys.readouterr().err
+    assert "MISSED server grpc: " in error
+    assert "answers differ from the checkpoint ema's, at most 0 allowed" in error
+    assert error.splitlines()[-1] == "error: 1 of what was asked does not hold"
+
+
+def test_a_missed_gate_is_exit_code_1(
+    server: TritonServer, digits: Path, smoke_run: Path, tmp_path: Path, capsys
+) -> None:
+    gates = tmp_path / "gates.toml"
+    gates.write_text('min_top1 = 0.999\nmax_p99 = "1us"\n')
+    words = ("--data", digits, "--checkpoint", smoke_run, "--gates", gates, "--concurrency", 1)
+    assert bench(*words, "--url", server.grpc_url) == 1
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("MISSED")]
+    assert len(lines) == 2
+    assert "at least 99.90% asked" in lines[0]
+    assert "p99" in lines[1]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--url", "http://127.0.0.1:1"], "no server answers"),
+        (["--url", "ftp://127.0.0.1:1"], "http://HOST:PORT"),
+        (["--url", "{grpc}", "--model", "absent"], "expected one of smoke, found absent"),
+        (["--url", "{grpc}", "--data", "{tmp}/absent"], "no such folder"),
+        (["--url", "{grpc}", "--checkpoint", "{tmp}"], "no such card"),
+        (["--url", "{grpc}", "--gates", "{tmp}/absent.toml"], "not a readable gates file"),
+        (["--url", "{grpc}", "--max-p99", "20"], "a duration such as 20ms"),
+        (["--url", "{grpc}", "--json", "/proc/absent/bench.json"], "cannot be written"),
+    ],
+)
+def test_mistakes_are_one_line(
+    server: TritonServer, digits: Path, smoke_run: Path, tmp_path: Path, capsys, words: list[str], message: str
+) -> None:
+    given = [word.format(grpc=server.grpc_url, tmp=tmp_path) for word in words]
+    defaults = ["--data", digits, "--runs", smoke_run.parent, "--limit", 8, "--concurrency", 1]
+    assert bench(*defaults, *given) == 2
+    assert message in one_line(capsys)
+
+
+def test_data_of_other_classes(server: TritonServer, smoke_run: Path, tmp_path: Path, capsys) -> None:
+    from PIL import Image
+
+    for split in ("train", "val"):
+        for name in ("cat", "dog"):
+            (tmp_path / split / name).mkdir(parents=True)
+            Image.new("RGB", (9, 9)).save(tmp_path / split / name / "1.png")
+    assert bench("--data", tmp_path, "--checkpoint", smoke_run, "--url", server.grpc_url) == 2
+    assert "not the classes of model smoke: expected 11 classes, found 2" in one_line(capsys)
+
+
+def test_a_server_that_dies_leaves_a_partial_record_and_one_line(
+    smoke_repository: Path, digits: Path, smoke_run: Path, tmp_path: Path, capsys
+) -> None:
+    out = tmp_path / "report"
+    with TritonServer(smoke_repository, ServerOptions(log_file=tmp_path / "triton.log")) as server:
+        processes = psutil.Process(server.pid).children(recursive=True)
+
+        def kill_when_loaded() -> None:
+            while not (out / "accuracy.jsonl").exists():
+                time.sleep(0.01)
+            time.sleep(1.0)
+            for process in processes:
+                process.send_signal(signal.SIGKILL)
+
+        killer = threading.Thread(target=kill_when_loaded)
+        killer.start()
+        words = ("--data", digits, "--checkpoint", smoke_run, "--url", server.http_url, "--out", out)
+        assert bench(*words, "--concurrency", 2, "--window", 5) == 2
+        killer.join()
+    assert "server http: " in one_line(capsys)
+    record = json.loads((out / "bench.json").read_text())
+    assert record["partial"].startswith("server http: ")
+    assert (out / "accuracy.jsonl").exists()  # what was measured is not lost
+
+
+def one_line(capsys) -> str:
+    """The error, which is one line after the lines that say what is being measured."""
+    errors = capsys.readouterr().err.splitlines()
+    assert [line for line in errors if line.startswith("error:")] == errors[-1:]
+    assert all(line.startswith(("accuracy:", "load:", "error:")) for line in errors)
+    return errors[-1]
