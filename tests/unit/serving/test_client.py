@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -90,14 +91,22 @@ def test_images_need_not_be_contiguous(client: Client) -> None:
     np.testing.assert_array_equal(client.infer("tiny", images)[0], client.infer("tiny", images.copy())[0])
 
 
+def settled(client: Client) -> dict[str, Any]:
+    """Statistics that stand still: Triton counts a request some time after it has answered it."""
+    last = client.statistics("tiny")
+    while True:
+        time.sleep(0.2)
+        now = client.statistics("tiny")
+        if now["inference_stats"]["success"]["count"] == last["inference_stats"]["success"]["count"]:
+            return now
+        last = now
+
+
 def test_statistics_count_images(client: Client) -> None:
-    before = client.statistics("tiny")
+    client.infer("tiny", np.zeros((1, 8, 8, 3), np.uint8))
+    before = settled(client)
     client.infer("tiny", np.zeros((3, 8, 8, 3), np.uint8))
-    for _ in range(100):  # Triton counts a request after it has answered it
-        after = client.statistics("tiny")
-        if after["inference_stats"]["success"]["count"] > before["inference_stats"]["success"]["count"]:
-            break
-        time.sleep(0.05)
+    after = settled(client)
     assert after["inference_count"] - before["inference_count"] == 3
     assert after["inference_stats"]["success"]["count"] - before["inference_stats"]["success"]["count"] == 1
     assert isinstance(after["inference_stats"]["compute_infer"]["ns"], int)
