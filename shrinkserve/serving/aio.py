@@ -172,25 +172,27 @@ class AsyncClient:
         return Reply(tensors, int(response["model_version"] if self._endpoint.http else response.model_version))
 
     async def _contract(self, model: str) -> Contract:
-        if model not in self._agreed:
-            self._agreed[model] = await self.contract(model)
-        return self._agreed[model]
+        known = self._agreed.get(model)
+        if known is None:
+            known = self._agreed[model] = await self.contract(model)
+        return known
 
     async def _classify(self, model: str, chunk: list[tuple[int, Source]], top: int, priority: int) -> list[Outcome]:
         for _ in range(ATTEMPTS):
             contract = await self._contract(model)
             prepared = await asyncio.to_thread(Prepared.of, chunk, contract)
             question = prepared.question(contract, priority)
-            reply = None if question is None else await self._persist(question)
-            if reply is None or reply.version == contract.version:
+            try:
+                reply = None if question is None else await self._persist(question)
                 return prepared.outcomes(contract, reply, top)
-            self._agreed.pop(model, None)
+            except UnknownModelError:
+                self._agreed.pop(model, None)
         raise unsteady(self.url, model)
 
     async def _persist(self, question: Question) -> Reply:
         for pause in RETRY_PAUSES:
             try:
-                return await self.ask(question)
+                return await self._infer(question)
             except UnavailableError:
                 await asyncio.sleep(pause)
-        return await self.ask(question)
+        return await self._infer(question)

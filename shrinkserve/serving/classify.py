@@ -66,9 +66,14 @@ class Prepared(NamedTuple):
         return cls(names, pixels)
 
     def question(self, contract: Contract, priority: int) -> Question | None:
-        """The request for the images that could be read; None when there is none."""
+        """The request for the images that could be read, of the version that they were prepared for.
+
+        None when there is none.
+        """
         good = [image for image in self.pixels if not isinstance(image, DataError)]
-        return Question(contract.model, np.stack(good), {PROBABILITIES: 0}, priority=priority) if good else None
+        if not good:
+            return None
+        return Question(contract.model, np.stack(good), {PROBABILITIES: 0}, str(contract.version), priority)
 
     def outcomes(self, contract: Contract, reply: Reply | None, top: int) -> list[Outcome]:
         """Answers and faults, in the order of the images."""

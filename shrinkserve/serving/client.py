@@ -184,20 +184,22 @@ class Client:
         return only(self.url, self.models())
 
     def _contract(self, model: str) -> Contract:
-        if model not in self._agreed:
-            self._agreed[model] = self.contract(model)
-        return self._agreed[model]
+        known = self._agreed.get(model)
+        if known is None:
+            known = self._agreed[model] = self.contract(model)
+        return known
 
     def _classify(self, model: str, chunk: list[tuple[int, Source]], top: int, priority: int) -> list[Outcome]:
         for _ in range(ATTEMPTS):
             contract = self._contract(model)
             prepared = Prepared.of(chunk, contract)
             question = prepared.question(contract, priority)
-            reply = None if question is None else self._persist(question)
-            if reply is None or reply.version == contract.version:
+            try:
+                reply = None if question is None else self._persist(question)
                 return prepared.outcomes(contract, reply, top)
-            # Another version was published meanwhile, which may prepare images or name classes in another way.
-            self._agreed.pop(model, None)
+            except UnknownModelError:
+                # Another version was published meanwhile, which may prepare images or name classes in another way.
+                self._agreed.pop(model, None)
         raise unsteady(self.url, model)
 
     def _persist(self, question: Question) -> Reply:
@@ -205,10 +207,10 @@ class Client:
         # asked again, as that would only add to the load that made it late.
         for pause in RETRY_PAUSES:
             try:
-                return self.ask(question)
+                return self._transport.infer(question)
             except UnavailableError:
                 time.sleep(pause)
-        return self.ask(question)
+        return self._transport.infer(question)
 
     def infer(
         self, model: str, images: Pixels, *, version: int | None = None, priority: int = 0

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import io
 import subprocess
 import sys
@@ -18,6 +19,8 @@ from shrinkserve.artifact import Card, sha256_file
 from shrinkserve.config import ServingConfig
 from shrinkserve.errors import ArtifactError, ConfigError, GateError, ParityError, RequestError, ServerError
 from shrinkserve.runtimes.onnx import OnnxModel
+from shrinkserve.serving.aio import AsyncClient
+from shrinkserve.serving.classify import Prediction
 from shrinkserve.serving.client import Client
 from shrinkserve.serving.model_config import LOGITS, PROBABILITIES
 from shrinkserve.serving.publish import Live, publish, roll_back
@@ -180,6 +183,37 @@ def test_rollback_needs_a_version(tmp_path: Path, source: Path) -> None:
         roll_back(repository, "tiny", 7)
 
 
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+def test_a_client_follows_a_version_of_another_contract(
+    live_server: TritonServer, make_model: MakeModel, protocol: str
+) -> None:
+    """Another image size and other classes, published between two calls of one client."""
+    repository = Repository(live_server.repository)
+    url = getattr(live_server, f"{protocol}_url")
+    sources = photos(9)
+
+    async def across(publish_next: Callable[[], object]) -> list[list[Prediction]]:
+        async with AsyncClient(url) as client:
+            answers = [await client.classify(sources, "tiny")]
+            await asyncio.to_thread(publish_next)
+            return [*answers, await client.classify(sources, "tiny")]
+
+    def publish_next(size: int, classes: int) -> None:
+        source = written(*make_model(seed=size, size=size, classes=classes))
+        with Client(url) as owner:
+            publish(repository, source, live=Live(owner), scratch=False)
+
+    with Client(url) as client:
+        first = client.classify(sources, "tiny")
+        publish_next(16, 7)
+        second = client.classify(sources, "tiny")
+        assert {label for label, _ in second} != {label for label, _ in first}
+        assert client.contract("tiny").preprocess.size == 16
+    assert asyncio.run(across(lambda: publish_next(8, 4)))[0] == second
+    with Client(url) as client:
+        assert client.contract("tiny").preprocess.size == 8
+
+
 PUBLISH_FOR_EVER = """
 import sys
 from pathlib import Path
@@ -236,9 +270,8 @@ def test_no_request_fails_while_versions_come_and_go(live_server: TritonServer, 
     repository = Repository(live_server.repository)
     image = np.full((1, 8, 8, 3), 200, np.uint8)
     image[..., 1] = 30
-    right: dict[int, np.ndarray] = {}  # type: ignore[type-arg]
-    for version in repository.versions("tiny"):
-        right[version] = OnnxModel(repository.root / "tiny" / str(version) / "model.onnx").answer(image)
+    active = repository.active("tiny")
+    right = {active: OnnxModel(repository.root / "tiny" / str(active) / "model.onnx").answer(image)}
     answers: Counter[tuple[int, bytes]] = Counter()
     faults: list[BaseException] = []
     done = threading.Event()
