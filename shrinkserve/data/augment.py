@@ -25,6 +25,7 @@ YIQ_INVERSE = np.linalg.inv(YIQ)
 INTERPOLATIONS: tuple[Interpolation, ...] = ("nearest", "bilinear", "bicubic")
 """TensorFlow's methods that every loader has; its fourth, area, is nearly bilinear once that is antialiased."""
 CROP_ATTEMPTS = 10
+NO_NOISE: Pixels = np.empty((0, 0, 3), dtype=np.uint8)
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ def draw(
     interpolation = INTERPOLATIONS[rng.integers(len(INTERPOLATIONS))] if config.random_interpolation else default
     flip = config.flip and rng.random() < 0.5
     colour = _colour(config, rng)
-    erase, noise = None, np.empty((0, 0, 3), dtype=np.uint8)
+    erase, noise = None, NO_NOISE
     if rng.random() < config.erase_probability:
         erase = _rectangle(rng, size, size, config.erase_area, config.erase_aspect)
     if erase is not None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from typing import Protocol
+from importlib.util import find_spec
+from typing import Literal, Protocol
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from shrinkserve.data.batch import Batch
 from shrinkserve.data.dataset import Dataset
 from shrinkserve.data.order import Indices, evaluation_order
 from shrinkserve.data.threads import ordered_map
+from shrinkserve.errors import ConfigError
 from shrinkserve.preprocess import Preprocess
 
 
@@ -39,18 +41,31 @@ class TrainLoader(Protocol):
 
 
 def train_loader(dataset: Dataset, recipe: Recipe, *, rank: int = 0, world: int = 1) -> TrainLoader:
-    """The loader that `recipe` asks for.
+    """The loader that the recipe's ``data.loader`` asks for; "auto" is DALI where it is installed and a GPU is there.
+
+    DALI hands over `Batch.images` as a torch tensor on the GPU of this process, or as an array where there is no GPU.
 
     Raises:
+        ConfigError: DALI is asked for and not installed.
         DataError: fewer images than one step of all ranks needs.
     """
+    workers = available_workers() if recipe.data.workers is None else recipe.data.workers
+    device = _gpu()
+    wanted = recipe.data.loader
+    installed = find_spec("nvidia") is not None and find_spec("nvidia.dali") is not None
+    if wanted == "dali" and not installed:
+        what = "data.loader=dali: NVIDIA DALI is not installed"
+        raise ConfigError(what, do="pip install 'shrinkserve[dali]', or set data.loader=portable")
+    if wanted == "dali" or (wanted == "auto" and installed and device is not None):
+        from shrinkserve.data.dali import DaliLoader
+
+        return DaliLoader(dataset, recipe, rank=rank, world=world, workers=workers, device=device)
     from shrinkserve.data.portable import PortableLoader
 
-    workers = available_workers() if recipe.data.workers is None else recipe.data.workers
     return PortableLoader(dataset, recipe, rank=rank, world=world, workers=workers)
 
 
-def evaluation_batches(
+def evaluation_batches(  # noqa: PLR0913 - all but three are options with a default
     dataset: Dataset,
     preprocess: Preprocess,
     batch_size: int,
@@ -60,6 +75,7 @@ def evaluation_batches(
     workers: int | None = None,
     limit: int | None = None,
     start: int = 0,
+    loader: Literal["portable", "dali"] = "portable",
 ) -> Iterator[Batch]:
     """Every image exactly once over all ranks, in increasing order; the last batch may be smaller.
 
@@ -72,6 +88,8 @@ def evaluation_batches(
         workers: decoding threads; None for one a core that this process may use, 0 for none.
         limit: only so many images in all, spread evenly over the dataset.
         start: so many of this process's images are left out, to go on where another pass stopped.
+        loader: "portable" gives exactly the pixels of `preprocess`. "dali" gives them on a CPU to within rounding: on
+            photographs the mean difference is below 0.5 of 255, and 98 % of the values differ by at most one.
 
     Raises:
         DataError: an image that cannot be read, named by file or by shard and offset.
@@ -87,8 +105,20 @@ def evaluation_batches(
             labels[position] = record.label
         return Batch(images, labels, indices)
 
-    parts = (order[i : i + batch_size] for i in range(0, len(order), batch_size))
-    return ordered_map(load, parts, available_workers() if workers is None else workers)
+    parts = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+    workers = available_workers() if workers is None else workers
+    if loader == "dali":
+        from shrinkserve.data.dali import evaluate
+
+        return evaluate(dataset, preprocess, parts, workers)
+    return ordered_map(load, parts, workers)
+
+
+def _gpu() -> int | None:
+    """The number of this process's GPU, None where there is none."""
+    import torch
+
+    return int(os.environ.get("LOCAL_RANK", "0")) if torch.cuda.is_available() else None
 
 
 def available_workers() -> int:

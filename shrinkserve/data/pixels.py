@@ -49,6 +49,11 @@ def plain_jpeg_size(encoded: bytes) -> tuple[int, int] | None:
     return (width, height) if plain else None
 
 
+def image_size(record: Record) -> tuple[int, int]:
+    """Width and height, from the header alone if that is a plain JPEG's; raises `DataError` when it is no image."""
+    return plain_jpeg_size(record.encoded) or decode(record.encoded, record.name).size
+
+
 def _decode_jpeg(record: Record, original: tuple[int, int], crop: Box, size: int) -> tuple[Pixels, Box]:
     """The decoded picture, maybe scaled down, and where in it `crop` is."""
     import simplejpeg

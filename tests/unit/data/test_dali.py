@@ -1,0 +1,122 @@
+"""DALI against the portable loader: the CPU path runs here for real, the GPU's in tests/gpu."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from shrinkserve.config import Recipe, parse_recipe
+from shrinkserve.data import evaluation_batches, open_dataset, train_loader
+from shrinkserve.errors import DataError
+from shrinkserve.preprocess import Preprocess
+
+pytest.importorskip("nvidia.dali", reason="NVIDIA DALI is not installed")
+
+
+def recipe(loader: str, size: int = 48, **data: object) -> Recipe:
+    return parse_recipe(
+        {
+            "name": "t",
+            "model": {"input_size": size},
+            "train": {"batch_size": 12},
+            "data": {"loader": loader, "workers": 1, **data},
+        }
+    )
+
+
+def images(batches: object) -> np.ndarray:
+    return np.concatenate([batch.images for batch in batches]).astype(int)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic", "lanczos"])
+@pytest.mark.parametrize("size", [48, 128])
+def test_both_loaders_give_the_same_evaluation_pixels(photo_folder: Path, interpolation: str, size: int) -> None:
+    dataset = open_dataset(photo_folder, "validation")  # with CMYK, grey, PNG, EXIF-rotated and progressive ones
+    preprocess = Preprocess(size, interpolation=interpolation)  # type: ignore[arg-type]
+    ours = list(evaluation_batches(dataset, preprocess, 7))
+    theirs = list(evaluation_batches(dataset, preprocess, 7, loader="dali"))
+    for a, b in zip(ours, theirs, strict=True):
+        assert np.array_equal(a.labels, b.labels)
+        assert np.array_equal(a.indices, b.indices)
+    difference = np.abs(images(ours) - images(theirs))
+    assert difference.mean() < 0.5
+    assert (difference > 1).mean() < 0.02
+
+
+def test_training_images_are_the_portable_loaders(photo_folder: Path) -> None:
+    dataset = open_dataset(photo_folder, "train")
+    ours, theirs = (list(train_loader(dataset, recipe(loader)).epoch(2)) for loader in ("portable", "dali"))
+    assert len(ours) == len(theirs) == 5
+    for a, b in zip(ours, theirs, strict=True):
+        assert np.array_equal(a.indices, b.indices)
+        assert np.array_equal(a.labels, b.labels)
+    difference = np.abs(images(ours) - images(theirs))
+    assert difference.mean() < 1
+    assert np.median(difference.mean((1, 2, 3))) < 0.5
+
+
+def test_an_epoch_goes_on_at_any_batch(photo_folder: Path) -> None:
+    loader = train_loader(open_dataset(photo_folder, "train"), recipe("dali"))
+    whole = images(loader.epoch(0))
+    assert np.array_equal(images(loader.epoch(0, 3)), whole[36:])
+    assert list(loader.epoch(0, 5)) == []
+
+
+def damaged_copy(photo_folder: Path, target: Path) -> Path:
+    import shutil
+
+    shutil.copytree(photo_folder, target)
+    whole = (target / "train" / "cat" / "07.jpg").read_bytes()
+    (target / "train" / "cat" / "07.jpg").write_bytes(whole[: len(whole) // 2])
+    (target / "train" / "cup" / "09.jpg").write_text("no image")
+    return target
+
+
+def test_bad_images_are_left_out_and_counted(photo_folder: Path, tmp_path: Path) -> None:
+    root = damaged_copy(photo_folder, tmp_path / "photos")
+    loaders = [
+        train_loader(open_dataset(root, "train"), recipe(kind, max_bad_fraction=0.1)) for kind in ("portable", "dali")
+    ]
+    ours, theirs = (list(loader.epoch(0)) for loader in loaders)
+    assert [b.indices.tolist() for b in ours] == [b.indices.tolist() for b in theirs]
+    assert sorted(message.split(":")[0] for message in loaders[1].bad) == [
+        str(root / "train" / "cat" / "07.jpg"),
+        str(root / "train" / "cup" / "09.jpg"),
+    ]
+    assert np.abs(images(ours) - images(theirs)).mean() < 1
+
+
+def test_more_bad_images_than_allowed_stop_the_run(photo_folder: Path, tmp_path: Path) -> None:
+    root = damaged_copy(photo_folder, tmp_path / "photos")
+    with pytest.raises(DataError, match=r"(07|09)\.jpg"):
+        list(train_loader(open_dataset(root, "train"), recipe("dali")).epoch(0))
+    (root / "val" / "cat" / "01.jpg").write_bytes((root / "val" / "cat" / "01.jpg").read_bytes()[:500])
+    with pytest.raises(DataError, match=r"01\.jpg"):
+        list(evaluation_batches(open_dataset(root, "validation"), Preprocess(32), 4, loader="dali"))
+
+
+def test_dali_reads_our_shards_by_our_index(digits: Path) -> None:
+    """The shard, the Example in it and the index file are read by an independent implementation."""
+    from nvidia.dali import Pipeline, fn, tfrecord
+
+    dataset = open_dataset(digits, "validation")
+    folder = digits / "val_tfrecord"
+    pipeline = Pipeline(batch_size=20, num_threads=1, device_id=None)
+    with pipeline:
+        read = fn.readers.tfrecord(
+            path=[str(folder / "validation-00000-of-00002")],
+            index_path=[str(folder / "index" / "validation-00000-of-00002.idx")],
+            features={
+                "image/encoded": tfrecord.FixedLenFeature((), tfrecord.string, ""),
+                "image/class/label": tfrecord.FixedLenFeature([1], tfrecord.int64, 0),
+            },
+        )
+        pipeline.set_outputs(read["image/encoded"], read["image/class/label"])
+    pipeline.build()
+    encoded, labels = pipeline.run()
+    for number in range(20):
+        record = dataset.record(number)
+        assert bytes(encoded.at(number)) == record.encoded
+        assert labels.at(number)[0] == record.label
