@@ -2,34 +2,25 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-
-from shrinkserve.artifact import write_atomic
+from shrinkserve.benchmark import perf_analyzer, record
+from shrinkserve.benchmark.baseline import compare, read_record
 from shrinkserve.benchmark.chain import Chain, Plan, run_chain
-from shrinkserve.benchmark.environment import environment
 from shrinkserve.benchmark.gates import Gates, misses
 from shrinkserve.benchmark.journal import Journal
-from shrinkserve.benchmark.load import Timing, closed_loop
+from shrinkserve.benchmark.loads import LoadPlan, payload, run_loads
+from shrinkserve.benchmark.slo import Slo, search
 from shrinkserve.benchmark.stages import Stages, Wanted, find_stages
 from shrinkserve.benchmark.target import Pixels
-from shrinkserve.data import Dataset, evaluation_batches, open_dataset
+from shrinkserve.data import Dataset, open_dataset
 from shrinkserve.errors import DataError, ShrinkServeError
-from shrinkserve.preprocess import Preprocess
 
-FORMAT = 1
-"""Of the record; grows when a reader of the old one would be misled."""
-RECORD, JOURNAL = "bench.json", "accuracy.jsonl"
-"""Files of an output folder: the record, and what a cut-off measurement goes on from."""
 BATCH = 32
 """Images a request of the accuracy measurement, at most."""
-REQUESTS = 16
-"""How many different requests a load test sends in turn."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +31,9 @@ class Options:
         data: the dataset; its validation images are used.
         wanted: the stages.
         gates: what the figures must hold.
-        concurrency: of the closed loops.
-        timing: of every load test.
+        loads: the load tests.
+        slo: a promise whose highest rate is searched; None for no search.
+        baseline: record of an earlier release; None for no comparison.
         limit: only so many images for the accuracy, spread evenly.
         out: folder of the report and of the journal that a cut-off measurement goes on from; None for none.
         json: file of the record; None for none.
@@ -50,8 +42,9 @@ class Options:
     data: Path
     wanted: Wanted
     gates: Gates = field(default_factory=Gates)
-    concurrency: Sequence[int] = (1, 4)
-    timing: Timing = field(default_factory=Timing)
+    loads: LoadPlan = field(default_factory=LoadPlan)
+    slo: Slo | None = None
+    baseline: Path | None = None
     limit: int | None = None
     out: Path | None = None
     json: Path | None = None
@@ -68,26 +61,35 @@ class Progress(Protocol):
 
 
 def run_bench(options: Options, progress: Progress) -> dict[str, Any]:
-    """Measure, write what was asked for and return the record; its ``misses`` are the gates that do not hold.
+    """Measure, write what was asked for and return the record; its ``misses`` are what does not hold.
 
     Raises:
         ShrinkServeError: the measurement could not be finished; what there is was written and marked as partial.
     """
+    earlier = read_record(options.baseline) if options.baseline else None
     stages = find_stages(options.wanted)
     dataset = open_dataset(options.data, "validation")
     _check_classes(dataset, stages)
-    record = _head(options, stages, dataset)
+    batch = min(stages.max_batch_size, BATCH)
+    plan = Plan(dataset, stages.preprocess, stages.targets, stages.links, batch, options.limit, stages.served)
+    journal = Journal(options.out / record.JOURNAL, plan) if options.out else None
+    chain = journal.restore() if journal else Chain.empty(plan)
+    found = record.begin(stages, dataset, options.gates)
     try:
-        _measure_accuracy(record, options, stages, dataset, progress)
-        _measure_loads(record, options, stages, dataset, progress)
-        record["partial"] = None
+        _measure_accuracy(found, plan, chain, journal, progress)
+        if earlier is not None:
+            compare(found, earlier)  # other images are said before the minutes that the load tests take
+        _measure_loads(found, options, stages, lambda size: payload(dataset, stages.preprocess, size), progress.step)
+        if earlier is not None:
+            found["baseline"] = {"file": str(options.baseline), "figures": compare(found, earlier)}
+        found["partial"] = None
     except (ShrinkServeError, KeyboardInterrupt) as fault:
-        record["partial"] = str(fault) or "interrupted"
+        found["partial"] = str(fault) or "interrupted"
         raise
     finally:
-        record["misses"] = misses(record, options.gates)
-        _write(record, options)
-    return record
+        found["misses"] = misses(found, options.gates)
+        record.write(found, options.json, options.out, dataset)
+    return found
 
 
 def _check_classes(dataset: Dataset, stages: Stages) -> None:
@@ -100,82 +102,35 @@ def _check_classes(dataset: Dataset, stages: Stages) -> None:
         )
 
 
-def _head(options: Options, stages: Stages, dataset: Dataset) -> dict[str, Any]:
-    """What the record holds before anything was measured."""
-    columns = zip(stages.targets, stages.parents, strict=True)
-    return {
-        "format": FORMAT,
-        "model": stages.model,
-        "version": stages.contract.version if stages.contract else None,
-        "weights_sha256": stages.weights_sha256,
-        "preprocess": {"contract": stages.preprocess.contract, **stages.preprocess.to_dict()},
-        "classes": stages.classes,
-        "dataset": {"root": str(dataset.root), "split": dataset.split, "images": len(dataset)},
-        "stages": [
-            {
-                "name": target.name,
-                "kind": target.kind,
-                "precision": target.precision,
-                "identity": target.identity,
-                "exact": target.exact,
-                "parent": parent,
-            }
-            for target, parent in columns
-        ],
-        "reference": stages.reference,
-        "environment": environment(),
-        "gates": asdict(options.gates),
-        "accuracy": None,
-        "loads": [],
-        "partial": "not finished",
-        "misses": [],
-    }
-
-
-def _measure_accuracy(
-    record: dict[str, Any], options: Options, stages: Stages, dataset: Dataset, progress: Progress
-) -> None:
-    batch = min(stages.max_batch_size, BATCH)
-    plan = Plan(dataset, stages.preprocess, stages.targets, stages.links, batch, options.limit)
-    journal = Journal(options.out / JOURNAL, plan) if options.out else None
-    chain = journal.restore() if journal else Chain.empty(plan)
-    progress.step(f"accuracy: {plan.images} images through {', '.join(t.name for t in stages.targets)}")
+def _measure_accuracy(found: dict[str, Any], plan: Plan, chain: Chain, journal: Journal | None, at: Progress) -> None:
+    at.step(f"accuracy: {plan.images} images through {', '.join(target.name for target in plan.targets)}")
 
     def on_batch(part: Chain) -> None:
         if journal:
             journal.append(part)
-        progress.images(chain.done, plan.images)
+        at.images(chain.done, plan.images)
 
     try:
         run_chain(plan, chain, on_batch)
     finally:
-        record["accuracy"] = {**chain.to_dict(), "planned": plan.images, "batch": batch}
+        found["accuracy"] = {**chain.to_dict(), "planned": plan.images, "batch": plan.batch_size}
 
 
 def _measure_loads(
-    record: dict[str, Any], options: Options, stages: Stages, dataset: Dataset, progress: Progress
+    found: dict[str, Any],
+    options: Options,
+    stages: Stages,
+    make: Callable[[int], list[Pixels]],
+    say: Callable[[str], None],
 ) -> None:
-    requests = payload(dataset, stages.preprocess, batch=1)
-    for target in stages.targets:
-        for concurrency in options.concurrency if target.remote else ():
-            progress.step(f"load: {target.name}, concurrency {concurrency}")
-            record["loads"].append(closed_loop(target, requests, concurrency, options.timing).to_dict())
-
-
-def payload(dataset: Dataset, preprocess: Preprocess, batch: int) -> list[Pixels]:
-    """Requests for load tests: different real images, `batch` in each."""
-    count = min(len(dataset), REQUESTS * batch)
-    images = np.concatenate([b.images for b in evaluation_batches(dataset, preprocess, batch, limit=count)])
-    return [
-        np.ascontiguousarray(np.take(images, range(i, i + batch), axis=0, mode="wrap")) for i in range(0, count, batch)
-    ]
-
-
-def _write(record: dict[str, Any], options: Options) -> None:
-    text = json.dumps(record, indent=1) + "\n"
-    if options.json:
-        write_atomic(options.json, text.encode())
-    if options.out:
-        write_atomic(options.out / RECORD, text.encode())
-        if record["partial"] is None:
-            (options.out / JOURNAL).unlink(missing_ok=True)
+    plan = options.loads
+    targets = plan.targets(stages.targets)
+    for load in run_loads(plan, targets, make, say):
+        found["loads"].append(load.to_dict())
+    for target in targets if options.slo else ():
+        assert options.slo is not None
+        found["slo"].append(search(target, make(1), options.slo, plan.in_flight, plan.timing, say))
+    for target in targets if perf_analyzer.path() else ():
+        if target.remote:
+            say(f"perf_analyzer: {target.name}")
+            found["perf_analyzer"] += perf_analyzer.measure(target.identity, stages.model, plan.concurrency)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from typing import Any, cast
+from zlib import crc32
 
 from shrinkserve.benchmark.accuracy import Comparison, Score
 from shrinkserve.benchmark.target import Logits, Target
@@ -28,6 +29,7 @@ class Plan:
         links: which of them are compared.
         batch_size: images a request, which no stage refuses.
         limit: only so many images, spread evenly over the dataset.
+        served: what the servers among the stages serve; their addresses may change.
     """
 
     dataset: Dataset
@@ -36,6 +38,7 @@ class Plan:
     links: Sequence[Link]
     batch_size: int
     limit: int | None = None
+    served: str = ""
 
     @property
     def images(self) -> int:
@@ -49,7 +52,7 @@ class Plan:
             "data": str(self.dataset.root.resolve()),
             "dataset_images": len(self.dataset),
             "contract": self.preprocess.contract,
-            "stages": [[target.name, target.identity] for target in self.targets],
+            "stages": [[target.name, self.served if target.remote else target.identity] for target in self.targets],
             "links": [list(link) for link in self.links],
             "limit": self.limit,
         }
@@ -63,11 +66,14 @@ class Chain:
         scores: one a stage.
         comparisons: one a link.
         done: images that went through every stage, from the first on.
+        fingerprint: sum of a checksum of every image's pixels and label: the same images, prepared alike, have the
+            same one in whatever order they come.
     """
 
     scores: list[Score] = field(default_factory=list)
     comparisons: list[Comparison] = field(default_factory=list)
     done: int = 0
+    fingerprint: int = 0
 
     @classmethod
     def empty(cls, plan: Plan) -> Chain:
@@ -85,11 +91,13 @@ class Chain:
         for comparison, other in zip(self.comparisons, more.comparisons, strict=True):
             comparison.merge(other)
         self.done += more.done
+        self.fingerprint += more.fingerprint
 
     def to_dict(self) -> dict[str, Any]:
         """As plain data."""
         return {
             "images": self.done,
+            "fingerprint": f"{self.fingerprint:x}",
             "stages": [score.to_dict() for score in self.scores],
             "comparisons": [comparison.to_dict() for comparison in self.comparisons],
         }
@@ -132,6 +140,9 @@ def _count(part: Chain, plan: Plan, batch: Batch, logits: Sequence[Logits]) -> N
     for comparison, (before, after) in zip(part.comparisons, plan.links, strict=True):
         comparison.add(logits[before], logits[after], batch.labels, batch.indices, _namer(plan.dataset))
     part.done = len(batch)
+    part.fingerprint = sum(
+        crc32(image.tobytes(), int(label)) for image, label in zip(batch.images, batch.labels, strict=True)
+    )
 
 
 def _namer(dataset: Dataset) -> Callable[[int], str]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from shrinkserve.benchmark.histogram import Histogram
 from shrinkserve.errors import ConfigError
 
 if sys.version_info >= (3, 11):
@@ -79,7 +80,7 @@ def parse_duration(text: str, where: str = "duration") -> float:
 
 def misses(record: dict[str, Any], gates: Gates) -> list[str]:
     """A line for every bound that a bench record does not hold."""
-    return [*_accuracy(record, gates), *_latency(record, gates)]
+    return [*_accuracy(record, gates), *_latency(record, gates), *_promises(record)]
 
 
 def _accuracy(record: dict[str, Any], gates: Gates) -> Iterator[str]:
@@ -115,6 +116,22 @@ def _latency(record: dict[str, Any], gates: Gates) -> Iterator[str]:
     for target, throughput in best.items():
         if gates.min_throughput is not None and throughput < gates.min_throughput:
             yield f"{target}: {throughput:.1f} images/s at best, at least {gates.min_throughput:g} asked"
+
+
+def _promises(record: dict[str, Any]) -> Iterator[str]:
+    for search in record.get("slo", ()):
+        if not search["requests_per_second"] and search["trials"]:
+            lowest = search["trials"][0]
+            rate, load = lowest["offered_requests_per_second"], Histogram(lowest["latency"]["hdr"])
+            at_best = 1e3 * load.percentile(search["percent"])
+            yield (
+                f"{search['target']}: {search['slo']} cannot be met: p{search['percent']:g} is {at_best:.1f} ms at "
+                f"{rate:.1f} requests/s"
+            )
+    for figure in (record.get("baseline") or {}).get("figures", ()):
+        if figure["verdict"] == "regression":
+            was, now = figure["before"]["value"], figure["now"]["value"]
+            yield f"{figure['figure']}: was {was:.4g}, is {now:.4g} {figure['unit']}, beyond both intervals"
 
 
 def describe_load(load: dict[str, Any]) -> str:

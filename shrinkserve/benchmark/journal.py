@@ -52,6 +52,7 @@ class Journal:
         """Add what one batch found."""
         record = {
             "done": part.done,
+            "fingerprint": part.fingerprint,
             "scores": [asdict(score) for score in part.scores],
             "comparisons": [asdict(comparison) for comparison in part.comparisons],
         }
@@ -80,4 +81,4 @@ def _read_part(record: dict[str, Any]) -> Chain:
     comparisons = [
         Comparison(**{**raw, "listed": [Flip(**flip) for flip in raw["listed"]]}) for raw in record["comparisons"]
     ]
-    return Chain([Score(**raw) for raw in record["scores"]], comparisons, record["done"])
+    return Chain([Score(**raw) for raw in record["scores"]], comparisons, record["done"], record["fingerprint"])

@@ -48,6 +48,12 @@ class Stages:
     contract: Contract | None = None
 
     @property
+    def served(self) -> str:
+        """What the servers serve, wherever they are; empty without one."""
+        one = self.contract
+        return f"{one.model} version {one.version} {one.weights_sha256} {one.precision}" if one else ""
+
+    @property
     def links(self) -> list[tuple[int, int]]:
         """Which stages are compared: each with its parent, and each later one with the reference."""
         steps = [(parent, own) for own, parent in enumerate(self.parents) if parent is not None]

@@ -63,6 +63,13 @@ def _loads(record: dict[str, Any]) -> Table:
     return table
 
 
+def outcome(record: dict[str, Any]) -> str:
+    """In one word: PASSED, MISSED or PARTIAL."""
+    if record["partial"] is not None:
+        return "PARTIAL"
+    return "MISSED" if record["misses"] else "PASSED"
+
+
 def verdict(record: dict[str, Any]) -> str:
     """One sentence: does the last stage answer as the checkpoint does, how well and how fast."""
     accuracy = record["accuracy"]

@@ -39,6 +39,14 @@ def bench(  # noqa: PLR0913, PLR0917 - one parameter an option
     max_p99: Annotated[str | None, typer.Option(help="Gate: longest 99th percentile, e.g. 20ms.")] = None,
     min_throughput: Annotated[float | None, typer.Option(min=0, help="Gate: least images/s.")] = None,
     gates: Annotated[Path | None, typer.Option(help="Gates as a TOML file; options come before it.")] = None,
+    rate: Annotated[
+        list[float] | None, typer.Option(min=0.1, help="Open-loop load, requests/s; may be repeated.")
+    ] = None,
+    arrivals: Annotated[str, typer.Option(help="Of open loops: 'poisson' or 'constant'.")] = "poisson",
+    batch: Annotated[list[int] | None, typer.Option(min=1, help="Images a request; may be repeated.")] = None,
+    slo: Annotated[str | None, typer.Option(help="Find the highest rate that holds it, e.g. p99=20ms.")] = None,
+    everywhere: Annotated[bool, typer.Option("--everywhere", help="Load the local stages too.")] = False,
+    baseline: Annotated[Path | None, typer.Option(help="bench.json of an earlier release to compare with.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only so many images, spread evenly.")] = None,
     window: Annotated[float, typer.Option(min=0.1, help="Seconds of one load window; three must agree.")] = 2.0,
     out: Annotated[Path | None, typer.Option(help="Folder for the report; continues a measurement cut off.")] = None,
@@ -49,17 +57,30 @@ def bench(  # noqa: PLR0913, PLR0917 - one parameter an option
     from shrinkserve.benchmark.bench import Options, run_bench
     from shrinkserve.benchmark.gates import Gates, parse_duration, read_gates
     from shrinkserve.benchmark.load import Timing
+    from shrinkserve.benchmark.loads import LoadPlan
+    from shrinkserve.benchmark.slo import Slo
     from shrinkserve.benchmark.stages import Wanted
     from shrinkserve.benchmark.summary import render
-    from shrinkserve.errors import GateError
+    from shrinkserve.errors import ConfigError, GateError
+
+    if arrivals not in {"poisson", "constant"}:
+        raise ConfigError("--arrivals", expected="poisson or constant", found=repr(arrivals))
 
     named = Gates(min_top1, max_flips, parse_duration(max_p99, "--max-p99") if max_p99 else None, min_throughput)
     options = Options(
         data=data,
         wanted=Wanted(url or ([] if checkpoint else TRITON_URLS), model, checkpoint, runs, repository),
         gates=read_gates(gates).override(named) if gates else named,
-        concurrency=concurrency or (1, 4),
-        timing=Timing(window=window),
+        loads=LoadPlan(
+            concurrency=concurrency or (1, 4),
+            rates=rate or (),
+            arrivals="constant" if arrivals == "constant" else "poisson",
+            batches=batch or (),
+            everywhere=everywhere,
+            timing=Timing(window=window),
+        ),
+        slo=Slo.parse(slo) if slo else None,
+        baseline=baseline,
         limit=limit,
         out=out,
         json=json,

@@ -1,0 +1,81 @@
+"""The load tests of a measurement, in an order in which no target has all of its tests in a row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from shrinkserve.benchmark.load import Load, Timing, closed_loop, open_loop
+from shrinkserve.benchmark.pace import Arrivals, Open
+from shrinkserve.benchmark.target import Pixels, Target
+from shrinkserve.data import Dataset, evaluation_batches
+from shrinkserve.preprocess import Preprocess
+
+REQUESTS = 16
+"""How many different requests a load test sends in turn."""
+
+
+@dataclass(frozen=True)
+class LoadPlan:
+    """Which load tests there are.
+
+    Attributes:
+        concurrency: closed loops of so many workers, one image a request.
+        rates: open loops of so many requests a second, one image a request.
+        arrivals: of the open loops.
+        batches: closed loops of one worker with so many images a request.
+        in_flight: most requests under way at once in an open loop.
+        everywhere: test the local stages too, not only the servers.
+        timing: how long each lasts.
+    """
+
+    concurrency: Sequence[int] = (1, 4)
+    rates: Sequence[float] = ()
+    arrivals: Arrivals = "poisson"
+    batches: Sequence[int] = ()
+    in_flight: int = 64
+    everywhere: bool = False
+    timing: Timing = field(default_factory=Timing)
+
+    def targets(self, stages: Sequence[Target]) -> list[Target]:
+        """Those of the stages that are put under load."""
+        return [target for target in stages if target.remote or self.everywhere]
+
+
+def run_loads(
+    plan: LoadPlan, targets: Sequence[Target], make: Callable[[int], list[Pixels]], say: Callable[[str], None]
+) -> Iterator[Load]:
+    """Run every load test of a plan.
+
+    Args:
+        plan: which.
+        targets: what is put under load.
+        make: gives requests of so many images each.
+        say: told before each test.
+
+    Raises:
+        RequestError: a server does not answer.
+    """
+    single = make(1)
+    for concurrency in plan.concurrency:
+        for target in targets:
+            say(f"load: {target.name}, concurrency {concurrency}")
+            yield closed_loop(target, single, concurrency, plan.timing)
+    for size in plan.batches:
+        for target in targets:
+            say(f"load: {target.name}, batch {size}")
+            yield closed_loop(target, make(size), 1, plan.timing)
+    for rate in plan.rates:
+        for target in targets:
+            say(f"load: {target.name}, {rate:g} requests/s {plan.arrivals}")
+            yield open_loop(target, single, Open(rate, plan.arrivals), plan.in_flight, plan.timing)
+
+
+def payload(dataset: Dataset, preprocess: Preprocess, batch: int) -> list[Pixels]:
+    """Requests for load tests: different real images, `batch` in each, uint8 [batch, S, S, 3]."""
+    count = min(len(dataset), REQUESTS * batch)
+    images = np.concatenate([part.images for part in evaluation_batches(dataset, preprocess, batch, limit=count)])
+    starts = range(0, count, batch)
+    return [np.take(images, range(start, start + batch), axis=0, mode="wrap") for start in starts]

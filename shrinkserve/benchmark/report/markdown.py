@@ -1,0 +1,90 @@
+"""The report as Markdown, for a pull request or a release note."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from shrinkserve.benchmark.gates import describe_load
+from shrinkserve.benchmark.summary import outcome, verdict
+
+
+def to_markdown(record: dict[str, Any]) -> str:
+    """A record of `shrinkserve bench` as a Markdown page."""
+    return "\n".join(_lines(record)) + "\n"
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
+    """A Markdown table; the first column is text, the others are figures."""
+    cells = [[str(cell).replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
+    rule = ["---", *["---:"] * (len(head) - 1)]
+    return [f"| {' | '.join(row)} |" for row in [list(head), rule, *cells]]
+
+
+def _lines(record: dict[str, Any]) -> Iterator[str]:
+    environment = record["environment"]
+    yield f"# {record['model']}: {outcome(record)}"
+    yield from ("", verdict(record), "")
+    yield from (f"* MISSED {miss}" for miss in record["misses"])
+    if record["accuracy"]:
+        yield from ("", "## Accuracy", "")
+        yield from _accuracy(record)
+    if record["loads"]:
+        yield from ("", "## Latency and throughput", "")
+        yield from _loads(record)
+    for search in record["slo"]:
+        yield f"\n{search['target']}: {search['slo']} holds up to {search['requests_per_second']:.1f} requests/s."
+    if record["perf_analyzer"]:
+        yield from ("", "## perf_analyzer on the same server", "")
+        rows = [
+            (
+                row["target"],
+                row["concurrency"],
+                *(row.get(key, "") for key in ("p50_ms", "p99_ms", "images_per_second")),
+            )
+            for row in record["perf_analyzer"]
+        ]
+        yield from table(("target", "concurrency", "p50 ms", "p99 ms", "images/s"), rows)
+    if record["baseline"]:
+        yield from ("", f"## Against {record['baseline']['file']}", "")
+        rows = [
+            (f["figure"], f"{f['before']['value']:.4g}", f"{f['now']['value']:.4g}", f["unit"], f["verdict"])
+            for f in record["baseline"]["figures"]
+        ]
+        yield from table(("figure", "before", "now", "unit", "verdict"), rows)
+    yield from ("", "## Where", "")
+    yield f"{environment['cpu']}, {environment['cores_usable']} cores, {environment['memory_gib']:.0f} GiB"
+    gpus = ", ".join(environment["gpus"]) or "none"
+    yield f"GPU: {gpus}; {environment['date']}; weights `{record['weights_sha256'][:12]}`"
+    yield from ("", f"    {environment['command']}")
+
+
+def _accuracy(record: dict[str, Any]) -> list[str]:
+    reference = record["stages"][record["reference"]]["name"]
+    against = {c["after"]: c for c in record["accuracy"]["comparisons"] if c["before"] == reference}
+    rows = []
+    for score in record["accuracy"]["stages"]:
+        comparison, top1 = against.get(score["stage"]), score["top1"]
+        rows.append(
+            (
+                score["stage"],
+                f"{top1['value']:.2%}",
+                f"{top1['low']:.2%} .. {top1['high']:.2%}",
+                f"{score['top5']['value']:.2%}",
+                comparison["flips"] if comparison else "",
+                f"{comparison['mcnemar_p']:.2g}" if comparison else "",
+            )
+        )
+    return table(("stage", "top-1", "95 % interval", "top-5", f"flips against {reference}", "McNemar p"), rows)
+
+
+def _loads(record: dict[str, Any]) -> list[str]:
+    rows = []
+    for load in record["loads"]:
+        p = load["latency"]["percentiles"]
+        figures = [f"{p[name]['value']:.2f}" for name in ("p50", "p90", "p95", "p99", "p99.9")]
+        interval = f"{p['p99']['low']:.2f} .. {p['p99']['high']:.2f}"
+        verdict_of_it = "valid" if load["valid"] else "invalid: " + "; ".join(load["reasons"])
+        rows.append((describe_load(load), *figures, interval, f"{load['images_per_second']:.1f}", verdict_of_it))
+    head = ("load (ms)", "p50", "p90", "p95", "p99", "p99.9", "p99 95 % interval", "images/s", "figures")
+    return table(head, rows)
