@@ -66,14 +66,18 @@ def set_options(config: pb.ModelConfig, options: ServingConfig) -> None:
 
     config.ClearField("dynamic_batching")
     batching = config.dynamic_batching
+    batching.SetInParent()  # batches are made even when nothing about them is said
     # Requests that arrive while every instance is busy are batched anyway. A delay makes an idle server wait
     # as well: 2 ms of it more than doubled the latency at batch 1 on a CPU.
     batching.max_queue_delay_microseconds = options.queue_delay_us
     batching.preferred_batch_size.extend(options.preferred_batch_sizes)
-    # A client may say how long it will wait; what nobody waits for any more is not computed.
-    batching.default_queue_policy.timeout_action = pb.ModelQueuePolicy.REJECT
-    batching.default_queue_policy.allow_timeout_override = True
-    batching.default_queue_policy.max_queue_size = options.queue_size
+    # A queue policy or priorities put a thread of Triton's before the instances that (in 2.51, whatever the backend)
+    # misses its wake-up now and again: the request then waits for 500 ms. So neither is there unless asked for.
+    if options.queue_size:
+        batching.default_queue_policy.max_queue_size = options.queue_size
+        batching.default_queue_policy.timeout_action = pb.ModelQueuePolicy.REJECT
+        # A client says how long it will wait; what nobody waits for any more is not computed.
+        batching.default_queue_policy.allow_timeout_override = True
     if options.priority_levels:
         batching.priority_levels = options.priority_levels
         batching.default_priority_level = 1

@@ -266,7 +266,7 @@ def request(library: Any, question: Question, timeout: float, region: tuple[str,
         "outputs": [library.InferRequestedOutput(name, class_count=top) for name, top in question.outputs.items()],
         "model_version": question.version,
         "priority": question.priority,
-        "timeout": int(timeout * 1e6),  # so that the server drops a request that nobody waits for any more
+        "timeout": int(timeout * 1e6),  # a server that limits its queue drops what nobody waits for any more
     }
 
 

@@ -71,6 +71,20 @@ def test_every_option_arrives() -> None:
     assert config.response_cache.enable
 
 
+def test_nothing_makes_triton_put_a_thread_before_the_instances() -> None:
+    """Queue policies and priorities do, and that thread stalls requests for half a second (Triton 2.51)."""
+    config = model_config.build("cats", CARD)
+    assert config.HasField("dynamic_batching")
+    assert config.dynamic_batching == pb.ModelDynamicBatching()
+    assert config.dynamic_batching == parsed(config).dynamic_batching
+    assert parsed(config).HasField("dynamic_batching")
+
+
+def test_options_are_read_back() -> None:
+    for options in (ServingConfig(), ServingConfig(instances=2, threads=1, queue_size=4, preferred_batch_sizes=(4,))):
+        assert model_config.options_of(model_config.build("cats", CARD, options)) == options
+
+
 def test_warmup_runs_the_smallest_the_preferred_and_the_largest_batch() -> None:
     config = model_config.build("cats", CARD, ServingConfig(max_batch_size=16, preferred_batch_sizes=(4,)))
     assert [sample.batch_size for sample in config.model_warmup] == [1, 4, 16]

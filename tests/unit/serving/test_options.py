@@ -34,7 +34,6 @@ def server(
         preferred_batch_sizes=(4,),
         queue_delay_us=1_000_000,
         queue_size=1,
-        priority_levels=0,
         warmup=False,
     )
     repository.add("waiting", *make_model(0), options=slow)
