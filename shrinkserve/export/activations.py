@@ -116,7 +116,7 @@ def _percentile(histogram: Histogram, _levels: int, percent: float = 99.99) -> R
     tail = (1 - percent / 100) / 2
     # The bin that holds the quantile stays inside; a tail of exact zeros (ReLU) may not push the low end above zero.
     low = edges[np.searchsorted(share, tail, side="right")]
-    high = edges[min(np.searchsorted(share, 1 - tail) + 1, BINS)]
+    high = edges[min(int(np.searchsorted(share, 1 - tail)) + 1, BINS)]
     return float(low), float(high)
 
 
@@ -133,7 +133,7 @@ def _entropy(histogram: Histogram, levels: int) -> Range:
 def _magnitudes(histogram: Histogram) -> npt.NDArray[np.float64]:
     centres = np.abs(np.linspace(histogram.low, histogram.high, 2 * BINS + 1)[1::2])
     index = np.minimum((centres / max(histogram.peak, 1e-30) * BINS).astype(np.int64), BINS - 1)
-    counts = np.bincount(index, weights=histogram.counts, minlength=BINS)
+    counts: npt.NDArray[np.float64] = np.bincount(index, histogram.counts, BINS).astype(np.float64)
     counts[0] = 0 if counts[1:].any() else counts[0]  # exact zeros stay exact, they say nothing about the range
     return counts
 

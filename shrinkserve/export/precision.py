@@ -21,7 +21,7 @@ from shrinkserve.errors import ArtifactError
 from shrinkserve.export.activations import Histogram, observe
 from shrinkserve.export.parity import Tolerance
 from shrinkserve.export.samples import Samples
-from shrinkserve.export.steps import State
+from shrinkserve.export.steps import ONNX, State
 
 HEADROOM = 8.0
 """A tensor stays float32 when an unseen image that exceeds the observed peak by this factor would overflow."""
@@ -33,7 +33,7 @@ SENSITIVE = frozenset({"Softmax", "LogSoftmax", "Exp", "Pow", "ReduceSum", "Redu
 
 DTYPES = {"float16": ir.DataType.FLOAT16, "bfloat16": ir.DataType.BFLOAT16}
 TOLERANCES = {"float16": Tolerance(0.01, flips=0.01), "bfloat16": Tolerance(0.08, flips=0.02)}
-"""Sixteen-bit mantissas of 11 and 8 bits round at 2^-11 and 2^-8; some 60 layers add their errors up to about 5 times."""
+"""Mantissas of 11 and 8 bits round at 2^-11 and 2^-8; some 60 layers add their errors up to a few times that."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Lower:
 
     precision: Literal["float16", "bfloat16"]
     calibration: npt.NDArray[np.uint8] = field(repr=False)
-    requires: State = State("onnx", "float32")
+    requires: State = ONNX
 
     @property
     def name(self) -> str:
@@ -95,7 +95,7 @@ def lower(model: ir.Model, dtype: ir.DataType, seen: Mapping[str, Histogram]) ->
     if dtype == ir.DataType.BFLOAT16:
         _raise_opset(model, BFLOAT16_OPSET)
     kept = _kept(model, dtype, seen)
-    _Retyping(model, dtype).apply({name for name in kept})
+    _Retyping(model, dtype).apply(set(kept))
     common.RemoveUnusedNodesPass()(model)
     common.ShapeInferencePass()(model)
     return kept
@@ -210,7 +210,7 @@ class _Retyping:
 def _cast(value: ir.Value, dtype: ir.DataType) -> ir.Value:
     """A Cast right after the producer of `value`."""
     producer = value.producer()
-    assert producer is not None and producer.graph is not None, f"{value.name} is not computed"
+    assert producer is not None, f"{value.name} is not computed"
     name = f"{value.name}.{dtype.name.lower()}"
     cast = ir.node("Cast", [value], attributes={"to": dtype}, name=f"{name}.cast")
     cast.outputs[0].name, cast.outputs[0].type, cast.outputs[0].shape = name, ir.TensorType(dtype), value.shape

@@ -2,7 +2,8 @@
 
 The targets cannot share one graph without loss. ONNX Runtime's x86 kernels take uint8 activations with a zero point and
 swallow a ReLU into it; the signed graph costs them 2.5 times the time. TensorRT takes symmetric int8 only, with float
-biases, and fuses best when only the inputs of weighted layers are quantised. OpenVINO runs either equally fast.
+biases, and fuses best when only the inputs of weighted layers are quantised; OpenVINO takes both and is faster with
+TensorRT's, so these two share one.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from onnx_ir.passes import common
 
 from shrinkserve.export.activations import Range
 
-Target = Literal["onnxruntime", "tensorrt"]
+Target = Literal["onnxruntime", "openvino", "tensorrt"]
 TARGETS: tuple[Target, ...] = get_args(Target)
 WEIGHTED = ("Conv", "Gemm")
 
@@ -43,9 +44,11 @@ class Scheme:
 
 
 _ELEMENTWISE = ("Relu", "Sigmoid", "Mul", "Add", "Concat", "MaxPool", "GlobalAveragePool", "Reshape", "Flatten")
+_SIGNED = Scheme((*WEIGHTED, "Add"), symmetric=True, outputs=False)
 SCHEMES: dict[Target, Scheme] = {
     "onnxruntime": Scheme((*WEIGHTED, *_ELEMENTWISE), symmetric=False, outputs=True),
-    "tensorrt": Scheme((*WEIGHTED, "Add"), symmetric=True, outputs=False),
+    "openvino": _SIGNED,
+    "tensorrt": _SIGNED,
 }
 
 
@@ -67,6 +70,8 @@ def quantise(
     from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
     scheme, source = SCHEMES[target], _prepared(model)
+    if scheme.outputs:
+        ranges = _tied(source, ranges)
     data = {
         name: TensorData(lowest=np.float32(min(low, 0)), highest=np.float32(max(high, 0)))
         for name, (low, high) in ranges.items()
@@ -102,6 +107,19 @@ def _prepared(model: ir.Model) -> ir.Model:
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(source)
     common.ShapeInferencePass()(source)
     return source
+
+
+def _tied(model: ir.Model, ranges: Mapping[str, Range]) -> dict[str, Range]:
+    """One range for all that meets in a concat, so that it copies bytes and rescales nothing (7 % of the time)."""
+    groups: dict[str, set[str]] = {name: {name} for name in ranges}
+    for node in model.graph:
+        if node.op_type == "Concat":
+            names = [str(v.name) for v in (*node.inputs, *node.outputs) if v is not None and str(v.name) in ranges]
+            merged = set().union(*(groups[name] for name in names))
+            groups.update(dict.fromkeys(merged, merged))
+    return {
+        name: (min(ranges[n][0] for n in group), max(ranges[n][1] for n in group)) for name, group in groups.items()
+    }
 
 
 def _finished(proto: onnx.ModelProto) -> onnx.ModelProto:

@@ -1,0 +1,188 @@
+"""The step to int8: calibrate, choose, keep in float what hurts, and ship only what is accurate enough and faster."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from shrinkserve.errors import ConfigError, GateError
+from shrinkserve.export import graph
+from shrinkserve.export.activations import METHODS, Histogram, Method, clip, observe
+from shrinkserve.export.parity import Tolerance, answer_all
+from shrinkserve.export.quantise import SCHEMES, Target, quantise, weighted_nodes
+from shrinkserve.export.samples import Samples
+from shrinkserve.export.steps import ONNX, State
+from shrinkserve.runtimes.answerer import Answerer, Images, Logits
+
+INT8 = State("onnx", "int8")
+TOLERANCE = Tolerance(0.25, flips=0.05)
+"""The gate on top-1 judges; single logits of eight bits may be a quarter of the largest one away."""
+BATCH = 32
+RANKED_IMAGES = 16
+"""Images that rank the layers: the error of logits is a smooth figure, a few images order the layers well."""
+TIMED = 15
+
+
+@dataclass(frozen=True)
+class Int8:
+    """Static post-training quantisation.
+
+    Args:
+        target: the runtime it is for.
+        calibration: uint8 [N, S, S, 3], training images; the last quarter chooses among the methods.
+        max_top1_drop: how much top-1 may fall on the validation images, in points of a percent.
+        demand_faster: refuse a graph that is not faster than float32 on this machine.
+    """
+
+    target: Target
+    calibration: Images = field(repr=False)
+    max_top1_drop: float = 0.5
+    demand_faster: bool = True
+    requires: State = ONNX
+    ensures: State = INT8
+    tolerance: Tolerance = TOLERANCE
+
+    @property
+    def name(self) -> str:
+        return f"int8-{self.target}"
+
+    def parameters(self) -> dict[str, Any]:
+        return {
+            "target": self.target,
+            "calibration_images": len(self.calibration),
+            "max_top1_drop": self.max_top1_drop,
+            "activations": "int8 symmetric" if SCHEMES[self.target].symmetric else "uint8 with zero point",
+        }
+
+    def run(self, source: Path, target: Path, samples: Samples, /) -> dict[str, Any]:
+        """Write the eight-bit graph.
+
+        Raises:
+            GateError: not accurate enough however many layers stay in float, or not faster.
+            ConfigError: too few calibration images.
+        """
+        if len(self.calibration) < 16:
+            raise ConfigError("int8", expected="at least 16 calibration images", found=len(self.calibration))
+        trial = _Trial(graph.load(source), source, self.target, self.calibration)
+        method, errors = trial.choose()
+        kept, drop = self._accurate(trial, method, samples)
+        target.write_bytes(trial.build(method, kept).SerializeToString())
+        speed = self._faster(source, target)
+        return {"method": method, "errors": errors, "float_layers": kept, "top1_drop": drop, **speed}
+
+    def _accurate(self, trial: _Trial, method: Method, samples: Samples) -> tuple[list[str], float]:
+        """The fewest of the most sensitive layers, doubling, that must stay in float; and the drop in points."""
+        right = trial.float_answers(samples.images)
+        ranked: list[str] | None = None
+        count, drop = 0, 0.0
+        while True:
+            kept = (ranked or [])[:count]
+            drop = _drop(right, trial.answers(samples.images, method, kept), samples)
+            if drop <= self.max_top1_drop:
+                return kept, round(drop, 3)
+            ranked = ranked or [name for name, _ in trial.rank(method)]
+            count = max(1, 2 * count)
+            if count > len(ranked) // 2:
+                break
+        raise GateError(
+            f"int8 for {self.target} is not accurate enough, even with its {len(kept)} worst layers in float32",
+            expected=f"top-1 at most {self.max_top1_drop:g} points below float32",
+            found=f"{drop:.2f} points below; worst layers: {', '.join((ranked or [])[:3])}",
+            do="nothing was written; allow more with --max-top1-drop or ship float16 or bfloat16",
+        )
+
+    def _faster(self, source: Path, target: Path) -> dict[str, Any]:
+        if self.target == "tensorrt":
+            return {"speed": "not measured: needs the GPU that the engine is built for"}
+        before, after = timed(_open(source, self.target), _open(target, self.target), self.calibration)
+        if self.demand_faster and after >= before:
+            target.unlink()
+            raise GateError(
+                f"int8 for {self.target} is accurate but not faster on this machine",
+                expected=f"below {before * 1e3:.2f} ms an image (float32)",
+                found=f"{after * 1e3:.2f} ms",
+                do="nothing was written; ship float32 or bfloat16 here",
+            )
+        return {"float32_ms": round(before * 1e3, 3), "int8_ms": round(after * 1e3, 3)}
+
+
+class _Trial:
+    """Quantised variants of one graph and what they answer."""
+
+    def __init__(self, model: ir.Model, path: Path, target: Target, calibration: Images) -> None:
+        self.model, self.path, self.target = model, path, target
+        cut = len(calibration) * 3 // 4
+        self.held_out = calibration[cut:]
+        self.seen: dict[str, Histogram] = observe(model, calibration[:cut])
+        self.layers = weighted_nodes(model)
+
+    def build(self, method: Method, kept: Sequence[str] = ()) -> onnx.ModelProto:
+        ranges = clip(self.seen, method, SCHEMES[self.target].levels)
+        return quantise(self.model, ranges, self.target, keep_float=kept)
+
+    def float_answers(self, images: Images) -> Logits:
+        return answer_all(_open(self.path, "onnxruntime"), images, BATCH)
+
+    def answers(self, images: Images, method: Method, kept: Sequence[str] = ()) -> Logits:
+        with TemporaryDirectory(prefix="shrinkserve-int8-") as folder:
+            path = Path(folder) / "model.onnx"
+            path.write_bytes(self.build(method, kept).SerializeToString())
+            return answer_all(_open(path, "onnxruntime"), images, BATCH)
+
+    def choose(self) -> tuple[Method, dict[str, float]]:
+        """The calibration method with the least error of logits on held-out images, and the error of each."""
+        right = self.float_answers(self.held_out)
+        errors = {method: _error(right, self.answers(self.held_out, method)) for method in METHODS}
+        return min(METHODS, key=lambda method: errors[method]), {m: round(e, 5) for m, e in errors.items()}
+
+    def rank(self, method: Method) -> list[tuple[str, float]]:
+        """Layers by the error of logits when that layer alone is quantised, the worst first."""
+        images = self.held_out[:RANKED_IMAGES]
+        right = self.float_answers(images)
+        errors = {
+            layer: _error(right, self.answers(images, method, [other for other in self.layers if other != layer]))
+            for layer in self.layers
+        }
+        return sorted(errors.items(), key=lambda item: -item[1])
+
+
+def _error(right: Logits, found: Logits) -> float:
+    """Root mean square error in units of the standard deviation of the right logits."""
+    return float(np.sqrt(np.mean((right - found) ** 2)) / max(float(right.std()), 1e-9))
+
+
+def _drop(right: Logits, found: Logits, samples: Samples) -> float:
+    """Points of top-1 lost; without labels, the share of answers that changed."""
+    truth = samples.labels if samples.labels is not None else right.argmax(1)
+    return 100 * float(np.mean(right.argmax(1) == truth) - np.mean(found.argmax(1) == truth))
+
+
+def _open(path: Path, target: Target) -> Answerer:
+    if target == "openvino":
+        from shrinkserve.runtimes.openvino import OpenVinoModel
+
+        return OpenVinoModel(path)
+    from shrinkserve.runtimes.onnx import OnnxModel
+
+    return OnnxModel(path)
+
+
+def timed(before: Answerer, after: Answerer, images: Images, batch: int = 8) -> tuple[float, float]:
+    """Median seconds an image of both, asked in turn after a warm-up."""
+    part = np.resize(images, (batch, *images.shape[1:]))
+    seconds: dict[str, list[float]] = {"before": [], "after": []}
+    runs: list[tuple[str, Callable[[Images], Logits]]] = [("before", before.answer), ("after", after.answer)]
+    for _ in range(TIMED + 3):
+        for name, answer in runs:
+            started = time.perf_counter()
+            answer(part)
+            seconds[name].append((time.perf_counter() - started) / batch)
+    return float(np.median(seconds["before"][3:])), float(np.median(seconds["after"][3:]))
