@@ -77,6 +77,7 @@ class Repository:
         *,
         version: int | None = None,
         options: ServingConfig | None = None,
+        initial: ServingConfig | None = None,
     ) -> Path:
         """Add a version of a model and make it the one that answers.
 
@@ -88,6 +89,7 @@ class Repository:
                 from beside the model file.
             version: its number; the next free one when None.
             options: how it is run; None keeps what the model's configuration says, edits and all.
+            initial: how it is run where there is no configuration yet and no `options`.
 
         Returns:
             The version's folder.
@@ -111,7 +113,7 @@ class Repository:
                 source = model_file if file == MODEL else safe_join(model_file.parent, file)
                 self._place(source, safe_join(place, file), sha256)
             replace(card, name=name).write(place)
-            activate(folder, number, options)
+            activate(folder, number, options if (folder / CONFIG).is_file() else options or initial)
         return self.root / name / str(number)
 
     def add_engine(self, name: str, engine: Engine, folder: Path, *, version: int | None = None) -> Path:

@@ -82,6 +82,16 @@ def test_newest_version_answers_with_its_own_contract(repository: Repository, mo
     assert config.instance_group[0].count == 3, "what was chosen for the model outlives a version"
 
 
+def test_initial_options_give_way_to_what_was_tuned(repository: Repository, model_file: Path, card: Card) -> None:
+    initial = ServingConfig(max_batch_size=8)
+    repository.add("digits", model_file, card, initial=initial)
+    assert repository.config("digits").max_batch_size == 8
+    repository.configure("digits", ServingConfig(max_batch_size=4, instances=2))
+    repository.add("digits", model_file, card, initial=initial)
+    config = repository.config("digits")
+    assert (config.max_batch_size, config.instance_group[0].count) == (4, 2)
+
+
 def test_model_file_that_is_not_its_cards_changes_nothing(
     repository: Repository, model_file: Path, card: Card, tmp_path: Path
 ) -> None:
