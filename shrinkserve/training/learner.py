@@ -106,7 +106,7 @@ class Learner:
     def place(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Normalised images [N, 3, S, S] and labels [N] on this rank's device."""
         device = self._ranks.device
-        images, labels = (torch.from_numpy(part).to(device, non_blocking=True) for part in (batch.images, batch.labels))
+        images, labels = (torch.as_tensor(part).to(device, non_blocking=True) for part in (batch.images, batch.labels))
         return normalise(images, self._recipe.preprocess).contiguous(memory_format=self._layout), labels
 
     def averaged(self) -> nn.Module:

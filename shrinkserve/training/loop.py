@@ -97,15 +97,16 @@ def train(
         ConfigError, SpecError, DataError, ArtifactError: what a person can mend.
     """
     with join(recipe.train.threads) as ranks, StopRequest() as stop:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs to be deterministic
+        torch.use_deterministic_algorithms(recipe.train.deterministic)
+        torch.backends.cudnn.benchmark = not recipe.train.deterministic
+        run = _Run(recipe, data, out, ranks, stop)  # before the folder is touched: what cannot run leaves no trace
         if ranks.first:
             run_folder.prepare(out, recipe, resume=resume, overwrite=overwrite, allow_changes=allow_changes)
         ranks.wait()
         if (out / CARD).is_file():
             return read_card(out, "checkpoint")
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs to be deterministic
-        torch.use_deterministic_algorithms(recipe.train.deterministic)
-        torch.backends.cudnn.benchmark = not recipe.train.deterministic
-        return _Run(recipe, data, out, ranks, stop).complete()
+        return run.complete()
 
 
 class _Run:

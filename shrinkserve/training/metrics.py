@@ -66,7 +66,7 @@ def evaluate(
     confusion = torch.zeros(classes, classes, dtype=torch.int64, device=device)
     batches = evaluation_batches(dataset, preprocess, batch_size, rank=ranks.rank, world=ranks.world, workers=workers)
     for batch in batches:
-        images, labels = (torch.from_numpy(part).to(device, non_blocking=True) for part in (batch.images, batch.labels))
+        images, labels = (torch.as_tensor(part).to(device, non_blocking=True) for part in (batch.images, batch.labels))
         logits = network(normalise(images, preprocess)).float()
         sums += torch.stack(
             [cross_entropy(logits, labels, reduction="sum"), *(hits(logits, labels, k) for k in (1, 5))]

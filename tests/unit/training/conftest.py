@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from shrinkserve.config import Recipe, parse_recipe
+from shrinkserve.training.loop import train
 
 
 @pytest.fixture(scope="session")
@@ -29,21 +30,30 @@ def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+def recipe(**sections: dict[str, Any]) -> Recipe:
+    """A recipe for `colours`; keywords are sections with the keys to change."""
+    raw: dict[str, Any] = {
+        "name": "tiny",
+        "model": {"input_size": 32, "width": 0.25, "batch_norm_decay": 0.8},
+        "augment": {"random_interpolation": False, "hue": 0.0, "brightness": 0.05, "erase_probability": 0.0},
+        "schedule": {"epochs": 2, "warmup_epochs": 0, "per_step": True},
+        "train": {"batch_size": 8, "ema_decay": 0.5, "deterministic": True, "threads": 1},
+        "data": {"loader": "portable", "workers": 0},
+    }
+    for name, keys in sections.items():
+        raw[name] = {**raw.get(name, {}), **keys}
+    return parse_recipe(raw)
+
+
 @pytest.fixture
 def tiny() -> Callable[..., Recipe]:
-    """Make a recipe for `colours`; keywords are sections with their keys."""
+    """Make a recipe for `colours`; keywords are sections with the keys to change."""
+    return recipe
 
-    def make(**sections: dict[str, Any]) -> Recipe:
-        raw: dict[str, Any] = {
-            "name": "tiny",
-            "model": {"input_size": 32, "width": 0.25, "batch_norm_decay": 0.8},
-            "augment": {"random_interpolation": False, "hue": 0.0},
-            "schedule": {"epochs": 2, "warmup_epochs": 0, "per_step": True},
-            "train": {"batch_size": 8, "ema_decay": 0.5, "deterministic": True},
-            "data": {"loader": "portable", "workers": 0},
-        }
-        for name, keys in sections.items():
-            raw[name] = {**raw.get(name, {}), **keys}
-        return parse_recipe(raw)
 
-    return make
+@pytest.fixture(scope="session")
+def run(tmp_path_factory: pytest.TempPathFactory, colours: Path) -> Path:
+    """A finished run of four epochs on `colours`. Read only."""
+    out = tmp_path_factory.mktemp("runs") / "tiny"
+    train(recipe(schedule={"epochs": 4}), colours, out)
+    return out

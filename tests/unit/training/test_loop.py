@@ -1,0 +1,249 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+
+from shrinkserve.artifact import read_card, tensors_sha256
+from shrinkserve.config import Recipe, load_recipe, parse_recipe
+from shrinkserve.data import open_dataset
+from shrinkserve.errors import ArtifactError, ConfigError, DataError, ShrinkServeError, SpecError
+from shrinkserve.runtimes.checkpoint import Checkpoint
+from shrinkserve.training import checkpoints
+from shrinkserve.training.evaluation import evaluate_source
+from shrinkserve.training.learner import Learner
+from shrinkserve.training.logs import METRICS, read_metrics
+from shrinkserve.training.loop import Stopped, train
+
+Make = Callable[..., Recipe]
+
+
+def test_the_run_folder_is_whole(run: Path, colours: Path) -> None:
+    card = read_card(run, "checkpoint")
+    assert card.name == "tiny"
+    assert card.classes == ["blue", "red"] == open_dataset(colours, "validation").classes
+    assert set(card.files) == {"ema.safetensors", "raw.safetensors", "recipe.toml"}
+    assert card.weights_sha256 == tensors_sha256(load_file(run / "ema.safetensors"))
+    assert card.preprocess["size"] == 32
+    assert card.metrics["images"] == 22
+    assert card.metrics["epochs"] == 4
+    assert load_recipe(run / "recipe.toml") == parse_recipe(card.recipe)
+    environment = json.loads((run / "environment.json").read_text())
+    assert environment["versions"]["torch"] == torch.__version__
+    assert environment["processes"] == 1
+    assert list((run / "tensorboard").glob("events.out.tfevents.*"))
+    assert not [path for path in run.rglob("*") if path.name.startswith(".")]
+
+
+def test_it_learns(run: Path) -> None:
+    assert read_card(run, "checkpoint").metrics["top1"] > 0.9
+
+
+def test_the_curves(run: Path) -> None:
+    records = read_metrics(run / METRICS)
+    validation = [record for record in records if record["kind"] == "validation"]
+    training = [record for record in records if record["kind"] == "train"]
+    assert [record["step"] for record in validation] == [6, 12, 18, 24]
+    assert training[-1]["step"] == 24
+    assert training[-1]["loss"] < training[0]["loss"]
+    assert all(0 <= record["top1"] <= 1 for record in records)
+
+
+def test_the_card_tells_what_its_weights_do(run: Path, colours: Path) -> None:
+    card = read_card(run, "checkpoint")
+    found, _ = evaluate_source(run, colours, "ema")
+    assert (found.images, found.top1) == (card.metrics["images"], card.metrics["top1"])
+    assert found.loss == pytest.approx(card.metrics["loss"], rel=1e-4)
+    raw, _ = evaluate_source(run, colours, "raw")
+    assert raw.loss != found.loss
+
+
+def test_the_last_checkpoint_holds_the_shipped_weights(run: Path, colours: Path) -> None:
+    last = checkpoints.listed(run / "checkpoints")[-1]
+    for weights in ("ema", "raw"):
+        assert evaluate_source(last, colours, weights)[0].figures == evaluate_source(run, colours, weights)[0].figures
+    assert len(checkpoints.listed(run / "checkpoints")) <= 4  # the last 3 and the best
+
+
+def test_ema_and_raw_are_different_weights(run: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
+    assert not np.allclose(Checkpoint(run, "ema").answer(images), Checkpoint(run, "raw").answer(images))
+
+
+def test_a_finished_run_is_not_trained_again(run: Path, colours: Path, tiny: Make) -> None:
+    before = (run / "ema.safetensors").stat().st_mtime_ns
+    card = train(tiny(schedule={"epochs": 4}), colours, run, resume=True)
+    assert card == read_card(run)
+    assert (run / "ema.safetensors").stat().st_mtime_ns == before
+
+
+def test_a_run_is_not_overwritten_unasked(run: Path, colours: Path, tiny: Make) -> None:
+    with pytest.raises(ConfigError, match=r"holds a run already; give --resume .* --overwrite"):
+        train(tiny(schedule={"epochs": 4}), colours, run)
+
+
+def test_another_recipe_is_refused_unless_asked(tmp_path: Path, colours: Path, tiny: Make) -> None:
+    out = tmp_path / "run"
+    train(tiny(schedule={"epochs": 1}), colours, out)
+    changed = tiny(schedule={"epochs": 2}, optimizer={"lr": 0.05})
+    with pytest.raises(ConfigError, match=r"optimizer\.lr \(0\.1 -> 0\.05\), schedule\.epochs \(1 -> 2\)"):
+        train(changed, colours, out, resume=True)
+    assert read_card(out).metrics["epochs"] == 1
+    assert train(changed, colours, out, resume=True, allow_changes=True).metrics["epochs"] == 2
+    assert load_recipe(out / "recipe.toml").optimizer.lr == 0.05
+
+
+def test_overwrite_begins_again(tmp_path: Path, colours: Path, tiny: Make) -> None:
+    out = tmp_path / "run"
+    recipe = tiny(schedule={"epochs": 1})
+    first = train(recipe, colours, out)
+    second = train(recipe, colours, out, overwrite=True)
+    assert second.weights_sha256 == first.weights_sha256  # deterministic, from the same seed
+    assert len(read_metrics(out / METRICS)) == 2
+
+
+def test_a_folder_of_other_files_is_left_alone(tmp_path: Path, colours: Path, tiny: Make) -> None:
+    (tmp_path / "thesis.tex").write_text("precious")
+    for options in ({}, {"resume": True}, {"overwrite": True}):
+        with pytest.raises(ConfigError, match="holds files, and no run"):
+            train(tiny(), colours, tmp_path, **options)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path, colours: Path, tiny: Make) -> None:
+    recipe = tiny(optimizer={"name": "sgd", "lr": 1e9}, train={"checkpoint_steps": 1})
+    with pytest.raises(ShrinkServeError, match=r"not finite at step \d+ \(epoch 1\); .*step-0000000\d\.safetensors"):
+        train(recipe, colours, tmp_path / "run")
+    kept = checkpoints.listed(tmp_path / "run" / "checkpoints")
+    assert all(tensor.isfinite().all() for tensor in checkpoints.read(kept[-1]).tensors.values())
+    assert not (tmp_path / "run" / "card.json").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_at_a_checkpoint_that_goes_on(
+    tmp_path: Path, colours: Path, tiny: Make, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    update = Learner.update
+
+    def interrupted(self: Learner, batches: Any, step: int, rate: float) -> None:
+        update(self, batches, step, rate)
+        if step == 4:
+            os.kill(os.getpid(), number)
+
+    handlers = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)]
+    monkeypatch.setattr(Learner, "update", interrupted)
+    with pytest.raises(Stopped) as stopped:
+        train(tiny(), colours, tmp_path / "broken")
+    assert stopped.value.signal == number
+    assert [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)] == handlers
+    assert [path.name for path in checkpoints.listed(tmp_path / "broken" / "checkpoints")] == [
+        "step-00000004.safetensors"
+    ]
+    monkeypatch.undo()
+    resumed = train(tiny(), colours, tmp_path / "broken", resume=True)
+    assert resumed.weights_sha256 == train(tiny(), colours, tmp_path / "whole").weights_sha256
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        pytest.param({"train": {"precision": "bfloat16"}}, id="bfloat16"),
+        pytest.param({"train": {"precision": "float16"}}, id="float16"),
+        pytest.param({"train": {"channels_last": False, "sync_batch_norm": True}}, id="nchw"),
+        pytest.param({"train": {"ema_buffers": True}, "optimizer": {"name": "sgd", "lr": 0.01}}, id="sgd-ema-buffers"),
+        pytest.param({"optimizer": {"name": "adamw", "lr": 1e-3, "epsilon": 1e-8}}, id="adamw"),
+        pytest.param({"model": {"network": "shrinkcnn-b", "dropout": 0.2}}, id="b-dropout"),
+    ],
+)
+def test_options_train(tmp_path: Path, colours: Path, tiny: Make, sections: dict[str, Any]) -> None:
+    train(tiny(**sections, schedule={"epochs": 1}), colours, tmp_path / "run")
+    losses = [record["loss"] for record in read_metrics(tmp_path / "run" / METRICS)]
+    assert all(0 < loss < 5 for loss in losses)
+
+
+def test_accumulated_batches_are_one_update(tmp_path: Path, colours: Path, tiny: Make) -> None:
+    """Without batch norm in between, two batches of 4 would be one of 8; with it the gradients are close."""
+    recipe = tiny(train={"batch_size": 4, "accumulate": 2}, schedule={"epochs": 1})
+    card = train(recipe, colours, tmp_path / "run")
+    records = [record for record in read_metrics(tmp_path / "run" / METRICS) if record["kind"] == "validation"]
+    assert [record["step"] for record in records] == [6]
+    assert card.metrics["epochs"] == 1
+
+
+@pytest.mark.parametrize(
+    ("sections", "kind", "message"),
+    [
+        ({"train": {"batch_size": 64}}, DataError, "too few training images"),
+        ({"train": {"accumulate": 7}}, ConfigError, "train.accumulate: expected at most 6, found 7"),
+        ({"model": {"classes": 5}}, ConfigError, "model.classes: expected 2, as .* has, found 5"),
+        ({"model": {"network": "shrinkcnn-c"}}, SpecError, "shrinkcnn-c: no such network"),
+    ],
+)
+def test_what_does_not_fit_is_told_in_one_line(
+    tmp_path: Path, colours: Path, tiny: Make, sections: dict[str, Any], kind: type[Exception], message: str
+) -> None:
+    with pytest.raises(kind, match=message):
+        train(tiny(**sections), colours, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_other_data_is_refused_on_resume(tmp_path: Path, colours: Path, tiny: Make) -> None:
+    out, recipe = tmp_path / "run", tiny(schedule={"epochs": 1})
+    train(recipe, colours, out)
+    (out / "card.json").unlink()  # as if it had not come to its end
+    other = tmp_path / "other"
+    for split in ("train", "val"):
+        for name in ("green", "red"):
+            (other / split / name).mkdir(parents=True)
+            for path in (colours / split / "red").iterdir():
+                (other / split / name / path.name).write_bytes(path.read_bytes())
+    with pytest.raises(ConfigError, match="other training data"):
+        train(recipe, other, out, resume=True)
+
+
+def test_a_damaged_checkpoint_is_told_and_passed_over(
+    tmp_path: Path, colours: Path, tiny: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tiny(schedule={"epochs": 3})
+    whole = train(recipe, colours, tmp_path / "run")
+    newest = checkpoints.listed(tmp_path / "run" / "checkpoints")[-1]
+    content = bytearray(newest.read_bytes())
+    content[-1] ^= 255
+    newest.write_bytes(content)
+    (tmp_path / "run" / "card.json").unlink()
+    capsys.readouterr()
+    card = train(recipe, colours, tmp_path / "run", resume=True)
+    told = capsys.readouterr().out
+    assert f"{newest.name}: damaged" in told
+    assert "resuming" in told
+    assert "step-00000012" in told
+    assert card.weights_sha256 == whole.weights_sha256
+
+
+def test_evaluation_wants_the_classes_it_was_trained_for(run: Path, digits: Path) -> None:
+    with pytest.raises(DataError, match="other classes"):
+        evaluate_source(run, digits, "ema")
+
+
+def test_evaluation_of_what_is_no_run(tmp_path: Path, colours: Path) -> None:
+    with pytest.raises(ArtifactError, match="no such card"):
+        evaluate_source(tmp_path, colours, "ema")
+    with pytest.raises(ConfigError, match="weights: expected ema or raw, found 'best'"):
+        evaluate_source(tmp_path, colours, "best")
+
+
+def test_a_slower_ema_lags(tmp_path: Path, colours: Path, tiny: Make) -> None:
+    recipe = tiny(schedule={"epochs": 1}, train={"ema_decay": 0.2})
+    slow = replace(recipe, train=replace(recipe.train, ema_decay=0.99))
+    first, second = train(recipe, colours, tmp_path / "a"), train(slow, colours, tmp_path / "b")
+    assert (tmp_path / "a/raw.safetensors").read_bytes() == (tmp_path / "b/raw.safetensors").read_bytes()
+    assert first.weights_sha256 != second.weights_sha256

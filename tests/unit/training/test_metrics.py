@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import accuracy_score, confusion_matrix, log_loss, top_k_accuracy_score
+from torch import Tensor, nn
+
+from shrinkserve.data import evaluation_batches, open_dataset
+from shrinkserve.preprocess import Preprocess
+from shrinkserve.training.metrics import Running, evaluate, hits
+from shrinkserve.training.processes import join
+
+PREPROCESS = Preprocess(size=32)
+
+
+class Average(nn.Module):
+    """Logits from the mean red and blue."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        means = images.mean((2, 3))
+        return means[:, [2, 0]] * 3 + torch.tensor([0.0, 0.4])
+
+
+def test_figures_are_those_of_scikit_learn(colours: Path) -> None:
+    dataset = open_dataset(colours, "validation")
+    with join() as ranks:
+        found = evaluate(Average(), dataset, PREPROCESS, ranks, batch_size=5, workers=0)
+    batches = list(evaluation_batches(dataset, PREPROCESS, 100, workers=0))
+    labels = np.concatenate([batch.labels for batch in batches])
+    pixels = np.concatenate([batch.images for batch in batches]).transpose(0, 3, 1, 2)
+    logits = Average()(torch.from_numpy(pixels).float() / 127.5 - 1).double()
+    answers = logits.argmax(1).numpy()
+    assert found.images == len(dataset) == 22
+    assert found.top1 == pytest.approx(accuracy_score(labels, answers))
+    assert found.loss == pytest.approx(log_loss(labels, logits.softmax(1).numpy()), rel=1e-5)
+    assert found.confusion.tolist() == confusion_matrix(labels, answers).tolist()
+    assert found.top5 == 1.0
+
+
+def test_hits_among_the_best() -> None:
+    rng = np.random.default_rng(0)
+    logits, labels = rng.standard_normal((200, 12)).astype(np.float32), rng.integers(0, 12, 200)
+    for k in (1, 5):
+        expected = top_k_accuracy_score(labels, logits, k=k, labels=range(12), normalize=False)
+        assert int(hits(torch.from_numpy(logits), torch.from_numpy(labels), k)) == expected
+
+
+def test_running_figures_and_the_first_bad_step() -> None:
+    with join() as ranks:
+        running = Running(ranks.device)
+        logits, labels = torch.tensor([[1.0, 0.0], [1.0, 0.0]]), torch.tensor([0, 1])
+        running.add(1, torch.tensor(2.0), logits, labels)
+        running.add(2, torch.tensor(4.0), logits[:1], labels[:1])
+        assert running.first_bad_step(ranks) is None
+        assert running.report(ranks) == pytest.approx((8 / 3, 2 / 3))
+        running.add(3, torch.tensor(math.inf), logits, labels)
+        running.add(4, torch.tensor(math.nan), logits, labels)
+        running.add(5, torch.tensor(1.0), logits, labels)
+        assert running.first_bad_step(ranks) == 3

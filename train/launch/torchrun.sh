@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# Several machines by hand: run this on each of them.
+#
+#   HEAD=node0 NODES=2 GPUS=8 train/launch/torchrun.sh shrinkcnn-a --data /data/ImagenetTF --out /shared/runs/a
+#
+# HEAD is any one of the machines; --out must be on a disk that all of them share. A machine that is lost and comes
+# back joins again: all processes then go on from the last checkpoint, MAX_RESTARTS times at most.
+set -euo pipefail
+
+: "${HEAD:?the name of one of the machines}" "${NODES:?how many machines}"
+
+exec torchrun \
+  --nnodes "$NODES" \
+  --nproc-per-node "${GPUS:-gpu}" \
+  --rdzv-backend c10d \
+  --rdzv-endpoint "$HEAD:${PORT:-29500}" \
+  --rdzv-id "${RUN_ID:-shrinkserve}" \
+  --max-restarts "${MAX_RESTARTS:-3}" \
+  -m shrinkserve train run "$@" --resume
