@@ -1,42 +1,146 @@
-"""`shrinkserve export`."""
+"""`shrinkserve export`, `compare` and `inspect`."""
 
 from __future__ import annotations
 
+import json
 import tempfile
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+
+from shrinkserve.errors import ArtifactError, ConfigError, GateError
+
+if TYPE_CHECKING:
+    from shrinkserve.artifact import Card
+    from shrinkserve.export.exporter import Options
+    from shrinkserve.runtimes import Answerer
+
+Weights = Literal["ema", "raw"]
 
 
 def register(app: typer.Typer) -> None:
     """Add this module's commands to the application."""
     app.command()(export)
+    app.command()(compare)
+    app.command()(inspect)
 
 
-def export(
-    run: Annotated[Path, typer.Argument(help="Run folder that `train` wrote.")],
+def export(  # noqa: PLR0913, PLR0917 - a command's options are its arguments
+    run: Annotated[Path | None, typer.Argument(help="Run folder that `train` wrote.")] = None,
     data: Annotated[Path | None, typer.Option(help="Dataset whose validation images judge the result.")] = None,
     repository: Annotated[Path, typer.Option(help="Triton model repository.")] = Path("model_repository"),
     name: Annotated[str | None, typer.Option(help="Model name; the run's by default.")] = None,
     version: Annotated[int | None, typer.Option(help="Model version; the next free one by default.")] = None,
-    weights: Annotated[str, typer.Option(help="'ema', what is evaluated and shipped, or 'raw'.")] = "ema",
+    weights: Annotated[Weights, typer.Option(help="The EMA weights are those that were evaluated.")] = "ema",
+    target: Annotated[str, typer.Option(help="onnxruntime-cpu, openvino or tensorrt: decides the graph passes.")] = (
+        "onnxruntime-cpu"
+    ),
+    tune: Annotated[
+        bool, typer.Option("--tune", help="Time graph passes here, stage by stage; keep the best.")
+    ] = False,
     max_batch: Annotated[int, typer.Option(min=1, help="Largest batch that is checked and served.")] = 32,
+    onnx: Annotated[Path | None, typer.Option(help="Export this ONNX classifier and not a run.")] = None,
+    preprocess: Annotated[Path | None, typer.Option(help="With --onnx: TOML file of its preprocessing.")] = None,
+    labels: Annotated[Path | None, typer.Option(help="With --onnx: class names, one a line.")] = None,
 ) -> None:
-    """Export a run to a Triton model repository, checked against the run's own answers."""
-    from shrinkserve.export.exporter import MODEL, export_onnx
+    """Export a run, or any ONNX classifier, to a Triton model repository, checked against its source's answers."""
+    from shrinkserve.export.exporter import MODEL, Options, serving_options
+    from shrinkserve.export.optimise import check_target
     from shrinkserve.serving.repository import Repository
 
-    if weights == "raw":
-        typer.echo("WARNING: exporting the RAW weights, not the EMA weights that were evaluated", err=True)
-    with tempfile.TemporaryDirectory(prefix="shrinkserve-export-") as staging:
-        card = export_onnx(run, Path(staging), data, weights=weights, max_batch=max_batch)  # type: ignore[arg-type]
-        place = Repository(repository).add(name or card.name, Path(staging) / MODEL, card, version=version)
+    options = Options(data, check_target(target), tune, max_batch, typer.echo)
+    if (run is None) == (onnx is None):
+        raise ConfigError("export", expected="a run folder or --onnx FILE", found="both" if run else "neither")
+    with tempfile.TemporaryDirectory(prefix="shrinkserve-export-") as name_of_staging:
+        staging = Path(name_of_staging)
+        card = _run(run, staging, options, weights) if run else _foreign(onnx, preprocess, labels, staging, options)
+        serving = serving_options(run, max_batch) if run else None
+        place = Repository(repository).add(name or card.name, staging / MODEL, card, version=version, initial=serving)
     for check in card.checks:
         _report(check)
     if card.metrics:
         typer.echo(f"top-1 {card.metrics['top1']:.2%} on {card.metrics['source']}")
     typer.echo(f"wrote {place}")
+
+
+def compare(
+    reference: Annotated[str, typer.Argument(help="What is taken as right: run folder, .onnx file or server URL.")],
+    candidate: Annotated[str, typer.Argument(help="What is judged: run folder, .onnx file or server URL.")],
+    data: Annotated[Path | None, typer.Option(help="Dataset whose validation images are asked.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model's name on a server; its only one by default.")] = None,
+    tolerance: Annotated[float, typer.Option(help="Of a logit, in units of the largest or of 1.")] = 1e-4,
+    limit: Annotated[int, typer.Option(min=1, help="Images, spread evenly over the dataset.")] = 256,
+    max_batch: Annotated[int, typer.Option(min=1, help="Largest batch that is asked.")] = 32,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")] = False,
+) -> None:
+    """Ask two artifacts the same and say how far their answers are apart; exit code 1 beyond the tolerance."""
+    from shrinkserve.export.parity import Tolerance
+    from shrinkserve.export.parity import compare as ask
+    from shrinkserve.export.samples import load_samples
+    from shrinkserve.preprocess import Preprocess
+
+    right, judged = (_open(source, model) for source in (reference, candidate))
+    preprocess = getattr(right, "preprocess", None) or getattr(judged, "preprocess", None)
+    samples = load_samples(data, preprocess or Preprocess(size=right.size), limit)
+    outcome = ask(right, judged, samples, Tolerance(tolerance), max_batch)
+    if as_json:
+        typer.echo(json.dumps(outcome.to_dict(), indent=1))
+    else:
+        _report({"step": f"{outcome.candidate} against {outcome.reference}", **outcome.to_dict()})
+        if outcome.flipped:
+            typer.echo(f"top-1 changed at images {', '.join(map(str, outcome.flipped))}")
+    if outcome.faults:
+        raise GateError("the answers differ", expected=f"within {outcome.limit:.3g}", found="; ".join(outcome.faults))
+
+
+def inspect(
+    artifact: Annotated[Path, typer.Argument(help="Run folder, version folder of a repository, or .onnx file.")],
+    other: Annotated[Path | None, typer.Argument(help="Show only what differs from this one.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+) -> None:
+    """Show an artifact's card and graph, or what differs between two."""
+    from shrinkserve.export.inspection import differences
+    from shrinkserve.export.inspection import inspect as look
+
+    found: dict[str, Any] = look(artifact)
+    if other is not None:
+        found = dict(differences(found, look(other)))
+    if as_json:
+        typer.echo(json.dumps(found, indent=1))
+        return
+    for key, value in found.items():
+        shown = f"{value[0]}  ->  {value[1]}" if other is not None else value
+        typer.echo(f"{key}: {shown}")
+
+
+def _run(run: Path, staging: Path, options: Options, weights: Weights) -> Card:
+    from shrinkserve.export.exporter import export_onnx
+
+    if weights == "raw":
+        typer.secho("WARNING: exporting the RAW weights, not the EMA weights that were evaluated", err=True, bold=True)
+    return export_onnx(run, staging, options, weights=weights)
+
+
+def _foreign(onnx: Path | None, preprocess: Path | None, labels: Path | None, staging: Path, options: Options) -> Card:
+    from shrinkserve.export.exporter import export_foreign
+    from shrinkserve.export.foreign import read_labels, read_preprocess
+
+    if onnx is None or preprocess is None or labels is None:
+        raise ConfigError("--onnx", expected="--preprocess FILE and --labels FILE with it", found="not both")
+    return export_foreign(onnx, read_preprocess(preprocess), read_labels(labels), staging, options, name=onnx.stem)
+
+
+def _open(source: str, model: str | None) -> Answerer:
+    if "://" in source:
+        from shrinkserve.serving.served import ServedModel
+
+        return ServedModel(source, model)
+    from shrinkserve.runtimes import open_artifact
+
+    if not Path(source).exists():
+        raise ArtifactError(f"{source}: no such file or folder", do="name a run folder, an .onnx file or a URL")
+    return open_artifact(Path(source))
 
 
 def _report(check: dict[str, Any]) -> None:

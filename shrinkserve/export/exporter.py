@@ -1,22 +1,26 @@
-"""From a run folder to a model file that answers as the run does, with its card."""
+"""From a run folder, or any classifier in ONNX, to a model file that answers as its source does, with its card."""
 
 from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from shrinkserve.artifact import Card, read_card, sha256_file, utc_now, versions
-from shrinkserve.errors import ArtifactError
+from shrinkserve.config import ServingConfig, parse_recipe
 from shrinkserve.export.check import check_file, check_probabilities
+from shrinkserve.export.foreign import AdaptedOnnx, ForeignModel, check_interface
+from shrinkserve.export.optimise import SHIPPED, OptimisedOnnx, Plan, Target
 from shrinkserve.export.parity import answer_all
 from shrinkserve.export.samples import Samples, load_samples
-from shrinkserve.export.steps import CHECKPOINT, Product, State, Step, run_steps
+from shrinkserve.export.steps import CHECKPOINT, ONNX, Product, State, Step, run_steps
 from shrinkserve.export.to_onnx import OnnxFromCheckpoint
+from shrinkserve.export.tune import tune
 from shrinkserve.preprocess import Preprocess
 from shrinkserve.runtimes.answerer import Answerer
 from shrinkserve.runtimes.checkpoint import Checkpoint, Weights
@@ -26,17 +30,33 @@ MODEL = "model.onnx"
 PACKAGES = ("torch", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "numpy")
 
 
-def export_onnx(
-    run: Path, folder: Path, data_root: Path | None = None, *, weights: Weights = "ema", max_batch: int = 32
-) -> Card:
+@dataclass(frozen=True)
+class Options:
+    """What an export is asked for.
+
+    Attributes:
+        data_root: where the validation images are; None for the synthetic ones.
+        target: what the file will run in, which decides its graph passes.
+        tuned: find the passes by timing on this machine, and not the ones shipped for the target.
+        max_batch: the largest batch that is checked.
+        report: gets a line now and then.
+    """
+
+    data_root: Path | None = None
+    target: Target = "onnxruntime-cpu"
+    tuned: bool = False
+    max_batch: int = 32
+    report: Callable[[str], None] = lambda _: None
+
+
+def export_onnx(run: Path, folder: Path, options: Options = Options(), *, weights: Weights = "ema") -> Card:
     """Export a run's network and check it against the checkpoint.
 
     Args:
         run: what `train` wrote.
         folder: an existing folder that gets `model.onnx` and `card.json`.
-        data_root: where the validation images are; None for the synthetic ones.
+        options: see `Options`.
         weights: which of the run's weights.
-        max_batch: the largest batch that is checked.
 
     Returns:
         The card, kind ``"onnx"``.
@@ -46,48 +66,103 @@ def export_onnx(
         ParityError: a step whose artifact does not answer as the checkpoint does; nothing is written.
     """
     source = read_card(run, "checkpoint")
-    preprocess = Preprocess.from_dict(source.preprocess)
-    samples = load_samples(data_root, preprocess)
-    steps: Sequence[Step] = [OnnxFromCheckpoint(weights)]
-    with tempfile.TemporaryDirectory(prefix="shrinkserve-export-") as scratch:
-        start = Product(run, CHECKPOINT)
-        product = run_steps(steps, start, Path(scratch), samples, opener=_Opener(weights), max_batch=max_batch)
-        checks = [record["parity"] for record in product.records]
-        checks += [check_file(product.path, steps[-1].name)]
-        model = OnnxModel(product.path)
-        checks += [check_probabilities(model, samples, steps[-1].name)]
-        shutil.copyfile(product.path, folder / MODEL)
+    tensors = run / f"{weights}.safetensors"
+    checkpoint = Checkpoint(run, weights)
     card = Card(
         kind="onnx",
         name=source.name,
         weights=weights,
-        weights_sha256=product.records[0]["weights_sha256"],
-        files={MODEL: sha256_file(folder / MODEL)},
-        parents={str(run / f"{weights}.safetensors"): sha256_file(run / f"{weights}.safetensors")},
+        parents={str(tensors): sha256_file(tensors)},
         preprocess=source.preprocess,
         classes=source.classes,
-        metrics=_metrics(model, samples, max_batch),
+    )
+    start = Product(run, CHECKPOINT)
+    return _export(start, checkpoint, OnnxFromCheckpoint(weights), card, folder, options)
+
+
+def export_foreign(
+    path: Path, preprocess: Preprocess, classes: Sequence[str], folder: Path, options: Options, *, name: str
+) -> Card:
+    """Give any image classifier the project's interface, and check it against itself as it came.
+
+    Args:
+        path: an ONNX file: float32 [N, 3, S, S], normalised -> logits or probabilities float32 [N, classes].
+        preprocess: what happens to an image before it.
+        classes: names in the order of the logits.
+        folder: an existing folder that gets `model.onnx` and `card.json`.
+        options: see `Options`.
+        name: the model's name.
+
+    Returns:
+        The card, kind ``"onnx"``.
+
+    Raises:
+        ArtifactError: not such a file.
+        ParityError: a step whose artifact answers otherwise; nothing is written.
+    """
+    check_interface(path, preprocess, classes)
+    card = Card(
+        kind="onnx",
+        name=name,
+        weights="as given",
+        parents={str(path): sha256_file(path)},
+        preprocess=preprocess.to_dict(),
+        classes=list(classes),
+    )
+    reference = ForeignModel(path, preprocess, classes)
+    return _export(Product(path, ONNX), reference, AdaptedOnnx(preprocess), card, folder, options)
+
+
+def serving_options(run: Path, max_batch: int) -> ServingConfig:
+    """How the run's recipe wants to be served, with batches up to `max_batch`."""
+    recipe = read_card(run, "checkpoint", verify=False).recipe
+    serving = parse_recipe(recipe, str(run)).serving if recipe else ServingConfig()
+    return replace(serving, max_batch_size=max_batch)
+
+
+def _export(start: Product, reference: Answerer, first: Step, card: Card, folder: Path, options: Options) -> Card:
+    """Take `start` through `first` and the graph passes, check the file, write it and the completed card."""
+    samples = load_samples(options.data_root, Preprocess.from_dict(card.preprocess))
+
+    def opener(path: Path, state: State) -> Answerer:  # noqa: ARG001
+        return reference if path == start.path else OnnxModel(path)
+
+    with tempfile.TemporaryDirectory(prefix="shrinkserve-export-") as name:
+        scratch = Path(name)
+        plain = run_steps([first], start, scratch, samples, opener=opener, max_batch=options.max_batch)
+        plan, comparisons = _plan(plain.path, samples, options)
+        passes = [OptimisedOnnx(options.target, plan)]
+        product = run_steps(passes, plain, scratch, samples, opener=opener, max_batch=options.max_batch)
+        model = OnnxModel(product.path)
+        checks = [record["parity"] for record in product.records]
+        checks += [check_file(product.path, "passes"), check_probabilities(model, samples, "passes")]
+        shutil.copyfile(product.path, folder / MODEL)
+    details = {
+        "precision": product.state.precision,
+        "target": options.target,
+        "max_batch": options.max_batch,
+        "steps": list(product.records),
+        "tuning": comparisons,
+    }
+    finished = replace(
+        card,
+        weights_sha256=product.records[0].get("weights_sha256") or next(iter(card.parents.values())),
+        files={MODEL: sha256_file(folder / MODEL)},
+        metrics=_metrics(model, samples, options.max_batch),
         checks=checks,
-        details={"precision": product.state.precision, "max_batch": max_batch, "steps": list(product.records)},
+        details=details,
         created=utc_now(),
         versions=versions(PACKAGES),
     )
-    card.write(folder)
-    return card
+    finished.write(folder)
+    return finished
 
 
-class _Opener:
-    """Loads what the steps of one export make."""
-
-    def __init__(self, weights: Weights) -> None:
-        self.weights = weights
-
-    def __call__(self, path: Path, state: State) -> Answerer | None:
-        if state.format == "checkpoint":
-            return Checkpoint(path, self.weights)
-        if state.format == "onnx":
-            return OnnxModel(path)
-        raise ArtifactError(f"{path}: nothing opens it here", found=str(state))
+def _plan(path: Path, samples: Samples, options: Options) -> tuple[Plan, list[dict[str, Any]]]:
+    if not options.tuned:
+        return SHIPPED[options.target], []
+    found = tune(path, options.target, samples, report=options.report)
+    return found.plan, found.comparisons
 
 
 def _metrics(model: Answerer, samples: Samples, batch: int) -> dict[str, Any]:

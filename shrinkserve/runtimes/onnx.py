@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from shrinkserve.artifact import CARD, Card, read_card
 from shrinkserve.errors import ArtifactError
+from shrinkserve.preprocess import Preprocess
 from shrinkserve.runtimes.answerer import Images, Logits
 
 INPUT = "images"
@@ -43,6 +44,11 @@ class OnnxModel:
     @property
     def name(self) -> str:
         return f"{self.path} (ONNX Runtime)"
+
+    @property
+    def preprocess(self) -> Preprocess | None:
+        """What happens to an image before it, where the card beside the file says so."""
+        return Preprocess.from_dict(self.card.preprocess) if self.card else None
 
     def answer(self, images: Images) -> Logits:
         return self.infer(images)["logits"]

@@ -1,6 +1,7 @@
 """Rewrites of ONNX graphs, one a file, each exact in real arithmetic: (model) -> (model, modified)."""
 
 from shrinkserve.export.passes.concat_to_sum import ConcatToSum
+from shrinkserve.export.passes.conv_beside_concat import ConvBesideConcat
 from shrinkserve.export.passes.conv_over_concat import ConvOverConcat
 from shrinkserve.export.passes.depthwise_over_concat import DepthwiseOverConcat
 from shrinkserve.export.passes.elementwise_over_concat import ElementwiseOverConcat
@@ -12,6 +13,7 @@ from shrinkserve.export.passes.pad_channels import PadChannels
 
 __all__ = [
     "ConcatToSum",
+    "ConvBesideConcat",
     "ConvOverConcat",
     "DepthwiseOverConcat",
     "ElementwiseOverConcat",

@@ -11,7 +11,7 @@ import torch
 from shrinkserve.artifact import Card, read_card, sha256_file
 from shrinkserve.errors import ArtifactError, ParityError
 from shrinkserve.export import exporter
-from shrinkserve.export.exporter import export_onnx
+from shrinkserve.export.exporter import Options, export_onnx
 from shrinkserve.export.to_onnx import OnnxFromCheckpoint
 from shrinkserve.preprocess import Preprocess
 from shrinkserve.runtimes.checkpoint import Checkpoint
@@ -21,7 +21,7 @@ from shrinkserve.runtimes.onnx import OnnxModel
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory, tiny_run: Path) -> tuple[Path, Card]:
     folder = tmp_path_factory.mktemp("exported")
-    return folder, export_onnx(tiny_run, folder, max_batch=7)
+    return folder, export_onnx(tiny_run, folder, Options(max_batch=7))
 
 
 def test_the_file_answers_as_the_checkpoint(exported: tuple[Path, Card], tiny_run: Path) -> None:
@@ -52,7 +52,7 @@ def test_the_graph_is_one_checked_file_with_the_names_of_the_network(exported: t
     assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
     names = [node.name for node in model.graph.node]
     assert len(set(names)) == len(names)
-    assert {"stem.conv", "stage1.cell1.left.depthwise", "head.logits"} <= set(names)
+    assert {"stem.conv", "stage1.cell1.wiring_left.depthwise", "head.logits"} <= set(names)
     assert not any(node.metadata_props or node.doc_string for node in model.graph.node)
 
 
@@ -74,12 +74,12 @@ def test_the_card_records_every_check(exported: tuple[Path, Card]) -> None:
     assert checks["parity"]["source"] == "64 synthetic images, seed 0"
     assert all(check["passed"] for check in checks.values())
     assert {"parity", "onnx", "probabilities"} == set(checks)
-    (record,) = exported[1].details["steps"]
+    record = exported[1].details["steps"][-1]
     assert record["input_sha256"] != record["output_sha256"] == exported[1].files["model.onnx"]
 
 
 def test_raw_weights_are_named_as_such(tmp_path: Path, tiny_run: Path) -> None:
-    card = export_onnx(tiny_run, tmp_path, weights="raw", max_batch=2)
+    card = export_onnx(tiny_run, tmp_path, Options(max_batch=2), weights="raw")
     assert card.weights == "raw"
     assert card.weights_sha256 != read_card(tiny_run).weights_sha256
 
@@ -98,7 +98,7 @@ def test_a_conversion_that_answers_differently_writes_nothing(
 
     monkeypatch.setattr(exporter, "OnnxFromCheckpoint", Wrong)
     with pytest.raises(ParityError, match=r"step onnx: .*batch 1 differ by 0\.01"):
-        export_onnx(tiny_run, tmp_path, max_batch=2)
+        export_onnx(tiny_run, tmp_path, Options(max_batch=2))
     assert list(tmp_path.iterdir()) == []
 
 

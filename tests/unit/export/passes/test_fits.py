@@ -48,6 +48,10 @@ def sum_of_convs(d: Drawing) -> None:
     d.add("Add", [d.conv("x", 2, kernel=3), d.conv("x", 2, kernel=3)], 2)
 
 
+def sum_with_concat(d: Drawing) -> None:
+    d.add("Add", [d.conv("x", 5, kernel=1), d.concat("x", d.conv("x", 2, kernel=1))], 5)
+
+
 def residual(d: Drawing) -> None:
     d.add("Add", ["x", d.conv("x", 3, kernel=1)], 3)
 
@@ -71,6 +75,7 @@ def unaligned(d: Drawing) -> None:
         (passes.DepthwiseOverConcat, depthwise_of_concat, {"Conv": 2}, {"Conv": 3, "Concat": 1}),
         (passes.ElementwiseOverConcat, elementwise_of_concat, {"Relu": 1}, {"Relu": 2, "Concat": 1}),
         (passes.ConcatToSum, concat_of_convs, {"Concat": 1}, {"Concat": 0, "Add": 1}),
+        (passes.ConvBesideConcat, sum_with_concat, {"Concat": 1, "Conv": 2}, {"Concat": 2, "Conv": 3}),
         (passes.MergeSums, sum_of_convs, {"Conv": 2, "Add": 1}, {"Conv": 1, "Add": 0}),
         (passes.MergeSums, residual, {"Add": 1}, {"Conv": 1, "Add": 0}),
         (passes.MergeSiblings, siblings, {"Conv": 4, "Relu": 2}, {"Conv": 2, "Relu": 1, "Split": 1}),

@@ -17,6 +17,7 @@ from shrinkserve.export.editing import GraphPass
 
 PASSES: list[Callable[[], GraphPass]] = [
     passes.FoldBatchNorm,
+    passes.ConvBesideConcat,
     passes.ConvOverConcat,
     passes.DepthwiseOverConcat,
     passes.ElementwiseOverConcat,

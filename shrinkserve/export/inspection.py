@@ -1,0 +1,90 @@
+"""What is in an artifact: its card, its graph, and how it differs from another one."""
+
+from __future__ import annotations
+
+from collections import Counter
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from shrinkserve.artifact import CARD, read_card, sha256_file
+from shrinkserve.errors import ArtifactError
+from shrinkserve.export import graph
+from shrinkserve.export.editing import attribute
+
+
+def inspect(path: Path) -> dict[str, Any]:
+    """A summary of a run folder, a repository's version folder or an ONNX file, as flat JSON data.
+
+    Raises:
+        ArtifactError: nothing of the kind there, or damaged.
+    """
+    if path.is_dir():
+        return _folder(path)
+    if path.suffix == ".onnx":
+        beside = _card(path.parent) if (path.parent / CARD).is_file() else {}
+        return {"file": str(path), "sha256": sha256_file(path), **beside, **summary(graph.load(path))}
+    raise ArtifactError(f"{path}: not an artifact", expected="a run folder, a version folder or an .onnx file")
+
+
+def differences(one: dict[str, Any], other: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Keys whose values are not the same, with both values."""
+    keys = [*one, *(key for key in other if key not in one)]
+    return {key: (one.get(key), other.get(key)) for key in keys if one.get(key) != other.get(key)}
+
+
+def summary(model: ir.Model) -> dict[str, Any]:
+    """Interface, operators, tensor types, weights and multiply-accumulates (for one image) of a graph."""
+    weights = [value.const_value for value in model.graph.initializers.values() if value.const_value is not None]
+    types = Counter(str(tensor.dtype) for tensor in weights)
+    return {
+        "opset": dict(model.opset_imports),
+        "inputs": {value.name: f"{value.dtype} {value.shape}" for value in model.graph.inputs},
+        "outputs": {value.name: f"{value.dtype} {value.shape}" for value in model.graph.outputs},
+        "operators": graph.operators(model),
+        "weight types": dict(types),
+        "weights": sum(tensor.size for tensor in weights),
+        "weight bytes": sum(tensor.nbytes for tensor in weights),
+        "multiply-accumulates": sum(_macs(node) for node in model.graph),
+        **{f"property {key}": value for key, value in model.metadata_props.items()},
+    }
+
+
+def _macs(node: ir.Node) -> int:
+    """Multiplications of a convolution or matrix product for one image; 0 for other operators or unknown shapes."""
+    weight = node.inputs[1] if len(node.inputs) > 1 else None
+    if node.op_type not in {"Conv", "Gemm"} or weight is None or weight.shape is None:
+        return 0
+    sizes = [int(size) for size in weight.shape if isinstance(size, int)]
+    if node.op_type == "Gemm":
+        return prod(sizes)
+    output = node.outputs[0].shape
+    pixels = [size for size in (output[2:] if output is not None else ()) if isinstance(size, int)]
+    return int(np.prod(sizes)) * prod(pixels) if len(pixels) == 2 and attribute(node, "group", 1) else 0
+
+
+def _folder(path: Path) -> dict[str, Any]:
+    found = {"folder": str(path), **_card(path)}
+    model = path / "model.onnx"
+    return found | summary(graph.load(model)) if model.is_file() else found
+
+
+def _card(folder: Path) -> dict[str, Any]:
+    card = read_card(folder)
+    steps = card.details.get("steps", [])
+    return {
+        "kind": card.kind,
+        "name": card.name,
+        "weights kind": card.weights,
+        "weights sha256": card.weights_sha256,
+        "classes": len(card.classes),
+        "preprocess": card.preprocess,
+        "metrics": card.metrics,
+        "steps": [f"{step['step']}: {step['from']} -> {step['to']}" for step in steps],
+        "worst difference": max((step["parity"].get("worst", 0.0) for step in steps), default=None),
+        "created": card.created,
+        "versions": card.versions,
+    }

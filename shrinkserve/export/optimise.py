@@ -1,0 +1,130 @@
+"""Which graph passes run where: a plan for each target, and the step that carries it out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import onnx_ir as ir
+
+from shrinkserve.errors import ConfigError
+from shrinkserve.export import graph, parity
+from shrinkserve.export.editing import GraphPass
+from shrinkserve.export.passes import (
+    ConcatToSum,
+    ConvBesideConcat,
+    ConvOverConcat,
+    DepthwiseOverConcat,
+    ElementwiseOverConcat,
+    FoldBatchNorm,
+    GlobalPool,
+    MergeSiblings,
+    MergeSums,
+    PadChannels,
+)
+from shrinkserve.export.samples import Samples
+from shrinkserve.export.steps import ONNX, State
+
+Target = Literal["onnxruntime-cpu", "openvino", "tensorrt"]
+TARGETS: tuple[Target, ...] = get_args(Target)
+
+_SUMS = (DepthwiseOverConcat, ElementwiseOverConcat, ConvOverConcat)
+FORMS: Mapping[str, Sequence[Callable[[str], GraphPass]]] = {
+    "as-is": (),
+    "sums": (*_SUMS, MergeSums),
+    "wide": (*_SUMS, ConcatToSum, MergeSums),
+    "halves": (*_SUMS, ConvBesideConcat, MergeSums),
+    "siblings": (MergeSiblings,),
+}
+"""What can be done with a stage's concats, as passes that are repeated until none fits.
+
+`sums`: concats that only convolutions read are never made. `wide`: neither are those at the end of a cell.
+`halves`: tensors stay in halves through the whole stage. `siblings`: branches of one tensor as one branch.
+"""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Passes for a graph.
+
+    Attributes:
+        form: one of `FORMS`, for stages that `stages` does not name.
+        stages: the first part of nodes' names, e.g. ``"stage2"``, -> one of `FORMS`.
+        block: pad channels to multiples of it; 0 leaves them.
+    """
+
+    form: str = "as-is"
+    stages: dict[str, str] = field(default_factory=dict)
+    block: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON data for a card."""
+        return asdict(self)
+
+
+SHIPPED: Mapping[Target, Plan] = {
+    # 16 is ONNX Runtime's block with AVX-512 and two of its blocks without.
+    "onnxruntime-cpu": Plan("sums", {"stage2": "wide"}, block=16),
+    # OpenVINO chooses layouts, joins in place and splits by itself: every form was slower (docs/performance.md).
+    "openvino": Plan(),
+    # Not measured: TensorRT's builder fuses and times on the GPU itself, and pads nothing that it need not.
+    "tensorrt": Plan(),
+}
+
+
+def check_target(name: str) -> Target:
+    """The target that `name` is.
+
+    Raises:
+        ConfigError: an unknown target.
+    """
+    for target in TARGETS:
+        if target == name:
+            return target
+    raise ConfigError("target", expected=" or ".join(TARGETS), found=repr(name))
+
+
+def stages(model: ir.Model) -> list[str]:
+    """The parts of a graph that can be given forms of their own: first parts of names that have a concat in them."""
+    return list(dict.fromkeys((node.name or "").split(".")[0] for node in model.graph if node.op_type == "Concat"))
+
+
+def optimise(model: ir.Model, plan: Plan) -> list[str]:
+    """Run a plan's passes on a model in place; returns the names of those that changed it."""
+    always: list[GraphPass] = [FoldBatchNorm(), GlobalPool()]
+    changed = [one for one in always if one(model).modified]
+    for stage in stages(model):
+        changed += _until_settled(model, [make(f"{stage}.") for make in FORMS[plan.stages.get(stage, plan.form)]])
+    if plan.block and (pad := PadChannels(plan.block))(model).modified:
+        changed.append(pad)
+    return [f"{one.scope}{type(one).__name__}" for one in changed]
+
+
+def _until_settled(model: ir.Model, passes: Sequence[GraphPass]) -> list[GraphPass]:
+    changed: dict[GraphPass, None] = {}
+    while fitting := [one for one in passes if one(model).modified]:
+        changed.update(dict.fromkeys(fitting))
+    return list(changed)
+
+
+@dataclass(frozen=True)
+class OptimisedOnnx:
+    """Graph passes for one target; the same answers up to the order of sums."""
+
+    target: Target
+    plan: Plan
+    name: str = "passes"
+    requires: State = ONNX
+    ensures: State = ONNX
+    tolerance: parity.Tolerance = parity.FLOAT32
+
+    def parameters(self) -> dict[str, Any]:
+        return {"target": self.target, "plan": self.plan.to_dict()}
+
+    def run(self, source: Path, target: Path, _samples: Samples, /) -> dict[str, Any]:
+        model = graph.load(source)
+        changed = optimise(model, self.plan)
+        graph.save(model, target)
+        return {"passes": changed, "operators": graph.operators(model)}
