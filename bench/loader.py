@@ -1,0 +1,271 @@
+"""Images a second and core from 500x375 JPEG in TFRecords to augmented 224x224 batches: ours and its peers.
+
+    python bench/loader.py --out bench/results/loader.json [--quick]
+
+Every loader reads the same records through the same TFRecord reader, has the same number of worker processes (DALI:
+threads), and the whole program is pinned to that number of cores. Rounds are interleaved; a figure is the median.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+import io
+import json
+import os
+import re
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from shrinkserve.artifact import utc_now, versions
+from shrinkserve.config import Recipe, parse_recipe
+from shrinkserve.data import Dataset, Record, open_dataset
+from shrinkserve.data import pack as packing
+from shrinkserve.data.dali import DaliLoader
+from shrinkserve.data.portable import PortableLoader
+from shrinkserve.data.sources import find_sources
+
+SIZE, BATCH = 224, 32
+WIDTH, HEIGHT, QUALITY = 500, 375, 96  # the usual ImageNet picture: about 110 kB
+IMAGES = 240
+REFERENCE = "Pillow, torchvision's transforms, our augmentation"
+DECLARED: list[Any] = []
+Loader = Callable[[int], Iterator[Any]]
+
+
+def make_photos(root: Path, count: int = IMAGES) -> Path:
+    """TFRecord shards of crops of the photographs that scikit-learn and scikit-image carry."""
+    from skimage import data
+    from sklearn.datasets import load_sample_images
+
+    photos = [*load_sample_images().images, data.astronaut(), data.coffee(), data.rocket(), data.chelsea()]
+    rng = np.random.default_rng(0)
+    for number in range(count):
+        photo = Image.fromarray(photos[number % len(photos)])
+        scale = min(photo.width / WIDTH, photo.height / HEIGHT) * rng.uniform(0.8, 1)
+        left = rng.uniform(0, photo.width - WIDTH * scale)
+        top = rng.uniform(0, photo.height - HEIGHT * scale)
+        box = (left, top, left + WIDTH * scale, top + HEIGHT * scale)
+        path = root / "folder" / "train" / f"class{number % 10}" / f"{number:04d}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        photo.resize((WIDTH, HEIGHT), Image.Resampling.LANCZOS, box=box).save(path, quality=QUALITY)
+    collection = find_sources(root / "folder")
+    shards = packing.plan(collection, root / "shards", {"train": 4, "validation": None})
+    packing.pack(collection, shards, root / "shards", workers=2)
+    return root / "shards"
+
+
+class Repeated:
+    """A dataset of the same images over and over, so that an epoch is long enough to measure."""
+
+    def __init__(self, dataset: Dataset, times: int) -> None:
+        self.root, self.split, self.classes = dataset.root, dataset.split, dataset.classes
+        self._dataset, self._times = dataset, times
+
+    def __len__(self) -> int:
+        return len(self._dataset) * self._times
+
+    def record(self, index: int) -> Record:
+        return self._dataset.record(index % len(self._dataset))
+
+
+class Transformed(torch.utils.data.Dataset):  # type: ignore[type-arg]
+    """The peers' way: an image file, Pillow, a transform, one image at a time."""
+
+    def __init__(self, dataset: Dataset, transform: Any = None) -> None:
+        self.dataset, self.transform = dataset, transform
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        record = self.dataset.record(index)
+        with Image.open(io.BytesIO(record.encoded)) as image:
+            return self.transform(image.convert("RGB")), record.label
+
+
+def recipe(workers: int) -> Recipe:
+    raw = {"name": "bench", "model": {"input_size": SIZE}, "train": {"batch_size": BATCH}, "data": {"workers": workers}}
+    return parse_recipe(raw)
+
+
+@functools.cache
+def import_torchvision_transforms() -> Any:
+    """The transforms of torchvision, which are Python over Pillow and torch and run beside any torch.
+
+    When torchvision was built for another torch, its compiled operators for detection do not load, and with them
+    the whole package; so their names are declared. None of them is called here.
+    """
+    place = find_spec("torchvision")
+    source = Path(str(place and place.origin)).with_name("_meta_registrations.py").read_text(encoding="utf-8")
+    # Not to be collected: a library's declarations go with it.
+    DECLARED.append(library := torch.library.Library("torchvision", "FRAGMENT"))
+    for name in set(re.findall(r'register_(?:fake|meta)\("(?:torchvision::)?(\w+)"\)', source)):
+        with contextlib.suppress(RuntimeError):  # it did load
+            library.define(f"{name}() -> ()")
+    from torchvision import transforms
+
+    return transforms
+
+
+def torchvision_loader(dataset: Dataset, *, ours: bool) -> Loader:
+    """The reference recipe of torchvision, and with `ours` the augmentation of our recipe instead of its own."""
+    t = import_torchvision_transforms()
+    steps: list[Any] = [t.RandomResizedCrop(SIZE, *(((0.75, 1.0), (0.75, 1.33)) if ours else ()))]
+    steps += [t.RandomHorizontalFlip()]
+    if ours:
+        steps += [t.ColorJitter(0.4, 0.4, 0.4, 0.1)]
+    steps += [t.PILToTensor()]
+    if ours:
+        steps += [t.RandomErasing(0.5, (0.02, 0.4), value=0)]
+    return lambda workers: iter(
+        torch.utils.data.DataLoader(
+            Transformed(dataset, t.Compose(steps)), BATCH, shuffle=True, num_workers=workers, drop_last=True
+        )
+    )
+
+
+def timm_loader(dataset: Dataset) -> Loader:
+    import_torchvision_transforms()
+    from timm.data import create_loader
+
+    return lambda workers: iter(
+        create_loader(
+            Transformed(dataset),
+            (3, SIZE, SIZE),
+            BATCH,
+            is_training=True,
+            scale=(0.75, 1.0),
+            ratio=(0.75, 1.33),
+            hflip=0.5,
+            color_jitter=(0.4, 0.4, 0.4, 0.1),
+            interpolation="random",
+            re_prob=0.5,
+            re_mode="pixel",
+            num_workers=workers,
+            device=torch.device("cpu"),
+            pin_memory=False,
+            persistent_workers=False,
+        )
+    )
+
+
+def decode_alone(dataset: Dataset, decode: Callable[[bytes], Any]) -> Loader:
+    """A core that does nothing but decode, in batches."""
+
+    def run(_: int) -> Iterator[Any]:
+        for start in range(0, len(dataset), BATCH):
+            for index in range(start, start + BATCH):
+                decode(dataset.record(index % len(dataset)).encoded)
+            yield None
+
+    return run
+
+
+def measure(loader: Loader, cores: int, seconds: float) -> float:
+    """Images a second in the steady state on `cores` cores."""
+    everything = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, set(sorted(everything)[:cores]))
+    try:
+        batches = loader(cores)
+        for _ in range(3 * cores):  # workers start, and what they made ahead is used up
+            next(batches)
+        begin, images = time.perf_counter(), 0
+        while time.perf_counter() - begin < seconds:
+            next(batches)
+            images += BATCH
+        rate = images / (time.perf_counter() - begin)
+        del batches
+        return rate
+    finally:
+        os.sched_setaffinity(0, everything)
+
+
+def candidates(dataset: Dataset) -> dict[str, Loader]:
+    import simplejpeg
+
+    def portable(workers: int) -> Iterator[Any]:
+        return PortableLoader(dataset, recipe(workers), rank=0, world=1, workers=workers).epoch(0)
+
+    def dali(workers: int) -> Iterator[Any]:
+        return DaliLoader(dataset, recipe(workers), rank=0, world=1, workers=workers, device=None).epoch(0)
+
+    return {
+        "shrinkserve, portable": portable,
+        "shrinkserve, DALI on the CPU": dali,
+        REFERENCE: torchvision_loader(dataset, ours=True),
+        "Pillow, torchvision's reference preset (crop and flip only)": torchvision_loader(dataset, ours=False),
+        "timm's loader, our augmentation": timm_loader(dataset),
+        "limit: libjpeg-turbo decodes and nothing else": decode_alone(dataset, simplejpeg.decode_jpeg),
+        "limit: Pillow decodes and nothing else": decode_alone(
+            dataset, lambda raw: Image.open(io.BytesIO(raw)).convert("RGB")
+        ),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("bench/results/loader.json"))
+    parser.add_argument("--quick", action="store_true", help="one short round, to see that it runs")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    rounds, seconds = (1, 0.5) if options.quick else (3, 2.0)
+    cores = [n for n in (1, 2) if n <= len(os.sched_getaffinity(0))]
+    with tempfile.TemporaryDirectory() as folder:
+        base = open_dataset(make_photos(Path(folder)), "train")
+        kilobytes = statistics.mean(len(base.record(i).encoded) for i in range(len(base))) / 1000
+        loaders = candidates(Repeated(base, 1000))
+        rates: dict[tuple[str, int], list[float]] = {}
+        for number in range(rounds):
+            for count in cores:
+                for name, loader in loaders.items():
+                    if name.startswith("limit") and count > 1:
+                        continue
+                    rates.setdefault((name, count), []).append(measure(loader, count, seconds))
+            print(f"round {number + 1} of {rounds}", file=sys.stderr)
+    reference = {count: statistics.median(rates[REFERENCE, count]) for count in cores}
+    rows = [
+        {
+            "loader": name,
+            "cores": count,
+            "images_per_second": round(statistics.median(values), 1),
+            "images_per_second_and_core": round(statistics.median(values) / count, 1),
+            "lowest": round(min(values), 1),
+            "highest": round(max(values), 1),
+            "times_reference": round(statistics.median(values) / reference[count], 2),
+        }
+        for (name, count), values in rates.items()
+    ]
+    record = {
+        "title": "From JPEG in TFRecords to augmented 224x224 batches",
+        "date": utc_now(),
+        "command": " ".join(["python", *sys.argv]),
+        "environment": versions(["torch", "torchvision", "timm", "pillow", "simplejpeg", "nvidia-dali-cuda120"]),
+        "rows": rows,
+        "notes": [
+            f"{WIDTH}x{HEIGHT} JPEG, {kilobytes:.0f} kB on average; batches of {BATCH} (timm's are normalised floats).",
+            f"{rounds} interleaved rounds of {seconds} s, medians; workers = cores, the program pinned to them.",
+            f"times_reference compares with: {REFERENCE}.",
+            "The portable loader decodes with libjpeg-turbo; its rate alone is the limit of any loader on a CPU.",
+        ],
+    }
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    for row in rows:
+        speed = f"{row['images_per_second']:8.0f} images/s  {row['times_reference']:5.2f}x"
+        print(f"{speed}  {row['cores']} core(s)  {row['loader']}")
+
+
+if __name__ == "__main__":
+    main()
