@@ -4,16 +4,36 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
+if TYPE_CHECKING:
+    from shrinkserve.benchmark.capacity import Replica
+
+CHECKED_LOADS = (0.2, 0.4, 0.6, 0.8)
 TRITON_URLS = ["http://127.0.0.1:8000", "grpc://127.0.0.1:8001"]
+
+
+class _RunByDefault(TyperGroup):
+    """``bench --data ...`` is ``bench run --data ...``: the first word is an option unless it is a command."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        words = args if args and args[0] in {*self.commands, "-h", "--help"} else ["run", *args]
+        return super().parse_args(ctx, words)
 
 
 def register(app: typer.Typer) -> None:
     """Add this module's commands to the application."""
-    app.command()(bench)
+    group = typer.Typer(
+        name="bench",
+        cls=_RunByDefault,
+        help="Prove that a server answers as the checkpoint does; `bench run --help` lists the options.",
+    )
+    group.command("run")(bench)
+    group.command("plan")(plan)
+    app.add_typer(group)
 
 
 def bench(  # noqa: PLR0913, PLR0917 - one parameter an option
@@ -92,6 +112,65 @@ def bench(  # noqa: PLR0913, PLR0917 - one parameter an option
         typer.echo(f"MISSED {miss}", err=True)
     if record["misses"]:
         raise GateError(f"{len(record['misses'])} of what was asked does not hold")
+
+
+def plan(
+    record: Annotated[Path, typer.Argument(help="bench.json with loads at concurrency 1 and several --batch.")],
+    rate: Annotated[float, typer.Option(min=0.001, help="Requests/s that all replicas together must answer.")],
+    slo: Annotated[str, typer.Option(help="What is promised, e.g. p99=20ms.")],
+    max_batch: Annotated[int, typer.Option(min=1, help="Largest batch that a replica computes.")] = 32,
+    instances: Annotated[int, typer.Option(min=1, help="Batches that a replica computes at once.")] = 1,
+    check: Annotated[
+        str | None, typer.Option(help="URL of a real replica: predicted and measured latency at several loads.")
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help="With --check: dataset whose images are sent.")] = None,
+    json: Annotated[Path | None, typer.Option(help="File for the plan.")] = None,
+) -> None:
+    """Size replicas for a rate and a promised latency, from measured service times, by simulation."""
+    from json import dumps
+
+    from shrinkserve.artifact import write_atomic
+    from shrinkserve.benchmark import capacity
+    from shrinkserve.benchmark.baseline import read_record
+    from shrinkserve.benchmark.slo import Slo
+
+    measured = read_record(record)
+    replica = capacity.Replica(capacity.read_service(measured), max_batch, instances)
+    found = capacity.size(replica, rate, Slo.parse(slo))
+    typer.echo(
+        f"{found['replicas']} replicas of {found['target']} answer {rate:g} requests/s with {found['slo']}: each "
+        f"{found['requests_per_second_each']:.1f} of at most {found['highest_each']:.1f} requests/s, "
+        f"p50 {found['p50_ms']:.2f} ms, p99 {found['p99_ms']:.2f} ms (simulated)"
+    )
+    if check:
+        found["check"] = _check(replica, check, data, str(measured["model"]))
+    if json:
+        write_atomic(json, (dumps(found, indent=1) + "\n").encode())
+
+
+def _check(replica: Replica, url: str, data: Path | None, model: str) -> list[dict[str, Any]]:
+    from shrinkserve.benchmark import capacity
+    from shrinkserve.benchmark.load import Timing
+    from shrinkserve.benchmark.loads import payload
+    from shrinkserve.benchmark.target import server
+    from shrinkserve.data import open_dataset
+    from shrinkserve.errors import ConfigError
+    from shrinkserve.serving.client import Client
+
+    if data is None:
+        raise ConfigError("--check", expected="--data with the dataset whose images are sent")
+    with Client(url) as client:
+        contract = client.contract(model)
+    requests = payload(open_dataset(data, "validation"), contract.preprocess, 1)
+    target = server(url, model, contract.precision)
+    rows = capacity.check(replica, target, requests, CHECKED_LOADS, Timing(), lambda text: typer.echo(text, err=True))
+    for row in rows:
+        typer.echo(
+            f"{row['requests_per_second']:8.1f} requests/s: p50 predicted {row['predicted_p50_ms']:.2f} ms, measured "
+            f"{row['measured_p50_ms']:.2f} ms; p99 predicted {row['predicted_p99_ms']:.2f} ms, measured "
+            f"{row['measured_p99_ms']:.2f} ms; {'valid' if row['valid'] else '; '.join(row['reasons'])}"
+        )
+    return rows
 
 
 class _Progress:

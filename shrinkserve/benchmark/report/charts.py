@@ -45,7 +45,7 @@ def chain(stages: Sequence[dict[str, object]], flips: dict[tuple[int, int], int]
                 f'<line x1="{x0}" y1="{y0}" x2="{x - 7}" y2="{y + 20}" class="{kind}" marker-end="url(#tip)"/>'
             )
             label = f"{count} flip{'' if count == 1 else 's'}"
-            parts.append(text((x0 + x) / 2, (y0 + y + 20) / 2 - 6, label, "middle", "halo"))
+            parts.append(text((x0 + x) / 2 - 4, y0 + 0.7 * (y + 20 - y0) - 6, label, "middle", "halo"))
         kind = "box reference" if own == reference else "box"
         parts.append(f'<rect x="{x}" y="{y}" width="{box}" height="40" rx="6" class="{kind}"/>')
         parts.append(text(x + box / 2, y + 25, str(stage["name"]), "middle"))

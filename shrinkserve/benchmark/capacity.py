@@ -1,0 +1,207 @@
+"""How many replicas a promised latency needs at a rate: simulated from measured service times, batching included."""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from shrinkserve.benchmark.histogram import Histogram
+from shrinkserve.benchmark.load import Timing, open_loop
+from shrinkserve.benchmark.pace import Open
+from shrinkserve.benchmark.slo import Slo
+from shrinkserve.benchmark.target import Pixels, Target
+from shrinkserve.errors import ArtifactError, ConfigError
+
+Seconds = npt.NDArray[np.float64]
+
+ARRIVALS = 40_000
+"""Simulated requests: some 400 of them decide a 99th percentile."""
+WARM = 2_000
+"""The first so many are not counted: the queue starts empty."""
+STEPS = 12
+"""Halvings of the range in which a replica's highest rate is searched."""
+
+
+@dataclass(frozen=True)
+class Service:
+    """What one replica takes, as measured with one request at a time.
+
+    Attributes:
+        target: the stage that was measured.
+        sizes: batch sizes, ascending.
+        seconds: mean time inside the server for a batch of each size.
+        scatter: measured times over their mean, to draw from: what the machine's noise looks like.
+        overhead: seconds of client and network, added to every request.
+    """
+
+    target: str
+    sizes: tuple[int, ...]
+    seconds: tuple[float, ...]
+    scatter: Seconds
+    overhead: float
+
+    def of(self, size: int) -> float:
+        """Mean seconds of a batch; between measured sizes on the line, beyond the largest in its proportion."""
+        if size > self.sizes[-1]:
+            return self.seconds[-1] * size / self.sizes[-1]
+        return float(np.interp(size, self.sizes, self.seconds))
+
+
+@dataclass(frozen=True)
+class Replica:
+    """One server.
+
+    Attributes:
+        service: its times.
+        max_batch: most requests that it computes together.
+        instances: batches that it computes at once, each at the measured speed.
+    """
+
+    service: Service
+    max_batch: int
+    instances: int = 1
+
+    @property
+    def capacity(self) -> float:
+        """Requests a second with every batch full: no queue is stable beyond it."""
+        return max(self.instances * size / self.service.of(size) for size in range(1, self.max_batch + 1))
+
+
+def read_service(record: dict[str, Any], target: str | None = None) -> Service:
+    """Take a target's service times out of a record of `bench`.
+
+    Args:
+        record: with closed loops at concurrency 1, best at several batch sizes (``--concurrency 1 --batch 4 ...``).
+        target: its name; the record's last server when None.
+
+    Raises:
+        ArtifactError: no load test to take them from.
+    """
+    alone = [
+        load for load in record["loads"] if load["mode"] == "closed" and load["concurrency"] == 1 and load["server"]
+    ]
+    name = target or (alone[-1]["target"] if alone else None)
+    mine = sorted((load for load in alone if load["target"] == name), key=lambda load: int(load["batch"]))
+    if not mine or mine[0]["batch"] != 1:
+        raise ArtifactError(
+            f"record: no load test of {target or 'a server'} at concurrency 1 and batch 1",
+            do="measure one: shrinkserve bench ... --concurrency 1 --batch 4 --batch 16 --json FILE",
+        )
+    inside = [sum(load["server"]["mean_ms"][p] for p in _COMPUTE) / 1e3 for load in mine]
+    single = Histogram(mine[0]["latency"]["hdr"])
+    drawn = np.array([single.percentile(p) for p in np.linspace(0.05, 99.95, 1000)])
+    overhead = max(0.0, single.mean - inside[0])
+    noise = np.maximum(drawn - overhead, 0.1 * inside[0])
+    return Service(
+        name or "", tuple(int(load["batch"]) for load in mine), tuple(inside), noise / noise.mean(), overhead
+    )
+
+
+_COMPUTE = ("compute_input", "compute_infer", "compute_output")
+
+
+def simulate(replica: Replica, rate: float, seed: int = 0) -> Seconds:
+    """Latencies of Poisson arrivals at one replica, in seconds.
+
+    A free instance takes what waits, up to the largest batch, first come first served: Triton's dynamic batcher
+    without a queue delay.
+    """
+    random = np.random.default_rng(seed)
+    arrivals = np.cumsum(random.exponential(1 / rate, ARRIVALS))
+    noise = random.choice(replica.service.scatter, ARRIVALS)
+    means = [0.0, *(replica.service.of(size) for size in range(1, replica.max_batch + 1))]
+    done = np.empty(ARRIVALS)
+    free = [0.0] * replica.instances
+    first = 0
+    while first < ARRIVALS:
+        start = max(heapq.heappop(free), float(arrivals[first]))
+        waiting = int(np.searchsorted(arrivals, start, side="right"))
+        last = min(max(waiting, first + 1), first + replica.max_batch)
+        end = start + means[last - first] * float(noise[first])
+        done[first:last] = end
+        heapq.heappush(free, end)
+        first = last
+    return (done - arrivals + replica.service.overhead)[WARM:]
+
+
+def highest_rate(replica: Replica, slo: Slo) -> float:
+    """The highest rate at which one replica keeps the promise; 0 when it never does."""
+
+    def holds(rate: float) -> bool:
+        return float(np.percentile(simulate(replica, rate), slo.percent)) <= slo.seconds
+
+    low, high = 0.0, replica.capacity
+    if not holds(high / 100):
+        return 0.0
+    for _ in range(STEPS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if holds(middle) else (low, middle)
+    return low
+
+
+def size(replica: Replica, rate: float, slo: Slo) -> dict[str, Any]:
+    """How many replicas a rate needs.
+
+    Raises:
+        ConfigError: no number of them keeps the promise.
+    """
+    each = highest_rate(replica, slo)
+    if each == 0:
+        alone = 1e3 * float(np.percentile(simulate(replica, replica.capacity / 100), slo.percent))
+        raise ConfigError(
+            f"--slo {slo}: cannot be met by any number of replicas",
+            expected=f"p{slo.percent:g} of at least {alone:.1f} ms",
+            found=f"{1e3 * slo.seconds:g} ms",
+            do="use a faster engine or promise less",
+        )
+    replicas = math.ceil(rate / each)
+    latencies = simulate(replica, rate / replicas)
+    return {
+        "target": replica.service.target,
+        "slo": str(slo),
+        "requests_per_second": rate,
+        "replicas": replicas,
+        "requests_per_second_each": rate / replicas,
+        "highest_each": each,
+        "capacity_each": replica.capacity,
+        "p50_ms": 1e3 * float(np.percentile(latencies, 50)),
+        "p99_ms": 1e3 * float(np.percentile(latencies, 99)),
+    }
+
+
+def check(
+    replica: Replica,
+    target: Target,
+    requests: Sequence[Pixels],
+    fractions: Sequence[float],
+    timing: Timing,
+    say: Callable[[str], None],
+) -> list[dict[str, Any]]:
+    """Predicted and measured latency of a real server at several loads.
+
+    Args:
+        replica: what is believed of the server.
+        target: the server.
+        requests: uint8 [1, S, S, 3] each.
+        fractions: of the replica's rate with one image a batch, e.g. 0.3.
+        timing: of each measurement.
+        say: told before each.
+    """
+    rows = []
+    for fraction in fractions:
+        rate = fraction * replica.instances / replica.service.of(1)
+        say(f"check: {target.name} at {rate:.1f} requests/s")
+        load = open_loop(target, requests, Open(rate), 64, timing)
+        predicted = simulate(replica, rate)
+        row: dict[str, Any] = {"requests_per_second": rate, "valid": load.valid, "reasons": load.reasons}
+        for percent in (50, 99):
+            row[f"predicted_p{percent}_ms"] = 1e3 * float(np.percentile(predicted, percent))
+            row[f"measured_p{percent}_ms"] = 1e3 * load.latency.percentile(percent)
+        rows.append(row)
+    return rows

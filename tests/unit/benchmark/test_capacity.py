@@ -1,0 +1,85 @@
+"""The simulation against queueing theory, which knows these cases exactly."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from shrinkserve.benchmark.capacity import Replica, Service, highest_rate, read_service, simulate, size
+from shrinkserve.benchmark.histogram import Histogram
+from shrinkserve.benchmark.slo import Slo
+from shrinkserve.errors import ArtifactError, ConfigError
+
+FIXED = Service("server grpc", (1,), (0.01,), np.ones(1), overhead=0.0)
+EXPONENTIAL = Service("server grpc", (1,), (0.01,), -np.log1p(-np.linspace(0, 1, 20001)[:-1]), overhead=0.0)
+
+
+def test_m_d_1_is_pollaczek_khinchine() -> None:
+    for load in (0.3, 0.6, 0.8):
+        waited = simulate(Replica(FIXED, max_batch=1), load / 0.01).mean() - 0.01
+        assert waited == pytest.approx(0.01 * load / (2 * (1 - load)), rel=0.15)
+
+
+def test_m_m_1_has_exponential_latency() -> None:
+    latencies = simulate(Replica(EXPONENTIAL, max_batch=1), 50.0)
+    mean = 0.01 / (1 - 0.5)
+    assert latencies.mean() == pytest.approx(mean, rel=0.1)
+    assert np.percentile(latencies, 99) == pytest.approx(mean * math.log(100), rel=0.15)
+
+
+def test_two_instances_are_erlang_c() -> None:
+    waited = simulate(Replica(EXPONENTIAL, max_batch=1, instances=2), 120.0).mean() - 0.01
+    a, c = 1.2, 2
+    waiting = a**c / math.factorial(c) * c / (c - a)
+    probability = waiting / (sum(a**k / math.factorial(k) for k in range(c)) + waiting)
+    assert waited == pytest.approx(probability * 0.01 / (c - a), rel=0.2)
+
+
+def test_batching_carries_what_single_requests_cannot() -> None:
+    cheap = Service("server grpc", (1, 8), (0.010, 0.017), np.ones(1), overhead=0.001)
+    assert cheap.of(4) == pytest.approx(0.013)
+    assert cheap.of(16) == pytest.approx(0.034)
+    latencies = simulate(Replica(cheap, max_batch=8), 250.0)  # 2.5 times what batch 1 could
+    assert np.percentile(latencies, 99) < 0.06
+    assert latencies.min() == pytest.approx(0.011)
+
+
+def test_the_highest_rate_keeps_the_promise_and_little_more_breaks_it() -> None:
+    replica, slo = Replica(FIXED, max_batch=1), Slo(99, 0.05)
+    rate = highest_rate(replica, slo)
+    assert np.percentile(simulate(replica, rate), 99) <= 0.05
+    assert np.percentile(simulate(replica, 1.05 * rate), 99) > 0.05
+    plan = size(replica, 1000.0, slo)
+    assert plan["replicas"] == math.ceil(1000 / rate)
+    assert plan["p99_ms"] <= 50
+
+
+def test_a_promise_below_the_service_time_cannot_be_met() -> None:
+    with pytest.raises(ConfigError, match="cannot be met by any number of replicas: expected p99 of at least 10"):
+        size(Replica(FIXED, max_batch=1), 100.0, Slo(99, 0.005))
+
+
+def record(batch: int, infer_ms: float, latency_ms: float) -> dict:
+    histogram = Histogram()
+    for _ in range(200):
+        histogram.record(latency_ms / 1e3)
+    phases = {"queue": 0.1, "compute_input": 0.1, "compute_infer": infer_ms, "compute_output": 0.1}
+    return {
+        "target": "server grpc", "mode": "closed", "concurrency": 1, "batch": batch,
+        "server": {"mean_ms": phases}, "latency": histogram.to_dict(),
+    }  # fmt: skip
+
+
+def test_service_times_come_out_of_a_record() -> None:
+    service = read_service({"loads": [record(8, 17.8, 20.0), record(1, 3.8, 5.0)]})
+    assert service.sizes == (1, 8)
+    assert service.seconds == pytest.approx((0.004, 0.018))
+    assert service.overhead == pytest.approx(0.001, rel=0.01)
+    assert service.scatter.mean() == pytest.approx(1.0)
+
+
+def test_a_record_without_them() -> None:
+    with pytest.raises(ArtifactError, match="at concurrency 1 and batch 1"):
+        read_service({"loads": [record(8, 17.8, 20.0)]})
