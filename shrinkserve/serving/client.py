@@ -25,7 +25,7 @@ Floats = npt.NDArray[np.float32]
 
 MAX_BATCH = 32
 """Most images in a request of `Client.stream`, whatever the model takes: larger ones only cost memory."""
-RETRY_PAUSES = (0.1, 0.4)
+RETRY_PAUSES = (0.2, 0.8)
 """Seconds before each further attempt at a request that got no answer."""
 
 ATTEMPTS = 3

@@ -27,6 +27,8 @@ CHANNEL = [
     ("grpc.max_send_message_length", MAX_MESSAGE),
     ("grpc.max_receive_message_length", MAX_MESSAGE),
     ("grpc.use_local_subchannel_pool", 1),  # a connection of its own: clients in threads do not share one
+    ("grpc.initial_reconnect_backoff_ms", 100),  # instead of 1 s, in which every attempt fails unsent
+    ("grpc.max_reconnect_backoff_ms", 2000),
 ]
 RESTRICTED_KEY = "shrinkserve-token"
 """The key of the APIs that a server restricts."""
