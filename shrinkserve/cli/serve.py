@@ -12,6 +12,7 @@ import typer
 def register(app: typer.Typer) -> None:
     """Add this module's commands to the application."""
     app.command(help="Serve a model repository with a real tritonserver until Ctrl-C.")(serve)
+    app.command(help="Audit this machine, a repository and a running server, and say what to do.")(doctor)
 
 
 def serve(  # noqa: PLR0913 - the options of a server
@@ -70,3 +71,27 @@ def serve(  # noqa: PLR0913 - the options of a server
             server.wait()
     except KeyboardInterrupt:
         typer.echo("stopped")
+
+
+def doctor(
+    repository: Annotated[Path | None, typer.Option(help="A model repository to look at too.")] = None,
+    url: Annotated[str | None, typer.Option(help="A running server to look at too: http://HOST:PORT.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON list.")] = False,
+) -> None:
+    """Print the findings; exit code 1 when one of them is a fault."""
+    import json
+    from dataclasses import asdict
+
+    from shrinkserve.serving import doctor as doctors
+
+    findings = [*doctors.examine_machine()]
+    findings += doctors.examine_repository(repository) if repository else []
+    findings += doctors.examine_server(url) if url else []
+    if as_json:
+        typer.echo(json.dumps([asdict(finding) for finding in findings], indent=1))
+    else:
+        for finding in findings:
+            do = f"; {finding.do}" if finding.do else ""
+            typer.echo(f"{finding.level:6}{finding.subject}: {finding.what}{do}")
+    if any(finding.level == "fault" for finding in findings):
+        raise typer.Exit(1)

@@ -53,9 +53,9 @@ def fetch(repository: Path) -> Path:
     Raises:
         ServerError: this machine cannot run the wheel, or it cannot be fetched or unpacked.
     """
-    _check_platform(repository)
-    cache = platformdirs.user_cache_path("shrinkserve")
-    home = cache / f"tritonserver-{TRITON_VERSION}"
+    check_platform(repository)
+    home = _home()
+    cache = home.parent
     try:
         with _locked(cache):
             if not home.is_dir():
@@ -68,7 +68,21 @@ def fetch(repository: Path) -> Path:
     return home
 
 
-def _check_platform(repository: Path) -> None:
+def cached() -> bool:
+    """Whether the wheel is there already."""
+    return _home().is_dir()
+
+
+def _home() -> Path:
+    return platformdirs.user_cache_path("shrinkserve") / f"tritonserver-{TRITON_VERSION}"
+
+
+def check_platform(repository: Path) -> None:
+    """Refuse a machine on which the wheel does not run.
+
+    Raises:
+        ServerError: with the command of the container for `repository`.
+    """
     what = "no tritonserver on PATH, and the one from PyPI does not run here"
     do = f"use NVIDIA's container: {container_command(repository)}"
     found = f"{platform.system()} {platform.machine()}"

@@ -1,0 +1,38 @@
+"""PyTriton's Python API: a real tritonserver that calls back into this process and its workers."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+from pytriton.decorators import batch
+from pytriton.model_config import DynamicBatcher, ModelConfig, Tensor
+from pytriton.triton import Triton, TritonConfig
+from session import session
+
+
+class Classifier:
+    """The file behind this server."""
+
+    def __init__(self) -> None:
+        self.session = session()
+
+    @batch
+    def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        return {"logits": self.session.run(["logits"], {"images": images})[0]}
+
+
+if __name__ == "__main__":
+    size, classes, port = int(os.environ["SIZE"]), int(os.environ["CLASSES"]), int(os.environ["PORT"])
+    config = TritonConfig(
+        http_address="127.0.0.1", http_port=port + 1, grpc_address="127.0.0.1", grpc_port=port, allow_metrics=False
+    )
+    with Triton(config=config) as triton:
+        triton.bind(
+            model_name="net",
+            infer_func=[Classifier() for _ in range(int(os.environ["WORKERS"]))],
+            inputs=[Tensor(name="images", dtype=np.uint8, shape=(size, size, 3))],
+            outputs=[Tensor(name="logits", dtype=np.float32, shape=(classes,))],
+            config=ModelConfig(batching=True, max_batch_size=8, batcher=DynamicBatcher(max_queue_delay_microseconds=0)),
+        )
+        triton.serve()

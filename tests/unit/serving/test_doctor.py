@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+import socket
+from pathlib import Path
+
+import pytest
+
+from shrinkserve.cli import main
+from shrinkserve.errors import RequestError
+from shrinkserve.serving import doctor
+from shrinkserve.serving.repository import Repository
+from shrinkserve.serving.server import ServerOptions, TritonServer
+
+
+def by_subject(findings: list[doctor.Finding]) -> dict[str, doctor.Finding]:
+    return {finding.subject: finding for finding in findings}
+
+
+def test_this_machine_can_serve() -> None:
+    found = by_subject(list(doctor.examine_machine()))
+    assert [finding for finding in found.values() if finding.level == "fault"] == []
+    assert found["tritonserver"].what.startswith(("2.51.0 from PyPI", "/"))
+    assert "CPU" in found["onnxruntime"].what
+
+
+def test_machine_without_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
+    monkeypatch.setenv("PATH", "")
+    found = by_subject(list(doctor.examine_machine()))["tritonserver"]
+    assert found.level == "fault"
+    assert "docker run" in found.do
+
+
+def test_taken_port_is_noted() -> None:
+    with socket.socket() as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            holder.bind(("127.0.0.1", 8001))
+            holder.listen()
+        except OSError:
+            pytest.skip("another program holds the port already")
+        found = by_subject(list(doctor.examine_machine()))["port 8001"]
+    assert (found.level, found.do) == ("note", "--grpc-port 0 lets another be chosen")
+
+
+def test_repository_with_a_half_made_model(tiny_repository: Repository, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(tiny_repository.root, tmp_path / "models"))
+    (root / "wide/1/model.onnx").unlink()
+    found = by_subject(list(doctor.examine_repository(root)))
+    assert found["model tiny"].level == "ok"
+    assert found["model wide"].what == "half made, no 1/model.onnx"
+    assert found["model wide"].do == f"complete it with: shrinkserve export RUN --repository {root} --name wide"
+    (missing,) = doctor.examine_repository(tmp_path / "none")
+    assert missing.level == "fault"
+
+
+@pytest.mark.parametrize(("token", "level", "what"), [(None, "note", "open to"), ("for-friends", "ok", "guarded")])
+def test_server_and_what_it_exposes(
+    tiny_repository: Repository, tmp_path: Path, token: str | None, level: str, what: str
+) -> None:
+    options = ServerOptions(models=["tiny"], token=token, log_file=tmp_path / "triton.log")
+    with TritonServer(tiny_repository.root, options) as server:
+        found = by_subject(list(doctor.examine_server(server.http_url)))
+    assert "Triton 2.51.0" in found["server"].what
+    for name in doctor.OPEN_APIS:
+        assert (found[name].level, found[name].what[: len(what)]) == (level, what)
+
+
+def test_no_server_and_no_address() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        port = holder.getsockname()[1]
+    (finding,) = doctor.examine_server(f"http://127.0.0.1:{port}")
+    assert (finding.level, "refused" in finding.what) == ("fault", True)
+    with pytest.raises(RequestError, match="expected http://HOST:PORT"):
+        list(doctor.examine_server("ftp://somewhere"))
+
+
+def test_command(tiny_repository: Repository, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--json", "--repository", str(tiny_repository.root)]) == 0
+    assert {"level", "subject", "what", "do"} == set(json.loads(capsys.readouterr().out)[0])
+    assert main(["doctor", "--repository", str(tmp_path)]) == 1
+    assert f"fault {tmp_path}: no model in this repository; make one" in capsys.readouterr().out
