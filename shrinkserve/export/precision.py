@@ -208,13 +208,15 @@ class _Retyping:
 
 
 def _cast(value: ir.Value, dtype: ir.DataType) -> ir.Value:
-    """A Cast right after the producer of `value`."""
-    producer = value.producer()
-    assert producer is not None, f"{value.name} is not computed"
+    """A Cast right after the producer of `value`; of an input, before the first node."""
     name = f"{value.name}.{dtype.name.lower()}"
     cast = ir.node("Cast", [value], attributes={"to": dtype}, name=f"{name}.cast")
     cast.outputs[0].name, cast.outputs[0].type, cast.outputs[0].shape = name, ir.TensorType(dtype), value.shape
-    producer.append(cast)
+    producer = value.producer()
+    if producer is not None:
+        producer.append(cast)
+    elif isinstance(value.graph, ir.Graph):
+        value.graph.insert_before(value.graph[0], cast)
     return cast.outputs[0]
 
 

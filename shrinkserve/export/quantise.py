@@ -110,10 +110,13 @@ def _prepared(model: ir.Model) -> ir.Model:
 
 
 def _tied(model: ir.Model, ranges: Mapping[str, Range]) -> dict[str, Range]:
-    """One range for all that meets in a concat, so that it copies bytes and rescales nothing (7 % of the time)."""
+    """One range for all that meets in a concat, so that it copies bytes and rescales nothing (7 % of the time).
+
+    Max pooling belongs to the group: what it computes keeps the scale of what it reads.
+    """
     groups: dict[str, set[str]] = {name: {name} for name in ranges}
     for node in model.graph:
-        if node.op_type == "Concat":
+        if node.op_type in {"Concat", "MaxPool"}:
             names = [str(v.name) for v in (*node.inputs, *node.outputs) if v is not None and str(v.name) in ranges]
             merged = set().union(*(groups[name] for name in names))
             groups.update(dict.fromkeys(merged, merged))

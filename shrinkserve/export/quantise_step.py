@@ -12,12 +12,14 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_ir as ir
+from onnx_ir.passes import common
 
 from shrinkserve.errors import ConfigError, GateError
 from shrinkserve.export import graph
 from shrinkserve.export.activations import METHODS, Histogram, Method, clip, observe
 from shrinkserve.export.parity import Tolerance, answer_all
-from shrinkserve.export.quantise import SCHEMES, Target, quantise, weighted_nodes
+from shrinkserve.export.quantise import SCHEMES, Target, quantise
+from shrinkserve.export.quantise_sensitivity import rank, relative_error
 from shrinkserve.export.samples import Samples
 from shrinkserve.export.steps import ONNX, State
 from shrinkserve.runtimes.answerer import Answerer, Images, Logits
@@ -118,11 +120,11 @@ class _Trial:
     """Quantised variants of one graph and what they answer."""
 
     def __init__(self, model: ir.Model, path: Path, target: Target, calibration: Images) -> None:
+        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
         self.model, self.path, self.target = model, path, target
         cut = len(calibration) * 3 // 4
         self.held_out = calibration[cut:]
         self.seen: dict[str, Histogram] = observe(model, calibration[:cut])
-        self.layers = weighted_nodes(model)
 
     def build(self, method: Method, kept: Sequence[str] = ()) -> onnx.ModelProto:
         ranges = clip(self.seen, method, SCHEMES[self.target].levels)
@@ -140,23 +142,13 @@ class _Trial:
     def choose(self) -> tuple[Method, dict[str, float]]:
         """The calibration method with the least error of logits on held-out images, and the error of each."""
         right = self.float_answers(self.held_out)
-        errors = {method: _error(right, self.answers(self.held_out, method)) for method in METHODS}
+        errors = {method: relative_error(right, self.answers(self.held_out, method)) for method in METHODS}
         return min(METHODS, key=lambda method: errors[method]), {m: round(e, 5) for m, e in errors.items()}
 
     def rank(self, method: Method) -> list[tuple[str, float]]:
-        """Layers by the error of logits when that layer alone is quantised, the worst first."""
-        images = self.held_out[:RANKED_IMAGES]
-        right = self.float_answers(images)
-        errors = {
-            layer: _error(right, self.answers(images, method, [other for other in self.layers if other != layer]))
-            for layer in self.layers
-        }
-        return sorted(errors.items(), key=lambda item: -item[1])
-
-
-def _error(right: Logits, found: Logits) -> float:
-    """Root mean square error in units of the standard deviation of the right logits."""
-    return float(np.sqrt(np.mean((right - found) ** 2)) / max(float(right.std()), 1e-9))
+        """Layers by how much each alone hurts, the worst first."""
+        scheme = SCHEMES[self.target]
+        return rank(self.model, clip(self.seen, method, scheme.levels), scheme, self.held_out[:RANKED_IMAGES])
 
 
 def _drop(right: Logits, found: Logits, samples: Samples) -> float:

@@ -12,6 +12,8 @@ from shrinkserve.arch.builder import Builder
 from shrinkserve.arch.module import compile_spec
 from shrinkserve.arch.spec import to_dict
 from shrinkserve.artifact import Card, sha256_file, tensors_sha256
+from shrinkserve.export.samples import synthetic
+from shrinkserve.export.to_onnx import OnnxFromCheckpoint
 from shrinkserve.preprocess import Preprocess
 from shrinkserve.runtimes.checkpoint import weights
 
@@ -81,3 +83,11 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Read only."""
     preprocess = Preprocess(size=32, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
     return write_run(tmp_path_factory.mktemp("runs") / "tiny", preprocess, "silu")
+
+
+@pytest.fixture(scope="session")
+def tiny_onnx(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny run as a float32 graph; read only."""
+    path = tmp_path_factory.mktemp("graphs") / "tiny.onnx"
+    OnnxFromCheckpoint("ema").run(tiny_run, path, synthetic(32, 4))
+    return path
