@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -92,14 +93,9 @@ class Tuning:
 
     @property
     def chosen(self) -> Choice:
-        """The best, if it also won the duel; else what was configured."""
-        return self.best.choice if self.gain > 1 else self.trials[0].choice
-
-    @property
-    def gain(self) -> float:
-        """Images a second of the best over those of what was configured, in the duel; infinite without one."""
-        before, after = (sum(values) for values in zip(*self.duel, strict=True)) if self.duel else (0.0, 1.0)
-        return after / before if before else float("inf")
+        """The best, if it also won the duel by what is worthwhile; else what was configured."""
+        before, after = (median(values) for values in zip(*self.duel, strict=True)) if self.duel else (0.0, 1.0)
+        return self.best.choice if after > before * WORTHWHILE else self.trials[0].choice
 
     @property
     def best(self) -> Trial:

@@ -50,6 +50,8 @@ def test_the_best_must_win_in_turns() -> None:
     assert Tuning(0.02, trials, [(100.0, 140.0), (90.0, 150.0)]).chosen == trials[1].choice
     assert Tuning(0.02, trials, [(100.0, 90.0), (90.0, 80.0)]).chosen == trials[0].choice
     assert Tuning(0.02, trials, [(0.0, 90.0)]).chosen == trials[1].choice
+    noise = [(88.0, 94.0), (0.0, 88.0), (90.0, 0.0)]
+    assert Tuning(0.02, trials, noise).chosen == trials[0].choice
     assert Tuning(0.02, trials[:1]).chosen == trials[0].choice
 
 
