@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from http.client import HTTPConnection
 from pathlib import Path
@@ -200,12 +200,12 @@ def peer(name: str, python: Path, model: Path, instances: int, threads: int) -> 
             _await(target, process, log)
             yield target
         finally:
-            os.killpg(process.pid, 15)
-            try:
+            process.terminate()
+            with suppress(subprocess.TimeoutExpired):
                 process.wait(timeout=15)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, 9)
-                process.wait()
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, 9)  # and its workers
+            process.wait()
 
 
 def _await(target: Target, process: subprocess.Popen[Any], log: Any) -> None:
