@@ -1,0 +1,86 @@
+"""Engines on a real GPU, with whichever TensorRT is installed: answers, and time beside float32."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from shrinkserve.arch import load
+from shrinkserve.arch.module import compile_spec
+from shrinkserve.arch.spec import to_dict
+from shrinkserve.artifact import Card
+from shrinkserve.errors import ConfigError
+from shrinkserve.export import graph
+from shrinkserve.export.activations import clip, observe
+from shrinkserve.export.engine import TOLERANCES, Engine, EngineOptions, import_library
+from shrinkserve.export.parity import compare
+from shrinkserve.export.precision import Lower
+from shrinkserve.export.quantise import quantise
+from shrinkserve.export.samples import synthetic
+from shrinkserve.export.to_onnx import OnnxFromCheckpoint
+from shrinkserve.preprocess import Preprocess
+from shrinkserve.runtimes.checkpoint import weights
+from shrinkserve.runtimes.onnx import OnnxModel
+from shrinkserve.runtimes.tensorrt import TensorRtModel, gpu
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(gpu()["gpu"] is None, reason="no NVIDIA GPU that torch can see"),
+]
+SIZE = 64
+
+
+@pytest.fixture(scope="module", params=["tensorrt", "tensorrt_rtx"])
+def library(request: pytest.FixtureRequest) -> str:
+    try:
+        import_library(request.param)
+    except ConfigError as fault:
+        pytest.skip(str(fault))
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def float32(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from safetensors.torch import save_file
+
+    folder = tmp_path_factory.mktemp("run")
+    spec = load("shrinkcnn-a", classes=10, input_size=SIZE, width=0.5)
+    torch.manual_seed(0)
+    module = compile_spec(spec)
+    save_file(weights(module), folder / "ema.safetensors")
+    preprocess = Preprocess(size=SIZE).to_dict()
+    classes = [str(index) for index in range(10)]
+    Card(kind="checkpoint", name="net", preprocess=preprocess, classes=classes, spec=to_dict(spec)).write(folder)
+    path = folder / "model.onnx"
+    OnnxFromCheckpoint("ema").run(folder, path, synthetic(SIZE, 4))
+    return path
+
+
+def lowered(source: Path, precision: str, target: Path) -> Path:
+    images = synthetic(SIZE, 16).images
+    if precision == "float32":
+        return source
+    if precision == "int8":
+        model = graph.load(source)
+        onnx.save(quantise(model, clip(observe(model, images), "percentile"), "tensorrt"), target)
+    else:
+        Lower(precision, images).run(source, target, synthetic(SIZE, 4))
+    return target
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16", "bfloat16", "int8"])
+def test_plan_answers_as_its_graph(library: str, float32: Path, tmp_path: Path, precision: str):
+    source = lowered(float32, precision, tmp_path / "low.onnx")
+    plan = tmp_path / "model.plan"
+    record = Engine(precision, EngineOptions(opt_batch=4, max_batch=8), library=library).run(
+        source, plan, synthetic(SIZE, 4)
+    )
+    answerer = TensorRtModel(plan, record["built"])
+    outcome = compare(OnnxModel(float32), answerer, synthetic(SIZE, 32), TOLERANCES[precision], max_batch=8)
+    assert outcome.faults == []
+    more = synthetic(SIZE, 19).images  # beyond the profile's largest batch: cut
+    np.testing.assert_allclose(answerer.answer(more)[:8], answerer.answer(more[:8]), atol=outcome.limit)

@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from shrinkserve.errors import ArtifactError
+from shrinkserve.runtimes.tensorrt import TensorRtModel, check_fit, gpu
+
+BUILT = {
+    "library": "tensorrt",
+    "version": "10.13.0",
+    "gpu": "NVIDIA L4",
+    "compute_capability": "8.9",
+    "hardware_compatibility": "none",
+}
+HERE = {"version": "10.13.0", "gpu": "NVIDIA L4", "compute_capability": "8.9"}
+
+
+def test_a_plan_that_fits():
+    check_fit(Path("model.plan"), BUILT, HERE, "rebuild")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"version": "11.0.0"},
+        {"version": None},
+        {"gpu": "NVIDIA H100", "compute_capability": "9.0"},
+        {"gpu": None, "compute_capability": None},
+    ],
+)
+def test_a_plan_that_does_not_fit_says_both_sides_and_the_command(change: dict[str, str | None]):
+    with pytest.raises(ArtifactError) as caught:
+        check_fit(Path("model.plan"), BUILT, {**HERE, **change}, "shrinkserve export RUN --to tensorrt")
+    message = str(caught.value)
+    assert "tensorrt 10.13.0, NVIDIA L4 (compute capability 8.9)" in message
+    assert str(change.get("version", change.get("gpu")) or "no") in message
+    assert "build it here: shrinkserve export RUN --to tensorrt" in message
+
+
+@pytest.mark.parametrize(("capability", "fits"), [("9.0", True), ("8.0", True), ("7.5", False)])
+def test_ampere_plus_plans_run_on_later_gpus(capability: str, fits: bool):
+    built = {**BUILT, "hardware_compatibility": "ampere+", "compute_capability": "8.0"}
+    here = {**HERE, "gpu": "another", "compute_capability": capability}
+    if fits:
+        check_fit(Path("model.plan"), built, here, "rebuild")
+    else:
+        with pytest.raises(ArtifactError, match="does not fit"):
+            check_fit(Path("model.plan"), built, here, "rebuild")
+
+
+def test_missing_plan(tmp_path: Path):
+    with pytest.raises(ArtifactError, match="no such file"):
+        TensorRtModel(tmp_path / "model.plan", BUILT)
+
+
+@pytest.mark.skipif(gpu()["gpu"] is not None, reason="a GPU is here")
+def test_no_gpu_is_said_so(tmp_path: Path):
+    plan = tmp_path / "model.plan"
+    plan.write_bytes(b"plan")
+    with pytest.raises(ArtifactError, match="no GPU"):
+        TensorRtModel(plan, BUILT)
