@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 from shrinkserve.data.dataset import Record, Split
 from shrinkserve.data.quarantine import read_quarantine
 from shrinkserve.errors import DataError
@@ -34,6 +36,7 @@ class FolderDataset:
             inside = (p for p in (folder / name).rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
             kept = (p for p in sorted(inside) if str(p.relative_to(root)) not in skipped)
             self._files += [(str(p.relative_to(folder)), label) for p in kept]
+        self._labels = np.array([label for _, label in self._files], dtype=np.int64)
         if not self._files:
             kinds = " ".join(sorted(IMAGE_SUFFIXES))
             raise DataError(f"{folder}: no image in its class folders", expected=f"files ending in {kinds}")
@@ -57,7 +60,7 @@ class FolderDataset:
 
     def members(self, label: int) -> list[int]:
         """Indices of the images of one class."""
-        return [index for index, (_, own) in enumerate(self._files) if own == label]
+        return list(range(*np.searchsorted(self._labels, [label, label + 1])))  # files are sorted by class
 
     def record(self, index: int) -> Record:
         path, label = self.path(index), self._files[index][1]

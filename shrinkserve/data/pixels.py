@@ -28,7 +28,7 @@ def augmented(
         drawn = draw(config, rng, *plain, size, default)
         pixels, box = _decode_jpeg(record, plain, drawn.crop, size)
     else:
-        pixels = np.asarray(decode(record.encoded, record.name))
+        pixels = np.array(decode(record.encoded, record.name))
         drawn = draw(config, rng, pixels.shape[1], pixels.shape[0], size, default)
         box = drawn.crop
     return _finish(resize(pixels, box, size, drawn.interpolation), drawn)
@@ -66,7 +66,7 @@ def _decode_jpeg(record: Record, original: tuple[int, int], crop: Box, size: int
         )
     except ValueError:
         # Not all that libjpeg warns about makes an image unusable: Pillow decides, as it does in evaluation.
-        return np.asarray(decode(record.encoded, record.name)), crop
+        return np.array(decode(record.encoded, record.name)), crop
     return pixels, (left // factor, top // factor, right // factor, bottom // factor)
 
 
