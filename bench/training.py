@@ -1,0 +1,214 @@
+"""The trainer's step against a plain loop of the same network, and two processes against one.
+
+    python bench/training.py --out bench/results/training.json [--quick]
+
+Plain: eager, NCHW, float32, one tensor at a time in optimiser and EMA, as a first script would have it. Ours: the
+recipe's learner in float32 and in bfloat16, channels-last. All take turns in one process, after a warm-up, on one
+batch of random pixels at 224x224; medians. The loss curves are of the digits at 32x32, each from several seeds: a
+faster step is worth nothing if it learns otherwise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as `shrinkserve train` sets it; for all that take part
+
+import numpy as np
+import torch
+from torch.nn.functional import cross_entropy
+
+from shrinkserve import arch
+from shrinkserve.arch.module import compile_spec
+from shrinkserve.artifact import write_atomic
+from shrinkserve.benchmark.environment import environment
+from shrinkserve.config import Recipe, parse_recipe
+from shrinkserve.data import Batch, open_dataset, train_loader
+from shrinkserve.data.digits import write_digits
+from shrinkserve.training.learner import Learner
+from shrinkserve.training.processes import join
+
+Step = Callable[[Batch], float]
+OURS = {"ours, float32": "float32", "ours, bfloat16": "bfloat16"}
+
+
+class Plain:
+    """A training step as it is written first."""
+
+    def __init__(self, recipe: Recipe, classes: int) -> None:
+        torch.manual_seed(recipe.train.seed)
+        self.recipe = recipe
+        self.network = compile_spec(arch.from_recipe(recipe.model, classes))
+        self.average = {name: p.detach().clone() for name, p in self.network.named_parameters()}
+        self.squares = [torch.ones_like(p) for p in self.network.parameters()]
+        self.velocities = [torch.zeros_like(p) for p in self.network.parameters()]
+
+    def __call__(self, batch: Batch) -> float:
+        images = torch.from_numpy(batch.images).permute(0, 3, 1, 2).contiguous().float() / 127.5 - 1
+        loss = cross_entropy(
+            self.network(images), torch.from_numpy(batch.labels), label_smoothing=self.recipe.train.label_smoothing
+        )
+        self.network.zero_grad()
+        loss.backward()
+        config, rate = self.recipe.optimizer, self.recipe.optimizer.lr * len(batch) / 256
+        with torch.no_grad():
+            for p, square, velocity in zip(self.network.parameters(), self.squares, self.velocities, strict=True):
+                assert p.grad is not None
+                square.mul_(config.decay).addcmul_(p.grad, p.grad, value=1 - config.decay)
+                velocity.mul_(config.momentum).addcdiv_(p.grad, (square + config.epsilon).sqrt(), value=rate)
+                p.sub_(velocity)
+            for name, p in self.network.named_parameters():
+                self.average[name].lerp_(p, 1e-3)
+        return loss.item()
+
+
+def ours(recipe: Recipe, classes: int, ranks: Any) -> Step:
+    learner = Learner(arch.from_recipe(recipe.model, classes), recipe, ranks)
+    rate = recipe.optimizer.lr * recipe.train.batch_size / 256
+
+    def step(batch: Batch) -> float:
+        learner.update([batch], 1, rate)
+        return learner.running.report(ranks)[0]
+
+    return step
+
+
+def recipe_for(size: int, batch: int, seed: int, **train: Any) -> Recipe:
+    model = {"input_size": size, "width": 1.0 if size == 224 else 0.5, "batch_norm_decay": 0.9}
+    data = {"loader": "portable", "workers": 0}
+    train = {"batch_size": batch, "seed": seed, **train}
+    plain = {"random_interpolation": False, "flip": False, "hue": 0.0, "erase_probability": 0.0}
+    # No L2: which weights it is for is a table that the plain loop does not have.
+    return parse_recipe(
+        {"name": "bench", "model": model, "augment": plain, "optimizer": {"l2": 0.0}, "train": train, "data": data}
+    )
+
+
+def steps_for(size: int, batch: int, seed: int, classes: int, ranks: Any) -> dict[str, Step]:
+    steps: dict[str, Step] = {"plain loop": Plain(recipe_for(size, batch, seed), classes)}
+    for name, precision in OURS.items():
+        steps[name] = ours(recipe_for(size, batch, seed, precision=precision), classes, ranks)
+    return steps
+
+
+def speeds(ranks: Any, rounds: int, batch: int) -> list[dict[str, Any]]:
+    """Images a second at 224x224, the steps taking turns."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (batch, 224, 224, 3), dtype=np.uint8)
+    labels = rng.integers(0, 1001, batch)
+    data = Batch(images, labels, np.arange(batch))
+    steps = steps_for(224, batch, 0, 1001, ranks)
+    taken: dict[str, list[float]] = {name: [] for name in steps}
+    for round_number in range(rounds + 1):
+        for name, step in steps.items():
+            began = time.perf_counter()
+            step(data)
+            if round_number:  # the first is the warm-up
+                taken[name].append(time.perf_counter() - began)
+    seconds = {name: statistics.median(values) for name, values in taken.items()}
+    return [
+        {
+            "what": f"step at 224x224, batch {batch}",
+            "who": name,
+            "images_per_second": batch / seconds[name],
+            "fastest": batch / min(taken[name]),
+            "slowest": batch / max(taken[name]),
+            "times_plain": seconds["plain loop"] / seconds[name],
+        }
+        for name in steps
+    ]
+
+
+def curves(ranks: Any, data: Path, updates: int, seeds: int) -> list[dict[str, Any]]:
+    """Mean loss of the last third of the updates at 32x32, over seeds."""
+    dataset = open_dataset(data, "train")
+    losses: dict[str, list[float]] = {}
+    for seed in range(seeds):
+        loader = train_loader(dataset, recipe_for(32, 64, seed))
+        batches = [batch for epoch in range(updates // len(loader) + 1) for batch in loader.epoch(epoch)][:updates]
+        for name, step in steps_for(32, 64, seed, len(dataset.classes), ranks).items():
+            curve = [step(batch) for batch in batches]
+            losses.setdefault(name, []).append(statistics.mean(curve[-updates // 3 :]))
+    return [
+        {
+            "what": f"loss of updates {updates - updates // 3}..{updates}, digits at 32x32, batch 64, {seeds} seeds",
+            "who": name,
+            "mean": statistics.mean(values),
+            "lowest": min(values),
+            "highest": max(values),
+        }
+        for name, values in losses.items()
+    ]
+
+
+def scaling(data: Path, size: int, batch: int) -> list[dict[str, Any]]:
+    """`shrinkserve train --profile` with one process and with two, one thread each."""
+    rows: list[dict[str, Any]] = []
+    for processes in (1, 2):
+        sets = [f"model.input_size={size}", f"train.batch_size={batch}", "train.threads=1", "model.width=1.0"]
+        command = [sys.executable, "-m", "shrinkserve", "train", "digits", "--data", str(data), "--profile"]
+        command += [word for setting in sets for word in ("--set", setting)] + ["--nproc", str(processes)]
+        told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        parts = {name.strip(): float(ms) for name, ms in re.findall(r"^(.{16}) +([\d.]+) ms", told, re.MULTILINE)}
+        speed = re.search(r"^speed +([\d.,]+) images/s", told, re.MULTILINE)
+        assert speed is not None, told
+        rows.append(
+            {
+                "what": f"scaling at {size}x{size}, batch {batch} a process, 1 thread a process",
+                "who": f"{processes} processes",
+                "images_per_second": float(speed[1].replace(",", "")),
+                "milliseconds": parts,
+            }
+        )
+    rows[1]["times_one"] = rows[1]["images_per_second"] / rows[0]["images_per_second"]
+    return rows
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--quick", action="store_true")
+    options = parser.parse_args()
+    place = environment()
+    rounds, updates, seeds, batch = (1, 6, 1, 4) if options.quick else (5, 66, 3, 16)
+    with tempfile.TemporaryDirectory() as scratch:
+        data = Path(scratch) / "digits"
+        write_digits(data)
+        with join(threads=2) as ranks:
+            threads = torch.get_num_threads()
+            rows = speeds(ranks, rounds, batch)
+        with join(threads=1) as ranks:
+            rows += curves(ranks, data, updates, seeds)
+        for size, images in ((32, 32), (96, 8)):
+            rows += scaling(data, size, images)
+    result = {
+        "title": "Training step and scaling",
+        "date": place["date"],
+        "command": place["command"],
+        "environment": place,
+        "rows": rows,
+        "notes": [
+            f"The steps at 224x224 have {threads} threads each and take turns in one process; loss curves 1 thread.",
+            "The plain loop: eager, NCHW, float32, tensor by tensor; the same network, optimiser and EMA formula.",
+            "OMP_WAIT_POLICY=passive for all.",
+        ],
+    }
+    write_atomic(options.out, (json.dumps(result, indent=1) + "\n").encode())
+    for row in rows:
+        print(json.dumps(row))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
