@@ -63,9 +63,9 @@ def examine_machine() -> Iterator[Finding]:
 
 
 def _server() -> Finding:
-    installed = shutil.which("tritonserver")
-    if installed:
-        return Finding("ok", "tritonserver", f"{installed}, from PATH")
+    program = launch.installed()
+    if program is not None:
+        return Finding("ok", "tritonserver", f"{program}, from PATH")
     try:
         pip_server.check_platform(Path("model_repository"))
         with tempfile.TemporaryDirectory() as folder:

@@ -34,6 +34,12 @@ class Launch:
     environment: dict[str, str] = field(default_factory=dict)
 
 
+def installed() -> Path | None:
+    """The tritonserver on PATH."""
+    found = shutil.which("tritonserver")
+    return Path(found) if found else None
+
+
 def prepare(repository: Path, folder: Path) -> Launch:
     """Find a tritonserver, or fetch one and compose its backends.
 
@@ -44,9 +50,9 @@ def prepare(repository: Path, folder: Path) -> Launch:
     Raises:
         ServerError: no tritonserver can be had on this machine.
     """
-    installed = shutil.which("tritonserver")
-    if installed:
-        return Launch(Path(installed), from_pip=False, environment={**os.environ, "TMPDIR": str(folder)})
+    program = installed()
+    if program is not None:
+        return Launch(program, from_pip=False, environment={**os.environ, "TMPDIR": str(folder)})
     home = pip_server.fetch(repository)
     stub = home / pip_server.STUBS / f"{sys.version_info.major}.{sys.version_info.minor}" / pip_server.STUB
     if not stub.is_file():

@@ -176,17 +176,17 @@ class TritonServer:
 
     def _start(self) -> None:
         options = self.options
-        wanted = {"http": options.http_port, "grpc": options.grpc_port, "metrics": options.metrics_port}
-        self._ports = _bindable(self._hosts, wanted)
-        temporary = tempfile.TemporaryDirectory(prefix="shrinkserve-", ignore_cleanup_errors=True)
-        folder = self._resources.enter_context(temporary)
-        prepared = launch.prepare(self.repository, Path(folder))
-        if prepared.from_pip and not options.insecure and not _is_loopback(options.host):
+        if launch.installed() is None and not options.insecure and not _is_loopback(options.host):
             raise ConfigError(
                 f"--host {options.host}: the tritonserver from PyPI is an older one with known advisories",
                 expected="a loopback address such as 127.0.0.1",
                 do="publish NVIDIA's container instead, or add --insecure on a network that you trust",
             )
+        wanted = {"http": options.http_port, "grpc": options.grpc_port, "metrics": options.metrics_port}
+        self._ports = _bindable(self._hosts, wanted)
+        temporary = tempfile.TemporaryDirectory(prefix="shrinkserve-", ignore_cleanup_errors=True)
+        folder = self._resources.enter_context(temporary)
+        prepared = launch.prepare(self.repository, Path(folder))
         arguments = [str(prepared.executable), *self._arguments(), *prepared.arguments, *options.arguments]
         log = self._resources.enter_context(rotating_log(self.log_file))
         self._process = subprocess.Popen(

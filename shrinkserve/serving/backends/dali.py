@@ -35,7 +35,7 @@ class TritonPythonModel:
         return answer(requests, self._arguments, self._infer)
 
     def _build(self) -> Any:  # DALI's classes carry no types
-        pipeline: Any = dali.Pipeline.deserialize(  # type: ignore[attr-defined, no-untyped-call]
+        pipeline: Any = dali.Pipeline.deserialize(
             filename=str(self._arguments.file),
             batch_size=int(self._arguments.config["max_batch_size"]),
             num_threads=self._arguments.threads("num_threads"),
