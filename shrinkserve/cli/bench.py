@@ -97,7 +97,7 @@ def bench(  # noqa: PLR0913, PLR0917 - one parameter an option
             arrivals="constant" if arrivals == "constant" else "poisson",
             batches=batch or (),
             everywhere=everywhere,
-            timing=Timing(window=window),
+            timing=Timing(warmup=min(1.0, window), window=window),
         ),
         slo=Slo.parse(slo) if slo else None,
         baseline=baseline,
