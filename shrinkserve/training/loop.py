@@ -165,6 +165,9 @@ class _Run:
             if recipe.train.checkpoint_steps and position.step % recipe.train.checkpoint_steps == 0:
                 self._save()
         figures["images_per_second"] = (done - first) * self.total_batch / (time.monotonic() - began)
+        if bad := self.loader.bad:
+            self.display.say(f"left out {len(bad)} bad images of this process's epoch, the last: {bad[-1]}")
+            self.log.write("data", position.step, epoch, {"bad_images": len(bad)})
         position.epoch, position.images = epoch + 1, 0
         evaluation = self._evaluate() if self._evaluation_due() else None
         left = self._seconds() / position.epoch * (recipe.schedule.epochs - position.epoch)

@@ -267,3 +267,19 @@ def test_nothing_there(
     prepare(tmp_path)
     assert message in refused(capsys, "data", "info", tmp_path)
     assert "no such folder" in refused(capsys, "data", "info", tmp_path / "none")
+
+
+def test_training_reports_the_bad_images_that_it_left_out(
+    digits: Path, tmp_path: Path, shrinkserve: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "digits"
+    shutil.copytree(digits, root)
+    path = root / "train_tfrecord" / "train-00001-of-00004"
+    raw = bytearray(path.read_bytes())
+    raw[200] ^= 1
+    path.write_bytes(raw)
+    error = refused(capsys, "train", "smoke", "--data", root, "--out", tmp_path / "stopped")
+    assert "train-00001-of-00004 at byte 0: checksum" in error
+    shrinkserve("train", "smoke", "--data", root, "--out", tmp_path / "run", "--set", "data.max_bad_fraction=0.01")
+    records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert {record["bad_images"] for record in records if record["kind"] == "data"} == {1}
