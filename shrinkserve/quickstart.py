@@ -81,7 +81,8 @@ def run_quickstart(settings: Settings, say: Callable[[str], None]) -> Summary:
             *("--min-top1", settings.min_top1, "--window", settings.window, "--out", report),
         )
     summary.record = json.loads((report / "bench.json").read_text(encoding="utf-8"))
-    summary.paths = {"data": data, "run": run, "model repository": repository, "server log": log, "report": report}
+    summary.paths = {"data": data, "run": run, "model repository": repository, "server log": log}
+    summary.paths["report"] = report / "report.html"
     return summary
 
 
