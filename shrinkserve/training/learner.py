@@ -43,7 +43,6 @@ class Learner:
         self._recipe, self._ranks = recipe, ranks
         torch.manual_seed(recipe.train.seed)  # the same first weights on every rank ...
         network: nn.Module = compile_spec(spec)
-        torch.manual_seed(recipe.train.seed + 1 + ranks.rank)  # ... and other random numbers during training
         if recipe.train.sync_batch_norm and ranks.device.type == "cuda":
             network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
         self._layout = torch.channels_last if recipe.train.channels_last else torch.contiguous_format
@@ -61,6 +60,24 @@ class Learner:
             gradient_as_bucket_view=True,
         )
         self._forward = torch.compile(self._parallel) if recipe.train.compile else self._parallel
+        if ranks.world > 2:
+            self._rehearse()
+        torch.manual_seed(recipe.train.seed + 1 + ranks.rank)  # ... and other random numbers during training
+
+    def _rehearse(self) -> None:
+        """One pass whose gradients are thrown away.
+
+        DDP arranges its buckets anew after the first pass, and from three ranks on the order in which gradients are
+        summed depends on them. So the first pass must not be one that a resumed run would not have.
+        """
+        kept = [buffer.clone() for buffer in self.network.buffers()]
+        size = self._recipe.model.input_size
+        images = torch.zeros(self._recipe.train.batch_size, 3, size, size, device=self._ranks.device)
+        self._logits(images.contiguous(memory_format=self._layout)).sum().backward()  # type: ignore[no-untyped-call]
+        self._optimizer.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            for buffer, value in zip(self.network.buffers(), kept, strict=True):
+                buffer.copy_(value)
 
     def update(self, batches: Sequence[Batch], step: int, rate: float) -> None:
         """One update of the weights from the batches that are accumulated for it.
@@ -79,12 +96,15 @@ class Learner:
 
     def loss(self, images: Tensor, labels: Tensor, step: int) -> Tensor:
         """The batch's mean loss, which is counted in `running`."""
-        with torch.autocast(images.device.type, self._precision, enabled=self._precision is not torch.float32):
-            logits = self._forward(images)
-        logits = logits.float()
+        logits = self._logits(images)
         loss = cross_entropy(logits, labels, label_smoothing=self._recipe.train.label_smoothing)
         self.running.add(step, loss.detach(), logits.detach(), labels)
         return loss
+
+    def _logits(self, images: Tensor) -> Tensor:
+        """Float32 logits, computed in the recipe's precision."""
+        with torch.autocast(images.device.type, self._precision, enabled=self._precision is not torch.float32):
+            return self._forward(images).float()  # type: ignore[no-any-return]
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of a loss; outside of `alone` the mean over the ranks."""

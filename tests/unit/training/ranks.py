@@ -15,6 +15,8 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+import torch.utils.tensorboard  # noqa: F401 - imported before the fork, not in each rank
+
 from shrinkserve.config import parse_recipe
 from shrinkserve.training.learner import Learner
 from shrinkserve.training.loop import train
