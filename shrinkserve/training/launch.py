@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -58,16 +59,17 @@ def launch(argv: Sequence[str], processes: int, *, restarts: int = 0) -> int:
 
 def _tell(fault: ChildFailedError, faults: Path) -> int:
     """Raise what a process left for us; else give its exit code."""
+    # First what began it: a process that was killed; then what others say, who may only have noticed that.
+    for rank, failure in fault.failures.items():
+        if failure.exitcode < 0 and failure.exitcode != -signal.SIGTERM:  # SIGTERM is how torchrun ends the others
+            raise ShrinkServeError(
+                f"training process {rank} was killed by signal {-failure.exitcode}",
+                do="look for the kernel's out-of-memory killer; give --resume to go on from the last checkpoint",
+            ) from None
     for path in sorted(faults.glob("*.json"), key=lambda p: p.stat().st_mtime_ns):
         raw = json.loads(path.read_text(encoding="utf-8"))
         raise getattr(errors, raw["kind"], ShrinkServeError)(raw["message"])
-    rank, failure = fault.get_first_failure()
-    if failure.exitcode < 0:
-        raise ShrinkServeError(
-            f"training process {rank} was killed by signal {-failure.exitcode}",
-            do="look for the kernel's out-of-memory killer; give --resume to go on from the last checkpoint",
-        ) from None
-    return failure.exitcode
+    return fault.get_first_failure()[1].exitcode
 
 
 def leave_fault(fault: ShrinkServeError) -> bool:

@@ -21,7 +21,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch._C._distributed_c10d import HashStore
 
-from shrinkserve.errors import ConfigError
+from shrinkserve.errors import ConfigError, ShrinkServeError
 
 SILENCE = timedelta(minutes=30)
 """How long a rank waits for another one: longer than any evaluation, shorter than a queue's patience."""
@@ -80,6 +80,7 @@ def join(threads: int | None = None) -> Iterator[Ranks]:
 
     Raises:
         ConfigError: more processes on this machine than GPUs, where there are GPUs.
+        ShrinkServeError: another process ended in the middle of an exchange.
     """
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     threads_before = torch.get_num_threads()
@@ -93,9 +94,19 @@ def join(threads: int | None = None) -> Iterator[Ranks]:
     dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=SILENCE)
     try:
         yield Ranks(rank, world, device, dist.new_group(backend="gloo", timeout=SILENCE))
+    except RuntimeError as fault:
+        if world > 1 and _peer_lost(fault):
+            raise ShrinkServeError("another training process was lost", do="give --resume to go on") from fault
+        raise
     finally:
         dist.destroy_process_group()
         torch.set_num_threads(threads_before)
+
+
+def _peer_lost(fault: RuntimeError) -> bool:
+    """Whether an exchange ended because its other side did; gloo says so in words only."""
+    words = ("closed by peer", "reset by peer", "Broken pipe")
+    return isinstance(fault, dist.DistError) or any(word in str(fault) for word in words)
 
 
 def _device(local_rank: int, threads: int | None) -> torch.device:

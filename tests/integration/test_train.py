@@ -92,6 +92,19 @@ def test_a_killed_launcher_takes_its_processes_along(tmp_path: Path, digits: Pat
     assert not [worker for worker in alive if worker.status() != psutil.STATUS_ZOMBIE]
 
 
+def test_a_lost_process_is_told_in_one_line(tmp_path: Path, digits: Path) -> None:
+    out = tmp_path / "run"
+    words = ("train", "smoke", "--data", digits, "--out", out, "--nproc", 2, "--set", "schedule.epochs=500", *SMOKE)
+    process = subprocess.Popen(command(*words), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    workers = descendants(process, 2)
+    wait_for_checkpoint(out, process)
+    workers[0].kill()
+    errors = process.communicate(timeout=60)[1]
+    assert process.returncode == 2
+    assert errors.startswith("error: training process 0 was killed by signal 9"), errors
+    assert len(errors.splitlines()) == 1, errors
+
+
 def test_the_error_of_many_processes_is_one_line(tmp_path: Path, digits: Path) -> None:
     words = ("train", "smoke", "--data", digits, "--out", tmp_path / "run", "--nproc", 2)
     done = subprocess.run(
