@@ -230,7 +230,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one short round, to see that it runs")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    rounds, count = (1, 3) if options.quick else (5, 10)
+    rounds, count = (1, 3) if options.quick else (3, 10)
     cores = [n for n in (1, 2) if n <= len(os.sched_getaffinity(0))]
     with tempfile.TemporaryDirectory() as folder:
         base = open_dataset(make_photos(Path(folder)), "train")
