@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
 from shrinkserve import arch
-from shrinkserve.arch.counts import Counts, count
+from shrinkserve.arch.counts import count
+from shrinkserve.arch.spec import Spec
 from shrinkserve.config import Recipe
 from shrinkserve.data import open_dataset, train_loader
 from shrinkserve.training.loop import agreed_classes
@@ -64,10 +66,10 @@ def plan(recipe: Recipe, data: Path, *, processes: int = 1, images_per_second: f
     """
     training, validation = open_dataset(data, "train"), open_dataset(data, "validation")
     classes = agreed_classes(recipe, training, validation)
-    counts = count(arch.from_recipe(recipe.model, len(classes)))
+    spec = arch.from_recipe(recipe.model, len(classes))
     steps = len(train_loader(training, recipe, world=processes)) // recipe.train.accumulate
     total_batch = recipe.train.batch_size * recipe.train.accumulate * processes
-    epochs, parameters = recipe.schedule.epochs, sum(counts.parameters.values())
+    epochs, parameters = recipe.schedule.epochs, sum(count(spec).parameters.values())
     evaluations = -(-epochs // recipe.train.evaluate_every)
     work = epochs * steps * total_batch + evaluations * len(validation) * FORWARD_SHARE
     return Plan(
@@ -82,12 +84,20 @@ def plan(recipe: Recipe, data: Path, *, processes: int = 1, images_per_second: f
         parameters=parameters,
         # weights, gradients and EMA, and what the optimiser keeps
         state_bytes=4 * parameters * (3 + MOMENTS[recipe.optimizer.name]),
-        activation_bytes=activation_bytes(counts, recipe),
+        activation_bytes=activation_bytes(spec, recipe),
         hours=None if images_per_second is None else work / (images_per_second * processes) / 3600,
     )
 
 
-def activation_bytes(counts: Counts, recipe: Recipe) -> int:
-    """What the backward pass of one batch needs: about every operation's answer, as batch norms keep what they read."""
-    bytes_each = 4 if recipe.train.precision == "float32" else 2
-    return counts.activations * bytes_each * recipe.train.batch_size
+def activation_bytes(spec: Spec, recipe: Recipe) -> int:
+    """What the backward pass of one batch needs: what each operation reads, or for ReLU what it gives.
+
+    So the answer of a batch norm is kept only where an activation that needs what it read follows.
+    """
+    values = 0
+    for operation in count(spec).operations:
+        followers = [spec.nodes[name] for name in spec.successors(operation.name)]
+        needed = any(follower.get("function") == "silu" for follower in followers)
+        if operation.kind != "batch_norm" or needed:
+            values += math.prod(operation.shape)
+    return values * (4 if recipe.train.precision == "float32" else 2) * recipe.train.batch_size
