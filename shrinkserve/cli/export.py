@@ -54,8 +54,8 @@ def export(  # noqa: PLR0913, PLR0917 - a command's options are its arguments
     labels: Annotated[Path | None, typer.Option(help="With --onnx: class names, one a line.")] = None,
 ) -> None:
     """Export a run, or any ONNX classifier, to a Triton model repository, checked against its source's answers."""
-    from shrinkserve.export.exporter import MODEL, Options, serving_options
     from shrinkserve.export.engine import EngineOptions
+    from shrinkserve.export.exporter import MODEL, Options, serving_options
     from shrinkserve.export.optimise import check_target
     from shrinkserve.export.variants import VariantOptions, make_variants, parse_kinds
     from shrinkserve.preprocess import Preprocess
@@ -172,8 +172,8 @@ def _report_variant(variant: Variant) -> None:
         _report({**step["parity"], "step": step["step"]})
         if "float32_ms" in step:
             typer.echo(
-                f"{step['step']}: {step['int8_ms']} ms an image at batch 8, float32 {step['float32_ms']} ms; top-1 "
-                f"{step['top1_drop']} points lower; {step['method']} ranges; {len(step['float_layers'])} layers in float"
+                f"{step['step']}: {step['int8_ms']} ms an image at batch 8, float32 {step['float32_ms']} ms; "
+                f"top-1 {step['top1_drop']} points lower; {step['method']} ranges; float layers: {step['float_layers']}"
             )
     if "parity" in variant.record:
         _report({**variant.record["parity"], "step": variant.name})

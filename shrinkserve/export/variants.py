@@ -1,0 +1,165 @@
+"""Other precisions and engines of one exported model, each made and checked from its float32 graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from shrinkserve.data import evaluation_batches, open_dataset
+from shrinkserve.errors import ConfigError
+from shrinkserve.export.engine import Engine, EngineOptions
+from shrinkserve.export.parity import compare, demand
+from shrinkserve.export.precision import TOLERANCES, Lower
+from shrinkserve.export.quantise import Target
+from shrinkserve.export.quantise_step import Int8
+from shrinkserve.export.samples import Samples, load_samples, synthetic
+from shrinkserve.export.steps import ONNX, Product, State, Step, run_steps
+from shrinkserve.preprocess import Preprocess
+from shrinkserve.runtimes.answerer import Answerer, Images
+from shrinkserve.runtimes.onnx import OnnxModel
+
+Kind = Literal["fp16", "bf16", "int8", "tensorrt", "tensorrt-int8"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+CALIBRATION_IMAGES = 256
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Another way to run a version, with the fields of `serving.engines.Engine`.
+
+    Attributes:
+        name: of its configuration.
+        backend: Triton's.
+        file: name of the file that it loads.
+        precision: of its arithmetic.
+        record: how it was made and checked.
+        parameters: of the backend.
+        capabilities: compute capability -> file, for plans.
+    """
+
+    name: str
+    backend: str
+    file: str
+    precision: str
+    record: Mapping[str, Any]
+    parameters: Mapping[str, str] = field(default_factory=dict)
+    capabilities: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class VariantOptions:
+    """What variants are asked for.
+
+    Attributes:
+        data_root: dataset whose training images calibrate and whose validation images judge; None for synthetic ones.
+        runtime: what runs the int8 graph.
+        max_top1_drop: see `quantise_step.Int8`.
+        engine: see `engine.EngineOptions`.
+        timing_cache: see `engine.Engine`.
+        log: see `engine.Engine`.
+    """
+
+    data_root: Path | None
+    runtime: Target = "onnxruntime"
+    max_top1_drop: float = 0.5
+    engine: EngineOptions = EngineOptions()  # noqa: RUF009 - frozen
+    timing_cache: Path | None = None
+    log: Path | None = None
+
+
+def parse_kinds(text: str) -> list[Kind]:
+    """``"fp32,int8"`` -> ``["int8"]``; float32 is what every export has.
+
+    Raises:
+        ConfigError: a name that is not known.
+    """
+    wanted = [part.strip() for part in text.split(",") if part.strip()]
+    unknown = sorted({name for name in wanted if name not in {"fp32", *KINDS}})
+    if unknown:
+        raise ConfigError("--to", expected=f"names out of fp32, {', '.join(KINDS)}", found=", ".join(unknown))
+    return [kind for kind in KINDS if kind in wanted]
+
+
+def make_variants(
+    model: Path, kinds: Sequence[Kind], folder: Path, preprocess: Preprocess, options: VariantOptions
+) -> list[Variant]:
+    """Make every variant beside `model`; one that fails its checks fails all.
+
+    Args:
+        model: the float32 graph.
+        kinds: which variants.
+        folder: gets their files.
+        preprocess: of the model.
+        options: see `VariantOptions`.
+
+    Raises:
+        ParityError: a variant that answers otherwise.
+        GateError: int8 that is not accurate enough or not faster.
+        ConfigError: TensorRT is asked for and not installed.
+    """
+    if not kinds:
+        return []
+    samples, calibration = load_samples(options.data_root, preprocess), _calibration(options.data_root, preprocess)
+    makers = {
+        "fp16": lambda: _lowered(model, folder, samples, calibration),
+        "bf16": lambda: _hinted(model, samples),
+        "int8": lambda: _quantised(model, folder, samples, calibration, options),
+        "tensorrt": lambda: _plan(model, folder, samples, options, Lower("float16", calibration)),
+        "tensorrt-int8": lambda: _plan(
+            model, folder, samples, options, Int8("tensorrt", calibration, options.max_top1_drop)
+        ),
+    }
+    return [makers[kind]() for kind in kinds]
+
+
+def _calibration(root: Path | None, preprocess: Preprocess) -> Images:
+    if root is None:
+        return synthetic(preprocess.size, 64).images
+    batches = evaluation_batches(open_dataset(root, "train"), preprocess, 64, limit=CALIBRATION_IMAGES)
+    images: Images = np.concatenate([batch.images for batch in batches])
+    return images
+
+
+def _lowered(model: Path, folder: Path, samples: Samples, calibration: Images) -> Variant:
+    record, file = _run([Lower("float16", calibration)], model, folder, samples)
+    return Variant("float16", "onnxruntime", file, "float16", record)
+
+
+def _hinted(model: Path, samples: Samples) -> Variant:
+    """OpenVINO casts the float32 graph itself and keeps what it knows to be delicate, so the file is shared."""
+    from shrinkserve.runtimes.openvino import OpenVinoModel
+
+    right, found = OnnxModel(model), OpenVinoModel(model, precision="bf16")
+    outcome = compare(right, found, samples, TOLERANCES["bfloat16"])
+    demand(outcome, "bfloat16", right, found, samples)
+    record = {"steps": [], "parity": outcome.to_dict()}
+    return Variant("bfloat16", "openvino", model.name, "bfloat16", record, {"INFERENCE_PRECISION_HINT": "bf16"})
+
+
+def _quantised(model: Path, folder: Path, samples: Samples, calibration: Images, options: VariantOptions) -> Variant:
+    step = Int8(options.runtime, calibration, options.max_top1_drop)
+    record, file = _run([step], model, folder, samples)
+    return Variant("int8", options.runtime, file, "int8", record)
+
+
+def _plan(model: Path, folder: Path, samples: Samples, options: VariantOptions, first: Step) -> Variant:
+    precision = first.ensures.precision
+    engine = Engine(precision, options.engine, timing_cache=options.timing_cache, log=options.log)
+    record, file = _run([first, engine], model, folder, samples)
+    capability = record["steps"][-1]["built"]["compute_capability"]
+    return Variant(f"tensorrt-{precision}", "tensorrt", file, precision, record, capabilities={capability: file})
+
+
+def _run(steps: Sequence[Step], model: Path, folder: Path, samples: Samples) -> tuple[dict[str, Any], str]:
+    product = run_steps(steps, Product(model, ONNX), folder, samples, opener=_open)
+    return {"steps": list(product.records)}, product.path.name
+
+
+def _open(path: Path, state: State) -> Answerer | None:
+    if state.format == "plan":
+        return None  # bound to a GPU: tests/gpu and `compare` ask it where there is one
+    return OnnxModel(path)

@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from shrinkserve.errors import ConfigError, GateError
+from shrinkserve.export.variants import VariantOptions, make_variants, parse_kinds
+from shrinkserve.preprocess import Preprocess
+
+PREPROCESS = Preprocess(size=32)
+SYNTHETIC = VariantOptions(None, max_top1_drop=20)
+
+
+def test_kinds_keep_their_order():
+    assert parse_kinds("int8, fp32,fp16") == ["fp16", "int8"]
+    assert parse_kinds("fp32") == []
+
+
+def test_unknown_kind():
+    with pytest.raises(ConfigError, match=r"--to: expected names out of fp32, fp16.* found fp8"):
+        parse_kinds("fp16,fp8")
+
+
+def test_sixteen_bits(tiny_onnx: Path, tmp_path: Path):
+    half, brain = make_variants(tiny_onnx, ["fp16", "bf16"], tmp_path, PREPROCESS, SYNTHETIC)
+    assert (half.backend, half.precision, half.file) == ("onnxruntime", "float16", "float16.onnx")
+    assert (tmp_path / half.file).stat().st_size < tiny_onnx.stat().st_size
+    assert half.record["steps"][0]["parity"]["passed"]
+    assert (brain.backend, brain.file) == ("openvino", tiny_onnx.name)
+    assert brain.parameters == {"INFERENCE_PRECISION_HINT": "bf16"}
+    assert brain.record["parity"]["worst"] > 0, "computed in float32"
+
+
+def test_int8_that_misses_its_gate_leaves_no_file(tiny_onnx: Path, tmp_path: Path):
+    with pytest.raises(GateError):
+        make_variants(tiny_onnx, ["int8"], tmp_path, PREPROCESS, VariantOptions(None, max_top1_drop=-101))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_tensorrt_that_is_absent_says_how_to_install_it(tiny_onnx: Path, tmp_path: Path):
+    pytest.importorskip("tensorrt_rtx_bindings", reason="tells that TensorRT itself is not what is installed here")
+    with pytest.raises(ConfigError, match="pip install tensorrt"):
+        make_variants(tiny_onnx, ["tensorrt"], tmp_path, PREPROCESS, SYNTHETIC)
