@@ -30,7 +30,7 @@ check: $(STAMPS)/dev ## Lint, formatting, types and import floors
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/lint-imports --no-logo --show-timings=false >$(STAMPS)/floors.log || { cat $(STAMPS)/floors.log; exit 1; }
+	$(BIN)/lint-imports --no-logo >$(STAMPS)/floors.log || { cat $(STAMPS)/floors.log; exit 1; }
 
 format: $(STAMPS)/dev ## Format the code and mend what ruff can mend
 	$(BIN)/ruff check --fix-only .
@@ -79,7 +79,7 @@ $(STAMPS)/chromium: | $(STAMPS)/venv
 $(STAMPS)/dev: pyproject.toml constraints.txt constraints-nodeps.txt | $(STAMPS)/torch
 	$(PIP) --editable '.[cpu,openvino,dali,dev]'
 	$(PIP) --no-deps --requirement constraints-nodeps.txt
-	# The published names of TensorRT 10 and 11: read by a test, never imported.
+	@# The published names of TensorRT 10 and 11: read by a test, never imported.
 	$(BIN)/python -m pip download --quiet --no-input --disable-pip-version-check --no-deps --dest \
 	  "$$($(BIN)/python -c 'import platformdirs; print(platformdirs.user_cache_path("shrinkserve") / "wheels")')" $(TENSORRT_NAMES)
 	touch $@
