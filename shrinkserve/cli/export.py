@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -13,8 +14,9 @@ from shrinkserve.errors import ArtifactError, ConfigError, GateError
 
 if TYPE_CHECKING:
     from shrinkserve.artifact import Card
+    from shrinkserve.config import ServingConfig
     from shrinkserve.export.exporter import Options
-    from shrinkserve.export.variants import Variant
+    from shrinkserve.export.variants import Kind, Variant, VariantOptions
     from shrinkserve.runtimes import Answerer
 
 Weights = Literal["ema", "raw"]
@@ -30,7 +32,7 @@ def register(app: typer.Typer) -> None:
 
 def export(  # noqa: PLR0913, PLR0917 - a command's options are its arguments
     run: Annotated[Path | None, typer.Argument(help="Run folder that `train` wrote.")] = None,
-    data: Annotated[Path | None, typer.Option(help="Dataset whose validation images judge the result.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Dataset whose validation images judge; the run's own.")] = None,
     repository: Annotated[Path, typer.Option(help="Triton model repository.")] = Path("model_repository"),
     name: Annotated[str | None, typer.Option(help="Model name; the run's by default.")] = None,
     version: Annotated[int | None, typer.Option(help="Model version; the next free one by default.")] = None,
@@ -55,30 +57,25 @@ def export(  # noqa: PLR0913, PLR0917 - a command's options are its arguments
 ) -> None:
     """Export a run, or any ONNX classifier, to a Triton model repository, checked against its source's answers."""
     from shrinkserve.export.engine import EngineOptions
-    from shrinkserve.export.exporter import MODEL, Options, serving_options
+    from shrinkserve.export.exporter import Options, serving_options
     from shrinkserve.export.optimise import check_target
-    from shrinkserve.export.variants import VariantOptions, make_variants, parse_kinds
-    from shrinkserve.preprocess import Preprocess
-    from shrinkserve.serving.engines import Engine
-    from shrinkserve.serving.repository import Repository
+    from shrinkserve.export.samples import trained_on
+    from shrinkserve.export.variants import VariantOptions, parse_kinds
 
+    if (run is None) == (onnx is None):
+        raise ConfigError("export", expected="a run folder or --onnx FILE", found="both" if run else "neither")
+    data = trained_on(run) if run and not data else data
     options = Options(data, check_target(target), tune, max_batch, typer.echo)
     kinds, cache = parse_kinds(to), repository.with_name(f"{repository.name}.timing-cache")
     engine = EngineOptions(1, min(opt_batch, max_batch), max_batch, workspace, level, compatibility)
     runtime: Any = "openvino" if target == "openvino" else "onnxruntime"
     wanted = VariantOptions(data, runtime, max_top1_drop, engine, cache, build_log)
-    if (run is None) == (onnx is None):
-        raise ConfigError("export", expected="a run folder or --onnx FILE", found="both" if run else "neither")
-    with tempfile.TemporaryDirectory(prefix="shrinkserve-export-") as name_of_staging:
-        staging = Path(name_of_staging)
+    with tempfile.TemporaryDirectory(prefix="shrinkserve-export-") as folder:
+        staging = Path(folder)
         card = _run(run, staging, options, weights) if run else _foreign(onnx, preprocess, labels, staging, options)
+        variants = _variants(staging, card, kinds, wanted)
         serving = serving_options(run, max_batch) if run else None
-        preprocessing = Preprocess.from_dict(card.preprocess)
-        variants = make_variants(staging / MODEL, kinds, staging, preprocessing, wanted)
-        models, model = Repository(repository), name or card.name
-        place = models.add(model, staging / MODEL, card, version=version, initial=serving)
-        for variant in variants:
-            models.add_engine(model, Engine(**vars(variant)), staging, version=int(place.name))
+        place = _publish(staging, repository, name or card.name, card, variants, version, serving)
     for check in card.checks:
         _report(check)
     if card.metrics:
@@ -153,6 +150,34 @@ def _foreign(onnx: Path | None, preprocess: Path | None, labels: Path | None, st
     if onnx is None or preprocess is None or labels is None:
         raise ConfigError("--onnx", expected="--preprocess FILE and --labels FILE with it", found="not both")
     return export_foreign(onnx, read_preprocess(preprocess), read_labels(labels), staging, options, name=onnx.stem)
+
+
+def _variants(staging: Path, card: Card, kinds: Sequence[Kind], options: VariantOptions) -> list[Variant]:
+    from shrinkserve.export.exporter import MODEL
+    from shrinkserve.export.variants import make_variants
+    from shrinkserve.preprocess import Preprocess
+
+    return list(make_variants(staging / MODEL, kinds, staging, Preprocess.from_dict(card.preprocess), options))
+
+
+def _publish(
+    staging: Path,
+    root: Path,
+    model: str,
+    card: Card,
+    variants: Sequence[Variant],
+    version: int | None,
+    serving: ServingConfig | None,
+) -> Path:
+    from shrinkserve.export.exporter import MODEL
+    from shrinkserve.serving.engines import Engine
+    from shrinkserve.serving.repository import Repository
+
+    repository = Repository(root)
+    place = repository.add(model, staging / MODEL, card, version=version, initial=serving)
+    for variant in variants:
+        repository.add_engine(model, Engine(**vars(variant)), staging, version=int(place.name))
+    return place
 
 
 def _open(source: str, model: str | None) -> Answerer:

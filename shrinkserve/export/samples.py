@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from shrinkserve.artifact import read_card
 from shrinkserve.data import evaluation_batches, open_dataset
 from shrinkserve.preprocess import Preprocess
 
@@ -44,6 +45,16 @@ def load_samples(data_root: Path | None, preprocess: Preprocess, limit: int = 25
     batches = list(evaluation_batches(dataset, preprocess, 64, limit=limit))
     images, labels = (np.concatenate([getattr(batch, part) for batch in batches]) for part in ("images", "labels"))
     return Samples(images, labels, f"{len(images)} of {len(dataset)} validation images of {data_root}")
+
+
+def trained_on(run: Path) -> Path | None:
+    """The dataset that a run was trained on, where it still lies there.
+
+    Raises:
+        ArtifactError: no run there.
+    """
+    recorded = read_card(run, "checkpoint", verify=False).details.get("data")
+    return Path(recorded) if recorded and Path(recorded).is_dir() else None
 
 
 def synthetic(size: int, count: int) -> Samples:

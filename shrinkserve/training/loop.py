@@ -142,7 +142,7 @@ class _Run:
         networks = {"ema": self.learner.averaged(), "raw": self.learner.network}
         metrics = {**self.position.figures, "epochs": self.position.epoch, "seconds": round(self._seconds(), 1)}
         if self.ranks.first:
-            run_folder.finish(self.out, self.spec, self.recipe, self.classes, networks, metrics)
+            run_folder.finish(self.out, self.training.root, self.spec, self.recipe, self.classes, networks, metrics)
         self.ranks.wait()
         return read_card(self.out, "checkpoint")
 

@@ -99,6 +99,7 @@ def _git() -> dict[str, Any] | None:
 
 def finish(
     out: Path,
+    data: Path,
     spec: Spec,
     recipe: Recipe,
     classes: list[str],
@@ -109,6 +110,7 @@ def finish(
 
     Args:
         out: the run's folder.
+        data: root of the dataset; an export asks its validation images unless told others.
         spec: the network.
         recipe: the run.
         classes: class names in the order of the logits.
@@ -131,7 +133,7 @@ def finish(
         spec=to_dict(spec),
         recipe=recipe.to_dict(),
         metrics=dict(metrics),
-        details={"command": sys.argv, "git": _git()},
+        details={"command": sys.argv, "data": str(data.resolve()), "git": _git()},
         created=utc_now(),
         versions=versions(LIBRARIES),
     )

@@ -29,6 +29,13 @@ def test_a_run_becomes_a_checked_model(smoke_repository: Path, smoke_run: Path) 
     assert 0 <= card.metrics["top1"] <= 1
 
 
+def test_without_a_dataset_the_run_s_own_images_judge(
+    smoke_run: Path, digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["export", str(smoke_run), "--repository", str(tmp_path)]) == 0
+    assert f"256 of 364 validation images of {digits}" in capsys.readouterr().out
+
+
 def test_compare_passes_and_fails_as_a_gate(
     smoke_repository: Path, smoke_run: Path, digits: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

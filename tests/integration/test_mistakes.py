@@ -1,0 +1,94 @@
+"""What people get wrong, as they type it: one line that says what to do, exit code 2, nothing half-written."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from shrinkserve.cli import main
+from shrinkserve.data import open_dataset
+
+Mistake = Callable[[Path, Path, Path], list[object]]
+
+
+def truncated_shard(tmp: Path, digits: Path, _run: Path) -> list[object]:
+    shutil.copytree(digits, tmp / "data")
+    shard = next((tmp / "data/train_tfrecord").glob("train-*"))
+    shard.write_bytes(shard.read_bytes()[:-7])
+    return ["train", "smoke", "--data", tmp / "data", "--out", tmp / "out"]
+
+
+def damaged_weights(tmp: Path, _digits: Path, run: Path) -> list[object]:
+    shutil.copytree(run, tmp / "run")
+    weights = tmp / "run/ema.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\0")
+    return ["export", tmp / "run", "--repository", tmp / "out"]
+
+
+def recipe_with_a_typo(tmp: Path, digits: Path, _run: Path) -> list[object]:
+    (tmp / "r.toml").write_text('name = "r"\n[trian]\nseed = 1\n')
+    return ["train", tmp / "r.toml", "--data", digits, "--out", tmp / "out"]
+
+
+def empty_folder(tmp: Path, _digits: Path, _run: Path) -> list[object]:
+    (tmp / "empty").mkdir()
+    return ["train", "smoke", "--data", tmp / "empty", "--out", tmp / "out"]
+
+
+def unwritable_repository(tmp: Path, _digits: Path, run: Path) -> list[object]:
+    (tmp / "file").write_text("")
+    return ["export", run, "--repository", tmp / "file" / "repository"]
+
+
+def image(tmp: Path, digits: Path) -> Path:
+    (tmp / "digit.jpg").write_bytes(open_dataset(digits, "validation").record(0).encoded)
+    return tmp / "digit.jpg"
+
+
+MISTAKES: dict[str, tuple[Mistake, str]] = {
+    "missing data": (lambda t, _d, _r: ["train", "smoke", "--data", t / "gone", "--out", t / "out"], "gone"),
+    "missing recipe": (lambda t, d, _r: ["train", t / "x.toml", "--data", d, "--out", t / "out"], "no such recipe"),
+    "missing run": (lambda t, _d, _r: ["export", t / "gone", "--repository", t / "out"], "no such card"),
+    "truncated records": (truncated_shard, "train-0000"),
+    "damaged weights": (damaged_weights, "sha256 does not match"),
+    "recipe key": (recipe_with_a_typo, "did you mean train?"),
+    "network": (
+        lambda t, d, _r: ["train", "smoke", "--data", d, "--out", t / "out", "--set", "model.network=shrinkcnn-c"],
+        "did you mean shrinkcnn-",
+    ),
+    "training precision": (
+        lambda t, d, _r: ["train", "smoke", "--data", d, "--out", t / "out", "--set", "train.precision=fp8"],
+        "train.precision",
+    ),
+    "shipped precision": (lambda t, _d, r: ["export", r, "--repository", t / "out", "--to", "fp8"], "fp8"),
+    "no such image": (lambda t, _d, _r: ["predict", t / "gone.jpg"], "gone.jpg"),
+    "empty folder": (empty_folder, "empty"),
+    "unwritable repository": (unwritable_repository, "cannot be written"),
+    "model name that is a path": (
+        lambda t, _d, r: ["export", r, "--repository", t / "out", "--name", "../x"],
+        "model name",
+    ),
+    "empty repository": (lambda t, _d, _r: ["serve", "--repository", t], "no model in this repository"),
+    "no server": (lambda t, d, _r: ["predict", image(t, d), "--url", "grpc://127.0.0.1:1"], "127.0.0.1:1"),
+    "no server to prove": (
+        lambda t, d, r: ["bench", "--data", d, "--url", "http://127.0.0.1:1", "--checkpoint", r, "--out", t / "out"],
+        "127.0.0.1:1",
+    ),
+    "network to describe": (lambda *_: ["describe", "shrinkcnn-z"], "no such network"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_answered_in_one_line(
+    name: str, tmp_path: Path, digits: Path, smoke_run: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    mistake, says = MISTAKES[name]
+    words = [str(word) for word in mistake(tmp_path, digits, smoke_run)]
+    assert main(words) == 2
+    error = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(error) == 1
+    assert says in error[0]
+    assert not list((tmp_path / "out").glob("*/*")), "something half-made was left"
