@@ -64,9 +64,10 @@ def export(  # noqa: PLR0913, PLR0917 - a command's options are its arguments
 
     if (run is None) == (onnx is None):
         raise ConfigError("export", expected="a run folder or --onnx FILE", found="both" if run else "neither")
+    passes, kinds = check_target(target), parse_kinds(to)
     data = trained_on(run) if run and not data else data
-    options = Options(data, check_target(target), tune, max_batch, typer.echo)
-    kinds, cache = parse_kinds(to), repository.with_name(f"{repository.name}.timing-cache")
+    options = Options(data, passes, tune, max_batch, typer.echo)
+    cache = repository.with_name(f"{repository.name}.timing-cache")
     engine = EngineOptions(1, min(opt_batch, max_batch), max_batch, workspace, level, compatibility)
     runtime: Any = "openvino" if target == "openvino" else "onnxruntime"
     wanted = VariantOptions(data, runtime, max_top1_drop, engine, cache, build_log)
