@@ -21,7 +21,10 @@ quickstart: $(STAMPS)/cpu ## Digits to a real Triton on this machine: data, trai
 	$(BIN)/shrinkserve quickstart
 
 test: $(STAMPS)/dev $(STAMPS)/chromium ## Run the tests
-	$(BIN)/python -m pytest
+	@# A process each, as in production: torch, DALI, OpenVINO and TensorRT-RTX in one, gRPC and the server in another.
+	$(BIN)/python -m pytest tests/integration tests/gpu
+	$(BIN)/python -m pytest tests/unit --ignore=tests/unit/serving
+	$(BIN)/python -m pytest tests/unit/serving
 
 test-gpu: $(STAMPS)/dev ## Run the tests that need an NVIDIA GPU
 	$(BIN)/python -m pytest -m gpu tests/gpu
