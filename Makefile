@@ -12,7 +12,7 @@ STAMPS := $(VENV)/stamps
 TORCH := 2.13.0
 TENSORRT_NAMES := tensorrt-stubs==10.13.0.35.1 tensorrt-cu12-bindings==11.4.0.106
 
-.PHONY: help quickstart test test-gpu check format bench wheel clean
+.PHONY: help quickstart test test-slow test-gpu check format bench wheel clean
 
 help: ## Print this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -25,6 +25,9 @@ test: $(STAMPS)/dev $(STAMPS)/chromium ## Run the tests
 	$(BIN)/python -m pytest tests/integration tests/gpu
 	$(BIN)/python -m pytest tests/unit --ignore=tests/unit/serving
 	$(BIN)/python -m pytest tests/unit/serving
+
+test-slow: $(STAMPS)/dev ## Run the tests that wait for the network's time-outs
+	$(BIN)/python -m pytest -m slow
 
 test-gpu: $(STAMPS)/dev ## Run the tests that need an NVIDIA GPU
 	$(BIN)/python -m pytest -m gpu tests/gpu
