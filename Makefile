@@ -23,7 +23,9 @@ quickstart: $(STAMPS)/cpu ## Digits to a real Triton on this machine: data, trai
 test: $(STAMPS)/dev $(STAMPS)/chromium ## Run the tests
 	@# A process each, as in production: torch, DALI, OpenVINO and TensorRT-RTX in one, gRPC and the server in another.
 	$(BIN)/python -m pytest tests/integration tests/gpu
-	$(BIN)/python -m pytest tests/unit --ignore=tests/unit/serving
+	$(BIN)/python -m pytest tests/unit --ignore=tests/unit/export --ignore=tests/unit/runtimes --ignore=tests/unit/serving
+	$(BIN)/python -m pytest tests/unit/export
+	$(BIN)/python -m pytest tests/unit/runtimes
 	$(BIN)/python -m pytest tests/unit/serving
 
 test-slow: $(STAMPS)/dev ## Run the tests that wait for the network's time-outs
