@@ -28,7 +28,7 @@ import lite0
 
 from shrinkserve.arch import load
 from shrinkserve.arch.module import compile_spec
-from shrinkserve.artifact import versions
+from shrinkserve.benchmark.environment import environment
 from shrinkserve.export import graph
 from shrinkserve.export.foreign import AdaptedOnnx, read_preprocess
 from shrinkserve.export.optimise import SHIPPED, optimise
@@ -158,7 +158,7 @@ def main() -> None:
         "title": "Export: ShrinkCNN-A at 224 against plain export, EfficientNet-Lite0 and torch",
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": f"python bench/export.py {' '.join(sys.argv[1:])}",
-        "environment": versions(["torch", "onnxruntime", "openvino", "numpy"]),
+        "environment": environment(),
         "rows": rows,
         "notes": [
             f"float32 matrix product, ONNX Runtime, {arguments.threads} threads: {peak(arguments.threads):.0f} GFLOP/s",

@@ -29,7 +29,8 @@ import psutil
 import torch
 from PIL import Image
 
-from shrinkserve.artifact import utc_now, versions
+from shrinkserve.artifact import utc_now
+from shrinkserve.benchmark.environment import environment
 from shrinkserve.config import Recipe, parse_recipe
 from shrinkserve.data import Dataset, Record, open_dataset
 from shrinkserve.data import pack as packing
@@ -248,7 +249,7 @@ def main() -> None:
         "title": "From JPEG in TFRecords to augmented 224x224 batches",
         "date": utc_now(),
         "command": " ".join(["python", *sys.argv]),
-        "environment": versions(["torch", "torchvision", "timm", "pillow", "simplejpeg", "nvidia-dali-cuda120"]),
+        "environment": environment("torchvision", "timm", "simplejpeg", "nvidia-dali-cuda120"),
         "rows": rows,
         "notes": [
             f"{WIDTH}x{HEIGHT} JPEG, {kilobytes:.0f} kB on average; batches of {BATCH} (timm's are normalised floats).",

@@ -16,8 +16,12 @@ from shrinkserve.artifact import utc_now, versions
 LIBRARIES = ("torch", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tritonclient", "numpy", "pillow")
 
 
-def environment() -> dict[str, Any]:
-    """The machine, the software and the command; the unit is in the name."""
+def environment(*libraries: str) -> dict[str, Any]:
+    """The machine, the software and the command; the unit is in the name.
+
+    Args:
+        libraries: packages besides `LIBRARIES` whose versions matter; those that are not installed are left out.
+    """
     frequency = psutil.cpu_freq()
     return {
         "date": utc_now(),
@@ -30,7 +34,7 @@ def environment() -> dict[str, Any]:
         "load_average_at_start": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         "gpus": _gpu_names(),
         "threads": {name: value for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS") if (value := os.environ.get(name))},
-        "versions": versions(LIBRARIES),
+        "versions": versions((*LIBRARIES, *libraries)),
     }
 
 
