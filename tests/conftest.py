@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from hypothesis import HealthCheck, settings
 from shrinkserve.cli import main
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # OpenMP threads that spin while they wait starve each other
+# A shell starts what runs in its background with Ctrl-C ignored, and children inherit that: tests send them one.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Machines are shared: how long an example takes says nothing about the code.
 settings.register_profile("shared", deadline=None, suppress_health_check=[HealthCheck.too_slow])
