@@ -24,7 +24,7 @@ def test_help_imports_nothing_heavy() -> None:
     [
         (["nonsense"], "No such command 'nonsense'"),
         (["--nonsense"], "No such option: --nonsense"),
-        (["export"], "Missing argument"),
+        (["data", "digits"], "Missing argument"),
     ],
 )
 def test_a_misspelt_command_line_is_one_line_and_exit_code_2(
