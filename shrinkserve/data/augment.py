@@ -1,8 +1,8 @@
 """Training-time augmentation: what is drawn for an image, and what is done with it.
 
 `draw` needs an image's size only, so that every loader applies the same draw. All colour operations are affine in
-RGB (hue and saturation act in YIQ, as in NVIDIA DALI), so a chain of them in any order is one affine map, and
-pixels are rounded and clipped once, at the end.
+RGB (hue and saturation act in YIQ, as in NVIDIA DALI), so a chain of them is one affine map, and pixels are rounded
+and clipped once, at the end.
 """
 
 from __future__ import annotations
@@ -134,22 +134,18 @@ def _rectangle(
 
 
 def _colour(config: AugmentConfig, rng: np.random.Generator) -> Colour | None:
-    """Brightness, saturation, contrast and hue in random order; None when none of them is on."""
-    on = (config.brightness > 0, config.saturation != (1, 1), config.contrast != (1, 1), config.hue > 0)
-    if not any(on):
+    """Brightness, saturation, contrast and hue; None when none of them is on.
+
+    The published order is random. Without clipping in between these four commute, so any order is every order.
+    """
+    if not config.brightness and config.saturation == config.contrast == (1, 1) and not config.hue:
         return None
     colour = Colour(np.eye(3), np.zeros((3, 3)), np.zeros(3))
-    for operation in rng.permutation(np.flatnonzero(on)):
-        if operation == 0:
-            colour = colour.then(np.eye(3), 255 * rng.uniform(-config.brightness, config.brightness))
-        elif operation == 1:
-            factor = rng.uniform(*config.saturation)
-            colour = colour.then(factor * np.eye(3) + (1 - factor) * LUMA)
-        elif operation == 2:
-            colour = colour.contrast(rng.uniform(*config.contrast))
-        else:
-            colour = colour.then(turn_hue(rng.uniform(-config.hue, config.hue)))
-    return colour
+    colour = colour.then(np.eye(3), 255 * rng.uniform(-config.brightness, config.brightness))
+    saturation = rng.uniform(*config.saturation)
+    colour = colour.then(saturation * np.eye(3) + (1 - saturation) * LUMA)
+    colour = colour.contrast(rng.uniform(*config.contrast))
+    return colour.then(turn_hue(rng.uniform(-config.hue, config.hue)))
 
 
 def turn_hue(turns: float) -> Matrix:

@@ -1,5 +1,12 @@
 from __future__ import annotations
 
+import math
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from functools import reduce
+from itertools import permutations
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from shrinkserve.config import AugmentConfig
-from shrinkserve.data.augment import LUMA, Colour, draw, generator, turn_hue
+from shrinkserve.data.augment import LUMA, YIQ, YIQ_INVERSE, Colour, draw, generator, turn_hue
 from shrinkserve.data.pixels import recolour
 
 CONFIG = AugmentConfig()
@@ -53,22 +60,78 @@ def test_a_draw_depends_on_seed_epoch_and_index_only() -> None:
     assert len({crop(1, 2, 3), crop(2, 2, 3), crop(1, 3, 3), crop(1, 2, 4)}) == 4
 
 
+OFF = AugmentConfig(
+    crop_area=(1, 1),
+    crop_aspect=(1, 1),
+    random_interpolation=False,
+    flip=False,
+    brightness=0,
+    saturation=(1, 1),
+    contrast=(1, 1),
+    hue=0,
+    erase_probability=0,
+)
+
+
 def test_nothing_is_drawn_that_is_off() -> None:
-    off = AugmentConfig(
-        crop_area=(1, 1),
-        crop_aspect=(1, 1),
-        random_interpolation=False,
-        flip=False,
-        brightness=0,
-        saturation=(1, 1),
-        contrast=(1, 1),
-        hue=0,
-        erase_probability=0,
-    )
-    drawn = draw(off, generator(0, 0, 0), 80, 80, 64, "bilinear")
+    drawn = draw(OFF, generator(0, 0, 0), 80, 80, 64, "bilinear")
     assert (drawn.crop, drawn.interpolation, drawn.flip) == ((0, 0, 80, 80), "bilinear", False)
     assert drawn.colour is None
     assert drawn.erase is None
+
+
+def colours(**on: object) -> list[Colour]:
+    """2000 draws of the published range of one operation, the others off."""
+    config = replace(OFF, **on)  # type: ignore[arg-type]
+    drawn = [draw(config, generator(3, 0, index), 64, 64, 64, "bilinear").colour for index in range(2000)]
+    assert all(drawn)
+    return drawn  # type: ignore[return-value]
+
+
+def spread(values: list[float], low: float, high: float) -> None:
+    """They fill the range evenly: its ends are reached, and a tenth of them is in each tenth."""
+    counts, _ = np.histogram(values, 10, (low, high))
+    assert counts.sum() == len(values)
+    assert 0.07 < counts.min() / len(values) < counts.max() / len(values) < 0.13
+
+
+def test_colours_keep_to_the_published_ranges() -> None:
+    spread([c.offset[0] / 255 for c in colours(brightness=CONFIG.brightness)], -0.4, 0.4)
+    # The blue that a red pixel gets is (1 - saturation) of red's luma.
+    spread([1 - c.pixel[2, 0] / LUMA[0] for c in colours(saturation=CONFIG.saturation)], 0.6, 1.4)
+    spread([c.pixel[0, 0] for c in colours(contrast=CONFIG.contrast)], 0.6, 1.4)
+    chroma = [(YIQ @ c.pixel @ YIQ_INVERSE)[1:, 1] for c in colours(hue=CONFIG.hue)]
+    spread([-math.atan2(q, i) / (2 * math.pi) for i, q in chroma], -0.1, 0.1)
+
+
+def test_every_interpolation_is_drawn_as_often() -> None:
+    drawn = [draw(CONFIG, generator(4, 0, index), 500, 375, 224, "lanczos").interpolation for index in range(1500)]
+    counts = Counter(drawn)
+    assert set(counts) == {"nearest", "bilinear", "bicubic"}
+    assert all(440 < count < 560 for count in counts.values())
+
+
+def test_erased_pixels_are_noise_of_the_whole_range() -> None:
+    drawn = [draw(CONFIG, generator(5, 0, index), 500, 375, 224, "bicubic") for index in range(20)]
+    noise = np.concatenate([d.noise.ravel() for d in drawn if d.erase])
+    assert (noise.min(), noise.max()) == (0, 255)
+    assert np.abs(np.bincount(noise // 16) / len(noise) - 1 / 16).max() < 0.002
+    ratios = [(d.erase[2] - d.erase[0]) / (d.erase[3] - d.erase[1]) for d in drawn if d.erase]
+    assert 0.27 < min(ratios) < max(ratios) < 3.6
+
+
+def test_the_order_of_colour_operations_makes_no_difference() -> None:
+    operations: list[Callable[[Colour], Colour]] = [
+        lambda c: c.then(np.eye(3), 40.0),
+        lambda c: c.then(0.7 * np.eye(3) + 0.3 * LUMA),
+        lambda c: c.contrast(1.3),
+        lambda c: c.then(turn_hue(0.08)),
+    ]
+    mean = np.array([90.0, 120.0, 60.0])
+    chains = [reduce(lambda c, f: f(c), order, IDENTITY).matrix(mean) for order in permutations(operations)]
+    assert not np.allclose(chains[0], IDENTITY.matrix(mean))
+    for chain in chains:
+        np.testing.assert_allclose(chain, chains[0], atol=1e-4)
 
 
 def photo() -> Image.Image:
