@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import sys
 import types
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,48 +17,52 @@ from shrinkserve.arch import load
 from shrinkserve.arch.counts import count
 from shrinkserve.arch.module import compile_spec
 from shrinkserve.config import OptimizerConfig
+from shrinkserve.training.ema import Ema
 from shrinkserve.training.optim import RMSProp, build_optimizer, parameter_groups
 
-STEPS = 50
-SHAPES = ((5, 3), (4, 2, 3, 3), (7,))
+GOLDEN = json.loads(Path(__file__).with_name("tensorflow_golden.json").read_text(encoding="utf-8"))
+L2 = GOLDEN["l2"]
 
 
-def gradients(step: int) -> list[np.ndarray]:
-    rng = np.random.default_rng(step)
-    # Over six orders of magnitude, so that the epsilon matters in some steps and not in others.
-    return [rng.standard_normal(shape) * 10.0 ** rng.integers(-3, 3) for shape in SHAPES]
+class Weights(nn.Module):
+    """Float64 weights of the golden updates, from 0.5."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        likes = [torch.tensor(gradient, dtype=torch.float64) for gradient in GOLDEN["steps"][0]["gradients"]]
+        self.values = nn.ParameterList([nn.Parameter(torch.full_like(like, 0.5)) for like in likes])
 
 
-def rate(step: int) -> float:
-    return 0.1 * (1 + np.cos(step / STEPS * np.pi)) / 2
-
-
-def ours(epsilon: float, l2: float) -> list[np.ndarray]:
-    weights = [nn.Parameter(torch.full(shape, 0.5, dtype=torch.float64)) for shape in SHAPES]
-    optimizer = RMSProp(weights, lr=1.0, decay=0.9, momentum=0.9, epsilon=epsilon, weight_decay=2 * l2)
-    for step in range(STEPS):
-        optimizer.param_groups[0]["lr"] = rate(step)
-        for weight, gradient in zip(weights, gradients(step), strict=True):
-            weight.grad = torch.from_numpy(gradient.copy())
+def train(weights: Weights, optimizer: torch.optim.Optimizer, after: Callable[[], None] = lambda: None) -> None:
+    """The golden updates, by any torch optimiser."""
+    for step in GOLDEN["steps"]:
+        optimizer.param_groups[0]["lr"] = step["rate"]
+        for weight, gradient in zip(weights.values, step["gradients"], strict=True):
+            weight.grad = torch.tensor(gradient, dtype=torch.float64)
         optimizer.step()
-    return [weight.detach().numpy() for weight in weights]
+        after()
+
+
+def numbers(weights: nn.Module) -> list[float]:
+    return torch.cat([weight.flatten() for weight in weights.parameters()]).tolist()
+
+
+def ours(weights: Weights, epsilon: float, decay: float = 0.9) -> RMSProp:
+    return RMSProp(weights.parameters(), lr=1.0, decay=decay, momentum=decay, epsilon=epsilon, weight_decay=2 * L2)
 
 
 @pytest.mark.parametrize("epsilon", [1.0, 1e-3])
-@pytest.mark.parametrize("l2", [0.0, 4e-5])
-def test_rmsprop_follows_tensorflows_formula(epsilon: float, l2: float) -> None:
-    """The update of ApplyRMSProp (tensorflow/core/ops/training_ops.cc), written out in numpy."""
-    weights = [np.full(shape, 0.5) for shape in SHAPES]
-    squares = [np.ones(shape) for shape in SHAPES]  # RMSPropOptimizer._create_slots: init_ops.ones_initializer
-    moments = [np.zeros(shape) for shape in SHAPES]
-    for step in range(STEPS):
-        for i, gradient in enumerate(gradients(step)):
-            g = gradient + 2 * l2 * weights[i]
-            squares[i] = 0.9 * squares[i] + 0.1 * g**2
-            moments[i] = 0.9 * moments[i] + rate(step) * g / np.sqrt(squares[i] + epsilon)
-            weights[i] = weights[i] - moments[i]
-    for got, expected in zip(ours(epsilon, l2), weights, strict=True):
-        np.testing.assert_allclose(got, expected, rtol=1e-12)
+def test_fifty_updates_and_their_average_are_those_of_tensorflow(epsilon: float) -> None:
+    """`tf.compat.v1.train.RMSPropOptimizer` on a loss with L2 in it; see tensorflow_golden.py."""
+    golden = {
+        name: np.concatenate([np.ravel(v) for v in values]) for name, values in GOLDEN["results"][str(epsilon)].items()
+    }
+    weights = Weights()
+    ema = Ema(weights, GOLDEN["ema_decay"])
+    # TensorFlow holds these constants as float32, whatever the weights are.
+    train(weights, ours(weights, float(np.float32(epsilon)), float(np.float32(0.9))), after=ema.update)
+    np.testing.assert_allclose(numbers(weights), golden["weights"], rtol=1e-12)
+    np.testing.assert_allclose(numbers(ema.network), golden["averages"], rtol=1e-6)
 
 
 def rmsprop_tf() -> Any:
@@ -76,15 +82,10 @@ def rmsprop_tf() -> Any:
 
 @pytest.mark.parametrize("epsilon", [1.0, 1e-3])
 def test_rmsprop_is_timms_rmsprop_tf(epsilon: float) -> None:
-    weights = [nn.Parameter(torch.full(shape, 0.5, dtype=torch.float64)) for shape in SHAPES]
-    optimizer = rmsprop_tf()(weights, lr=1.0, alpha=0.9, eps=epsilon, momentum=0.9, weight_decay=8e-5)
-    for step in range(STEPS):
-        optimizer.param_groups[0]["lr"] = rate(step)
-        for weight, gradient in zip(weights, gradients(step), strict=True):
-            weight.grad = torch.from_numpy(gradient.copy())
-        optimizer.step()
-    for got, expected in zip(ours(epsilon, 4e-5), weights, strict=True):
-        np.testing.assert_allclose(got, expected.detach().numpy(), rtol=1e-9)
+    mine, theirs = Weights(), Weights()
+    train(mine, ours(mine, epsilon))
+    train(theirs, rmsprop_tf()(theirs.parameters(), lr=1.0, alpha=0.9, eps=epsilon, momentum=0.9, weight_decay=2 * L2))
+    np.testing.assert_allclose(numbers(mine), numbers(theirs), rtol=1e-9)
 
 
 def test_a_changed_rate_does_not_act_on_the_gathered_velocity() -> None:
