@@ -1,0 +1,91 @@
+"""`train/launch/`: training on many nodes, two of which are this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from shrinkserve.artifact import read_card
+from shrinkserve.cli import main
+from shrinkserve.training import checkpoints
+
+LAUNCH = Path(__file__).parents[2] / "train" / "launch"
+
+
+def environment(**names: object) -> dict[str, str]:
+    """With this interpreter's torchrun on the path, and a free port."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        names["PORT"] = probe.getsockname()[1]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return {**os.environ, "PATH": path, **{name: str(value) for name, value in names.items()}}
+
+
+def test_two_nodes_by_hand(tmp_path: Path, digits: Path) -> None:
+    names = environment(HEAD="localhost", NODES=2, GPUS=1)
+    command = ["bash", str(LAUNCH / "torchrun.sh"), "smoke", "--data", str(digits), "--out", str(tmp_path / "run")]
+    nodes = [subprocess.Popen(command, env=names, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    for node in nodes:
+        errors = node.communicate(timeout=240)[1]
+        assert node.returncode == 0, errors
+    assert read_card(tmp_path / "run").metrics["images"] == 364
+    assert json.loads((tmp_path / "run" / "environment.json").read_text())["processes"] == 2
+
+
+SHIMS = {
+    "srun": 'shift\nexec "$@"',
+    "scontrol": 'case $1 in show) echo localhost ;; *) echo "$@" >"$REQUEUED" ;; esac',
+}
+"""Slurm's commands as a job sees them on one node: the options of srun are those of its first word."""
+
+
+def test_slurm_puts_a_job_back_that_ran_out_of_time(tmp_path: Path, digits: Path) -> None:
+    for name, body in SHIMS.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    job = {"SLURM_JOB_NODELIST": "localhost", "SLURM_NNODES": 1, "SLURM_GPUS_ON_NODE": 2, "SLURM_JOB_ID": 7}
+    names = environment(**job, REQUEUED=tmp_path / "requeued")
+    names["PATH"] = f"{tmp_path}{os.pathsep}{names['PATH']}"
+    out = tmp_path / "run"
+    words = ["smoke", "--data", str(digits), "--out", str(out)]
+    words += ["--set", "schedule.epochs=500", "--set", "train.checkpoint_steps=1"]
+    command = ["bash", str(LAUNCH / "slurm.sbatch"), *words]
+    process = subprocess.Popen(command, env=names, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    until = time.monotonic() + 120
+    while not checkpoints.listed(out / checkpoints.FOLDER):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    output = process.communicate(timeout=120)[0]
+    assert "SIGTERM: stopped after step" in output
+    assert (tmp_path / "requeued").read_text() == "requeue 7\n"
+    asked = [line for line in Path(command[1]).read_text().splitlines() if line.startswith("#SBATCH --signal")]
+    assert asked == ["#SBATCH --signal=B:TERM@120"]  # B: the shell; else only srun's steps would hear of it
+
+
+def test_a_pytorchjob_runs_our_command(digits: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    client = pytest.importorskip("kubernetes.client", reason="needs the Kubernetes client")
+    job = yaml.safe_load((LAUNCH / "kubernetes.yaml").read_text())
+    assert (job["apiVersion"], job["kind"]) == ("kubeflow.org/v1", "PyTorchJob")
+    template = job["spec"]["pytorchReplicaSpecs"]["Worker"]["template"]
+    api = client.ApiClient()
+    built = api._ApiClient__deserialize(template, client.V1PodTemplateSpec)
+    assert api.sanitize_for_serialization(built) == template  # no unknown field
+    (container,) = template["spec"]["containers"]
+    assert container["name"] == "pytorch"
+    mounts = [mount["name"] for mount in container["volumeMounts"]]
+    assert mounts == [volume["name"] for volume in template["spec"]["volumes"]]
+    launcher, words = container["command"][:3], [*container["command"][3:], *container["args"]]
+    assert launcher == ["torchrun", "-m", "shrinkserve"]
+    assert main([str(digits) if word == "/data/ImagenetTF" else word for word in words] + ["--plan"]) == 0
+    assert "1,433 train" in capsys.readouterr().out
