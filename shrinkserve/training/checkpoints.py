@@ -1,13 +1,14 @@
 """Checkpoints of a run: one file each, whole or absent.
 
-``step-00000120.safetensors`` holds the tensors, and everything else as JSON in the file's own header;
-``step-00000120.sha256`` is written after it, in the format of ``sha256sum``: a file without it was never finished.
+``step-00000120.safetensors`` holds the tensors, and in its header everything else as JSON with the sha256 of both. So
+one rename makes a checkpoint, or puts a later one of the same step in its place.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from shrinkserve.artifact import sha256_file, write_atomic
+from shrinkserve.artifact import tensors_sha256, write_atomic
 from shrinkserve.errors import ArtifactError
 
 FOLDER = "checkpoints"
@@ -41,8 +42,8 @@ def path_of(folder: Path, step: int) -> Path:
 
 
 def listed(folder: Path) -> list[Path]:
-    """The checkpoints that were finished, oldest first."""
-    return sorted(path for path in folder.glob("step-*.safetensors") if path.with_suffix(".sha256").is_file())
+    """The checkpoints, oldest first."""
+    return sorted(folder.glob("step-*.safetensors"))
 
 
 def write(folder: Path, step: int, snapshot: Snapshot) -> Path:
@@ -53,29 +54,34 @@ def write(folder: Path, step: int, snapshot: Snapshot) -> Path:
     """
     path = path_of(folder, step)
     tensors = {name: value.detach().cpu().contiguous() for name, value in snapshot.tensors.items()}
-    write_atomic(path, save(tensors, {"state": json.dumps(snapshot.state)}))
-    write_atomic(path.with_suffix(".sha256"), f"{sha256_file(path)}  {path.name}\n".encode())
+    state = json.dumps(snapshot.state)
+    write_atomic(path, save(tensors, {"state": state, "sha256": _sha256(tensors, state)}))
     return path
 
 
 def read(path: Path) -> Snapshot:
-    """Read a checkpoint after comparing it with its sha256.
+    """Read a checkpoint and compare its content with its sha256.
 
     Raises:
         ArtifactError: missing, damaged or not a checkpoint.
     """
     try:
-        expected = path.with_suffix(".sha256").read_text(encoding="ascii").split()[0]
-        found = sha256_file(path)
-        if found != expected:
-            raise ArtifactError(f"{path}: damaged", expected=f"sha256 {expected[:12]}", found=found[:12])
         with safe_open(path, framework="pt") as stream:
             tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
-            return Snapshot(tensors, json.loads(stream.metadata()["state"]))
+            header = stream.metadata()
+        expected, found = header["sha256"], _sha256(tensors, header["state"])
+        if found != expected:
+            raise ArtifactError(f"{path}: damaged", expected=f"sha256 {expected[:12]}", found=found[:12])
+        return Snapshot(tensors, json.loads(header["state"]))
     except FileNotFoundError as fault:
         raise ArtifactError(f"{path}: no such checkpoint", do="name a step-*.safetensors of a run") from fault
-    except (OSError, ValueError, IndexError, KeyError, TypeError, SafetensorError) as fault:
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as fault:
         raise ArtifactError(f"{path}: not a readable checkpoint ({fault})", do="name another one") from fault
+
+
+def _sha256(tensors: Mapping[str, Tensor], state: str) -> str:
+    arrays = tensors_sha256({name: value.numpy() for name, value in tensors.items()})
+    return hashlib.sha256(f"{arrays} {state}".encode()).hexdigest()
 
 
 def newest(folder: Path, tell: Callable[[str], None]) -> tuple[Path, Snapshot] | None:
@@ -93,6 +99,4 @@ def prune(folder: Path, keep: int, best: int | None) -> None:
     kept = {*listed(folder)[-keep:], *([path_of(folder, best)] if best is not None else [])}
     for path in folder.glob("step-*.safetensors"):
         if path not in kept:
-            # The sha256 first: what is left when the power goes is a checkpoint that nobody takes for one.
-            path.with_suffix(".sha256").unlink(missing_ok=True)
             path.unlink(missing_ok=True)

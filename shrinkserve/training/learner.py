@@ -15,6 +15,7 @@ from shrinkserve.arch.module import compile_spec
 from shrinkserve.arch.spec import Spec
 from shrinkserve.config import Recipe
 from shrinkserve.data import Batch
+from shrinkserve.errors import ConfigError
 from shrinkserve.runtimes.checkpoint import load_weights, normalise
 from shrinkserve.training.checkpoints import Snapshot
 from shrinkserve.training.ema import Ema
@@ -33,6 +34,9 @@ class Learner:
         recipe: the run.
         ranks: the processes of the run.
 
+    Raises:
+        ConfigError: batch norms over many processes without GPUs.
+
     Attributes:
         network: the weights that are trained, without wrappers.
         ema: their average.
@@ -43,7 +47,9 @@ class Learner:
         self._recipe, self._ranks = recipe, ranks
         torch.manual_seed(recipe.train.seed)  # the same first weights on every rank ...
         network: nn.Module = compile_spec(spec)
-        if recipe.train.sync_batch_norm and ranks.device.type == "cuda":
+        if recipe.train.sync_batch_norm and ranks.world > 1:
+            if ranks.device.type != "cuda":
+                raise ConfigError("train.sync_batch_norm: torch has it for GPUs only", do="leave the key out")
             network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
         self._layout = torch.channels_last if recipe.train.channels_last else torch.contiguous_format
         self.network = network.to(ranks.device, memory_format=self._layout).train()  # type: ignore[call-overload]

@@ -18,22 +18,24 @@ METRICS, TENSORBOARD = "metrics.jsonl", "tensorboard"
 class Log:
     """Writes both.
 
-    A record of ``metrics.jsonl`` has ``kind`` ("train" or "validation"), ``step`` (updates so far), ``epoch`` (from 0)
-    and figures: loss, top-1 and top-5 as fractions, learning rate, images a second.
+    A record of ``metrics.jsonl`` has ``kind`` ("train", "validation" or "data"), ``step`` (updates so far), ``epoch``
+    (from 0) and figures: loss, top-1 and top-5 as fractions, learning rate, images a second, bad images.
 
     Args:
         run: the run's folder.
         step: the step that the run goes on from; what an interrupted process logged after it is dropped.
+        epoch: the epoch that is worked on: its evaluation, at the same step as its last update, is still to come.
         enabled: False for ranks that write nothing.
     """
 
-    def __init__(self, run: Path, step: int, *, enabled: bool) -> None:
+    def __init__(self, run: Path, step: int, epoch: int, *, enabled: bool) -> None:
         self._path = run / METRICS
         self._board: SummaryWriter | None = None
         if enabled:
             from torch.utils.tensorboard.writer import SummaryWriter
 
-            kept = [record for record in read_metrics(self._path) if record["step"] <= step] if step else []
+            kept = [r for r in read_metrics(self._path) if r["step"] <= step] if step else []
+            kept = [r for r in kept if r["kind"] != "validation" or r["epoch"] < epoch]
             write_atomic(self._path, "".join(f"{json.dumps(record)}\n" for record in kept).encode())
             self._board = SummaryWriter(str(run / TENSORBOARD), purge_step=step + 1)
 

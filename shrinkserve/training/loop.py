@@ -132,7 +132,7 @@ class _Run:
             self._resume()
             if self.ranks.first:
                 run_folder.note_environment(self.out, environment(self.ranks))
-            self.log = Log(self.out, self.position.step, enabled=self.ranks.first)
+            self.log = Log(self.out, self.position.step, self.position.epoch, enabled=self.ranks.first)
             self._began = time.monotonic() - self.position.seconds
             try:
                 while self.position.epoch < self.recipe.schedule.epochs:
@@ -148,9 +148,22 @@ class _Run:
 
     def _epoch(self) -> None:
         """The rest of one epoch, its evaluation and its checkpoint."""
+        position, epochs = self.position, self.recipe.schedule.epochs
+        figures = self._updates()
+        due = (position.epoch + 1) % self.recipe.train.evaluate_every == 0 or position.epoch + 1 == epochs
+        if due:
+            self._save()  # an evaluation may take longer than what a scheduler grants
+        evaluation = self._evaluate() if due else None
+        position.epoch, position.images = position.epoch + 1, 0
+        left = self._seconds() / position.epoch * (epochs - position.epoch)
+        self.display.epoch(position.epoch, figures, evaluation, left)
+        self._save()
+
+    def _updates(self) -> dict[str, float]:
+        """The rest of an epoch's updates and their figures; none where only the evaluation is left."""
         recipe, position, epoch = self.recipe, self.position, self.position.epoch
         done, began, last = position.images // self.total_batch, time.monotonic(), (0, time.monotonic())
-        first, figures = done, {"loss": 0.0, "top1": 0.0}
+        first, figures = done, dict[str, float]()
         batches = self.loader.epoch(epoch, start=done * recipe.train.accumulate)
         for group in islice(chunks(batches, recipe.train.accumulate), self.steps - done):
             rate = learning_rate(recipe, epoch, done / self.steps, self.total_batch)
@@ -164,15 +177,12 @@ class _Run:
             self._heed_stop()
             if recipe.train.checkpoint_steps and position.step % recipe.train.checkpoint_steps == 0:
                 self._save()
-        figures["images_per_second"] = (done - first) * self.total_batch / (time.monotonic() - began)
+        if figures:
+            figures["images_per_second"] = (done - first) * self.total_batch / (time.monotonic() - began)
         if bad := self.loader.bad:
             self.display.say(f"left out {len(bad)} bad images of this process's epoch, the last: {bad[-1]}")
             self.log.write("data", position.step, epoch, {"bad_images": len(bad)})
-        position.epoch, position.images = epoch + 1, 0
-        evaluation = self._evaluate() if self._evaluation_due() else None
-        left = self._seconds() / position.epoch * (recipe.schedule.epochs - position.epoch)
-        self.display.epoch(epoch, figures, evaluation, left)
-        self._save()
+        return figures
 
     def _report(self, rate: float, speed: float) -> dict[str, float]:
         """Log the steps since the last report."""
@@ -192,10 +202,6 @@ class _Run:
                 do=f"lower optimizer.lr; the last good checkpoint is {good[-1] if good else 'none'}",
             )
 
-    def _evaluation_due(self) -> bool:
-        epoch = self.position.epoch
-        return epoch % self.recipe.train.evaluate_every == 0 or epoch == self.recipe.schedule.epochs
-
     def _evaluate(self) -> Evaluation:
         position, recipe = self.position, self.recipe
         found = evaluate(
@@ -209,7 +215,7 @@ class _Run:
         position.figures = found.figures
         if position.best is None or found.top1 > position.best[0]:
             position.best = (found.top1, position.step)
-        self.log.write("validation", position.step, position.epoch - 1, found.figures)
+        self.log.write("validation", position.step, position.epoch, found.figures)
         return found
 
     def _heed_stop(self) -> None:

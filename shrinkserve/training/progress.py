@@ -62,10 +62,12 @@ class Display:
         if not self._bars.disable:
             self._bars.update(self._epoch, figures=f"loss {loss:.3f}  top-1 {top1:.1%}  {rate:,.0f} images/s")
 
-    def epoch(self, number: int, figures: dict[str, float], evaluation: Evaluation | None, remaining: float) -> None:
-        """The line of a finished epoch; `remaining` seconds of the run are left."""
-        line = f"epoch {number + 1}/{self._epochs}  loss {figures['loss']:.3f}  top-1 {figures['top1']:.1%}"
-        line += f"  {figures['images_per_second']:,.0f} images/s"
+    def epoch(self, done: int, figures: dict[str, float], evaluation: Evaluation | None, remaining: float) -> None:
+        """The line of the last of `done` epochs; `remaining` seconds of the run are left."""
+        line = f"epoch {done}/{self._epochs}"
+        if figures:
+            line += f"  loss {figures['loss']:.3f}  top-1 {figures['top1']:.1%}"
+            line += f"  {figures['images_per_second']:,.0f} images/s"
         if evaluation is not None:
             line += f"  | validation (EMA): loss {evaluation.loss:.3f}  top-1 {evaluation.top1:.2%}"
             if not self._bars.disable:

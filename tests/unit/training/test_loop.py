@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,8 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch._dynamo.utils
+import torch.distributed as dist
 from safetensors.numpy import load_file
 
+from shrinkserve import arch
 from shrinkserve.artifact import read_card, tensors_sha256
 from shrinkserve.config import Recipe, load_recipe, parse_recipe
 from shrinkserve.data import open_dataset
@@ -23,8 +27,10 @@ from shrinkserve.training.evaluation import evaluate_source
 from shrinkserve.training.learner import Learner
 from shrinkserve.training.logs import METRICS, read_metrics
 from shrinkserve.training.loop import Stopped, train
+from shrinkserve.training.processes import Ranks
 
 Make = Callable[..., Recipe]
+SMALL = Path(__file__).parents[1] / "arch" / "small.prototxt"
 
 
 def test_the_run_folder_is_whole(run: Path, colours: Path) -> None:
@@ -158,7 +164,7 @@ def test_a_signal_ends_at_a_checkpoint_that_goes_on(
     [
         pytest.param({"train": {"precision": "bfloat16"}}, id="bfloat16"),
         pytest.param({"train": {"precision": "float16"}}, id="float16"),
-        pytest.param({"train": {"channels_last": False, "sync_batch_norm": True}}, id="nchw"),
+        pytest.param({"train": {"channels_last": False}}, id="nchw"),
         pytest.param({"train": {"ema_buffers": True}, "optimizer": {"name": "sgd", "lr": 0.01}}, id="sgd-ema-buffers"),
         pytest.param({"optimizer": {"name": "adamw", "lr": 1e-3, "epsilon": 1e-8}}, id="adamw"),
         pytest.param({"model": {"network": "shrinkcnn-b", "dropout": 0.2}}, id="b-dropout"),
@@ -168,6 +174,53 @@ def test_options_train(tmp_path: Path, colours: Path, tiny: Make, sections: dict
     train(tiny(**sections, schedule={"epochs": 1}), colours, tmp_path / "run")
     losses = [record["loss"] for record in read_metrics(tmp_path / "run" / METRICS)]
     assert all(0 < loss < 5 for loss in losses)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
+def test_a_compiled_network_trains_as_the_other_one(tmp_path: Path, colours: Path, tiny: Make) -> None:
+    network = {"model": {"network": str(SMALL), "input_size": 32, "width": 1.0}, "schedule": {"epochs": 1}}
+    losses = []
+    for compiled in (False, True):
+        out = tmp_path / f"compiled-{compiled}"
+        card = train(tiny(**network, train={"compile": compiled, "accumulate": 2, "batch_size": 4}), colours, out)
+        losses.append((card.metrics["loss"], *(record["loss"] for record in read_metrics(out / METRICS))))
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] >= 1
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+
+
+def test_batch_norms_over_processes_want_gpus(tiny: Make) -> None:
+    ranks = Ranks(rank=0, world=2, device=torch.device("cpu"), control=dist.GroupMember.NON_GROUP_MEMBER)  # type: ignore[arg-type]
+    recipe = tiny(train={"sync_batch_norm": True})
+    with pytest.raises(ConfigError, match="sync_batch_norm: torch has it for GPUs only"):
+        Learner(arch.from_recipe(recipe.model, 2), recipe, ranks)
+
+
+@pytest.mark.parametrize("place", ["evaluate", "Display.epoch"])
+def test_a_run_that_dies_after_an_epochs_last_update_repeats_none(
+    tmp_path: Path, colours: Path, tiny: Make, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    def die(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    recipe, whole, broken = tiny(train={"batch_size": 16}), tmp_path / "whole", tmp_path / "broken"
+    train(recipe, colours, whole)
+    with monkeypatch.context() as patch:
+        patch.setattr(f"shrinkserve.training.loop.{place}", die)
+        with pytest.raises(KeyboardInterrupt):
+            train(recipe, colours, broken)
+    steps: list[int] = []
+    update = Learner.update
+
+    def counted(self: Learner, batches: Any, step: int, rate: float) -> None:
+        steps.append(step)
+        update(self, batches, step, rate)
+
+    monkeypatch.setattr(Learner, "update", counted)
+    train(recipe, colours, broken, resume=True)
+    assert steps == [4, 5, 6]
+    assert (broken / "ema.safetensors").read_bytes() == (whole / "ema.safetensors").read_bytes()
+    records = [[(r["kind"], r["step"], r["loss"]) for r in read_metrics(run / METRICS)] for run in (whole, broken)]
+    assert records[0] == records[1]
 
 
 def test_accumulated_batches_are_one_update(tmp_path: Path, colours: Path, tiny: Make) -> None:
