@@ -21,7 +21,7 @@ from shrinkserve.artifact import write_atomic
 from shrinkserve.benchmark.report.markdown import table
 
 HERE = Path(__file__).parent
-PROGRAMS = ("export", "loader", "serving", "capacity")
+PROGRAMS = ("export", "loader", "training", "serving", "capacity")
 
 
 def main() -> int:

@@ -1,11 +1,10 @@
-"""The trainer's step against a plain loop of the same network, and two processes against one.
+"""The trainer's update against a plain loop and timm's, of the same network, and two processes against one.
 
     python bench/training.py --out bench/results/training.json [--quick]
 
-Plain: eager, NCHW, float32, one tensor at a time in optimiser and EMA, as a first script would have it. Ours: the
-recipe's learner in float32 and in bfloat16, channels-last. All take turns in one process, after a warm-up, on one
+On this machine's GPU where it has one, else on its CPU. All take turns in one process, after a warm-up, on one
 batch of random pixels at 224x224; medians. The loss curves are of the digits at 32x32, each from several seeds: a
-faster step is worth nothing if it learns otherwise.
+faster update is worth nothing if it learns otherwise.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +27,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as `shrinkserve train` se
 
 import numpy as np
 import torch
-from torch.nn.functional import cross_entropy
+from loader import import_torchvision_transforms
+from training_peers import Plain, Timm
 
 from shrinkserve import arch
-from shrinkserve.arch.module import compile_spec
 from shrinkserve.artifact import write_atomic
 from shrinkserve.benchmark.environment import environment
 from shrinkserve.config import Recipe, parse_recipe
@@ -40,37 +40,8 @@ from shrinkserve.training.learner import Learner
 from shrinkserve.training.processes import join
 
 Step = Callable[[Batch], float]
+PLAIN = "plain loop"
 OURS = {"ours, float32": "float32", "ours, bfloat16": "bfloat16"}
-
-
-class Plain:
-    """A training step as it is written first."""
-
-    def __init__(self, recipe: Recipe, classes: int) -> None:
-        torch.manual_seed(recipe.train.seed)
-        self.recipe = recipe
-        self.network = compile_spec(arch.from_recipe(recipe.model, classes))
-        self.average = {name: p.detach().clone() for name, p in self.network.named_parameters()}
-        self.squares = [torch.ones_like(p) for p in self.network.parameters()]
-        self.velocities = [torch.zeros_like(p) for p in self.network.parameters()]
-
-    def __call__(self, batch: Batch) -> float:
-        images = torch.from_numpy(batch.images).permute(0, 3, 1, 2).contiguous().float() / 127.5 - 1
-        loss = cross_entropy(
-            self.network(images), torch.from_numpy(batch.labels), label_smoothing=self.recipe.train.label_smoothing
-        )
-        self.network.zero_grad()
-        loss.backward()
-        config, rate = self.recipe.optimizer, self.recipe.optimizer.lr * len(batch) / 256
-        with torch.no_grad():
-            for p, square, velocity in zip(self.network.parameters(), self.squares, self.velocities, strict=True):
-                assert p.grad is not None
-                square.mul_(config.decay).addcmul_(p.grad, p.grad, value=1 - config.decay)
-                velocity.mul_(config.momentum).addcdiv_(p.grad, (square + config.epsilon).sqrt(), value=rate)
-                p.sub_(velocity)
-            for name, p in self.network.named_parameters():
-                self.average[name].lerp_(p, 1e-3)
-        return loss.item()
 
 
 def ours(recipe: Recipe, classes: int, ranks: Any) -> Step:
@@ -95,8 +66,13 @@ def recipe_for(size: int, batch: int, seed: int, **train: Any) -> Recipe:
     )
 
 
-def steps_for(size: int, batch: int, seed: int, classes: int, ranks: Any) -> dict[str, Step]:
-    steps: dict[str, Step] = {"plain loop": Plain(recipe_for(size, batch, seed), classes)}
+def steps_for(size: int, batch: int, seed: int, classes: int, ranks: Any, *, timm: bool = True) -> dict[str, Step]:
+    recipe = recipe_for(size, batch, seed)
+    steps: dict[str, Step] = {PLAIN: Plain(recipe, classes, ranks.device)}
+    if timm and find_spec("timm") is not None:
+        import_torchvision_transforms()  # which timm's package imports
+        steps["timm's train.py, its defaults"] = Timm(recipe, classes, ranks.device, amp=False)
+        steps["timm's train.py, --amp --channels-last"] = Timm(recipe, classes, ranks.device, amp=True)
     for name, precision in OURS.items():
         steps[name] = ours(recipe_for(size, batch, seed, precision=precision), classes, ranks)
     return steps
@@ -119,12 +95,12 @@ def speeds(ranks: Any, rounds: int, batch: int) -> list[dict[str, Any]]:
     seconds = {name: statistics.median(values) for name, values in taken.items()}
     return [
         {
-            "what": f"step at 224x224, batch {batch}",
+            "what": f"update at 224x224, batch {batch}",
             "who": name,
             "images_per_second": batch / seconds[name],
             "fastest": batch / min(taken[name]),
             "slowest": batch / max(taken[name]),
-            "times_plain": seconds["plain loop"] / seconds[name],
+            "times_plain": seconds[PLAIN] / seconds[name],
         }
         for name in steps
     ]
@@ -137,7 +113,7 @@ def curves(ranks: Any, data: Path, updates: int, seeds: int) -> list[dict[str, A
     for seed in range(seeds):
         loader = train_loader(dataset, recipe_for(32, 64, seed))
         batches = [batch for epoch in range(updates // len(loader) + 1) for batch in loader.epoch(epoch)][:updates]
-        for name, step in steps_for(32, 64, seed, len(dataset.classes), ranks).items():
+        for name, step in steps_for(32, 64, seed, len(dataset.classes), ranks, timm=False).items():
             curve = [step(batch) for batch in batches]
             losses.setdefault(name, []).append(statistics.mean(curve[-updates // 3 :]))
     return [
@@ -157,6 +133,7 @@ def scaling(data: Path, size: int, batch: int) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for processes in (1, 2):
         sets = [f"model.input_size={size}", f"train.batch_size={batch}", "train.threads=1", "model.width=1.0"]
+        sets += ["train.precision=bfloat16"]
         command = [sys.executable, "-m", "shrinkserve", "train", "digits", "--data", str(data), "--profile"]
         command += [word for setting in sets for word in ("--set", setting)] + ["--nproc", str(processes)]
         told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
@@ -165,7 +142,7 @@ def scaling(data: Path, size: int, batch: int) -> list[dict[str, Any]]:
         assert speed is not None, told
         rows.append(
             {
-                "what": f"scaling at {size}x{size}, batch {batch} a process, 1 thread a process",
+                "what": f"train --profile at {size}x{size}, bfloat16, batch {batch} and 1 thread a process",
                 "who": f"{processes} processes",
                 "images_per_second": float(speed[1].replace(",", "")),
                 "milliseconds": parts,
@@ -180,8 +157,8 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--quick", action="store_true")
     options = parser.parse_args()
-    place = environment()
-    rounds, updates, seeds, batch = (1, 6, 1, 4) if options.quick else (5, 66, 3, 16)
+    place = environment("timm")
+    rounds, updates, seeds, batch = (1, 6, 1, 4) if options.quick else (7, 66, 3, 32)
     with tempfile.TemporaryDirectory() as scratch:
         data = Path(scratch) / "digits"
         write_digits(data)
@@ -190,18 +167,20 @@ def main() -> int:
             rows = speeds(ranks, rounds, batch)
         with join(threads=1) as ranks:
             rows += curves(ranks, data, updates, seeds)
-        for size, images in ((32, 32), (96, 8)):
+        for size, images in ((32, 32), (224, 8)):
             rows += scaling(data, size, images)
     result = {
-        "title": "Training step and scaling",
+        "title": "Training update and scaling",
         "date": place["date"],
         "command": place["command"],
         "environment": place,
         "rows": rows,
         "notes": [
-            f"The steps at 224x224 have {threads} threads each and take turns in one process; loss curves 1 thread.",
+            f"The updates at 224x224 have {threads} threads each and take turns in one process; medians of {rounds}.",
             "The plain loop: eager, NCHW, float32, tensor by tensor; the same network, optimiser and EMA formula.",
-            "OMP_WAIT_POLICY=passive for all.",
+            "timm's: RMSpropTF, ModelEmaV3, label smoothing; by default float32 and NCHW, and with bfloat16 AMP.",
+            f"Loss: the mean over the last third of {updates} updates; lowest and highest of {seeds} seeds; 1 thread.",
+            "OMP_WAIT_POLICY=passive for all, as `shrinkserve train` sets it.",
         ],
     }
     write_atomic(options.out, (json.dumps(result, indent=1) + "\n").encode())
