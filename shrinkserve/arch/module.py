@@ -110,7 +110,28 @@ class Concat(nn.Module):
     """Joins the channels."""
 
     def forward(self, *tensors: Tensor) -> Tensor:
+        if self.training and not torch.compiler.is_compiling():
+            return _ConcatOfWholeGradients.apply(*tensors)  # type: ignore[no-any-return,no-untyped-call]
         return torch.cat(tensors, dim=1)
+
+
+class _ConcatOfWholeGradients(torch.autograd.Function):
+    """`torch.cat`, whose gradients are tensors of their own rather than slices of one.
+
+    On a CPU batch norm and activations take slices by a path that is three to five times slower: with half of the
+    network's batch norms before a concat, copying the slices makes an update a fifth faster (``bench/training.py``).
+    """
+
+    @staticmethod
+    def forward(context: Any, *tensors: Tensor) -> Tensor:
+        context.channels = [tensor.shape[1] for tensor in tensors]
+        return torch.cat(tensors, dim=1)
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+        last = gradient.is_contiguous(memory_format=torch.channels_last)
+        layout = torch.channels_last if last else torch.contiguous_format
+        return tuple(part.contiguous(memory_format=layout) for part in gradient.split(context.channels, dim=1))
 
 
 class Add(nn.Module):

@@ -15,7 +15,7 @@ from scipy import stats
 from torch import nn
 
 from shrinkserve.arch import load
-from shrinkserve.arch.module import Network, SameConv2d, SameMaxPool2d, compile_spec
+from shrinkserve.arch.module import Concat, Network, SameConv2d, SameMaxPool2d, compile_spec
 from shrinkserve.arch.shapes import infer
 from shrinkserve.arch.spec import Spec, add
 from shrinkserve.errors import SpecError
@@ -42,6 +42,24 @@ def settled(network: Network) -> Network:
 
 def images(batch: int, size: int) -> torch.Tensor:
     return torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(batch * size))
+
+
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+def test_gradients_of_a_concat_are_whole_and_those_of_torch_cat(layout: torch.memory_format) -> None:
+    def parts() -> list[torch.Tensor]:
+        return [images(2, 8).contiguous(memory_format=layout).requires_grad_() for _ in range(2)]
+
+    mine, theirs = parts(), parts()
+    weight = torch.randn(2, 6, 8, 8).contiguous(memory_format=layout)
+    joined, expected = Concat().train()(*mine), torch.cat(theirs, dim=1)
+    assert torch.equal(joined, expected)
+    strides: list[bool] = []
+    for part in mine:
+        part.register_hook(lambda gradient: strides.append(gradient.is_contiguous(memory_format=layout)))
+    (joined * weight).sum().backward()
+    (expected * weight).sum().backward()
+    assert strides == [True, True]
+    assert all(torch.equal(a.grad, b.grad) for a, b in zip(mine, theirs, strict=True))
 
 
 def test_state_is_named_by_node_and_tensor() -> None:
