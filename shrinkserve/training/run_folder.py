@@ -79,9 +79,14 @@ def _flat(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def note_environment(out: Path, place: Mapping[str, Any]) -> None:
-    """Write ``environment.json``: versions, where it computes, the command and the state of git."""
-    content = {"started": utc_now(), "command": sys.argv, **place, "git": _git(), "versions": versions(LIBRARIES)}
-    write_atomic(out / ENVIRONMENT, (json.dumps(content, indent=1) + "\n").encode())
+    """Add an entry to ``environment.json``: versions, where it computes, the command and the state of git.
+
+    One a start: a run that was resumed may have gone on with other versions.
+    """
+    entry = {"started": utc_now(), "command": sys.argv, **place, "git": _git(), "versions": versions(LIBRARIES)}
+    path = out / ENVIRONMENT
+    entries = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    write_atomic(path, (json.dumps([*entries, entry], indent=1) + "\n").encode())
 
 
 def _git() -> dict[str, Any] | None:

@@ -38,7 +38,8 @@ def test_two_nodes_by_hand(tmp_path: Path, digits: Path) -> None:
         errors = node.communicate(timeout=240)[1]
         assert node.returncode == 0, errors
     assert read_card(tmp_path / "run").metrics["images"] == 364
-    assert json.loads((tmp_path / "run" / "environment.json").read_text())["processes"] == 2
+    (entry,) = json.loads((tmp_path / "run" / "environment.json").read_text())
+    assert entry["processes"] == 2
 
 
 SHIMS = {

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,3 +60,17 @@ def run(tmp_path_factory: pytest.TempPathFactory, colours: Path) -> Path:
     out = tmp_path_factory.mktemp("runs") / "tiny"
     train(recipe(schedule={"epochs": 4}), colours, out)
     return out
+
+
+@pytest.fixture
+def run_ranks() -> Callable[..., str]:
+    """Run training in several processes, see ranks.py; returns what they print."""
+
+    def run(recipe: Recipe, data: Path, out: Path, world: int, kills: Sequence[tuple[int, int]] = ()) -> str:
+        job = {"data": str(data), "out": str(out), "recipe": recipe.to_dict(), "world": world, "kills": kills}
+        command = [sys.executable, str(Path(__file__).with_name("ranks.py")), json.dumps(job)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done.stdout
+
+    return run

@@ -4,6 +4,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -43,9 +45,14 @@ def test_the_run_folder_is_whole(run: Path, colours: Path) -> None:
     assert card.metrics["images"] == 22
     assert card.metrics["epochs"] == 4
     assert load_recipe(run / "recipe.toml") == parse_recipe(card.recipe)
-    environment = json.loads((run / "environment.json").read_text())
+    (environment,) = json.loads((run / "environment.json").read_text())
     assert environment["versions"]["torch"] == torch.__version__
     assert environment["processes"] == 1
+    assert environment["command"] == sys.argv
+    checkout = Path(__file__).parents[3]
+    if (checkout / ".git").exists():
+        head = subprocess.run(["git", "-C", checkout, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+        assert len(environment["git"]["commit"]) == len(head.stdout.strip())
     assert list((run / "tensorboard").glob("events.out.tfevents.*"))
     assert not [path for path in run.rglob("*") if path.name.startswith(".")]
 
@@ -156,6 +163,7 @@ def test_a_signal_ends_at_a_checkpoint_that_goes_on(
     ]
     monkeypatch.undo()
     resumed = train(tiny(), colours, tmp_path / "broken", resume=True)
+    assert len(json.loads((tmp_path / "broken" / "environment.json").read_text())) == 2
     assert resumed.weights_sha256 == train(tiny(), colours, tmp_path / "whole").weights_sha256
 
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import math
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +11,11 @@ import torch
 from sklearn.metrics import accuracy_score, confusion_matrix, log_loss, top_k_accuracy_score
 from torch import Tensor, nn
 
+from shrinkserve.artifact import read_card
+from shrinkserve.config import Recipe
 from shrinkserve.data import evaluation_batches, open_dataset
 from shrinkserve.preprocess import Preprocess
+from shrinkserve.training.evaluation import evaluate_source
 from shrinkserve.training.metrics import Running, evaluate, hits
 from shrinkserve.training.processes import join
 
@@ -61,3 +66,17 @@ def test_running_figures_and_the_first_bad_step() -> None:
         running.add(4, torch.tensor(math.nan), logits, labels)
         running.add(5, torch.tensor(1.0), logits, labels)
         assert running.first_bad_step(ranks) == 3
+
+
+def test_more_processes_than_images(
+    tmp_path: Path, colours: Path, tiny: Callable[..., Recipe], run_ranks: Callable[..., str]
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(colours / "train", data / "train")
+    for name in ("blue", "red"):
+        (data / "val" / name).mkdir(parents=True)
+        shutil.copy(colours / "val" / name / "0.png", data / "val" / name)
+    run_ranks(tiny(schedule={"epochs": 1}), data, tmp_path / "run", 3)
+    metrics = read_card(tmp_path / "run").metrics
+    assert metrics["images"] == 2
+    assert metrics == {**metrics, **evaluate_source(tmp_path / "run", data, "ema")[0].figures}

@@ -1,9 +1,6 @@
 from __future__ import annotations
 
-import json
 import random
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,15 +9,6 @@ import pytest
 
 from shrinkserve.config import Recipe
 from shrinkserve.training.logs import METRICS, read_metrics
-
-RANKS = Path(__file__).with_name("ranks.py")
-
-
-def run_ranks(recipe: Recipe, data: Path, out: Path, kills: list[tuple[int, int]], world: int) -> str:
-    job = {"data": str(data), "out": str(out), "recipe": recipe.to_dict(), "world": world, "kills": kills}
-    done = subprocess.run([sys.executable, str(RANKS), json.dumps(job)], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
 
 
 def weights(run: Path) -> dict[str, bytes]:
@@ -31,27 +19,36 @@ def steps(run: Path) -> list[tuple[str, int]]:
     return [(record["kind"], record["step"]) for record in read_metrics(run / METRICS)]
 
 
-ADAMW = {"optimizer": {"name": "adamw", "lr": 1e-3, "epsilon": 1e-8}, "model": {"dropout": 0.3}}
+MORE = {
+    "optimizer": {"name": "adamw", "lr": 1e-3, "epsilon": 1e-8},
+    "model": {"dropout": 0.3},
+    "train": {"precision": "float16", "accumulate": 2, "ema_buffers": True},
+}
 
 
 @pytest.mark.parametrize(
     ("world", "sections"),
     [
         pytest.param(2, {}, id="2-rmsprop"),
-        pytest.param(2, ADAMW, id="2-adamw-dropout"),
+        pytest.param(2, MORE, id="2-adamw-dropout-float16-accumulated"),
         pytest.param(3, {}, id="3-rmsprop"),  # from three on, the order of a sum depends on how gradients are grouped
     ],
 )
 def test_killed_at_random_steps_it_ends_bit_identical(
-    tmp_path: Path, colours: Path, tiny: Callable[..., Recipe], world: int, sections: dict[str, Any]
+    tmp_path: Path,
+    colours: Path,
+    tiny: Callable[..., Recipe],
+    run_ranks: Callable[..., str],
+    world: int,
+    sections: dict[str, Any],
 ) -> None:
-    keys = {"batch_size": 4, "checkpoint_steps": 2, "keep_checkpoints": 2}
+    keys = {"batch_size": 4, "checkpoint_steps": 2, "keep_checkpoints": 2, **sections.get("train", {})}
     recipe = tiny(**{**sections, "train": keys, "schedule": {"epochs": 2}})
-    last = 2 * (48 // (4 * world))
-    run_ranks(recipe, colours, tmp_path / "unbroken", [], world)
+    last = 2 * (48 // (4 * world * recipe.train.accumulate))
+    run_ranks(recipe, colours, tmp_path / "unbroken", world)
     rng = random.Random()  # other steps in each run of the test; they are in the message
     kills = [(rng.randrange(world), step) for step in sorted(rng.sample(range(1, last), 2))]
-    output = run_ranks(recipe, colours, tmp_path / "killed", kills, world)
+    output = run_ranks(recipe, colours, tmp_path / "killed", world, kills)
     assert output.count("resuming ") >= sum(step > 2 for _, step in kills), kills
     assert weights(tmp_path / "killed") == weights(tmp_path / "unbroken"), kills
     assert steps(tmp_path / "killed") == steps(tmp_path / "unbroken"), kills
