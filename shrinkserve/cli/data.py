@@ -86,11 +86,15 @@ def verify(
     workers: Workers = None,
     as_json: Json = False,
 ) -> None:
-    """Read every record: checksums, decodable images, labels; report each bad one by shard and offset."""
+    """Read every record: checksums, decodable images, labels; report each bad one by shard and offset.
+
+    Exit code 1 where one is bad that is not in quarantine.
+    """
     from shrinkserve.data import verify as verification
     from shrinkserve.data.loaders import available_workers
-    from shrinkserve.data.quarantine import write_quarantine
+    from shrinkserve.data.quarantine import read_quarantine, write_quarantine
 
+    known = read_quarantine(root)
     reports = verification.verify(
         root,
         workers or available_workers(),
@@ -99,8 +103,9 @@ def verify(
     bad = [entry for report in reports for entry in report.bad]
     if as_json:
         typer.echo(json.dumps([dataclasses.asdict(report) for report in reports], indent=1))
+    new = [entry for entry in bad if entry.offset not in known.get(entry.path, ())]
     for entry in () if as_json else bad:
-        typer.echo(f"bad: {entry}")
+        typer.echo(f"{'bad' if entry in new else 'in quarantine'}: {entry}")
     for report in () if as_json else reports:
         counts = report.counts.values()
         spread = f"{min(counts)} to {max(counts)} a class" if counts else "none good"
@@ -110,8 +115,8 @@ def verify(
     if quarantine:
         path = write_quarantine(root, bad)
         typer.echo(f"wrote {path}: {len(bad)} entries" if bad else "nothing to quarantine", err=as_json)
-    elif bad:
-        raise GateError(f"{root}: {len(bad)} bad images", do="skip them with --quarantine, or pack their shards again")
+    elif new:
+        raise GateError(f"{root}: {len(new)} bad images", do="skip them with --quarantine, or pack their shards again")
 
 
 def info(root: Root, as_json: Json = False) -> None:

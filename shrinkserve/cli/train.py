@@ -91,7 +91,7 @@ def _plan(recipe: Recipe, data: Path, processes: int, images_per_second: float |
     from shrinkserve.training.plan import plan
 
     found = plan(recipe, data, processes=processes, images_per_second=images_per_second)
-    hours = "give --images-per-second (see --profile)" if found.hours is None else f"{found.hours:,.1f}"
+    hours = "give --images-per-second (see --profile)" if found.hours is None else f"{found.hours:,.2f}"
     lines = {
         "images": f"{found.training_images:,} train, {found.validation_images:,} validation; {found.classes} classes",
         "total batch": f"{found.total_batch} = {recipe.train.batch_size} x {recipe.train.accumulate} accumulated "

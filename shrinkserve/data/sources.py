@@ -53,6 +53,8 @@ def find_sources(folder: Path) -> Collection:
     Raises:
         DataError: neither, or lists that do not fit the tars.
     """
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder", do="check the path")
     if (folder / TRAIN_TAR).is_file() or (folder / VALIDATION_TAR).is_file():
         return _from_tars(folder)
     return _from_folder(folder)

@@ -93,6 +93,7 @@ def test_what_it_does_not_replace(capsys: pytest.CaptureFixture[str], tmp_path: 
     (tmp_path / "mine" / "thesis.tex").write_text("...")
     assert "thesis.tex" in refused(capsys, "data", "digits", tmp_path / "mine")
     assert "holds other things" in refused(capsys, "data", "pack", folder, tmp_path / "mine")
+    assert "no such folder" in refused(capsys, "data", "pack", tmp_path / "none", tmp_path / "out")
     assert (tmp_path / "mine" / "thesis.tex").exists()
 
 
@@ -230,6 +231,8 @@ def test_verify_finds_and_quarantines(
         assert sum(len(b) for b in evaluation_batches(dataset, Preprocess(32), 64)) == len(dataset)
     shrinkserve("data", "info", root)
     assert "2 in quarantine" in capsys.readouterr().out
+    shrinkserve("data", "verify", root)  # nothing that loaders would meet
+    assert capsys.readouterr().out.count("in quarantine: ") == 5
 
 
 def test_a_folder_in_quarantine(folder: Path, shrinkserve: Command, capsys: pytest.CaptureFixture[str]) -> None:
