@@ -84,6 +84,20 @@ def export(  # noqa: PLR0913, PLR0917 - a command's options are its arguments
     for variant in variants:
         _report_variant(variant)
     typer.echo(f"wrote {place}")
+    _report_inputs(place.parent)
+
+
+def _report_inputs(folder: Path) -> None:
+    """What may be sent to the model."""
+    from shrinkserve.serving.family import public
+    from shrinkserve.serving.jpeg import takes_encoded
+
+    name = public(folder.name)
+    if takes_encoded(folder.parent, folder.name):
+        typer.echo(f"{name} takes JPEG, {folder.name} pixels")
+    else:
+        do = f"pip install 'shrinkserve[dali]' and `shrinkserve repo add-jpeg {name}` for JPEG"
+        typer.echo(f"{folder.name} takes pixels only, as DALI is not installed; {do}")
 
 
 def compare(
@@ -172,12 +186,16 @@ def _publish(
 ) -> Path:
     from shrinkserve.export.exporter import MODEL
     from shrinkserve.serving.engines import Engine
+    from shrinkserve.serving.family import classifier
+    from shrinkserve.serving.launch import importable
     from shrinkserve.serving.repository import Repository
 
-    repository = Repository(root)
-    place = repository.add(model, staging / MODEL, card, version=version, initial=serving)
-    for variant in variants:
-        repository.add_engine(model, Engine(**vars(variant)), staging, version=int(place.name))
+    repository, model = Repository(root), classifier(model)
+    encoded = importable("nvidia.dali")
+    with repository.locked():
+        place = repository.add(model, staging / MODEL, card, version=version, initial=serving, encoded=encoded)
+        for variant in variants:
+            repository.add_engine(model, Engine(**vars(variant)), staging, version=int(place.name))
     return place
 
 

@@ -35,7 +35,7 @@ def predict(  # noqa: PLR0913, PLR0917 - a command's options
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV, a line a class.")] = False,
     timeout: Annotated[float, typer.Option(min=0.001, help="Seconds that one request may take.")] = 60.0,
     priority: Annotated[int, typer.Option(min=0, help="1 is served first; 0: the model's default.")] = 0,
-    encoded: Annotated[bool, typer.Option("--encoded", help="Have the server decode, after `repo add-jpeg`.")] = False,
+    encoded: Annotated[bool, typer.Option("--encoded", help="Have the server decode the images.")] = False,
 ) -> None:
     """Classify images with a running server; they are prepared as the model's contract says."""
     from shrinkserve.serving.client import Client

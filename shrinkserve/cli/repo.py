@@ -51,20 +51,22 @@ def list_models(
     for row in rows:
         others = ", ".join(str(v) for v in row["versions"] if v != row["active"]) or "none"
         typer.echo(
-            f"{row['name']}: version {row['active']} answers (others: {others}); {row['size']}x{row['size']}, "
-            f"{row['classes']} classes, {row['precision']}, top-1 {row['top1']}, made {row['created']}"
+            f"{row['name']}: version {row['active']} answers (others: {others}); takes {' and '.join(row['takes'])}; "
+            f"{row['size']}x{row['size']}, {row['classes']} classes, {row['precision']}, top-1 {row['top1']}, "
+            f"made {row['created']}"
         )
 
 
 def _summary(repository: Repository, name: str) -> dict[str, Any]:
-    from shrinkserve.serving import model_config
+    from shrinkserve.serving import family, jpeg, model_config
 
     config = repository.config(name)
     active = model_config.active_version(config)
     card = repository.card(name, active, verify=False)
     top1 = card.metrics.get("top1")
     return {
-        "name": name,
+        "name": family.public(name),
+        "takes": ["JPEG", "pixels"] if jpeg.takes_encoded(repository.root, name) else ["pixels"],
         "active": active,
         "versions": repository.versions(name),
         "size": card.preprocess.get("size"),
@@ -87,6 +89,7 @@ def show(
     from shrinkserve.serving.repository import Repository
 
     held = Repository(repository)
+    name = held.classifier(name)
     card = asdict(held.card(name, version or held.active(name)))
     if len(card["classes"]) > 20:
         card["classes"] = [*card["classes"][:20], f"... {len(card['classes'])} in all"]
@@ -111,24 +114,34 @@ def publish(  # noqa: PLR0913, PLR0917 - a command's options
     scratch: Annotated[bool, typer.Option(help="Load it in a server of its own first.")] = True,
 ) -> None:
     """Publish a version: verified, tried out, and only then the one that answers; a failure changes nothing."""
+    from shrinkserve.artifact import read_card
     from shrinkserve.serving import publish as publishing
+    from shrinkserve.serving.family import classifier
+    from shrinkserve.serving.launch import importable
     from shrinkserve.serving.repository import Repository
     from shrinkserve.serving.shadow import Limits
 
     if shadow and (url is None or data is None):
         raise ConfigError("--shadow", expected="--url of the server and --data with the images to send")
+    model = classifier(name or read_card(source, "onnx", verify=False).name)
+    encoded = importable("nvidia.dali")
     images = _validation_images(data, shadow) if data is not None else []
     with _live(url, token, images=images, limits=Limits(max_flips, max_slowdown)) as live:
-        publishing.publish(Repository(repository), source, name=name, scratch=scratch, live=live, say=typer.echo)
+        publishing.publish(
+            Repository(repository), source, name=model, encoded=encoded, scratch=scratch, live=live, say=typer.echo
+        )
 
 
 def add_jpeg(name: Name, repository: Root = DEFAULT) -> None:
-    """Have a model take JPEG bytes too: a DALI pipeline, and an ensemble named NAME_jpeg."""
-    from shrinkserve.serving.jpeg import add_jpeg as add
+    """Have a model take JPEG bytes too: NAME_preprocess is a DALI pipeline, NAME the ensemble with the classifier."""
+    from shrinkserve.serving.family import parts
     from shrinkserve.serving.repository import Repository
 
-    for place in add(Repository(repository), name):
-        typer.echo(f"wrote {place}")
+    held = Repository(repository)
+    model = held.classifier(name)
+    held.add_jpeg(model)
+    for part in parts(model)[1:]:
+        typer.echo(f"wrote {repository / part}")
 
 
 def rollback(
@@ -142,8 +155,9 @@ def rollback(
     from shrinkserve.serving.publish import roll_back
     from shrinkserve.serving.repository import Repository
 
+    held = Repository(repository)
     with _live(url, token) as live:
-        version = roll_back(Repository(repository), name, to, live)
+        version = roll_back(held, held.classifier(name), to, live)
     typer.echo(f"version {version} of {name} answers")
 
 
@@ -152,17 +166,18 @@ def verify(
     repository: Root = DEFAULT,
 ) -> None:
     """Check files against cards, and configurations against the graphs' real inputs and outputs."""
+    from shrinkserve.serving.family import public
     from shrinkserve.serving.repository import Repository
     from shrinkserve.serving.verification import problems
 
     held = Repository(repository)
     found = 0
-    for model in [name] if name is not None else held.classifiers():
+    for model in [held.classifier(name)] if name is not None else held.classifiers():
         lines = list(problems(held, model))
         for line in lines:
             typer.echo(f"error: {line}", err=True)
         if not lines:
-            typer.echo(f"{model}: whole; versions {', '.join(map(str, held.versions(model)))}")
+            typer.echo(f"{public(model)}: whole; versions {', '.join(map(str, held.versions(model)))}")
         found += len(lines)
     if found:
         raise ArtifactError(
@@ -177,18 +192,19 @@ def gc(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
 ) -> None:
     """Remove old versions; the one that answers and the newest others stay."""
+    from shrinkserve.serving.family import public
     from shrinkserve.serving.repository import Repository
 
     held = Repository(repository)
     with held.locked():
-        for model in [name] if name is not None else held.classifiers():
+        for model in [held.classifier(name)] if name is not None else held.classifiers():
             active = held.active(model)
             others = [version for version in held.versions(model) if version != active]
             surplus = others[: len(others) - keep] if keep < len(others) else []
             if surplus and not dry_run:
                 held.remove(model, surplus)
             verb = "would remove" if dry_run else "removed"
-            typer.echo(f"{model}: {verb} {', '.join(map(str, surplus)) or 'nothing'}; {active} answers")
+            typer.echo(f"{public(model)}: {verb} {', '.join(map(str, surplus)) or 'nothing'}; {active} answers")
 
 
 def tune(
@@ -208,7 +224,8 @@ def tune(
         raise ConfigError("--slo", expected="p99=DURATION such as p99=20ms", found=repr(slo))
     limit = parse_duration(duration, "--slo")
     say = (lambda _: None) if as_json else typer.echo
-    tuning = measure(Repository(repository), name, limit, say=say)
+    held = Repository(repository)
+    tuning = measure(held, held.classifier(name), limit, say=say)
     if as_json:
         typer.echo(json.dumps(tuning.to_dict(), indent=1))
         return

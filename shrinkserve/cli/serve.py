@@ -43,6 +43,7 @@ def serve(  # noqa: PLR0913 - the options of a server
     """Start the server, say where it is, and stop it at Ctrl-C or SIGTERM."""
     import secrets
 
+    from shrinkserve.serving.family import known_models
     from shrinkserve.serving.server import ServerOptions, TritonServer
 
     for number in (signal.SIGTERM, signal.SIGHUP):
@@ -62,10 +63,10 @@ def serve(  # noqa: PLR0913 - the options of a server
     )
     try:
         server = TritonServer(repository, options)
-        for name, lack in server.half_made.items():
+        for name, lack in server.skipped.items():
             typer.echo(f"skipped {name}: {lack}", err=True)
         with server:
-            typer.echo(f"serving {', '.join(server.models)}; Ctrl-C stops it; log: {server.log_file}")
+            typer.echo(f"serving {', '.join(known_models(server.models))}; Ctrl-C stops it; log: {server.log_file}")
             for url in (server.http_url, server.grpc_url, server.metrics_url):
                 typer.echo(url)
             server.wait()

@@ -3,17 +3,40 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable
+from contextlib import aclosing
 from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
+from shrinkserve.errors import DataError
 from shrinkserve.preprocess import Pixels
-from shrinkserve.serving.classify import Outcome, Prediction, Prepared, chunks
+from shrinkserve.serving.classify import (
+    Outcome,
+    Prediction,
+    Prepared,
+    Result,
+    chunks,
+    encoded_question,
+    labelled,
+    pixels_question,
+)
 from shrinkserve.serving.client import ATTEMPTS, MAX_BATCH, RETRY_PAUSES, Floats
 from shrinkserve.serving.contract import Contract, from_config, label_question, read_labels
-from shrinkserve.serving.faults import UnavailableError, UnknownModelError, explained, only, unknown, unsteady
-from shrinkserve.serving.images import Source
+from shrinkserve.serving.family import classifier, known_classifier, known_models, public
+from shrinkserve.serving.faults import (
+    RefusedError,
+    UnavailableError,
+    UnknownModelError,
+    explained,
+    no_encoded,
+    only,
+    unknown,
+    unsteady,
+)
+from shrinkserve.serving.images import Source, encoded_bytes, name_of
 from shrinkserve.serving.model_config import LOGITS, PROBABILITIES
 from shrinkserve.serving.transport import CHANNEL, Question, Reply, model_statistics, parse_config, parse_url, request
 
@@ -31,6 +54,7 @@ class AsyncClient:
         self._endpoint = parse_url(url, timeout, token)
         self._expected = contract
         self._agreed: dict[str, Contract] = {}
+        self._classifiers: dict[str, str] = {}
         self._opened: Any = None
 
     async def ready(self) -> bool:
@@ -47,6 +71,7 @@ class AsyncClient:
 
     async def contract(self, model: str) -> Contract:
         """As `Client.contract`."""
+        model = await self._classifier(model)
         for _ in range(ATTEMPTS):
             try:
                 with explained(self.url):
@@ -78,31 +103,57 @@ class AsyncClient:
         self, sources: Iterable[Source], model: str | None = None, *, top: int = 5, workers: int = 4, priority: int = 0
     ) -> AsyncIterator[Outcome]:
         """As `Client.stream`; images are decoded in threads, so the event loop is not held up."""
-        name = model or only(self.url, await self.models())
+        name = model or await self.only_model()
         batch = min((await self._contract(name)).max_batch_size or 1, MAX_BATCH)
-        pending: list[asyncio.Task[list[Outcome]]] = []
-        try:
-            for chunk in chunks(sources, batch):
-                pending.append(asyncio.create_task(self._classify(name, chunk, top, priority)))
-                if len(pending) > workers:
-                    for outcome in await pending.pop(0):
-                        yield outcome
-            while pending:
-                for outcome in await pending.pop(0):
+        work = (self._classify(name, chunk, top, priority) for chunk in chunks(sources, batch))
+        async with aclosing(_in_order(work, workers)) as answers:
+            async for outcomes in answers:
+                for outcome in outcomes:
                     yield outcome
-        finally:
-            for task in pending:
-                task.cancel()
-            await asyncio.gather(*pending, return_exceptions=True)
+
+    async def stream_encoded(
+        self, sources: Iterable[Source], model: str | None = None, *, top: int = 5, workers: int = 8, priority: int = 0
+    ) -> AsyncIterator[Outcome]:
+        """As `Client.stream_encoded`."""
+        name = public(model or await self.only_model())
+        if self._expected is not None:
+            await self._contract(name)
+        if not {name, classifier(name)} <= set(await self.models()):
+            raise no_encoded(self.url, name)
+        work = (self._classify_encoded(name, *item, top, priority) for item in enumerate(sources))
+        async with aclosing(_in_order(work, workers)) as outcomes:
+            async for outcome in outcomes:
+                yield outcome
+
+    async def only_model(self) -> str:
+        """As `Client.only_model`."""
+        return only(self.url, known_models(await self.models()))
 
     async def infer(
         self, model: str, images: Pixels, *, version: int | None = None, priority: int = 0
     ) -> tuple[Floats, Floats]:
         """As `Client.infer`."""
-        reply = await self.ask(
-            Question(model, images, {LOGITS: 0, PROBABILITIES: 0}, "" if version is None else str(version), priority)
-        )
-        return reply.tensors[LOGITS], reply.tensors[PROBABILITIES]
+        for _ in range(ATTEMPTS):
+            pinned = version is None and self._expected is not None
+            chosen = (await self._contract(model)).version if pinned else version
+            question = pixels_question(await self._classifier(model), images, chosen, priority)
+            try:
+                reply = await self._infer(question)
+                return reply.tensors[LOGITS], reply.tensors[PROBABILITIES]
+            except UnknownModelError as fault:
+                if not pinned:
+                    raise unknown(self.url, await self._statistics(), question.model, question.version) from fault
+                self._agreed.pop(model, None)
+        raise unsteady(self.url, model)
+
+    async def _classifier(self, model: str) -> str:
+        if model not in self._classifiers:
+            served = await self.models()
+            found = known_classifier(model, served)
+            if found not in served:
+                return found
+            self._classifiers[model] = found
+        return self._classifiers[model]
 
     async def ask(self, question: Question) -> Reply:
         """As `Client.ask`."""
@@ -189,10 +240,40 @@ class AsyncClient:
                 self._agreed.pop(model, None)
         raise unsteady(self.url, model)
 
+    async def _classify_encoded(self, model: str, position: int, source: Source, top: int, priority: int) -> Outcome:
+        name = name_of(source, position)
+        try:
+            encoded = await asyncio.to_thread(encoded_bytes, source, name)
+            reply = await self._persist(encoded_question(model, encoded, top, priority))
+        except DataError as fault:
+            return Outcome(name, fault=fault)
+        except RefusedError as fault:
+            return Outcome(name, fault=DataError(f"{name}: {fault.what}"))
+        return Outcome(name, labelled(reply), reply.version)
+
     async def _persist(self, question: Question) -> Reply:
+        deadline = time.monotonic() + self._endpoint.timeout
         for pause in RETRY_PAUSES:
             try:
                 return await self._infer(question)
             except UnavailableError:
+                if time.monotonic() + pause > deadline:
+                    raise
                 await asyncio.sleep(pause)
         return await self._infer(question)
+
+
+async def _in_order(work: Iterable[Coroutine[Any, Any, Result]], workers: int) -> AsyncGenerator[Result]:
+    """Results in the order of the work, of which at most `workers` go on at a time; none when it is closed."""
+    pending: deque[asyncio.Task[Result]] = deque()
+    try:
+        for one in work:
+            pending.append(asyncio.create_task(one))
+            if len(pending) == workers:
+                yield await pending.popleft()
+        while pending:
+            yield await pending.popleft()
+    finally:
+        for task in pending:
+            task.cancel()
+        await asyncio.gather(*pending, return_exceptions=True)

@@ -16,7 +16,7 @@ from shrinkserve.errors import DataError
 from shrinkserve.preprocess import Pixels
 from shrinkserve.serving.contract import Contract
 from shrinkserve.serving.images import Source, name_of, prepare
-from shrinkserve.serving.model_config import ENCODED, JPEG, PROBABILITIES
+from shrinkserve.serving.model_config import ENCODED, PROBABILITIES
 from shrinkserve.serving.transport import Question, Reply
 
 Item = TypeVar("Item")
@@ -89,7 +89,7 @@ class Prepared(NamedTuple):
 def encoded_question(model: str, encoded: bytes, top: int, priority: int) -> Question:
     """The request for the `top` classes of an encoded image, which the server decodes."""
     image = np.frombuffer(encoded, np.uint8)[None]
-    return Question(f"{model}{JPEG}", image, {PROBABILITIES: top}, priority=priority, tensor=ENCODED)
+    return Question(model, image, {PROBABILITIES: top}, priority=priority, tensor=ENCODED)
 
 
 def labelled(reply: Reply) -> list[Prediction]:

@@ -16,9 +16,10 @@ from shrinkserve.errors import DataError, RequestError
 from shrinkserve.preprocess import Pixels
 from shrinkserve.serving.classify import Outcome, Prediction, Prepared, chunks, encoded_question, in_order, labelled
 from shrinkserve.serving.contract import Contract, from_config, label_question, read_labels
+from shrinkserve.serving.family import classifier, known_classifier, known_models, public
 from shrinkserve.serving.faults import RefusedError, UnavailableError, UnknownModelError, only, unknown, unsteady
 from shrinkserve.serving.images import Source, encoded_bytes, name_of
-from shrinkserve.serving.model_config import JPEG, LOGITS, PROBABILITIES
+from shrinkserve.serving.model_config import LOGITS, PROBABILITIES
 from shrinkserve.serving.transport import Question, Reply, connect, parse_url
 
 Floats = npt.NDArray[np.float32]
@@ -62,6 +63,7 @@ class Client:
         self._transport = connect(parse_url(url, timeout, token, shared_memory=shared_memory))
         self._expected = contract
         self._agreed: dict[str, Contract] = {}
+        self._classifiers: dict[str, str] = {}
 
     def ready(self) -> bool:
         """Whether a server is there and ready."""
@@ -71,7 +73,7 @@ class Client:
             return False
 
     def models(self) -> list[str]:
-        """Names of the models that are ready, sorted.
+        """Names of the models that are ready as Triton knows them (`shrinkserve.serving.family`), sorted.
 
         Raises:
             RequestError: the server is not there.
@@ -85,6 +87,7 @@ class Client:
         Raises:
             RequestError: the server is not there, or has no such model or one of another origin.
         """
+        model = self._classifier(model)
         for _ in range(ATTEMPTS):
             try:
                 config = self._transport.config(model)
@@ -150,7 +153,7 @@ class Client:
 
         Args:
             sources: paths or encoded images (bytes).
-            model: the classifier's name; the server must have its JPEG ensemble (`shrinkserve repo add-jpeg`).
+            model: its name; the server must have its ensemble (`shrinkserve repo add-jpeg`).
             top: how many classes of each image.
             workers: requests under way at once.
             priority: 1 is served first; 0 for the model's default.
@@ -158,9 +161,9 @@ class Client:
         Raises:
             RequestError: as `infer`.
         """
-        name = model or only(self.url, [one.removesuffix(JPEG) for one in self.models() if one.endswith(JPEG)])
-        if f"{name}{JPEG}" not in self.models():
-            raise self._unknown(f"{name}{JPEG}")
+        name = public(model or self.only_model())
+        if not {name, classifier(name)} <= set(self.models()):
+            raise RequestError(f"{self.url}: {name} takes no encoded images", do=f"shrinkserve repo add-jpeg {name}")
 
         def work(item: tuple[int, Source]) -> Outcome:
             position, source = item
@@ -181,7 +184,17 @@ class Client:
         Raises:
             RequestError: the server is not there, or serves none or several.
         """
-        return only(self.url, self.models())
+        return only(self.url, known_models(self.models()))
+
+    def _classifier(self, model: str) -> str:
+        """The name of the part of a model that takes pixels."""
+        if model not in self._classifiers:
+            served = self.models()
+            found = known_classifier(model, served)
+            if found not in served:
+                return found
+            self._classifiers[model] = found
+        return self._classifiers[model]
 
     def _contract(self, model: str) -> Contract:
         known = self._agreed.get(model)
@@ -229,9 +242,9 @@ class Client:
         Raises:
             RequestError: the server is not there, went away, has no such model or refuses the images.
         """
-        reply = self.ask(
-            Question(model, images, {LOGITS: 0, PROBABILITIES: 0}, "" if version is None else str(version), priority)
-        )
+        chosen = "" if version is None else str(version)
+        outputs = {LOGITS: 0, PROBABILITIES: 0}
+        reply = self.ask(Question(self._classifier(model), images, outputs, chosen, priority))
         return reply.tensors[LOGITS], reply.tensors[PROBABILITIES]
 
     def ask(self, question: Question) -> Reply:

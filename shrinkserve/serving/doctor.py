@@ -141,16 +141,16 @@ def _port(port: int, service: str) -> Finding:
 def examine_repository(root: Path, engine: str | None = None) -> Iterator[Finding]:
     """Which models of a repository would load."""
     try:
-        found = inventory.take(root, engine)
+        found = inventory.take(root, engine, launch.missing_backends())
     except ShrinkServeError as fault:
         yield Finding("fault", str(root), str(fault.what), fault.do or "")
         return
     for name in found.whole:
         yield Finding("ok", f"model {name}", "whole")
-    for name, lack in found.half_made.items():
+    for name, lack in found.skipped.items():
         what, _, do = lack.partition("; ")
-        yield Finding("fault", f"model {name}", f"half made, {what}", do)
-    if not found.whole and not found.half_made:
+        yield Finding("fault", f"model {name}", what, do)
+    if not found.whole and not found.skipped:
         yield Finding("fault", str(root), "no model in this repository", "make one with `shrinkserve export`")
 
 

@@ -36,28 +36,75 @@ def locked(root: Path) -> Iterator[None]:
         os.close(handle)
 
 
-@contextmanager
-def changed_folder(target: Path) -> Iterator[Path]:
-    """A copy of `target` to change, which takes its place when the block ends well and vanishes when it does not.
+class Change:
+    """Folders of a repository that are changed together, each as a copy.
 
-    The copy's files are hard links where the file system has them: replace files in it, never write into them.
-    The caller holds the lock.
+    The copies' files are hard links where the file system has them: replace files in them, never write into them.
+
+    Args:
+        root: the repository.
+        staging: an empty folder on its file system.
+    """
+
+    def __init__(self, root: Path, staging: Path) -> None:
+        self.root, self._staging = root, staging
+        self._copies: list[Path] = []
+
+    def copy(self, name: str) -> Path:
+        """A copy of a folder to change; an empty one where there is none of that name."""
+        copy = self._staging / name
+        if copy not in self._copies:
+            with unwritable(self.root / name):
+                if (self.root / name).is_dir():
+                    linked_copy(self.root / name, copy)
+                else:
+                    copy.mkdir()
+            self._copies.append(copy)
+        return copy
+
+    def commit(self) -> None:
+        """Put the copies in their places, in the order in which they were asked for.
+
+        The last is out of sight while the others change, as it may need them to be as they were, or as they will be.
+
+        Raises:
+            ArtifactError: the folder cannot be written.
+        """
+        *others, last = self._copies
+        with unwritable(self.root):
+            for copy in self._copies:
+                sync_tree(copy)
+            if others and (self.root / last.name).exists():
+                os.rename(self.root / last.name, self._staging / f"{last.name}.old")
+            for copy in self._copies:
+                exchange(copy, self.root / copy.name)
+            sync(self.root)
+
+
+@contextmanager
+def changed_folders(root: Path) -> Iterator[Change]:
+    """Copies of a repository's folders to change, which take their places when the block ends well.
+
+    They vanish when it does not. The caller holds the lock.
 
     Raises:
         ArtifactError: the folder cannot be written.
     """
-    with _staging(target) as staging:
-        copy = staging / target.name
-        with unwritable(target):
-            if target.is_dir():
-                linked_copy(target, copy)
-            else:
-                copy.mkdir()
-        yield copy
-        with unwritable(target):
-            sync_tree(copy)
-            exchange(copy, target)
-            sync(target.parent)
+    with _staging(root) as staging:
+        change = Change(root, staging)
+        yield change
+        change.commit()
+
+
+@contextmanager
+def changed_folder(target: Path) -> Iterator[Path]:
+    """`changed_folders` of one.
+
+    Raises:
+        ArtifactError: the folder cannot be written.
+    """
+    with changed_folders(target.parent) as change:
+        yield change.copy(target.name)
 
 
 def remove_folder(target: Path) -> None:
@@ -66,16 +113,15 @@ def remove_folder(target: Path) -> None:
     Raises:
         ArtifactError: the folder cannot be written.
     """
-    with _staging(target) as staging, unwritable(target):
+    with _staging(target.parent) as staging, unwritable(target):
         os.rename(target, staging / target.name)
         sync(target.parent)
 
 
 @contextmanager
-def _staging(target: Path) -> Iterator[Path]:
-    """An empty folder on the file system of `target`, swept away afterwards, with what killed ones left before."""
-    root = target.parent
-    with unwritable(target):
+def _staging(root: Path) -> Iterator[Path]:
+    """An empty folder on the file system of `root`, swept away afterwards, with what killed ones left before."""
+    with unwritable(root):
         _sweep(root)
         staging = Path(tempfile.mkdtemp(prefix=_prefix(root), dir=_staging_place(root)))
     try:

@@ -10,10 +10,12 @@ from typing import Any, NoReturn
 from tritonclient.utils import InferenceServerException
 
 from shrinkserve.errors import RequestError
+from shrinkserve.serving.family import known_models
 
 _UNKNOWN = ("unknown model", "is not found", "is not available")
 _EXPIRED = ("Request timeout expired", "Deadline Exceeded", "DEADLINE_EXCEEDED")
 _FULL = "maximum queue size"
+_FORGOTTEN = "Unable to find shared memory region"
 
 
 @contextmanager
@@ -58,6 +60,8 @@ def _raise(url: str, message: str, status: str, fault: Exception) -> NoReturn:
         ) from fault
     if _FULL in message:
         raise UnavailableError(f"{url}: the queue is full ({message})", do="send fewer requests at once") from fault
+    if _FORGOTTEN in message:
+        raise UnavailableError(f"{url}: the server started anew meanwhile ({message})", do="ask again") from fault
     if "UNAVAILABLE" in status:
         raise UnavailableError(
             f"{url}: no server answers ({message})", do="start one with `shrinkserve serve`, or check the URL"
@@ -70,8 +74,13 @@ def unknown(url: str, served: Sequence[Mapping[str, Any]], model: str, version: 
     versions = ", ".join(one["version"] for one in served if one["name"] == model)
     if versions:
         return RequestError(f"{url}: no such version of {model} is ready", expected=versions, found=version or "none")
-    names = ", ".join(sorted({one["name"] for one in served})) or "none"
+    names = ", ".join(known_models({one["name"] for one in served})) or "none"
     return RequestError(f"{url}: no such model is ready", expected=f"one of {names}", found=model)
+
+
+def no_encoded(url: str, model: str) -> RequestError:
+    """The fault of a model without the parts that decode images."""
+    return RequestError(f"{url}: {model} takes no encoded images", do=f"shrinkserve repo add-jpeg {model}")
 
 
 def unsteady(url: str, model: str) -> RequestError:

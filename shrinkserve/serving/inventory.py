@@ -1,81 +1,127 @@
-"""What of a model repository can be served: whole models, and half-made ones with what completes them."""
+"""What of a model repository can be served: whole models, and what else there is with what completes it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tritonclient.grpc import model_config_pb2 as pb
 
 from shrinkserve.errors import ConfigError, ServerError
-from shrinkserve.serving import model_config
-from shrinkserve.serving.repository import Repository, versions_in
+from shrinkserve.serving import family, jpeg, model_config
+from shrinkserve.serving.holdings import Holdings, versions_in
 
 
 @dataclass(frozen=True)
 class Inventory:
-    """A repository's models.
+    """A repository's models, by Triton's names.
 
     Attributes:
-        whole: names of those that can be loaded, sorted.
-        half_made: name of each other -> what it lacks, and the command that completes it.
+        whole: those that can be loaded, sorted.
+        skipped: each other -> what it lacks, and the command that completes it.
     """
 
     whole: list[str]
-    half_made: dict[str, str]
+    skipped: dict[str, str]
 
 
-def take(root: Path, engine: str | None = None) -> Inventory:
+def take(root: Path, engine: str | None = None, unavailable: Mapping[str, str] | None = None) -> Inventory:
     """Look at every model of a repository.
 
     Args:
         root: the repository.
         engine: the engine that shall run them; a model that has none of that name runs its default one.
+        unavailable: backends that the server does not have -> what brings them.
 
     Raises:
         ArtifactError: no such folder, or a config that is none.
     """
-    repository = Repository(root)
-    configured = repository.models()
+    held, unavailable = Holdings(root), unavailable or {}
+    configs = {
+        name: model_config.read(held.config_path(name, engine if engine in held.engines(name) else None))
+        for name in held.models()
+    }
     folders = {path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")}
-    half_made = {
-        name: f"no {model_config.CONFIG}; complete it with: shrinkserve export RUN --repository {root} --name {name}"
-        for name in sorted(folders - set(configured))
+    skipped = {
+        name: _half_made(root, name, f"no {model_config.CONFIG}")
+        for name in sorted(folders - configs.keys())
         if versions_in(root / name)  # else it is no model's folder
     }
-    for name in configured:
-        chosen = engine if engine in repository.engines(name) else None
-        missing = _missing_file(root / name, model_config.read(repository.config_path(name, chosen)))
-        if missing:
-            half_made[name] = (
-                f"no {missing}; complete it with: shrinkserve export RUN --repository {root} --name {name}"
-            )
-    return Inventory([name for name in configured if name not in half_made], half_made)
+    for name, config in configs.items():
+        if missing := _missing_file(root / name, config):
+            skipped[name] = _half_made(root, name, f"no {missing}")
+        elif config.backend in unavailable:
+            skipped[name] = f"needs {config.backend}, which is not installed; {unavailable[config.backend]}"
+    skipped |= _ensembles_that_misfit(root, configs, skipped)
+    skipped |= _ensembles_that_lack(root, configs, skipped)
+    return Inventory([name for name in configs if name not in skipped], dict(sorted(skipped.items())))
 
 
-def choose(root: Path, names: Sequence[str] = (), engine: str | None = None) -> Inventory:
-    """`take`, narrowed to `names` when there are any.
+def _ensembles_that_misfit(
+    root: Path, configs: Mapping[str, pb.ModelConfig], skipped: Mapping[str, str]
+) -> dict[str, str]:
+    """Those of classifiers that they do not fit any more: Triton would not start with one."""
+    found = {}
+    for name in configs.keys() - skipped.keys():
+        if jpeg.takes_encoded(root, name) and (fault := jpeg.misfit(root, root / name)):
+            found[family.public(name)] = _half_made(root, family.public(name), fault)
+    return found
+
+
+def _ensembles_that_lack(
+    root: Path, configs: Mapping[str, pb.ModelConfig], skipped: Mapping[str, str]
+) -> dict[str, str]:
+    """Those of which a part is not there or is skipped."""
+    found = {}
+    for name, config in configs.items():
+        for step in config.ensemble_scheduling.step:
+            if step.model_name in skipped:
+                found[name] = f"needs {step.model_name}, which is skipped"
+            elif step.model_name not in configs:
+                found[name] = _half_made(root, name, f"no {step.model_name}")
+    return found
+
+
+def _half_made(root: Path, name: str, fault: str) -> str:
+    public = family.public(name.removesuffix(family.PREPROCESS))
+    decodes = name != family.classifier(public) and (root / family.classifier(public)).is_dir()
+    command = f"repo add-jpeg {public}" if decodes else f"export RUN --name {public}"
+    return f"half made, {fault}; complete it with: shrinkserve {command} --repository {root}"
+
+
+def choose(
+    root: Path, names: Sequence[str] = (), engine: str | None = None, unavailable: Mapping[str, str] | None = None
+) -> Inventory:
+    """`take`, narrowed to `names` when there are any: each a model with all its parts, or one of these.
 
     Raises:
         ArtifactError: no such repository.
         ConfigError: a model or engine that it does not have.
-        ServerError: nothing to serve, or a chosen model is half-made.
+        ServerError: nothing to serve, or nothing of a chosen model.
     """
-    found = take(root, engine)
-    engines = {other for name in found.whole for other in Repository(root).engines(name)}
+    found = take(root, engine, unavailable)
+    held = Holdings(root)
+    engines = {other for name in found.whole for other in held.engines(name)}
     if engine is not None and engine not in engines:
         raise ConfigError(f"{root}: no such engine", expected=", ".join(sorted(engines)) or "none", found=engine)
-    known = sorted([*found.whole, *found.half_made])
-    unknown = sorted(set(names) - set(known))
-    if unknown and known:
-        raise ConfigError(f"{root}: no such model", expected=", ".join(known), found=", ".join(unknown))
-    for name, lack in found.half_made.items():
-        if name in names or not found.whole:
-            raise ServerError(f"{root / name}: half made, {lack}")
+    known = sorted([*found.whole, *found.skipped])
     if not known:
         raise ServerError(f"{root}: no model in this repository", do="make one with `shrinkserve export`")
-    return Inventory([name for name in found.whole if name in (names or found.whole)], {} if names else found.half_made)
+    chosen = {name: [part for part in _parts(name) if part in known] for name in names} or {"": known}
+    if unknown := sorted(name for name, parts in chosen.items() if not parts):
+        expected = ", ".join(family.known_models(known))
+        raise ConfigError(f"{root}: no such model", expected=expected, found=", ".join(unknown))
+    for parts in chosen.values():
+        if not set(parts) & set(found.whole):
+            raise ServerError(f"{root / parts[0]}: {found.skipped[parts[0]]}")
+    wanted = {part for parts in chosen.values() for part in parts}
+    whole = [name for name in found.whole if name in wanted]
+    return Inventory(whole, {name: why for name, why in found.skipped.items() if name in wanted})
+
+
+def _parts(name: str) -> list[str]:
+    return family.parts(name) if name == family.public(name) else [name]
 
 
 def _missing_file(folder: Path, config: pb.ModelConfig) -> str | None:

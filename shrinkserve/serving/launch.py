@@ -8,13 +8,17 @@ import shutil
 import sys
 import sysconfig
 from dataclasses import dataclass, field
+from importlib import util
 from pathlib import Path
 
 from shrinkserve.errors import ServerError
 from shrinkserve.serving import pip_server
 
-BACKENDS = ("onnxruntime", "openvino", "dali")
-"""The Python-based backends that we bring for the pip server: modules of `shrinkserve.serving.backends`."""
+BACKENDS = {"onnxruntime": "onnxruntime", "openvino": "openvino", "dali": "nvidia.dali"}
+"""The Python-based backends that we bring for the pip server, modules of `shrinkserve.serving.backends`, and what each
+needs."""
+EXTRAS = {"onnxruntime": "serve", "openvino": "openvino", "dali": "dali"}
+"""The extra of this package that brings it."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,22 @@ def installed() -> Path | None:
     """The tritonserver on PATH."""
     found = shutil.which("tritonserver")
     return Path(found) if found else None
+
+
+def missing_backends() -> dict[str, str]:
+    """Backends that the server which would run does not have -> the command that brings them."""
+    if installed() is not None:
+        return {}
+    missing = [name for name, module in BACKENDS.items() if not importable(module)]
+    return {name: f"pip install 'shrinkserve[{EXTRAS[name]}]'" for name in missing}
+
+
+def importable(module: str) -> bool:
+    """Whether a module is installed; it is not imported."""
+    try:
+        return util.find_spec(module) is not None
+    except ModuleNotFoundError:  # the package that it would be in
+        return False
 
 
 def prepare(repository: Path, folder: Path) -> Launch:

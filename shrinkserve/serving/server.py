@@ -46,7 +46,7 @@ class ServerOptions:
     """What a server is started with.
 
     Attributes:
-        models: the models to load; all whole ones that the repository holds when empty.
+        models: the models to load, each with all its parts (`family`) or one of these; all when empty.
         engine: the engine that runs each model that has one of that name (``configs/ENGINE.pbtxt``).
         host: the address to bind. The pip server takes only a loopback address unless `insecure`.
         http_port: port of HTTP; 0 lets a free one be chosen, also in the next two.
@@ -95,8 +95,8 @@ class TritonServer:
         options: what to load and where to listen; by default all models, on ports that are free.
 
     Attributes:
-        models: the names of the models that it loads.
-        half_made: what it leaves out, by name: what is missing, and the command that completes it.
+        models: Triton's names of the models that it loads.
+        skipped: what it leaves out, by name: what is missing, and the command that completes it.
 
     Raises:
         ArtifactError: no such repository.
@@ -107,8 +107,8 @@ class TritonServer:
     def __init__(self, repository: Path, options: ServerOptions | None = None) -> None:
         self.repository = repository
         self.options = options or ServerOptions()
-        inventory = choose(repository, self.options.models, self.options.engine)
-        self.models, self.half_made = inventory.whole, inventory.half_made
+        inventory = choose(repository, self.options.models, self.options.engine, launch.missing_backends())
+        self.models, self.skipped = inventory.whole, inventory.skipped
         self._ports: dict[str, int] = {}
         self._resources = ExitStack()
         self._process: subprocess.Popen[str] | None = None

@@ -11,10 +11,10 @@ from shrinkserve.artifact import Card, read_card
 from shrinkserve.errors import ArtifactError, ParityError, ShrinkServeError
 from shrinkserve.preprocess import Preprocess
 from shrinkserve.runtimes.onnx import OnnxModel
-from shrinkserve.serving import model_config
+from shrinkserve.serving import jpeg, model_config
 from shrinkserve.serving.activation import labels_text
 from shrinkserve.serving.engines import configuration, configuration_path, engines_of
-from shrinkserve.serving.jpeg import jpeg_problems
+from shrinkserve.serving.family import public
 from shrinkserve.serving.model_config import INPUT, LABELS, LOGITS, MODEL, PROBABILITIES
 from shrinkserve.serving.repository import Repository
 
@@ -43,19 +43,20 @@ def open_verified(folder: Path) -> tuple[Card, OnnxModel]:
 
 def problems(repository: Repository, name: str) -> Iterator[str]:
     """Everything that is wrong with a model, a line each; every version is looked at."""
-    active = None
+    root, active = repository.root, None
     try:
         config = repository.config(name)
         active = model_config.active_version(config)
         card, model = open_verified(repository.known_version(name, active))
-        yield from _disagreements(repository.root / name, config, card, model)
-        yield from _engine_problems(repository.root / name, config, card)
-        yield from jpeg_problems(repository, name)
+        yield from _disagreements(root / name, config, card, model)
+        yield from _engine_problems(root / name, config, card)
+        if jpeg.takes_encoded(root, name) and (fault := jpeg.misfit(root, root / name)):
+            yield f"{root}: {fault}; run `shrinkserve repo add-jpeg {public(name)}`"
     except ShrinkServeError as fault:
         yield str(fault)
     for version in repository.versions(name):
         if version != active:
-            yield from _damage(repository.root / name / str(version))
+            yield from _damage(root / name / str(version))
 
 
 def _disagreements(folder: Path, config: pb.ModelConfig, card: Card, model: OnnxModel) -> Iterator[str]:

@@ -98,8 +98,8 @@ def test_a_model_that_is_not_what_it_claims_is_found_out(
     """The file of one run, published with the hash of another: only its answers can give it away."""
     made, forged = tmp_path / "made", tmp_path / "forged"
     shrinkserve("export", other_run, "--data", digits, "--repository", made)
-    card = replace(read_card(made / "smoke" / "1"), weights_sha256=read_card(smoke_run).weights_sha256)
-    Repository(forged).add("smoke", made / "smoke" / "1" / "model.onnx", card)
+    card = replace(read_card(made / "smoke_classifier" / "1"), weights_sha256=read_card(smoke_run).weights_sha256)
+    Repository(forged).add("smoke", made / "smoke_classifier" / "1" / "model.onnx", card)
     with TritonServer(forged, ServerOptions(log_file=tmp_path / "triton.log")) as server:
         words = ("--data", digits, "--checkpoint", smoke_run, "--repository", tmp_path / "none", "--limit", 200)
         assert bench(*words, "--url", server.grpc_url, "--concurrency", 1) == 1
@@ -152,7 +152,7 @@ def test_data_of_other_classes(server: TritonServer, smoke_run: Path, tmp_path: 
             (tmp_path / split / name).mkdir(parents=True)
             Image.new("RGB", (9, 9)).save(tmp_path / split / name / "1.png")
     assert bench("--data", tmp_path, "--checkpoint", smoke_run, "--url", server.grpc_url) == 2
-    assert "not the classes of model smoke: expected 11 classes, found 2" in one_line(capsys)
+    assert "not the classes of model smoke_classifier: expected 11 classes, found 2" in one_line(capsys)
 
 
 def test_a_server_that_dies_leaves_a_partial_record_and_one_line(

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_a_run_becomes_a_checked_model(smoke_repository: Path, smoke_run: Path) -> None:
-    card = read_card(smoke_repository / "smoke" / "1", "onnx")
+    card = read_card(smoke_repository / "smoke_classifier" / "1", "onnx")
     assert card.weights_sha256 == read_card(smoke_run).weights_sha256
     assert [record["step"] for record in card.details["steps"]] == ["onnx", "passes"]
     assert all(check["passed"] for check in card.checks)
@@ -39,7 +39,7 @@ def test_without_a_dataset_the_run_s_own_images_judge(
 def test_compare_passes_and_fails_as_a_gate(
     smoke_repository: Path, smoke_run: Path, digits: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    model = str(smoke_repository / "smoke" / "1" / "model.onnx")
+    model = str(smoke_repository / "smoke_classifier" / "1" / "model.onnx")
     assert main(["compare", str(smoke_run), model, "--data", str(digits), "--json", "--limit", "40"]) == 0
     outcome = json.loads(capsys.readouterr().out)
     assert (outcome["passed"], outcome["flips"], outcome["images"]) == (True, 0, 40)
@@ -50,7 +50,7 @@ def test_compare_passes_and_fails_as_a_gate(
 def test_inspect_shows_what_differs(
     smoke_repository: Path, smoke_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    version = smoke_repository / "smoke" / "1"
+    version = smoke_repository / "smoke_classifier" / "1"
     assert main(["inspect", str(version), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["kind"], found["weights kind"]) == ("onnx", "ema")
@@ -64,7 +64,7 @@ def test_raw_weights_are_announced(tmp_path: Path, smoke_run: Path, capsys: pyte
     repository = tmp_path / "repository"
     assert main(["export", str(smoke_run), "--weights", "raw", "--repository", str(repository)]) == 0
     assert "RAW weights" in capsys.readouterr().err
-    assert read_card(repository / "smoke" / "1").weights == "raw"
+    assert read_card(repository / "smoke_classifier" / "1").weights == "raw"
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_a_pretrained_classifier_of_others_still_knows_the_cat(tmp_path: Path) -
     options = ["--preprocess", str(tmp_path / "lite0.toml"), "--labels", str(tmp_path / "labels.txt")]
     command = ["export", "--onnx", str(tmp_path / "lite0.onnx"), *options, "--repository", str(tmp_path / "models")]
     assert main(command) == 0
-    version = tmp_path / "models" / "lite0" / "1"
+    version = tmp_path / "models" / "lite0_classifier" / "1"
     preprocess = Preprocess.from_dict(read_card(version).preprocess)
     cat = preprocess.evaluate(Image.fromarray(data.chelsea()))
     outputs = OnnxModel(version / "model.onnx").infer(cat[None])

@@ -74,7 +74,7 @@ with stages.serve("--repository", {str(smoke_repository)!r}, "--log-file", {str(
             assert process.stdout is not None
             lines = [line.strip() for line in iter(process.stdout.readline, "ready\n")]
             assert any(line.startswith("grpc://127.0.0.1:") for line in lines)
-            assert any("--load-model=smoke" in line for line in processes_of(smoke_repository))
+            assert any("--load-model=smoke_classifier" in line for line in processes_of(smoke_repository))
             process.send_signal(number)
             process.wait(PATIENCE)
         assert [line for line in wait_for_none(smoke_repository) if "tritonserver" in line] == []

@@ -43,7 +43,7 @@ def test_list_and_show(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_publish_live_then_roll_back_then_clean(
     root: Path, server: TritonServer, smoke_repository: Path, digits: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    source = smoke_repository / "smoke" / "1"
+    source = smoke_repository / "smoke_classifier" / "1"
     live = ["--repository", str(root), "--url", server.grpc_url]
     shadow = ["--data", str(digits), "--shadow", "20", "--max-flips", "0"]
     assert main(["repo", "publish", str(source), *live, *shadow]) == 0
@@ -55,14 +55,14 @@ def test_publish_live_then_roll_back_then_clean(
         assert main(["repo", "rollback", "smoke", *live]) == 0
         assert client.contract("smoke").version == 1
     assert main(["repo", "gc", "smoke", "--keep", "0", "--dry-run", "--repository", str(root)]) == 0
-    assert Repository(root).versions("smoke") == [1, 2]
+    assert Repository(root).versions("smoke_classifier") == [1, 2]
     assert main(["repo", "gc", "--keep", "0", "--repository", str(root)]) == 0
-    assert Repository(root).versions("smoke") == [1]
+    assert Repository(root).versions("smoke_classifier") == [1]
     assert main(["repo", "verify", "--repository", str(root)]) == 0
 
 
 def test_verify_lists_what_is_wrong(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (root / "smoke" / "labels.txt").write_text("")
+    (root / "smoke_classifier" / "labels.txt").write_text("")
     assert main(["repo", "verify", "--repository", str(root)]) == 2
     *lines, last = capsys.readouterr().err.splitlines()
     assert len(lines) == 1
@@ -104,7 +104,6 @@ def test_a_model_that_decodes(root: Path, digits: Path, tmp_path: Path, capsys: 
     dataset = open_dataset(digits, "validation")
     for index in range(40):
         (folder / f"{index:02}.jpg").write_bytes(dataset.record(index).encoded)
-    assert main(["repo", "add-jpeg", "smoke", "--repository", str(root)]) == 0
     with TritonServer(root, ServerOptions(log_file=tmp_path / "log")) as server:
         records = []
         for encoded in ([], ["--encoded"]):
@@ -118,4 +117,15 @@ def test_a_model_that_decodes(root: Path, digits: Path, tmp_path: Path, capsys: 
     assert sum(one["top"][0]["label"] != two["top"][0]["label"] for one, two in pairs) <= 1
     capsys.readouterr()
     assert main(["repo", "list", "--repository", str(root)]) == 0
-    assert capsys.readouterr().out.count("\n") == 1, "what belongs to a model is no model of its own"
+    (line,) = capsys.readouterr().out.splitlines()
+    assert "takes JPEG and pixels" in line, "what belongs to a model is no model of its own"
+
+
+def test_jpeg_comes_back(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("nvidia.dali", reason="DALI is not installed")
+    shutil.rmtree(root / "smoke")
+    assert main(["repo", "verify", "--repository", str(root)]) == 2
+    assert "run `shrinkserve repo add-jpeg smoke`" in capsys.readouterr().err
+    assert main(["repo", "add-jpeg", "smoke", "--repository", str(root)]) == 0
+    assert capsys.readouterr().out == f"wrote {root}/smoke_preprocess\nwrote {root}/smoke\n"
+    assert main(["repo", "verify", "--repository", str(root)]) == 0

@@ -65,7 +65,7 @@ def test_prints_its_urls_when_they_answer(serve: Serve) -> None:
     first, http, grpc, metrics = lines_when_ready(serve())
     assert first.startswith("serving smoke; Ctrl-C stops it; log: ")
     assert (http.split(":")[0], grpc.split(":")[0], metrics.endswith("/metrics")) == ("http", "grpc", True)
-    for url in (f"{http}/v2/models/smoke/ready", metrics):
+    for url in (f"{http}/v2/models/smoke_classifier/ready", metrics):
         assert urllib.request.urlopen(url, timeout=10).status == 200
     host, port = grpc.removeprefix("grpc://").split(":")
     socket.create_connection((host, int(port)), timeout=10).close()
@@ -134,10 +134,11 @@ def test_unknown_model_and_foreign_address(smoke_repository: Path, capsys: pytes
 def test_model_that_does_not_load(smoke_repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     broken = tmp_path / "models"
     shutil.copytree(smoke_repository, broken)
-    (broken / "smoke/1/model.onnx").write_bytes(b"")
+    (broken / "smoke_classifier/1/model.onnx").write_bytes(b"")
     ports = ("--http-port", "0", "--grpc-port", "0", "--metrics-port", "0")
     log = ("--log-file", str(tmp_path / "triton.log"))
-    assert "model 'smoke' cannot be loaded" in fails(capsys, "serve", "--repository", str(broken), *ports, *log)
+    error = fails(capsys, "serve", "--repository", str(broken), *ports, *log)
+    assert "model 'smoke_classifier' cannot be loaded" in error
 
 
 def test_log_that_cannot_be_written(smoke_repository: Path, capsys: pytest.CaptureFixture[str]) -> None:

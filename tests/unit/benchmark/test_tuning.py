@@ -76,10 +76,10 @@ def test_the_best_is_written(changed: Repository, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(tuning, "BATCHES", (1,))
     monkeypatch.setattr(tuning, "DUELS", 1)
     said: list[str] = []
-    result = tune(changed, "smoke", limit=60.0, timing=QUICK, concurrencies=(1, 2), say=said.append)
+    result = tune(changed, "smoke_classifier", limit=60.0, timing=QUICK, concurrencies=(1, 2), say=said.append)
     assert len(said) == len(result.trials) >= 3
     assert all(len(t.loads) == 2 for t in result.trials)
-    written = model_config.options_of(changed.config("smoke"))
+    written = model_config.options_of(changed.config("smoke_classifier"))
     assert written == result.chosen.options
     assert result.to_dict()["chosen"]["engine"] is None
 
@@ -87,7 +87,7 @@ def test_the_best_is_written(changed: Repository, monkeypatch: pytest.MonkeyPatc
 def test_nothing_is_written_when_nothing_holds(changed: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tuning, "DELAYS_US", ())
     monkeypatch.setattr(tuning, "BATCHES", ())
-    before = changed.config("smoke")
-    with pytest.raises(GateError, match=r"no way to run smoke here holds a p99 of 0\.001 ms"):
-        tune(changed, "smoke", limit=1e-6, timing=QUICK, concurrencies=(1,))
-    assert changed.config("smoke") == before
+    before = changed.config("smoke_classifier")
+    with pytest.raises(GateError, match=r"no way to run smoke_classifier here holds a p99 of 0\.001 ms"):
+        tune(changed, "smoke_classifier", limit=1e-6, timing=QUICK, concurrencies=(1,))
+    assert changed.config("smoke_classifier") == before

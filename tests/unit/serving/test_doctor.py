@@ -52,7 +52,7 @@ def test_repository_with_a_half_made_model(tiny_repository: Repository, tmp_path
     found = by_subject(list(doctor.examine_repository(root)))
     assert found["model tiny"].level == "ok"
     assert found["model wide"].what == "half made, no 1/model.onnx"
-    assert found["model wide"].do == f"complete it with: shrinkserve export RUN --repository {root} --name wide"
+    assert found["model wide"].do == f"complete it with: shrinkserve export RUN --name wide --repository {root}"
     (missing,) = doctor.examine_repository(tmp_path / "none")
     assert missing.level == "fault"
 

@@ -17,7 +17,7 @@ def root(tiny_repository: Repository, tmp_path: Path) -> Path:
 
 
 def test_whole_models(root: Path) -> None:
-    assert (take(root).whole, take(root).half_made) == (["tiny", "wide"], {})
+    assert (take(root).whole, take(root).skipped) == (["tiny", "wide"], {})
     assert choose(root, ["wide"]).whole == ["wide"]
 
 
@@ -25,10 +25,10 @@ def test_half_made_models_are_left_out_with_the_command_that_completes_them(root
     (root / "tiny/config.pbtxt").unlink()
     (root / "notes").mkdir()
     found = choose(root)
-    command = f"shrinkserve export RUN --repository {root} --name tiny"
-    assert (found.whole, found.half_made) == (["wide"], {"tiny": f"no config.pbtxt; complete it with: {command}"})
+    lack = f"half made, no config.pbtxt; complete it with: shrinkserve export RUN --name tiny --repository {root}"
+    assert (found.whole, found.skipped) == (["wide"], {"tiny": lack})
     (root / "wide/1/model.onnx").unlink()
-    assert take(root).half_made["wide"].startswith("no 1/model.onnx; ")
+    assert take(root).skipped["wide"].startswith("half made, no 1/model.onnx; ")
     with pytest.raises(ServerError, match=r"tiny: half made, no config\.pbtxt"):
         choose(root)
 
@@ -37,7 +37,7 @@ def test_chosen_half_made_model_is_an_error(root: Path) -> None:
     shutil.rmtree(root / "tiny/1")
     with pytest.raises(ServerError, match=r"tiny: half made, no version|tiny: half made, no 1/model\.onnx"):
         choose(root, ["tiny"])
-    assert choose(root, ["wide"]).half_made == {}
+    assert choose(root, ["wide"]).skipped == {}
 
 
 def test_engine_of_its_own_files(root: Path) -> None:
@@ -45,7 +45,7 @@ def test_engine_of_its_own_files(root: Path) -> None:
     text = (root / "tiny/config.pbtxt").read_text()
     (root / "tiny/configs/other.pbtxt").write_text(text.replace("model.onnx", "other.onnx"))
     assert take(root).whole == ["tiny", "wide"]
-    assert take(root, "other").half_made["tiny"].startswith("no 1/other.onnx; ")
+    assert take(root, "other").skipped["tiny"].startswith("half made, no 1/other.onnx; ")
     shutil.copy(root / "tiny/1/model.onnx", root / "tiny/1/other.onnx")
     assert choose(root, engine="other").whole == ["tiny", "wide"]
     with pytest.raises(ConfigError, match="no such engine: expected other, found another"):
@@ -56,3 +56,13 @@ def test_ensembles_need_no_file(root: Path) -> None:
     (root / "both/1").mkdir(parents=True)
     (root / "both/config.pbtxt").write_text('name: "both" platform: "ensemble"')
     assert take(root).whole == ["both", "tiny", "wide"]
+    text = 'name: "both" platform: "ensemble" ensemble_scheduling { step { model_name: "gone" } }'
+    (root / "both/config.pbtxt").write_text(text)
+    assert take(root).skipped["both"].startswith("half made, no gone; ")
+
+
+def test_backends_that_are_not_there(root: Path) -> None:
+    found = take(root, unavailable={"onnxruntime": "pip install it"})
+    assert (found.whole, found.skipped["tiny"]) == ([], "needs onnxruntime, which is not installed; pip install it")
+    with pytest.raises(ServerError, match="tiny: needs onnxruntime, which is not installed; pip install it"):
+        choose(root, ["tiny"], unavailable={"onnxruntime": "pip install it"})

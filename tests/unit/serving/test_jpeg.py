@@ -6,21 +6,26 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tritonclient.http as triton
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from shrinkserve.artifact import Card
 from shrinkserve.config import ServingConfig
+from shrinkserve.errors import ConfigError, RequestError
 from shrinkserve.preprocess import Preprocess
 from shrinkserve.serving.client import Client
-from shrinkserve.serving.jpeg import add_jpeg, serialise
+from shrinkserve.serving.inventory import choose
+from shrinkserve.serving.pipeline import serialise
 from shrinkserve.serving.repository import Repository
 from shrinkserve.serving.server import ServerOptions, TritonServer
 from shrinkserve.serving.verification import problems
 
 dali = pytest.importorskip("nvidia.dali", reason="DALI is not installed")
 MakeModel = Callable[..., tuple[Path, Card]]
+CLASSIFIER = "tiny_classifier"
+PARTS = ["tiny", "tiny_classifier", "tiny_preprocess"]
 
 
 def photo(seed: int, width: int, height: int, mode: str = "RGB") -> bytes:
@@ -71,8 +76,7 @@ def test_grey_and_rotated_pictures() -> None:
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory, make_model: MakeModel) -> Repository:
     repository = Repository(tmp_path_factory.mktemp("jpeg") / "models")
-    repository.add("tiny", *make_model(0), options=ServingConfig(max_batch_size=4))
-    assert [path.name for path in add_jpeg(repository, "tiny")] == ["tiny_preprocess", "tiny_jpeg"]
+    repository.add(CLASSIFIER, *make_model(0), options=ServingConfig(max_batch_size=4), encoded=True)
     return repository
 
 
@@ -108,20 +112,87 @@ def test_a_bad_image_fails_alone(server: TritonServer, tmp_path: Path) -> None:
     assert "cannot be read" in str(outcomes[2].fault)
 
 
-def test_the_repository_lists_classifiers_only(repository: Repository) -> None:
-    assert repository.classifiers() == ["tiny"]
-    assert repository.models() == ["tiny", "tiny_jpeg", "tiny_preprocess"]
-    assert list(problems(repository, "tiny")) == []
+def test_one_name_for_all_its_parts(server: TritonServer, repository: Repository) -> None:
+    assert repository.classifiers() == [CLASSIFIER]
+    assert repository.models() == server.models == PARTS
+    assert repository.classifier("tiny") == repository.classifier(CLASSIFIER) == CLASSIFIER
+    assert list(problems(repository, CLASSIFIER)) == []
+    images = np.zeros((1, 8, 8, 3), np.uint8)
+    with Client(server.http_url) as client:
+        assert client.only_model() == "tiny"
+        assert client.contract("tiny") == client.contract(CLASSIFIER)
+        np.testing.assert_array_equal(client.infer("tiny", images)[0], client.infer(CLASSIFIER, images)[0])
 
 
-def test_another_contract_is_found_and_mended(tmp_path: Path, make_model: MakeModel) -> None:
+def test_anybody_may_send_a_jpeg_and_get_names(server: TritonServer) -> None:
+    """With nothing of ours on the client's side: Triton's own library, and its classification extension."""
+    encoded = np.frombuffer(photo(1, 60, 50), np.uint8)[None]
+    given = triton.InferInput("jpeg", encoded.shape, "UINT8")
+    given.set_data_from_numpy(encoded)
+    with triton.InferenceServerClient(server.http_url.removeprefix("http://")) as client:
+        wanted = [triton.InferRequestedOutput("probabilities", class_count=2)]
+        best, _ = client.infer("tiny", [given], outputs=wanted).as_numpy("probabilities")[0]
+    assert best.decode().partition(":")[2].startswith(tuple(f"{n}:class {n}: a name" for n in range(4)))
+
+
+def test_classifiers_without_it_say_so(tiny_server: TritonServer) -> None:
+    with Client(tiny_server.grpc_url) as client, pytest.raises(RequestError, match="shrinkserve repo add-jpeg tiny"):
+        next(client.stream_encoded([b"any"], "tiny"))
+
+
+def configs(repository: Repository) -> dict[str, bytes]:
+    return {part: (repository.root / part / "config.pbtxt").read_bytes() for part in PARTS}
+
+
+def test_it_follows_the_classifier(tmp_path: Path, make_model: MakeModel) -> None:
+    """Another image size, another largest batch, and back: always as one change, and always whole."""
+    repository = Repository(tmp_path / "models")
+    repository.add(CLASSIFIER, *make_model(0), encoded=True)
+    first = configs(repository)
+    repository.add(CLASSIFIER, *make_model(1))
+    assert configs(repository)["tiny"] == first["tiny"], "the next version of the same contract"
+    before = repository.snapshot(CLASSIFIER)
+    repository.add(CLASSIFIER, *make_model(1, size=16, classes=3))
+    assert repository.config("tiny_preprocess").output[0].dims == [16, 16, 3]
+    assert (repository.root / "tiny/labels.txt").read_text().count("\n") == 3
+    assert list(problems(repository, CLASSIFIER)) == []
+    repository.restore(CLASSIFIER, before)
+    assert configs(repository)["tiny"] == first["tiny"]
+    repository.configure(CLASSIFIER, ServingConfig(max_batch_size=3))
+    assert [repository.config(part).max_batch_size for part in PARTS] == [3, 3, 3]
+    assert choose(repository.root).whole == PARTS
+
+
+def test_what_does_not_fit_is_skipped_and_mended(tmp_path: Path, make_model: MakeModel) -> None:
+    repository = Repository(tmp_path / "models")
+    repository.add(CLASSIFIER, *make_model(0), encoded=True)
+    path = repository.root / CLASSIFIER / "config.pbtxt"
+    path.write_text(path.read_text().replace("max_batch_size: 32", "max_batch_size: 2"))
+    (line,) = problems(repository, CLASSIFIER)
+    assert "run `shrinkserve repo add-jpeg tiny`" in line
+    found = choose(repository.root)
+    assert found.whole == [CLASSIFIER, "tiny_preprocess"]
+    assert f"complete it with: shrinkserve repo add-jpeg tiny --repository {repository.root}" in found.skipped["tiny"]
+    repository.add_jpeg(CLASSIFIER)
+    assert list(problems(repository, CLASSIFIER)) == []
+    assert choose(repository.root, ["tiny"]).whole == PARTS
+    assert choose(repository.root, [CLASSIFIER]).whole == [CLASSIFIER]
+
+
+def test_a_machine_without_dali_serves_pixels(repository: Repository) -> None:
+    found = choose(repository.root, ["tiny"], unavailable={"dali": "pip install 'shrinkserve[dali]'"})
+    assert found.whole == [CLASSIFIER]
+    assert found.skipped == {
+        "tiny": "needs tiny_preprocess, which is skipped",
+        "tiny_preprocess": "needs dali, which is not installed; pip install 'shrinkserve[dali]'",
+    }
+
+
+def test_it_takes_no_other_model_s_place(tmp_path: Path, make_model: MakeModel) -> None:
     repository = Repository(tmp_path / "models")
     repository.add("tiny", *make_model(0))
-    add_jpeg(repository, "tiny")
-    repository.add("tiny", *make_model(1))
-    assert list(problems(repository, "tiny")) == [], "the next version of the same contract"
-    repository.add("tiny", *make_model(1, size=16))
-    (line,) = problems(repository, "tiny")
-    assert "run `repo add-jpeg tiny`" in line
-    add_jpeg(repository, "tiny")
-    assert list(problems(repository, "tiny")) == []
+    with pytest.raises(ConfigError, match="a model of another kind has the name"):
+        repository.add(CLASSIFIER, *make_model(1), encoded=True)
+    with pytest.raises(ConfigError, match="expected a name that ends in _classifier"):
+        repository.add_jpeg("tiny")
+    assert repository.models() == ["tiny"]

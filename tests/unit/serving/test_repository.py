@@ -17,7 +17,8 @@ from shrinkserve.errors import ArtifactError, ConfigError
 from shrinkserve.preprocess import Preprocess
 from shrinkserve.serving import model_config
 from shrinkserve.serving.activation import labels_text
-from shrinkserve.serving.repository import Repository, check_name
+from shrinkserve.serving.holdings import check_name
+from shrinkserve.serving.repository import Repository
 
 CLASSES = ["zero", "one", "two"]
 

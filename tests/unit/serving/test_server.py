@@ -36,7 +36,10 @@ def nothing_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[N
     yield
     assert {process.pid for process in psutil.Process().children(recursive=True)} <= before
     assert list(folder.iterdir()) == []
-    assert not {str(path) for path in set(Path("/dev/shm").glob("triton_*")) - shared} - mapped()
+    deadline = time.monotonic() + 20  # what another test run on this machine leaves is swept away by its own guard
+    while left := {str(path) for path in set(Path("/dev/shm").glob("triton_*")) - shared} - mapped():
+        assert time.monotonic() < deadline, left
+        time.sleep(0.2)
 
 
 def mapped() -> set[str]:
@@ -224,6 +227,6 @@ def test_half_made_model_is_skipped_and_the_engine_chosen(tiny_repository: Repos
     (root / "tiny/configs/large.pbtxt").write_text(text.replace("max_batch_size: 4", "max_batch_size: 7"))
     with TritonServer(root, options(tmp_path, engine="large")) as server:
         assert server.models == ["tiny"]
-        assert server.half_made["wide"].startswith("no 1/model.onnx; complete it with: shrinkserve export ")
+        assert server.skipped["wide"].startswith("half made, no 1/model.onnx; complete it with: shrinkserve export ")
         with triton_grpc.InferenceServerClient(server.grpc_url.removeprefix("grpc://")) as client:
             assert client.get_model_config("tiny").config.max_batch_size == 7

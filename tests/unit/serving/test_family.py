@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+import pytest
+
+from shrinkserve.serving import family
+
+
+@pytest.mark.parametrize(
+    ("known", "called"),
+    [
+        (["a", "a_classifier", "a_preprocess", "b_classifier", "c"], ["a", "b", "c"]),
+        (["c", "c_preprocess"], ["c", "c_preprocess"]),
+        ([], []),
+    ],
+)
+def test_what_people_call_them(known: list[str], called: list[str]) -> None:
+    assert family.known_models(known) == called
+
+
+def test_the_classifier_of_a_name() -> None:
+    known = ["a", "a_classifier", "c"]
+    assert [family.known_classifier(name, known) for name in ("a", "a_classifier", "c", "d")] == [
+        "a_classifier",
+        "a_classifier",
+        "c",
+        "d",
+    ]
+    assert family.parts("a") == family.parts("a_classifier") == ["a_classifier", "a_preprocess", "a"]
