@@ -1,8 +1,9 @@
 """Triton's backend `openvino` in Python: serves on a CPU what NVIDIA's C++ backend of that name serves.
 
 It reads the same parameters (github.com/triton-inference-server/openvino_backend, README): `INFERENCE_NUM_THREADS`,
-`NUM_STREAMS`, `PERFORMANCE_HINT`, `HINT_BF16`, and OpenVINO's own `INFERENCE_PRECISION_HINT`. Without a hint a graph
-is computed in the precision that it says; OpenVINO by itself would compute float32 in bfloat16 where a CPU can.
+`NUM_STREAMS`, `PERFORMANCE_HINT`, `HINT_BF16`, and OpenVINO's own `INFERENCE_PRECISION_HINT` and `ENABLE_CPU_PINNING`.
+Two defaults differ from OpenVINO's own: a graph is computed in the precision that it says, not float32 in bfloat16
+where a CPU can; and threads are not bound to cores, as every instance is a process that would choose the same ones.
 """
 
 from __future__ import annotations
@@ -58,6 +59,7 @@ def properties(arguments: ModelArguments) -> dict[str, str]:
         "NUM_STREAMS": parameters.get("NUM_STREAMS", "1"),
         "PERFORMANCE_HINT": parameters.get("PERFORMANCE_HINT", "LATENCY"),
         "INFERENCE_PRECISION_HINT": parameters.get("INFERENCE_PRECISION_HINT", precision),
+        "ENABLE_CPU_PINNING": parameters.get("ENABLE_CPU_PINNING", "NO"),
     }
 
 

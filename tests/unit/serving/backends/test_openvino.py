@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -127,11 +130,41 @@ def test_properties_of_the_config() -> None:
         "NUM_STREAMS": "1",
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_PRECISION_HINT": "f32",
+        "ENABLE_CPU_PINNING": "NO",
     }
+    assert of(ENABLE_CPU_PINNING="YES")["ENABLE_CPU_PINNING"] == "YES"
     assert of(HINT_BF16="YES")["INFERENCE_PRECISION_HINT"] == "bf16"
     assert of(INFERENCE_NUM_THREADS="3", NUM_STREAMS="2")["INFERENCE_NUM_THREADS"] == "3"
     compiled = openvino.Core().compile_model(_identity(), "CPU", of(HINT_BF16="YES"))
     assert compiled.get_property("INFERENCE_PRECISION_HINT") in (openvino.Type.bf16, openvino.Type.f32)
+
+
+def test_threads_are_not_bound_to_cores() -> None:
+    """Instances are processes: each would bind its thread to the first core, and two would share one."""
+    from shrinkserve.serving.backends.openvino import properties
+
+    whole = os.sched_getaffinity(0)
+    config = {"instance_group": [{"count": 1}], "parameters": {"INFERENCE_NUM_THREADS": {"string_value": "1"}}}
+    compiled = openvino.Core().compile_model(_products(), "CPU", properties(ModelArguments(config, Path("model.xml"))))
+    request, bound = compiled.create_infer_request(), []
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(request.infer, {0: np.zeros((1000, 1000), np.float32)})
+        while not running.done():
+            for thread in Path("/proc/self/task").iterdir():
+                with suppress(ProcessLookupError):
+                    bound.append(os.sched_getaffinity(int(thread.name)))
+    assert bound
+    assert all(cores == whole for cores in bound)
+
+
+def _products() -> Any:
+    """Matrix products, some tenths of a second of them."""
+    parameter = openvino.opset13.parameter([1000, 1000], np.float32, name="x")
+    factor = openvino.opset13.constant(np.ones((1000, 1000), np.float32))
+    result = parameter
+    for _ in range(8):
+        result = openvino.opset13.matmul(result, factor, False, False)
+    return openvino.Model([result], [parameter], "products")
 
 
 def _identity() -> Any:
