@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, wait
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import NamedTuple, TypeVar
@@ -16,7 +16,7 @@ from shrinkserve.errors import DataError
 from shrinkserve.preprocess import Pixels
 from shrinkserve.serving.contract import Contract
 from shrinkserve.serving.images import Source, name_of, prepare
-from shrinkserve.serving.model_config import ENCODED, PROBABILITIES
+from shrinkserve.serving.model_config import ENCODED, LOGITS, PROBABILITIES
 from shrinkserve.serving.transport import Question, Reply
 
 Item = TypeVar("Item")
@@ -86,6 +86,12 @@ class Prepared(NamedTuple):
         ]
 
 
+def pixels_question(model: str, images: Pixels, version: int | None, priority: int) -> Question:
+    """The request for logits and probabilities of pixels; from the version that answers when None."""
+    chosen = "" if version is None else str(version)
+    return Question(model, images, {LOGITS: 0, PROBABILITIES: 0}, chosen, priority)
+
+
 def encoded_question(model: str, encoded: bytes, top: int, priority: int) -> Question:
     """The request for the `top` classes of an encoded image, which the server decodes."""
     image = np.frombuffer(encoded, np.uint8)[None]
@@ -111,21 +117,21 @@ def chunks(items: Iterable[Item], size: int) -> Iterator[list[tuple[int, Item]]]
         yield chunk
 
 
-def in_order(work: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:
-    """`work` on every item in `workers` threads, results in the order of the items.
+def in_order(work: Callable[[Item], Result], items: Iterable[Item], pool: Executor, workers: int) -> Iterator[Result]:
+    """`work` on every item in the threads of `pool`, at most `workers` at a time; results in the order of the items.
 
     No more than ``workers + 1`` items are taken before their results are wanted, so memory stays bounded whatever
-    the number of items.
+    the number of items. No work goes on when the iterator is closed.
     """
     pending: deque[Future[Result]] = deque()
-    with ThreadPoolExecutor(workers) as pool:
-        try:
-            for item in items:
-                pending.append(pool.submit(work, item))
-                if len(pending) > workers:
-                    yield pending.popleft().result()
-            while pending:
+    try:
+        for item in items:
+            if len(pending) == workers:
                 yield pending.popleft().result()
-        finally:
-            for future in pending:
-                future.cancel()
+            pending.append(pool.submit(work, item))
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        for future in pending:
+            future.cancel()
+        wait(pending)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from types import TracebackType
 from typing import Any
@@ -14,10 +15,27 @@ from tritonclient.grpc import model_config_pb2 as pb
 
 from shrinkserve.errors import DataError, RequestError
 from shrinkserve.preprocess import Pixels
-from shrinkserve.serving.classify import Outcome, Prediction, Prepared, chunks, encoded_question, in_order, labelled
+from shrinkserve.serving.classify import (
+    Outcome,
+    Prediction,
+    Prepared,
+    chunks,
+    encoded_question,
+    in_order,
+    labelled,
+    pixels_question,
+)
 from shrinkserve.serving.contract import Contract, from_config, label_question, read_labels
 from shrinkserve.serving.family import classifier, known_classifier, known_models, public
-from shrinkserve.serving.faults import RefusedError, UnavailableError, UnknownModelError, only, unknown, unsteady
+from shrinkserve.serving.faults import (
+    RefusedError,
+    UnavailableError,
+    UnknownModelError,
+    no_encoded,
+    only,
+    unknown,
+    unsteady,
+)
 from shrinkserve.serving.images import Source, encoded_bytes, name_of
 from shrinkserve.serving.model_config import LOGITS, PROBABILITIES
 from shrinkserve.serving.transport import Question, Reply, connect, parse_url
@@ -28,7 +46,8 @@ MAX_BATCH = 32
 """Most images in a request of `Client.stream`, whatever the model takes: larger ones only cost memory."""
 RETRY_PAUSES = (0.2, 0.8)
 """Seconds before each further attempt at a request that got no answer."""
-
+THREADS = 64
+"""Most threads of a client, over all that is asked of it at once; they are started as they are needed."""
 ATTEMPTS = 3
 """Times that a question is asked anew because another version was published meanwhile."""
 
@@ -61,7 +80,10 @@ class Client:
     ) -> None:
         self.url = url
         self._transport = connect(parse_url(url, timeout, token, shared_memory=shared_memory))
+        self._timeout = timeout
         self._expected = contract
+        # Kept from call to call, since over HTTP a thread has a connection of its own.
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="shrinkserve-client")
         self._agreed: dict[str, Contract] = {}
         self._classifiers: dict[str, str] = {}
 
@@ -131,7 +153,7 @@ class Client:
             sources: as in `classify`; taken as they are needed.
             model: its name; may be left out when only one is served.
             top: how many classes of each image.
-            workers: threads that decode images and await answers.
+            workers: threads that decode images and await answers, at most `THREADS`.
             priority: 1 is served first; 0 for the model's default.
 
         Raises:
@@ -143,7 +165,7 @@ class Client:
         def work(chunk: list[tuple[int, Source]]) -> list[Outcome]:
             return self._classify(name, chunk, top, priority)
 
-        for outcomes in in_order(work, chunks(sources, batch), workers):
+        for outcomes in in_order(work, chunks(sources, batch), self._threads, workers):
             yield from outcomes
 
     def stream_encoded(
@@ -162,8 +184,10 @@ class Client:
             RequestError: as `infer`.
         """
         name = public(model or self.only_model())
+        if self._expected is not None:
+            self._contract(name)
         if not {name, classifier(name)} <= set(self.models()):
-            raise RequestError(f"{self.url}: {name} takes no encoded images", do=f"shrinkserve repo add-jpeg {name}")
+            raise no_encoded(self.url, name)
 
         def work(item: tuple[int, Source]) -> Outcome:
             position, source = item
@@ -176,7 +200,7 @@ class Client:
                 return Outcome(label, fault=DataError(f"{label}: {fault.what}"))
             return Outcome(label, labelled(reply), reply.version)
 
-        yield from in_order(work, enumerate(sources), workers)
+        yield from in_order(work, enumerate(sources), self._threads, workers)
 
     def only_model(self) -> str:
         """The name of the one model that is served.
@@ -218,10 +242,13 @@ class Client:
     def _persist(self, question: Question) -> Reply:
         # An inference changes nothing, so asking again is safe where no answer came; one that was late is not
         # asked again, as that would only add to the load that made it late.
+        deadline = time.monotonic() + self._timeout
         for pause in RETRY_PAUSES:
             try:
                 return self._transport.infer(question)
             except UnavailableError:
+                if time.monotonic() + pause > deadline:
+                    raise
                 time.sleep(pause)
         return self._transport.infer(question)
 
@@ -242,10 +269,19 @@ class Client:
         Raises:
             RequestError: the server is not there, went away, has no such model or refuses the images.
         """
-        chosen = "" if version is None else str(version)
-        outputs = {LOGITS: 0, PROBABILITIES: 0}
-        reply = self.ask(Question(self._classifier(model), images, outputs, chosen, priority))
-        return reply.tensors[LOGITS], reply.tensors[PROBABILITIES]
+        for _ in range(ATTEMPTS):
+            # Pixels were prepared by one contract: they go to the version that is known to have it.
+            pinned = version is None and self._expected is not None
+            chosen = self._contract(model).version if pinned else version
+            question = pixels_question(self._classifier(model), images, chosen, priority)
+            try:
+                reply = self._transport.infer(question)
+                return reply.tensors[LOGITS], reply.tensors[PROBABILITIES]
+            except UnknownModelError as fault:
+                if not pinned:
+                    raise self._unknown(question.model, question.version) from fault
+                self._agreed.pop(model, None)
+        raise unsteady(self.url, model)
 
     def ask(self, question: Question) -> Reply:
         """Send one request as it is; `infer` and what the server says of its answer.
@@ -296,7 +332,8 @@ class Client:
         self._transport.unload(model)
 
     def close(self) -> None:
-        """Close the connection."""
+        """Close the connections."""
+        self._threads.shutdown(cancel_futures=True)
         self._transport.close()
 
     def __enter__(self) -> Client:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 import uuid
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 class Regions:
-    """One region a thread, as large as its largest request so far; all are removed by `close`.
+    """As many regions as there are requests under way at once; all are removed by `close`.
 
     The server has to allow its shared-memory API to this client.
 
@@ -31,30 +31,38 @@ class Regions:
     def __init__(self, host: str | None, url: str) -> None:
         if host not in LOOPBACK:
             raise ConfigError("shared memory", expected="a server on this machine's loopback", found=url)
-        self._local = threading.local()
-        self._all: list[Region] = []
+        self._free: list[Region] = []
 
-    def place(self, client: Any, call: dict[str, Any], images: np.ndarray[Any, Any]) -> tuple[str, int]:
-        """Put images where the server reads them; returns the region's name and the number of bytes.
+    @contextmanager
+    def holding(self, client: Any, call: dict[str, Any], images: np.ndarray[Any, Any]) -> Iterator[tuple[str, int]]:
+        """Put images where the server reads them; gives the region's name and the number of bytes.
 
         Raises:
             InferenceServerException: the server does not take the region.
         """
-        region: Region | None = getattr(self._local, "region", None)
-        if region is None or region.size < images.nbytes:
-            if region is not None:
-                region.close(client, call)
-                self._all.remove(region)
-            region = self._local.region = Region(client, call, images.nbytes)
-            self._all.append(region)
-        region.write(images)
-        return region.name, images.nbytes
+        region = self._take(client, call, images.nbytes)
+        try:
+            region.write(images)
+            yield region.name, images.nbytes
+        except BaseException:
+            region.close(client, call)  # it may be unknown to a server that started anew, or still be read by it
+            raise
+        self._free.append(region)
 
     def close(self, client: Any, call: dict[str, Any]) -> None:
         """Remove every region, through the closing thread's client. No request may be under way."""
-        while self._all:
-            self._all.pop().close(client, call)
-        self._local = threading.local()
+        while self._free:
+            self._free.pop().close(client, call)
+
+    def _take(self, client: Any, call: dict[str, Any], size: int) -> Region:
+        try:
+            region = self._free.pop()
+        except IndexError:
+            return Region(client, call, size)
+        if region.size >= size:
+            return region
+        region.close(client, call)
+        return Region(client, call, size)
 
 
 class Region:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
@@ -13,7 +14,7 @@ import numpy as np
 from google.protobuf import json_format
 from tritonclient.grpc import model_config_pb2 as pb
 
-from shrinkserve.errors import ConfigError
+from shrinkserve.errors import ConfigError, RequestError
 from shrinkserve.serving.faults import explained
 from shrinkserve.serving.model_config import INPUT
 
@@ -161,8 +162,7 @@ class GrpcTransport:
             return model_statistics(self._client.get_inference_statistics(model, **self._call))
 
     def infer(self, question: Question) -> Reply:
-        with explained(self._url):
-            region = self._regions.place(self._client, self._call, question.images) if self._regions else None
+        with explained(self._url), shared(self._regions, self._client, self._call, question) as region:
             result = self._client.infer(**request(self._library, question, self._timeout, region), **self._call)
             tensors = {name: result.as_numpy(name) for name in question.outputs}
             return Reply(tensors, int(result.get_response().model_version))
@@ -199,42 +199,51 @@ class HttpTransport:
         )
         self._local = threading.local()
 
-    @property
-    def _client(self) -> Any:
+    @contextmanager
+    def _connection(self) -> Iterator[Any]:
+        """This thread's connection, for one request that ends in time; the library limits only each read of it."""
+        from gevent import Timeout
+
         if not hasattr(self._local, "client"):
             self._local.client = self._open()
-        return self._local.client
+        with explained(self._url):
+            try:
+                with Timeout(self._timeout, TimeoutError):
+                    yield self._local.client
+            except TimeoutError:
+                del self._local.client  # the rest of the answer would be taken for that of the next request
+                raise
 
     def ready(self) -> bool:
-        with explained(self._url):
-            return bool(self._client.is_server_ready(**self._call))
+        with self._connection() as client:
+            return bool(client.is_server_ready(**self._call))
 
     def config(self, model: str) -> pb.ModelConfig:
-        with explained(self._url):
-            return parse_config(self._client.get_model_config(model, **self._call))
+        with self._connection() as client:
+            return parse_config(client.get_model_config(model, **self._call))
 
     def statistics(self, model: str = "") -> list[dict[str, Any]]:
-        with explained(self._url):
-            return list(self._client.get_inference_statistics(model, **self._call)["model_stats"])
+        with self._connection() as client:
+            return list(client.get_inference_statistics(model, **self._call)["model_stats"])
 
     def infer(self, question: Question) -> Reply:
-        with explained(self._url):
-            region = self._regions.place(self._client, self._call, question.images) if self._regions else None
-            result = self._client.infer(**request(self._library, question, self._timeout, region), **self._call)
+        with self._connection() as client, shared(self._regions, client, self._call, question) as region:
+            result = client.infer(**request(self._library, question, self._timeout, region), **self._call)
             tensors = {name: result.as_numpy(name) for name in question.outputs}
             return Reply(tensors, int(result.get_response()["model_version"]))
 
     def load(self, model: str, config: pb.ModelConfig | None = None, files: Mapping[str, bytes] | None = None) -> None:
-        with explained(self._url):
-            self._client.load_model(model, **override(config, files), **self._call)
+        with self._connection() as client:
+            client.load_model(model, **override(config, files), **self._call)
 
     def unload(self, model: str) -> None:
-        with explained(self._url):
-            self._client.unload_model(model, **self._call)
+        with self._connection() as client:
+            client.unload_model(model, **self._call)
 
     def close(self) -> None:
         if self._regions:
-            self._regions.close(self._client, self._call)
+            with suppress(RequestError), self._connection() as client:
+                self._regions.close(client, self._call)
         self._local = threading.local()  # a connection closes when its last reference goes, with its thread at latest
 
 
@@ -245,6 +254,13 @@ def regions_of(endpoint: Endpoint) -> Regions | None:
     from shrinkserve.serving.shared_memory import Regions
 
     return Regions(urlsplit(endpoint.url).hostname, endpoint.url)
+
+
+def shared(
+    regions: Regions | None, client: Any, call: dict[str, Any], question: Question
+) -> AbstractContextManager[tuple[str, int] | None]:
+    """Where the server finds the images of a question: in shared memory, or, for None, in the request itself."""
+    return regions.holding(client, call, question.images) if regions else nullcontext()
 
 
 def request(library: Any, question: Question, timeout: float, region: tuple[str, int] | None = None) -> dict[str, Any]:

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -107,6 +109,30 @@ def test_another_contract_is_refused(tiny_server: TritonServer, photos: list[Pat
             client.classify(photos, "wide")
 
 
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+def test_prepared_pixels_go_to_the_expected_contract_only(tiny_server: TritonServer, protocol: str) -> None:
+    url = getattr(tiny_server, f"{protocol}_url")
+    with Client(url, contract=Preprocess(size=8).contract) as client:
+        assert client.infer("tiny", np.zeros((1, 8, 8, 3), np.uint8))[0].shape == (1, 4)
+        with pytest.raises(RequestError, match="built for"):
+            client.infer("wide", np.zeros((1, 16, 16, 3), np.uint8))
+
+
+def test_threads_and_connections_are_kept_from_call_to_call(client: Client, photos: list[Path]) -> None:
+    def mine() -> int:
+        return sum(thread.name.startswith("shrinkserve-client") for thread in threading.enumerate())
+
+    def connections() -> int:
+        return sum(one.status == psutil.CONN_ESTABLISHED for one in psutil.Process().net_connections("tcp"))
+
+    client.classify(photos, "tiny")
+    before = mine(), connections()
+    for _ in range(10):
+        client.classify(photos, "tiny")
+    assert mine() <= 4
+    assert connections() <= before[1] + 4
+
+
 def test_one_client_serves_many_threads(client: Client, photos: list[Path]) -> None:
     answers = client.classify(photos, "tiny")
     found: list[object] = []
@@ -139,6 +165,6 @@ def test_in_order_passes_faults_on_and_stops() -> None:
         started.append(item)
         return 1 // (item - 3)
 
-    with pytest.raises(ZeroDivisionError):
-        list(in_order(work, iter(range(1000)), workers=2))
+    with ThreadPoolExecutor(8) as pool, pytest.raises(ZeroDivisionError):
+        list(in_order(work, iter(range(1000)), pool, workers=2))
     assert len(started) < 20

@@ -4,6 +4,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +146,24 @@ def test_server_that_hangs_up(hanging_up_url: str) -> None:
 def test_server_that_never_answers(silent_url: str) -> None:
     with Client(silent_url, timeout=0.3) as client, pytest.raises(RequestError, match="no answer in time"):
         client.infer("tiny", np.zeros((1, 8, 8, 3), np.uint8))
+
+
+def test_answer_that_never_ends() -> None:
+    """The deadline is of the whole request, however often another byte of the answer comes."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def drip() -> None:
+            connection, _ = listener.accept()
+            with suppress(OSError):
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")
+                while True:
+                    connection.sendall(b" ")
+                    time.sleep(0.02)
+
+        threading.Thread(target=drip, daemon=True).start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        with Client(url, timeout=0.5) as client, pytest.raises(RequestError, match="no answer in time"):
+            client.infer("tiny", np.zeros((1, 8, 8, 3), np.uint8))
 
 
 @pytest.mark.parametrize("url", ["", "127.0.0.1:8000", "ftp://host:1", "http://host", "grpc://host:port", "http://:80"])

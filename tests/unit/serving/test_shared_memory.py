@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tritonclient.grpc as triton
 
 from shrinkserve import Client
 from shrinkserve.errors import ConfigError, RequestError
@@ -49,6 +50,25 @@ def test_threads_do_not_share_a_region(url: str) -> None:
         for thread in threads:
             thread.join()
     assert not wrong
+
+
+def test_regions_are_as_many_as_requests_at_once(url: str) -> None:
+    images = [np.full((8, 8, 3), shade, np.uint8) for shade in range(8)]
+    with Client(url) as sending, Client(url, shared_memory=True) as sharing:
+        before = regions()
+        expected = sending.classify(images, "tiny")
+        for _ in range(10):
+            assert sharing.classify(images, "tiny") == expected
+        assert 1 <= len(regions() - before) <= 2  # eight images are two requests
+
+
+def test_a_server_that_started_anew_knows_no_region(url: str, tiny_server: TritonServer) -> None:
+    image = np.zeros((8, 8, 3), np.uint8)
+    with Client(url, shared_memory=True) as client:
+        answers = client.classify([image], "tiny")
+        with triton.InferenceServerClient(tiny_server.grpc_url.removeprefix("grpc://")) as other:
+            other.unregister_system_shared_memory()
+        assert client.classify([image], "tiny") == answers
 
 
 def test_refused_request(url: str) -> None:
