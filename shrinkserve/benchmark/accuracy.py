@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64decode, b64encode
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -37,17 +38,29 @@ class Flip:
 
 @dataclass
 class Score:
-    """How often one stage was right."""
+    """How often one stage was right.
+
+    Attributes:
+        stage: its name.
+        images: how many it was asked about.
+        top1: of these, the label was its answer.
+        top5: of these, the label was among its five best.
+        right: an image a character, in order: ``"1"`` where the label was its answer. A later release is compared
+            with these image by image.
+    """
 
     stage: str
     images: int = 0
     top1: int = 0
     top5: int = 0
+    right: str = ""
 
     def add(self, logits: Logits, labels: Labels) -> None:
         """Count one batch: logits [N, C], labels [N]."""
+        right = is_right(logits, labels)
         self.images += len(labels)
-        self.top1 += int(is_right(logits, labels).sum())
+        self.top1 += int(right.sum())
+        self.right += "".join("01"[int(one)] for one in right)
         self.top5 += int(in_top(logits, labels, 5).sum())
 
     def merge(self, other: Score) -> None:
@@ -55,6 +68,7 @@ class Score:
         self.images += other.images
         self.top1 += other.top1
         self.top5 += other.top5
+        self.right += other.right
 
     def to_dict(self) -> dict[str, Any]:
         """Fractions with their Wilson intervals."""
@@ -63,7 +77,7 @@ class Score:
             ends = wilson(right, self.images)
             value = right / self.images if self.images else 0.0
             record[name] = {"right": right, "value": value, "low": ends.low, "high": ends.high}
-        return record
+        return {**record, "right": pack(self.right)}
 
 
 @dataclass
@@ -126,6 +140,18 @@ class Comparison:
     def to_dict(self) -> dict[str, Any]:
         """Counts, McNemar's p-value and the listed flips, as plain data."""
         return {**asdict(self), "mcnemar_p": mcnemar(self.lost, self.gained)}
+
+
+def pack(right: str) -> str:
+    """`Score.right` as base64 text, eight images a byte."""
+    flags = np.frombuffer(right.encode(), np.uint8) == ord("1")
+    return b64encode(np.packbits(flags).tobytes()).decode()
+
+
+def unpack(packed: str, images: int) -> Flags:
+    """What `pack` made, as flags [images]."""
+    bits: Flags = np.unpackbits(np.frombuffer(b64decode(packed), np.uint8), count=images).astype(np.bool_)
+    return bits
 
 
 def is_right(logits: Logits, labels: Labels) -> Flags:

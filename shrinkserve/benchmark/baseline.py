@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from shrinkserve.benchmark.accuracy import unpack
 from shrinkserve.benchmark.gates import describe_load
-from shrinkserve.benchmark.statistics import Interval
+from shrinkserve.benchmark.statistics import CONFIDENCE, Interval, mcnemar
 from shrinkserve.errors import ArtifactError, DataError
+
+_SAME = "same within the intervals"
 
 
 def read_record(path: Path) -> dict[str, Any]:
@@ -31,7 +35,10 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 def compare(record: dict[str, Any], baseline: dict[str, Any]) -> list[dict[str, Any]]:
-    """Every figure that both records have; a regression is one whose intervals do not even touch.
+    """Every figure that both records have; a regression is one that chance does not explain.
+
+    Accuracy is compared image by image (McNemar), or by its intervals where the images come in another order;
+    latency and throughput by their intervals, which must not even touch.
 
     Raises:
         DataError: the records are of different images.
@@ -48,10 +55,26 @@ def compare(record: dict[str, Any], baseline: dict[str, Any]) -> list[dict[str, 
 
 
 def _accuracy(record: dict[str, Any], baseline: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    before = {score["stage"]: score["top1"] for score in baseline["accuracy"]["stages"]}
+    """Top-1 of every stage that both have: image by image, which shows drops that are far within the intervals."""
+    before = {_role(score["stage"]): score for score in baseline["accuracy"]["stages"]}
+    paired = record["accuracy"]["order"] == baseline["accuracy"]["order"]
     for score in record["accuracy"]["stages"]:
-        if (was := before.get(score["stage"])) is not None:
-            yield _entry(f"{score['stage']}: top-1", "fraction", was, score["top1"], higher_is_better=True)
+        was = before.get(_role(score["stage"]))
+        if was is None:
+            continue
+        entry = _entry(f"{score['stage']}: top-1", "fraction", was["top1"], score["top1"], higher_is_better=True)
+        if paired:
+            then, now = (unpack(one["right"], one["images"]) for one in (was, score))
+            lost, gained = int((then & ~now).sum()), int((~then & now).sum())
+            p = mcnemar(lost, gained)
+            entry |= {"lost": lost, "gained": gained, "mcnemar_p": p}
+            entry["verdict"] = _SAME if p >= 1 - CONFIDENCE else "regression" if lost > gained else "better"
+        yield entry
+
+
+def _role(stage: str) -> str:
+    """A stage's name without the version, which differs from release to release."""
+    return re.sub(r" v\d+$", "", stage)
 
 
 def _loads(record: dict[str, Any], baseline: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -63,6 +86,9 @@ def _loads(record: dict[str, Any], baseline: dict[str, Any]) -> Iterator[dict[st
         for percentile in ("p50", "p99"):
             pair = (one["latency"]["percentiles"][percentile] for one in (was, load))
             yield _entry(f"{name}: {percentile}", "ms", *pair, higher_is_better=False)
+        if load["mode"] == "closed":  # in an open loop the rate is what was offered
+            pair = (one["throughput"] for one in (was, load))
+            yield _entry(f"{name}: throughput", "images/s", *pair, higher_is_better=True)
 
 
 def _entry(
@@ -70,7 +96,7 @@ def _entry(
 ) -> dict[str, Any]:
     apart = not Interval(was["low"], was["high"]).overlaps(Interval(now["low"], now["high"]))
     worse = now["value"] < was["value"] if higher_is_better else now["value"] > was["value"]
-    verdict = "same within the intervals" if not apart else "regression" if worse else "better"
+    verdict = _SAME if not apart else "regression" if worse else "better"
     keys = ("value", "low", "high")
     return {
         "figure": figure,

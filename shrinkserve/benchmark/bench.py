@@ -12,10 +12,9 @@ from shrinkserve.benchmark.baseline import compare, read_record
 from shrinkserve.benchmark.chain import Chain, Plan, run_chain
 from shrinkserve.benchmark.gates import Gates, misses
 from shrinkserve.benchmark.journal import Journal
-from shrinkserve.benchmark.loads import LoadPlan, payload, run_loads
+from shrinkserve.benchmark.loads import LoadPlan, Requests, run_loads
 from shrinkserve.benchmark.slo import Slo, search
 from shrinkserve.benchmark.stages import Stages, Wanted, find_stages
-from shrinkserve.benchmark.target import Pixels
 from shrinkserve.data import Dataset, open_dataset
 from shrinkserve.errors import DataError, ShrinkServeError
 
@@ -79,7 +78,7 @@ def run_bench(options: Options, progress: Progress) -> dict[str, Any]:
         _measure_accuracy(found, plan, chain, journal, progress)
         if earlier is not None:
             compare(found, earlier)  # other images are said before the minutes that the load tests take
-        _measure_loads(found, options, stages, lambda size: payload(dataset, stages.preprocess, size), progress.step)
+        _measure_loads(found, options, stages, Requests(dataset, stages.preprocess), progress.step)
         if earlier is not None:
             found["baseline"] = {"file": str(options.baseline), "figures": compare(found, earlier)}
         found["partial"] = None
@@ -104,6 +103,8 @@ def _check_classes(dataset: Dataset, stages: Stages) -> None:
 
 def _measure_accuracy(found: dict[str, Any], plan: Plan, chain: Chain, journal: Journal | None, at: Progress) -> None:
     at.step(f"accuracy: {plan.images} images through {', '.join(target.name for target in plan.targets)}")
+    if chain.done:
+        at.step(f"accuracy: going on after {chain.done} of {plan.images} images")
 
     def on_batch(part: Chain) -> None:
         if journal:
@@ -120,17 +121,18 @@ def _measure_loads(
     found: dict[str, Any],
     options: Options,
     stages: Stages,
-    make: Callable[[int], list[Pixels]],
+    requests: Requests,
     say: Callable[[str], None],
 ) -> None:
     plan = options.loads
     targets = plan.targets(stages.targets)
-    for load in run_loads(plan, targets, make, say):
+    for load in run_loads(plan, targets, requests, say):
         found["loads"].append(load.to_dict())
     for target in targets if options.slo else ():
         assert options.slo is not None
-        found["slo"].append(search(target, make(1), options.slo, plan.in_flight, plan.timing, say))
-    for target in targets if perf_analyzer.path() else ():
-        if target.remote:
+        found["slo"].append(search(target, requests.of(target), options.slo, plan.in_flight, plan.timing, say))
+    for target in targets if stages.contract and perf_analyzer.path() else ():
+        if target.remote and target.payload == "tensor":
+            assert stages.contract is not None
             say(f"perf_analyzer: {target.name}")
-            found["perf_analyzer"] += perf_analyzer.measure(target.identity, stages.model, plan.concurrency)
+            found["perf_analyzer"] += perf_analyzer.measure(target.identity, stages.contract.model, plan.concurrency)

@@ -15,7 +15,7 @@ from shrinkserve.benchmark.histogram import Histogram
 from shrinkserve.benchmark.load import Timing, open_loop
 from shrinkserve.benchmark.pace import Open
 from shrinkserve.benchmark.slo import Slo
-from shrinkserve.benchmark.target import Pixels, Target
+from shrinkserve.benchmark.target import Images, Target
 from shrinkserve.errors import ArtifactError, ConfigError
 
 Seconds = npt.NDArray[np.float64]
@@ -178,7 +178,7 @@ def size(replica: Replica, rate: float, slo: Slo) -> dict[str, Any]:
 def check(
     replica: Replica,
     target: Target,
-    requests: Sequence[Pixels],
+    requests: Sequence[Images],
     fractions: Sequence[float],
     timing: Timing,
     say: Callable[[str], None],

@@ -68,12 +68,14 @@ class Chain:
         done: images that went through every stage, from the first on.
         fingerprint: sum of a checksum of every image's pixels and label: the same images, prepared alike, have the
             same one in whatever order they come.
+        order: the same, each times its position in the dataset: alike only when the order is, too.
     """
 
     scores: list[Score] = field(default_factory=list)
     comparisons: list[Comparison] = field(default_factory=list)
     done: int = 0
     fingerprint: int = 0
+    order: int = 0
 
     @classmethod
     def empty(cls, plan: Plan) -> Chain:
@@ -92,12 +94,14 @@ class Chain:
             comparison.merge(other)
         self.done += more.done
         self.fingerprint += more.fingerprint
+        self.order += more.order
 
     def to_dict(self) -> dict[str, Any]:
         """As plain data."""
         return {
             "images": self.done,
             "fingerprint": f"{self.fingerprint:x}",
+            "order": f"{self.order:x}",
             "stages": [score.to_dict() for score in self.scores],
             "comparisons": [comparison.to_dict() for comparison in self.comparisons],
         }
@@ -123,9 +127,10 @@ def run_chain(plan: Plan, done: Chain, on_batch: Callable[[Chain], None]) -> Non
         for batch in batches:
             part = Chain.empty(plan)
             logits = []
+            encoded = _encoded(plan, batch)
             for target, answer in zip(plan.targets, answers, strict=True):
                 try:
-                    logits.append(answer(batch.images))
+                    logits.append(answer(encoded if target.encoded else batch.images))
                 except RequestError as fault:
                     progress = f"{target.name}: failed after {done.done} of {plan.images} images"
                     raise RequestError(f"{progress} ({fault})") from fault
@@ -140,9 +145,16 @@ def _count(part: Chain, plan: Plan, batch: Batch, logits: Sequence[Logits]) -> N
     for comparison, (before, after) in zip(part.comparisons, plan.links, strict=True):
         comparison.add(logits[before], logits[after], batch.labels, batch.indices, _namer(plan.dataset))
     part.done = len(batch)
-    part.fingerprint = sum(
-        crc32(image.tobytes(), int(label)) for image, label in zip(batch.images, batch.labels, strict=True)
-    )
+    checksums = [crc32(image.tobytes(), int(label)) for image, label in zip(batch.images, batch.labels, strict=True)]
+    part.fingerprint = sum(checksums)
+    part.order = sum((int(index) + 1) * one for index, one in zip(batch.indices, checksums, strict=True))
+
+
+def _encoded(plan: Plan, batch: Batch) -> list[bytes]:
+    """The images of a batch as the dataset holds them, where a stage wants them so."""
+    if not any(target.encoded for target in plan.targets):
+        return []
+    return [plan.dataset.record(int(index)).encoded for index in batch.indices]
 
 
 def _namer(dataset: Dataset) -> Callable[[int], str]:

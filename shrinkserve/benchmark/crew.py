@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext, suppress
 from threading import Barrier, BrokenBarrierError, Event, Thread
 from time import perf_counter
 
 from shrinkserve.benchmark.pace import Open, Pace
 from shrinkserve.benchmark.recorder import Recorder
-from shrinkserve.benchmark.target import Answer, Pixels, Target
+from shrinkserve.benchmark.target import Answer, Images, Target
+from shrinkserve.benchmark.turns import Turns
 from shrinkserve.errors import RequestError
 
 
@@ -27,11 +29,12 @@ class Crew:
     """
 
     def __init__(
-        self, target: Target, requests: Sequence[Pixels], workers: int, pace: Pace, recorder: Recorder
+        self, target: Target, requests: Sequence[Images], workers: int, pace: Pace, recorder: Recorder
     ) -> None:
         self._target, self._requests, self._pace, self._recorder = target, requests, pace, recorder
         self._closing, self._abandon = Event(), Event()
         self._failure: Exception | None = None
+        self._turns = Turns() if isinstance(pace, Open) else nullcontext()
         self._ready = Barrier(workers + 1, action=lambda: pace.start(perf_counter()))
         self._threads = [Thread(target=self._work, args=(n,), name=f"load-{n}", daemon=True) for n in range(workers)]
 
@@ -84,12 +87,12 @@ class Crew:
     def _work(self, number: int) -> None:
         try:
             with self._target.open() as answer:
+                with suppress(RequestError):  # what is wrong with the server is seen again, and counted, in a moment
+                    answer(self._requests[number % len(self._requests)])  # opens the connection, which takes its time
                 self._ready.wait()
-                while (due := self._pace.due()) < self._recorder.end and not self._abandon.is_set():
-                    early = due - perf_counter()
-                    if early > 0 and self._closing.wait(early):
-                        return
-                    self._ask(answer, self._requests[number % len(self._requests)], due, waited=early > 0)
+                while (moment := self._next()) is not None:
+                    due, early = moment
+                    self._ask(answer, self._requests[number % len(self._requests)], due, waited=early)
                     number += len(self._threads)
         except BrokenBarrierError:
             return
@@ -98,7 +101,15 @@ class Crew:
             self._closing.set()
             self._ready.abort()
 
-    def _ask(self, answer: Answer, images: Pixels, due: float, *, waited: bool) -> None:
+    def _next(self) -> tuple[float, bool] | None:
+        """Wait for the time at which this worker is to ask: that time, and whether it was awaited; None at the end."""
+        with self._turns:
+            if self._abandon.is_set() or (due := self._pace.due()) >= self._recorder.end:
+                return None
+            early = due - perf_counter()
+            return None if early > 0 and self._closing.wait(early) else (due, early > 0)
+
+    def _ask(self, answer: Answer, images: Images, due: float, *, waited: bool) -> None:
         started = perf_counter()
         try:
             answer(images)

@@ -6,7 +6,7 @@ import difflib
 import re
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ class Gates:
         max_flips: images on which a stage may answer otherwise than the checkpoint. None holds the stages of the
             same weights in float32 to 0, and no other.
         max_p99: seconds, of every load test.
-        min_throughput: images a second, of each target's best load test.
+        min_throughput: images a second, of each target's best valid load test.
     """
 
     min_top1: float | None = None
@@ -51,19 +51,34 @@ def read_gates(path: Path) -> Gates:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as fault:
         raise ConfigError(f"{path}: not a readable gates file ({fault})") from fault
-    known = [f.name for f in fields(Gates)]
+    known = ", ".join(_KINDS)
     faults = []
     for key, value in raw.items():
-        near = difflib.get_close_matches(key, known, n=1)
-        if key not in known:
+        near = difflib.get_close_matches(key, _KINDS, n=1)
+        if key not in _KINDS:
             faults.append(f"{key}: unknown key, {f'did you mean {near[0]}?' if near else f'known: {known}'}")
         elif key == "max_p99" and isinstance(value, str):
             raw[key] = parse_duration(value, f"{path}: {key}")
-        elif key == "max_p99" or isinstance(value, bool) or not isinstance(value, int | float):
-            faults.append(f"{key}: expected {'a duration' if key == 'max_p99' else 'a number'}, found {value!r}")
+        elif not _fits(key, value):
+            faults.append(f"{key}: expected {_KINDS[key]}, found {value!r}")
     if faults:
         raise ConfigError(f"{path}: {'; '.join(faults)}")
     return Gates(**raw)
+
+
+_KINDS = {
+    "min_top1": "a fraction from 0 to 1",
+    "max_flips": "a whole number from 0",
+    "max_p99": 'a duration such as "20ms"',
+    "min_throughput": "a number from 0",
+}
+"""Keys of a gates file, and what each takes."""
+
+
+def _fits(key: str, value: object) -> bool:
+    if key == "max_p99" or isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return 0 <= value <= (1 if key == "min_top1" else float("inf")) and (key != "max_flips" or isinstance(value, int))
 
 
 def parse_duration(text: str, where: str = "duration") -> float:
@@ -103,9 +118,12 @@ def _accuracy(record: dict[str, Any], gates: Gates) -> Iterator[str]:
 
 def _latency(record: dict[str, Any], gates: Gates) -> Iterator[str]:
     best: dict[str, float] = {}
-    for load in record.get("loads", ()):
+    if not record["loads"] and not record["partial"] and (gates.max_p99, gates.min_throughput) != (None, None):
+        yield "no load test that could hold what is asked of latency and throughput: name a --url, or add --everywhere"
+    for load in record["loads"]:
         name = describe_load(load)
-        best[load["target"]] = max(best.get(load["target"], 0.0), load["images_per_second"])
+        quotable = load["images_per_second"] if load["valid"] else 0.0
+        best[load["target"]] = max(best.get(load["target"], 0.0), quotable)
         p99 = load["latency"]["percentiles"]["p99"]["value"]
         if gates.max_p99 is None:
             continue

@@ -53,6 +53,7 @@ class Journal:
         record = {
             "done": part.done,
             "fingerprint": part.fingerprint,
+            "order": part.order,
             "scores": [asdict(score) for score in part.scores],
             "comparisons": [asdict(comparison) for comparison in part.comparisons],
         }
@@ -81,4 +82,5 @@ def _read_part(record: dict[str, Any]) -> Chain:
     comparisons = [
         Comparison(**{**raw, "listed": [Flip(**flip) for flip in raw["listed"]]}) for raw in record["comparisons"]
     ]
-    return Chain([Score(**raw) for raw in record["scores"]], comparisons, record["done"], record["fingerprint"])
+    scores = [Score(**raw) for raw in record["scores"]]
+    return Chain(scores, comparisons, record["done"], record["fingerprint"], record["order"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from time import perf_counter
 from typing import Any
 
@@ -13,7 +13,8 @@ from shrinkserve.benchmark.pace import Closed, Open, Pace
 from shrinkserve.benchmark.recorder import Recorder, Window
 from shrinkserve.benchmark.resources import Monitor
 from shrinkserve.benchmark.serverside import Statistics, split
-from shrinkserve.benchmark.target import Pixels, Target
+from shrinkserve.benchmark.statistics import Interval, mean_interval
+from shrinkserve.benchmark.target import Images, Target
 from shrinkserve.benchmark.verdict import judge, steady
 
 
@@ -74,6 +75,11 @@ class Load:
         return sum(window.images for window in self.windows) / (self.window_seconds * len(self.windows))
 
     @property
+    def throughput_interval(self) -> Interval:
+        """Confidence interval of the throughput, from how much the windows differ; images a second."""
+        return mean_interval([window.images / self.window_seconds for window in self.windows])
+
+    @property
     def valid(self) -> bool:
         """Whether the figures may be quoted."""
         return not self.reasons
@@ -92,6 +98,7 @@ class Load:
             "errors": sum(window.errors for window in self.windows),
             "unsent": self.unsent,
             "images_per_second": self.throughput,
+            "throughput": {"unit": "images/s", "value": self.throughput, **asdict(self.throughput_interval)},
             "latency": self.latency.to_dict(),
             "windows": [window.to_dict(self.window_seconds) for window in self.windows],
             "server": self.server,
@@ -101,12 +108,12 @@ class Load:
         }
 
 
-def closed_loop(target: Target, requests: Sequence[Pixels], concurrency: int, timing: Timing) -> Load:
+def closed_loop(target: Target, requests: Sequence[Images], concurrency: int, timing: Timing) -> Load:
     """`concurrency` workers, each with one request under way at any time.
 
     Args:
         target: what is measured.
-        requests: uint8 [N, S, S, 3] each, sent in turn.
+        requests: what is sent in turn.
         concurrency: number of workers.
         timing: how long.
 
@@ -116,12 +123,12 @@ def closed_loop(target: Target, requests: Sequence[Pixels], concurrency: int, ti
     return _measure(target, requests, concurrency, Closed(), timing)
 
 
-def open_loop(target: Target, requests: Sequence[Pixels], pace: Open, in_flight: int, timing: Timing) -> Load:
+def open_loop(target: Target, requests: Sequence[Images], pace: Open, in_flight: int, timing: Timing) -> Load:
     """Requests at given times, whether or not earlier ones were answered; latency counts from those times.
 
     Args:
         target: what is measured.
-        requests: uint8 [N, S, S, 3] each, sent in turn.
+        requests: what is sent in turn.
         pace: the times.
         in_flight: most requests under way at once; further ones wait, and their waiting is in their latency.
         timing: how long.
@@ -132,7 +139,7 @@ def open_loop(target: Target, requests: Sequence[Pixels], pace: Open, in_flight:
     return _measure(target, requests, in_flight, pace, timing)
 
 
-def _measure(target: Target, requests: Sequence[Pixels], workers: int, pace: Pace, timing: Timing) -> Load:
+def _measure(target: Target, requests: Sequence[Images], workers: int, pace: Pace, timing: Timing) -> Load:
     recorder = Recorder(timing.window)
     crew = Crew(target, requests, workers, pace, recorder)
     counters = Statistics(target.statistics)

@@ -9,7 +9,7 @@ import numpy as np
 
 from shrinkserve.benchmark.load import Load, Timing, closed_loop, open_loop
 from shrinkserve.benchmark.pace import Arrivals, Open
-from shrinkserve.benchmark.target import Pixels, Target
+from shrinkserve.benchmark.target import Images, Pixels, Target
 from shrinkserve.data import Dataset, evaluation_batches
 from shrinkserve.preprocess import Preprocess
 
@@ -45,32 +45,52 @@ class LoadPlan:
 
 
 def run_loads(
-    plan: LoadPlan, targets: Sequence[Target], make: Callable[[int], list[Pixels]], say: Callable[[str], None]
+    plan: LoadPlan, targets: Sequence[Target], requests: Requests, say: Callable[[str], None]
 ) -> Iterator[Load]:
     """Run every load test of a plan.
 
     Args:
         plan: which.
-        targets: what is put under load.
-        make: gives requests of so many images each.
+        targets: what is put under load; those that take encoded images are asked for one image a request only.
+        requests: what is sent.
         say: told before each test.
 
     Raises:
         RequestError: a server does not answer.
     """
-    single = make(1)
     for concurrency in plan.concurrency:
         for target in targets:
             say(f"load: {target.name}, concurrency {concurrency}")
-            yield closed_loop(target, single, concurrency, plan.timing)
+            yield closed_loop(target, requests.of(target), concurrency, plan.timing)
     for size in plan.batches:
         for target in targets:
-            say(f"load: {target.name}, batch {size}")
-            yield closed_loop(target, make(size), 1, plan.timing)
+            if not target.encoded:
+                say(f"load: {target.name}, batch {size}")
+                yield closed_loop(target, requests.of(target, size), 1, plan.timing)
     for rate in plan.rates:
         for target in targets:
             say(f"load: {target.name}, {rate:g} requests/s {plan.arrivals}")
-            yield open_loop(target, single, Open(rate, plan.arrivals), plan.in_flight, plan.timing)
+            yield open_loop(target, requests.of(target), Open(rate, plan.arrivals), plan.in_flight, plan.timing)
+
+
+@dataclass(frozen=True)
+class Requests:
+    """What load tests send: different real images of a dataset.
+
+    Attributes:
+        dataset: where they are from.
+        preprocess: what a network expects.
+    """
+
+    dataset: Dataset
+    preprocess: Preprocess
+
+    def of(self, target: Target, batch: int = 1) -> list[Images]:
+        """Requests of the kind that a target takes, `batch` images in each."""
+        if not target.encoded:
+            return list(payload(self.dataset, self.preprocess, batch))
+        order = np.linspace(0, len(self.dataset) - 1, min(len(self.dataset), REQUESTS), dtype=int)
+        return [[self.dataset.record(int(index)).encoded] * batch for index in order]
 
 
 def payload(dataset: Dataset, preprocess: Preprocess, batch: int) -> list[Pixels]:

@@ -13,7 +13,7 @@ from shrinkserve.benchmark.gates import Gates
 from shrinkserve.benchmark.stages import Stages
 from shrinkserve.data import Dataset
 
-FORMAT = 1
+FORMAT = 2
 """Grows when a reader of the old one would be misled."""
 RECORD, MARKDOWN, HTML, JOURNAL = "bench.json", "report.md", "report.html", "accuracy.jsonl"
 """Files of an output folder; the last is what a measurement that was cut off goes on from."""
@@ -37,11 +37,13 @@ def begin(stages: Stages, dataset: Dataset, gates: Gates) -> dict[str, Any]:
                 "precision": target.precision,
                 "identity": target.identity,
                 "exact": target.exact,
+                "payload": target.payload if target.remote else None,
                 "parent": parent,
             }
             for target, parent in columns
         ],
         "reference": stages.reference,
+        "left_out": stages.left_out,
         "environment": environment(),
         "gates": asdict(gates),
         "accuracy": None,

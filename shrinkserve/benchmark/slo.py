@@ -10,7 +10,7 @@ from typing import Any
 from shrinkserve.benchmark.gates import parse_duration
 from shrinkserve.benchmark.load import Load, Timing, closed_loop, open_loop
 from shrinkserve.benchmark.pace import Open
-from shrinkserve.benchmark.target import Pixels, Target
+from shrinkserve.benchmark.target import Images, Target
 from shrinkserve.errors import ConfigError
 
 PROBE = 8
@@ -53,13 +53,13 @@ class Slo:
 
 
 def search(
-    target: Target, requests: Sequence[Pixels], slo: Slo, in_flight: int, timing: Timing, say: Callable[[str], None]
+    target: Target, requests: Sequence[Images], slo: Slo, in_flight: int, timing: Timing, say: Callable[[str], None]
 ) -> dict[str, Any]:
     """Find the highest rate of Poisson arrivals at which the promise holds, by halving.
 
     Args:
         target: what is measured.
-        requests: uint8 [N, S, S, 3] each.
+        requests: what is sent in turn.
         slo: the promise.
         in_flight: most requests under way at once.
         timing: of each trial.

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from shrinkserve.artifact import CARD, Card, read_card, tensors_sha256
-from shrinkserve.benchmark.target import Target, local, server
-from shrinkserve.errors import ArtifactError, ConfigError, RequestError
+from shrinkserve.benchmark.exported import engine_stages, find_version, graph_stage
+from shrinkserve.benchmark.origin import find_run
+from shrinkserve.benchmark.target import Payload, Target, local, server
+from shrinkserve.errors import ConfigError, RequestError
 from shrinkserve.preprocess import Preprocess
-from shrinkserve.runtimes.checkpoint import Checkpoint, Weights, weights
-from shrinkserve.runtimes.onnx import OnnxModel
+from shrinkserve.runtimes.checkpoint import Checkpoint, Weights
 from shrinkserve.serving.client import Client
 from shrinkserve.serving.contract import Contract
-from shrinkserve.serving.model_config import MODEL
-from shrinkserve.serving.repository import versions_in
+from shrinkserve.serving.family import known_models, public
 
 LOCAL_BATCH = 32
 """Images a request where no server says how many it takes."""
@@ -35,6 +34,7 @@ class Stages:
         max_batch_size: most images in one request.
         weights_sha256: of the checkpoint's weights that are shipped.
         contract: of the server; None without one.
+        left_out: a line for each engine that cannot be asked on this machine.
     """
 
     model: str
@@ -46,6 +46,7 @@ class Stages:
     max_batch_size: int
     weights_sha256: str
     contract: Contract | None = None
+    left_out: list[str] = field(default_factory=list)
 
     @property
     def served(self) -> str:
@@ -70,7 +71,8 @@ class Wanted:
         run: folder of the training run; found by the weights' hash when left out.
         runs: where runs are looked for.
         repository: where exported files of the same weights are looked for; None for nowhere.
-        raw: whether the raw weights are a stage too.
+        payloads: how images come to the server; empty for tensors, and encoded images where it takes those.
+        token: that the server wants to see before it takes shared memory.
     """
 
     urls: Sequence[str] = ()
@@ -78,7 +80,8 @@ class Wanted:
     run: Path | None = None
     runs: Path = Path("runs")
     repository: Path | None = None
-    raw: bool = True
+    payloads: Sequence[Payload] = ()
+    token: str | None = None
 
 
 def find_stages(wanted: Wanted) -> Stages:
@@ -87,27 +90,31 @@ def find_stages(wanted: Wanted) -> Stages:
     Raises:
         ConfigError: nothing named, or a model that must be named.
         ArtifactError: the run is missing, damaged or of other weights than those that are served.
-        RequestError: a server is not there, has no such model, or the URLs do not serve the same one.
+        RequestError: a server is not there, has no such model, does not take what is to be sent, or the URLs do not
+            serve the same one.
     """
     if not wanted.urls and wanted.run is None:
         raise ConfigError("nothing to measure", expected="--url of a server, --checkpoint RUN, or both")
     contract = _agreed_contract(wanted) if wanted.urls else None
-    run, shipped, sha256 = _find_run(wanted, contract.weights_sha256 if contract else None)
+    run, shipped, sha256 = find_run(wanted.run, wanted.runs, contract.weights_sha256 if contract else None)
     checkpoint = Checkpoint(run, shipped)
+    model = contract.model if contract else checkpoint.name
     stages: list[tuple[Target, int | None]] = []
-    if shipped == "ema" and wanted.raw:
+    if shipped == "ema":
         stages.append((_checkpoint(Checkpoint(run, "raw"), "raw", exact=False), None))
     reference = len(stages)
     stages.append((_checkpoint(checkpoint, shipped), 0 if stages else None))
-    served = reference
-    for version, path, card in _exported(wanted, contract.model if contract else checkpoint.name, sha256, contract):
-        if contract is not None and version == contract.version:
-            served = len(stages)
-        stages.append((_onnx(version, path, card), reference))
+    left_out: list[str] = []
+    number = contract.version if contract else None
+    if wanted.repository and (version := find_version(wanted.repository, model, sha256, number)):
+        graph = len(stages)
+        engines, left_out = engine_stages(version[1])
+        stages += [(graph_stage(version[1]), reference), *((engine, graph) for engine in engines)]
     if contract is not None:
-        stages += [(server(url, contract.model, contract.precision), served) for url in wanted.urls]
+        parent = _runs(contract, [target for target, _ in stages], reference)
+        stages += [(target, parent) for target in _servers(wanted, contract)]
     return Stages(
-        model=contract.model if contract else checkpoint.name,
+        model=public(model),
         targets=[target for target, _ in stages],
         parents=[parent for _, parent in stages],
         reference=reference,
@@ -116,7 +123,37 @@ def find_stages(wanted: Wanted) -> Stages:
         max_batch_size=max(1, contract.max_batch_size) if contract else LOCAL_BATCH,
         weights_sha256=sha256,
         contract=contract,
+        left_out=left_out,
     )
+
+
+def _runs(contract: Contract, stages: Sequence[Target], reference: int) -> int:
+    """Position of the stage that a server runs: the one of its engine, if that can be asked here too."""
+    runtime = "onnx" if contract.backend == "onnxruntime" else contract.backend
+    name = f"{runtime} {contract.precision} v{contract.version}"
+    positions = [n for n, stage in enumerate(stages) if stage.name == name]
+    graphs = [n for n, stage in enumerate(stages) if stage.kind == "onnx" and stage.exact]
+    return (positions or graphs or [reference])[0]
+
+
+def _servers(wanted: Wanted, contract: Contract) -> list[Target]:
+    """The server by every address and every way in which images come to it."""
+    targets: list[Target] = []
+    ensemble = public(contract.model)
+    for url in wanted.urls:
+        with Client(url) as client:
+            takes_encoded = ensemble != contract.model and ensemble in client.models()
+        payloads = wanted.payloads or (["tensor", "jpeg"] if takes_encoded else ["tensor"])
+        for payload in payloads:
+            if payload == "jpeg" and not takes_encoded:
+                raise RequestError(
+                    f"{url}: {ensemble} takes no encoded images", do=f"shrinkserve repo add-jpeg {ensemble}"
+                )
+            name = ensemble if payload == "jpeg" else contract.model
+            targets.append(server(url, name, contract.precision, payload, wanted.token))
+    names = [target.name for target in targets]  # two addresses of one protocol are told apart by a number
+    counts = [names[:n].count(name) for n, name in enumerate(names)]
+    return [replace(one, name=f"{one.name} {n + 1}") if n else one for one, n in zip(targets, counts, strict=True)]
 
 
 def _agreed_contract(wanted: Wanted) -> Contract:
@@ -124,7 +161,7 @@ def _agreed_contract(wanted: Wanted) -> Contract:
     agreed: Contract | None = None
     for url in wanted.urls:
         with Client(url) as client:
-            contract = client.contract(wanted.model or _only_model(url, client.models()))
+            contract = client.contract(wanted.model or _only_model(url, known_models(client.models())))
         if agreed is not None and contract != agreed:
             raise RequestError(
                 f"{url}: serves another model than {wanted.urls[0]}",
@@ -145,66 +182,6 @@ def _only_model(url: str, models: Sequence[str]) -> str:
     )
 
 
-def _find_run(wanted: Wanted, served: str | None) -> tuple[Path, Weights, str]:
-    """The run whose weights are served, which of its weights these are, and their hash."""
-    if wanted.run is not None:
-        card = read_card(wanted.run, "checkpoint")
-        if served is None:
-            return wanted.run, "ema", card.weights_sha256
-        if which := _which(wanted.run, card, served):
-            return wanted.run, which, served
-        raise ArtifactError(
-            f"{wanted.run}: not the checkpoint that the server's model was made from",
-            expected=f"weights {served[:12]}",
-            found=card.weights_sha256[:12],
-            do="name the run that was exported, or export this one",
-        )
-    assert served is not None
-    for path in sorted(wanted.runs.glob(f"*/{CARD}")):
-        try:
-            which = _which(path.parent, read_card(path.parent, "checkpoint"), served)
-        except ArtifactError:  # a folder beside it that is no whole run
-            continue
-        if which:
-            return path.parent, which, served
-    raise ArtifactError(
-        f"{wanted.runs}: no run with the weights that are served",
-        expected=f"weights {served[:12]}",
-        do="name the run with --checkpoint",
-    )
-
-
-def _which(run: Path, card: Card, sha256: str) -> Weights | None:
-    """Which of a run's weights have this hash."""
-    if card.weights_sha256 == sha256:
-        return "ema"
-    raw = weights(Checkpoint(run, "raw").module)
-    return "raw" if tensors_sha256({name: tensor.numpy() for name, tensor in raw.items()}) == sha256 else None
-
-
-def _exported(wanted: Wanted, model: str, sha256: str, contract: Contract | None) -> Iterator[tuple[int, Path, Card]]:
-    """Exported files of these weights: of each precision the newest, and the one that is served."""
-    found: dict[str, tuple[int, Path, Card]] = {}
-    folder = wanted.repository / model if wanted.repository else None
-    numbers = versions_in(folder) if folder and folder.is_dir() else []
-    for number in numbers:
-        assert folder is not None
-        card = read_card(folder / str(number))
-        if card.weights_sha256 == sha256 and card.kind == "onnx":
-            served = contract is not None and number == contract.version
-            key = "served" if served else str(card.details.get("precision"))
-            found[key] = (number, folder / str(number) / MODEL, card)
-    if contract is not None and "served" in found:
-        found.pop(contract.precision, None)
-    yield from sorted(found.values(), key=lambda entry: entry[0])
-
-
 def _checkpoint(checkpoint: Checkpoint, which: Weights, *, exact: bool = True) -> Target:
     identity = checkpoint.card.files[f"{which}.safetensors"]
     return local(f"checkpoint {which}", checkpoint, "checkpoint", "float32", identity, exact=exact)
-
-
-def _onnx(version: int, path: Path, card: Card) -> Target:
-    precision = str(card.details.get("precision", "float32"))
-    name = f"onnx {precision} v{version}"
-    return local(name, OnnxModel(path, spin=False), "onnx", precision, card.files[MODEL], exact=precision == "float32")

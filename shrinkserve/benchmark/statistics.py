@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean, stdev
 
 CONFIDENCE = 0.95
 """The confidence level of every interval that this package reports."""
@@ -49,6 +51,21 @@ def mcnemar(lost: int, gained: int) -> float:
 
     changed = lost + gained
     return 1.0 if changed == 0 else float(binomtest(lost, changed, 0.5).pvalue)
+
+
+def mean_interval(values: Sequence[float]) -> Interval:
+    """Student's interval of a mean (Student, Biometrika 1908).
+
+    Args:
+        values: independent measurements; with fewer than two, nothing is known of their scatter: the value itself.
+    """
+    from scipy.stats import t
+
+    mean = fmean(values)
+    if len(values) < 2:
+        return Interval(mean, mean)
+    reach = float(t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)) * stdev(values) / len(values) ** 0.5
+    return Interval(max(0.0, mean - reach), mean + reach)
 
 
 def quantile_ranks(quantile: float, count: int) -> tuple[int, int]:

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from shrinkserve.benchmark.gates import describe_load
+from shrinkserve.benchmark.report.numbers import milliseconds, percent, rate
 
 
 def render(record: dict[str, Any], console: Console | None = None) -> None:
@@ -71,25 +72,77 @@ def outcome(record: dict[str, Any]) -> str:
 
 
 def verdict(record: dict[str, Any]) -> str:
-    """One sentence: does the last stage answer as the checkpoint does, how well and how fast."""
+    """One sentence: does what is served answer as the checkpoint does, how well and how fast."""
     accuracy = record["accuracy"]
     if record["partial"] is not None or not accuracy or not accuracy["images"]:
         return f"PARTIAL: {record['partial']}"
-    reference = record["stages"][record["reference"]]["name"]
-    servers = [stage["name"] for stage in record["stages"] if stage["kind"] == "server"] or [
-        record["stages"][-1]["name"]
-    ]
-    flips = max(
-        (c["flips"] for c in accuracy["comparisons"] if c["before"] == reference and c["after"] in servers), default=0
-    )
-    top1 = min(score["top1"]["value"] for score in accuracy["stages"] if score["stage"] in servers)
-    same = "as the checkpoint does" if not flips else f"unlike the checkpoint on {flips}"
-    sentence = f"On {accuracy['images']} images {' and '.join(servers)} answer {same}, top-1 {top1:.2%}"
-    valid = [load for load in record["loads"] if load["valid"]]
-    if valid:
-        best = max(valid, key=lambda load: float(load["images_per_second"]))
-        p99 = best["latency"]["percentiles"]["p99"]["value"]
-        sentence += f", {best['images_per_second']:.0f} images/s with a p99 of {p99:.1f} ms ({describe_load(best)})"
+    flips, top1 = _served(record)
+    same = [name for name, count in flips.items() if not count]
+    parts = []
+    if same:
+        parts.append(f"{_listed(same)} answer{'s' if len(same) == 1 else ''} as the checkpoint does")
+    parts += [f"{name} differs from it on {count:,}" for name, count in flips.items() if count]
+    sentence = f"On {accuracy['images']:,} images {_listed(parts)}; top-1 {percent(top1)}"
+    held = [search for search in record["slo"] if search["requests_per_second"]]
+    if held:
+        best = max(held, key=lambda search: float(search["requests_per_second"]))
+        sentence += f"; {best['slo']} holds up to {rate(best['requests_per_second'])} requests/s ({best['target']})"
+    elif fastest := _fastest(record):
+        p99 = fastest["latency"]["percentiles"]["p99"]["value"]
+        speed = rate(fastest["images_per_second"])
+        sentence += f"; {speed} images/s with a p99 of {milliseconds(p99)} ms ({describe_load(fastest)})"
     elif record["loads"]:
         sentence += "; no load test gave figures that may be quoted"
     return sentence + "."
+
+
+def tiles(record: dict[str, Any]) -> list[dict[str, str]]:
+    """The figures that a reader looks for first: name, value, and what it is of."""
+    accuracy, found = record["accuracy"], []
+    if accuracy and accuracy["images"]:
+        flips, top1 = _served(record)
+        worst = max(flips, key=lambda name: flips[name])
+        score = min(accuracy["stages"], key=lambda one: (one["stage"] not in flips, one["top1"]["value"]))["top1"]
+        of = f"of {accuracy['images']:,}, {worst}"
+        found.append(_tile("other answers than the checkpoint", f"{flips[worst]:,}", of))
+        ends = f"95 %: {100 * score['low']:.2f} to {100 * score['high']:.2f}"
+        found.append(_tile("top-1", percent(top1), ends))
+    valid = [load for load in record["loads"] if load["valid"]]
+    if valid:
+        alone = min(valid, key=lambda load: float(load["latency"]["percentiles"]["p99"]["value"]))
+        p99 = alone["latency"]["percentiles"]["p99"]["value"]
+        found.append(_tile("shortest p99", f"{milliseconds(p99)} ms", describe_load(alone)))
+        fastest = max(valid, key=lambda load: float(load["images_per_second"]))
+        found.append(_tile("most images/s", rate(fastest["images_per_second"]), describe_load(fastest)))
+    for search in record["slo"]:
+        held = f"{rate(search['requests_per_second'])}/s" if search["requests_per_second"] else "not met"
+        found.append(_tile(f"{search['slo']} holds to", held, search["target"]))
+    return found
+
+
+def _tile(name: str, value: str, more: str) -> dict[str, str]:
+    return {"name": name, "value": value, "more": more}
+
+
+def _served(record: dict[str, Any]) -> tuple[dict[str, int], float]:
+    """Flips against the checkpoint of each server (without one: of the last stage), and the lowest top-1 of these."""
+    reference = record["stages"][record["reference"]]["name"]
+    names = [stage["name"] for stage in record["stages"] if stage["kind"] == "server"] or [record["stages"][-1]["name"]]
+    counts = {c["after"]: c["flips"] for c in record["accuracy"]["comparisons"] if c["before"] == reference}
+    top1 = min(score["top1"]["value"] for score in record["accuracy"]["stages"] if score["stage"] in names)
+    return {name: counts.get(name, 0) for name in names}, top1
+
+
+def _fastest(record: dict[str, Any]) -> dict[str, Any] | None:
+    """The valid load test with the most images a second, within the bound on p99 if there is one."""
+    bound = record["gates"]["max_p99"]
+    fit = [
+        load
+        for load in record["loads"]
+        if load["valid"] and (bound is None or load["latency"]["percentiles"]["p99"]["value"] <= 1e3 * bound)
+    ]
+    return max(fit, key=lambda load: float(load["images_per_second"]), default=None)
+
+
+def _listed(words: list[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"

@@ -59,6 +59,13 @@ def bench(  # noqa: PLR0913, PLR0917 - one parameter an option
     max_p99: Annotated[str | None, typer.Option(help="Gate: longest 99th percentile, e.g. 20ms.")] = None,
     min_throughput: Annotated[float | None, typer.Option(min=0, help="Gate: least images/s.")] = None,
     gates: Annotated[Path | None, typer.Option(help="Gates as a TOML file; options come before it.")] = None,
+    payload: Annotated[
+        list[str] | None,
+        typer.Option(help="tensor, jpeg or shm; may be repeated; tensor, and jpeg where the server takes it."),
+    ] = None,
+    token: Annotated[
+        str | None, typer.Option(envvar="SHRINKSERVE_TOKEN", help="The server's token, for its shared memory.")
+    ] = None,
     rate: Annotated[
         list[float] | None, typer.Option(min=0.1, help="Open-loop load, requests/s; may be repeated.")
     ] = None,
@@ -81,6 +88,7 @@ def bench(  # noqa: PLR0913, PLR0917 - one parameter an option
     from shrinkserve.benchmark.slo import Slo
     from shrinkserve.benchmark.stages import Wanted
     from shrinkserve.benchmark.summary import render
+    from shrinkserve.benchmark.target import parse_payloads
     from shrinkserve.errors import ConfigError, GateError
 
     if arrivals not in {"poisson", "constant"}:
@@ -89,7 +97,15 @@ def bench(  # noqa: PLR0913, PLR0917 - one parameter an option
     named = Gates(min_top1, max_flips, parse_duration(max_p99, "--max-p99") if max_p99 else None, min_throughput)
     options = Options(
         data=data,
-        wanted=Wanted(url or ([] if checkpoint else TRITON_URLS), model, checkpoint, runs, repository),
+        wanted=Wanted(
+            url or ([] if checkpoint else TRITON_URLS),
+            model,
+            checkpoint,
+            runs,
+            repository,
+            payloads=parse_payloads(payload or ()),
+            token=token,
+        ),
         gates=read_gates(gates).override(named) if gates else named,
         loads=LoadPlan(
             concurrency=concurrency or (1, 4),

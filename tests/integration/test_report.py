@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-import subprocess
+from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from shrinkserve.benchmark.report.html import to_html
 from shrinkserve.benchmark.report.markdown import to_markdown
 from shrinkserve.data import open_dataset
-
-BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 
 
 @pytest.fixture(scope="module")
@@ -65,8 +61,8 @@ def test_it_says_what_the_record_says(report: Path, digits: Path) -> None:
     html, markdown = (report / "report.html").read_text(), (report / "report.md").read_text()
     flips = next(c["flips"] for c in record["accuracy"]["comparisons"] if c["before"] == "checkpoint raw")
     assert flips > 0
-    assert f">{flips} flip" in html
-    assert html.count("<figure>") == min(flips, 24)
+    assert html.count(f">{flips} flip") == 2  # on the arrow, drawn for a desk and for a phone
+    assert html.count("<figure>") == min(flips, 12)
     for stage in record["stages"]:
         assert stage["name"] in html
         assert f"| {stage['name']} |" in markdown
@@ -99,21 +95,50 @@ def test_a_partial_measurement_says_so_first(report: Path, digits: Path) -> None
     ]  # fmt: skip
 
 
-@pytest.mark.skipif(BROWSER is None, reason="no chromium on PATH (apt-get install chromium)")
-@pytest.mark.parametrize("width", [500, 1200])
-def test_a_browser_shows_it_light_and_dark_without_a_complaint(report: Path, tmp_path: Path, width: int) -> None:
+WIDTHS = {"phone": 390, "small phone": 320, "desk": 1200}
+
+
+@pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
+def test_a_browser_shows_it_light_and_dark_without_a_complaint(report: Path, browser, width: int) -> None:
     pictures = {}
-    for scheme, code in (("light", 1), ("dark", 0)):
-        picture = tmp_path / f"{scheme}.png"
-        command = [
-            *(str(BROWSER), "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"),
-            *(f"--blink-settings=preferredColorScheme={code}", f"--window-size={width},1600"),
-            *(f"--screenshot={picture}", "--enable-logging=stderr", (report / "report.html").as_uri()),
-        ]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-        assert "CONSOLE" not in done.stderr
-        pictures[scheme] = np.asarray(Image.open(picture).convert("L"), np.float32)
-    assert pictures["light"].shape == (1600, width)
+    for scheme in ("light", "dark"):
+        browser.show(report / "report.html", width, scheme)
+        pictures[scheme] = browser.picture().astype(np.float32)
+        assert browser.complaints == []
+        fetched = [url for url in browser.requests if not url.startswith("data:")]
+        assert fetched == [(report / "report.html").as_uri()]
+        assert browser.value("document.documentElement.scrollWidth") <= width  # nobody has to scroll sideways
+        shown = browser.value(
+            "[...document.querySelectorAll('svg')].filter(e => e.checkVisibility()).map(e => e.ariaLabel)"
+        )
+        assert shown.count("Chain of stages with flips on each arrow") == 1  # the drawing for this width, and no other
+        assert shown.count("Distributions of latency") == 1
     assert pictures["light"].mean() > 200  # dark ink on light paper ...
-    assert pictures["dark"].mean() < 60  # ... and the other way round
+    assert pictures["dark"].mean() < 70  # ... and the other way round
     assert pictures["light"].std() > 10
+
+
+def test_what_is_small_can_be_read(report: Path, browser) -> None:
+    """Text in pictures is scaled with them: on a phone it must still be of a readable size."""
+    browser.show(report / "report.html", 390, "light")
+    smallest = browser.value(
+        "Math.min(...[...document.querySelectorAll('text')].filter(e => e.checkVisibility())"
+        ".map(e => parseFloat(getComputedStyle(e).fontSize) * e.getScreenCTM().a))"
+    )
+    assert smallest > 11
+    on_tables = browser.value("Math.min(...[...document.querySelectorAll('td, th')].filter(e => e.checkVisibility())"
+                              ".map(e => parseFloat(getComputedStyle(e).fontSize)))")  # fmt: skip
+    assert on_tables > 12
+
+
+def test_its_tables_stay_tables_on_a_phone(report: Path, browser) -> None:
+    """Rows are shown as cards there; to a screen reader they are rows with headers all the same."""
+    browser.show(report / "report.html", 390, "light")
+    browser.send("Accessibility.enable")
+    tree = browser.send("Accessibility.getFullAXTree")["nodes"]
+    roles = Counter(node["role"]["value"] for node in tree if not node["ignored"])
+    rows = browser.value("[...document.querySelectorAll('tr')].filter(e => e.checkVisibility()).length")
+    assert roles["row"] == rows > 10
+    assert roles["rowheader"] > 10
+    assert roles["cell"] > 40
+    assert roles["image"] >= 3

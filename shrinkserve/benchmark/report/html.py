@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from typing import Any
 
 from shrinkserve.benchmark.gates import describe_load
 from shrinkserve.benchmark.histogram import Histogram
-from shrinkserve.benchmark.report import charts
-from shrinkserve.benchmark.summary import outcome, verdict
+from shrinkserve.benchmark.report import charts, numbers, svg, tree
+from shrinkserve.benchmark.report.flips import flip_groups
+from shrinkserve.benchmark.summary import outcome, tiles, verdict
 from shrinkserve.data import Dataset
-from shrinkserve.errors import DataError
-from shrinkserve.preprocess import decode
 
-THUMBNAILS = 24
-"""How many flipped images are shown."""
-SIDE = 96
-"""Longest side of a thumbnail in pixels."""
+WIDE, NARROW = 1016.0, 358.0
+"""Widths of the two drawings of each chart, in pixels: for a desk and for a phone."""
+PHASES = ("queue", "compute_input", "compute_infer", "compute_output", "client and network")
+PERCENTILES = ["p50", "p90", "p95", "p99", "p99.9"]
 
 
 def to_html(record: dict[str, Any], dataset: Dataset) -> str:
@@ -34,59 +31,101 @@ def to_html(record: dict[str, Any], dataset: Dataset) -> str:
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
+        lstrip_blocks=True,
     )
+    environment.filters |= {"percent": numbers.percent, "ms": numbers.milliseconds, "rate": numbers.rate}
     reference = record["stages"][record["reference"]]["name"]
     comparisons = record["accuracy"]["comparisons"] if record["accuracy"] else []
     return environment.get_template("report.html.jinja").render(
         record=record,
         outcome=outcome(record),
         sentence=verdict(record),
+        tiles=tiles(record),
         reference=reference,
         against={c["after"]: c for c in comparisons if c["before"] == reference},
         chain=_chain(record),
-        distributions=[_distribution(load) for load in record["loads"]],
-        curve=charts.load_curve(_curves(record)),
+        curves=_curves(record),
+        ridges=_ridges(record),
         batches=_batches(record),
         phases=_phases(record),
-        phase_names=charts.PHASES,
-        flips=_flips(comparisons, record["classes"], dataset),
+        phase_names=PHASES,
+        shapes=svg.SHAPES,
+        percentiles=PERCENTILES,
+        peers=_peers(record),
+        flips=flip_groups(record, dataset),
         describe=describe_load,
+        figure=numbers.figure,
     )
 
 
-def _chain(record: dict[str, Any]) -> str:
+def _chain(record: dict[str, Any]) -> list[str]:
+    """Both drawings of the chain; none when nothing was compared."""
     if not record["accuracy"]:
-        return ""
-    position = {stage["name"]: n for n, stage in enumerate(record["stages"])}
-    flips = {(position[c["before"]], position[c["after"]]): c["flips"] for c in record["accuracy"]["comparisons"]}
-    return charts.chain(record["stages"], flips, record["reference"])
+        return []
+    stages = record["stages"]
+    found = {(c["before"], c["after"]): c["flips"] for c in record["accuracy"]["comparisons"]}
+    nodes = []
+    for number, (stage, score) in enumerate(zip(stages, record["accuracy"]["stages"], strict=True)):
+        parent = stage["parent"]
+        flips = None if parent is None else found[stages[parent]["name"], stage["name"]]
+        bad = bool(flips) and stage["exact"] and stages[parent]["exact"]
+        note = f"top-1 {numbers.percent(score['top1']['value'])}"
+        nodes.append(tree.Node(stage["name"], note, parent, flips, bad, number == record["reference"]))
+    return [tree.wide(nodes), tree.narrow(nodes)]
 
 
-def _distribution(load: dict[str, Any]) -> dict[str, Any]:
-    histogram, name = Histogram(load["latency"]["hdr"]), describe_load(load)
-    marks = {f"p{percent:g}": histogram.percentile(percent) for percent in (50, 99)}
-    return {"name": name, "picture": charts.distribution(histogram.buckets(), marks, f"Latency of {name}")}
-
-
-def _curves(record: dict[str, Any]) -> dict[str, list[tuple[float, float, str]]]:
-    """Throughput and p99 of every valid load test with one image a request, and of what the search tried."""
-    curves: dict[str, list[tuple[float, float, str]]] = {}
+def _curves(record: dict[str, Any]) -> dict[str, Any]:
+    """Throughput and p99 of every load test with one image a request that kept up, and of what the search tried."""
+    series: dict[str, list[charts.Point]] = {}
     tried = [trial for search in record["slo"] for trial in search["trials"]]
     for load in (*record["loads"], *tried):
-        if load["batch"] == 1 and (load["valid"] or load in tried) and not load["unsent"]:
-            name = load["target"] if load["mode"] == "closed" else f"{load['target']}, open loop"
-            p99 = load["latency"]["percentiles"]["p99"]["value"]
-            curves.setdefault(name, []).append((load["images_per_second"], p99, describe_load(load)))
-    return {name: sorted(points) for name, points in curves.items()}
+        p99 = load["latency"]["percentiles"]["p99"]
+        if load["batch"] != 1 or load["unsent"] or not load["latency"]["count"]:
+            continue
+        closed = load["mode"] == "closed"
+        name = load["target"] if closed else f"{load['target']}, open loop"
+        asked = load["concurrency"] if closed else load["offered_requests_per_second"]
+        point = charts.Point(
+            load=asked,
+            throughput=load["images_per_second"],
+            p99=p99["value"],
+            low=p99["low"],
+            high=p99["high"],
+            valid=load["valid"] or load in tried,  # what a search found too much is no worse measured
+            label=f"c{asked}" if closed else f"{asked:.0f}/s",
+            title=f"{describe_load(load)}: {numbers.milliseconds(p99['value'])} ms",
+        )
+        series.setdefault(name, []).append(point)
+    if not any(len(points) > 1 for points in series.values()):
+        return {}
+    ordered = {name: sorted(points, key=lambda point: point.load) for name, points in series.items()}
+    drawn = [charts.load_curves(ordered, WIDE, 400), charts.load_curves(ordered, NARROW, 280)]
+    return {"names": list(ordered), "pictures": drawn}
 
 
-def _batches(record: dict[str, Any]) -> list[dict[str, Any]]:
-    """Images a second by target and batch size at one worker; `share` is of the best, for the shade."""
+def _ridges(record: dict[str, Any]) -> list[str]:
+    loads = []
+    for load in record["loads"]:
+        histogram = Histogram(load["latency"]["hdr"])
+        buckets = [(1e3 * low, 1e3 * high, count) for low, high, count in histogram.buckets()]
+        if buckets:
+            marks = {f"p{percent:g}": 1e3 * histogram.percentile(percent) for percent in (50, 99, 99.9)}
+            loads.append(charts.Ridge(describe_load(load), buckets, marks))
+    return [charts.ridges(loads, WIDE), charts.ridges(loads, NARROW)] if loads else []
+
+
+def _batches(record: dict[str, Any]) -> dict[str, Any]:
+    """Load tests of one worker by target and batch size; `share` of the best throughput is the shade."""
     alone = [load for load in record["loads"] if load["mode"] == "closed" and load["concurrency"] == 1]
-    if len({load["batch"] for load in alone}) < 2:
-        return []
+    sizes = sorted({load["batch"] for load in alone})
+    if len(sizes) < 2:
+        return {}
     best = max(load["images_per_second"] for load in alone) or 1.0
-    return [{**load, "share": load["images_per_second"] / best} for load in alone]
+    rows: dict[str, dict[int, dict[str, Any]]] = {}
+    for load in alone:
+        share = load["images_per_second"] / best
+        rows.setdefault(load["target"], {})[load["batch"]] = {**load, "share": share}
+    return {"sizes": sizes, "rows": rows}
 
 
 def _phases(record: dict[str, Any]) -> list[dict[str, Any]]:
@@ -97,34 +136,15 @@ def _phases(record: dict[str, Any]) -> list[dict[str, Any]]:
             phases = dict(load["server"]["mean_ms"])
             phases["client and network"] = max(0.0, load["latency"]["mean"] - sum(phases.values()))
             found.append({"name": describe_load(load), "phases": phases, "total": sum(phases.values())})
+            found[-1]["together"] = load["server"]["images_per_execution"]
     longest = max((entry["total"] for entry in found), default=0.0) or 1.0
     for entry in found:
-        entry["picture"] = charts.stacked(entry["phases"], longest, f"Where time goes: {entry['name']}")
+        entry["widths"] = [100 * entry["phases"][name] / longest for name in PHASES]
     return found
 
 
-def _flips(comparisons: list[dict[str, Any]], classes: list[str], dataset: Dataset) -> list[dict[str, Any]]:
-    listed = [(c, flip) for c in comparisons for flip in c["listed"]][:THUMBNAILS]
-    return [
-        {
-            "step": f"{comparison['before']} to {comparison['after']}",
-            "name": flip["name"],
-            "picture": _thumbnail(dataset, flip["index"]),
-            "label": classes[flip["label"]],
-            "before": f"{classes[flip['before']]} (margin {flip['margin_before']:.3f})",
-            "after": f"{classes[flip['after']]} (margin {flip['margin_after']:.3f})",
-        }
-        for comparison, flip in listed
-    ]
-
-
-def _thumbnail(dataset: Dataset, index: int) -> str:
-    """The image as a data URL."""
-    try:
-        image = decode(dataset.record(index).encoded)
-    except DataError:
-        return ""
-    image.thumbnail((SIDE, SIDE))
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=85)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+def _peers(record: dict[str, Any]) -> list[dict[str, Any]]:
+    """What perf_analyzer measured, each run beside ours of the same target and concurrency."""
+    closed = [load for load in record["loads"] if load["mode"] == "closed" and load["batch"] == 1]
+    ours = {(load["target"], load["concurrency"]): load for load in closed}
+    return [{"theirs": row, "ours": ours.get((row["target"], row["concurrency"]))} for row in record["perf_analyzer"]]

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from shrinkserve.benchmark.gates import describe_load
+from shrinkserve.benchmark.report.numbers import figure, milliseconds, percent, rate
 from shrinkserve.benchmark.summary import outcome, verdict
 
 
@@ -29,11 +30,13 @@ def _lines(record: dict[str, Any]) -> Iterator[str]:
     if record["accuracy"]:
         yield from ("", "## Accuracy", "")
         yield from _accuracy(record)
+        yield from (f"\nLeft out: {line}" for line in record["left_out"])
     if record["loads"]:
         yield from ("", "## Latency and throughput", "")
         yield from _loads(record)
     for search in record["slo"]:
-        yield f"\n{search['target']}: {search['slo']} holds up to {search['requests_per_second']:.1f} requests/s."
+        held = f"holds up to {rate(search['requests_per_second'])} requests/s"
+        yield f"\n{search['target']}: {search['slo']} {held if search['requests_per_second'] else 'cannot be met'}."
     if record["perf_analyzer"]:
         yield from ("", "## perf_analyzer on the same server", "")
         rows = [
@@ -48,7 +51,7 @@ def _lines(record: dict[str, Any]) -> Iterator[str]:
     if record["baseline"]:
         yield from ("", f"## Against {record['baseline']['file']}", "")
         rows = [
-            (f["figure"], f"{f['before']['value']:.4g}", f"{f['now']['value']:.4g}", f["unit"], f["verdict"])
+            (f["figure"], *(figure(f[time]["value"], f["unit"]) for time in ("before", "now")), f["unit"], f["verdict"])
             for f in record["baseline"]["figures"]
         ]
         yield from table(("figure", "before", "now", "unit", "verdict"), rows)
@@ -68,9 +71,9 @@ def _accuracy(record: dict[str, Any]) -> list[str]:
         rows.append(
             (
                 score["stage"],
-                f"{top1['value']:.2%}",
-                f"{top1['low']:.2%} .. {top1['high']:.2%}",
-                f"{score['top5']['value']:.2%}",
+                percent(top1["value"]),
+                f"{100 * top1['low']:.2f} to {100 * top1['high']:.2f}",
+                percent(score["top5"]["value"]),
                 comparison["flips"] if comparison else "",
                 f"{comparison['mcnemar_p']:.2g}" if comparison else "",
             )
@@ -82,9 +85,9 @@ def _loads(record: dict[str, Any]) -> list[str]:
     rows = []
     for load in record["loads"]:
         p = load["latency"]["percentiles"]
-        figures = [f"{p[name]['value']:.2f}" for name in ("p50", "p90", "p95", "p99", "p99.9")]
-        interval = f"{p['p99']['low']:.2f} .. {p['p99']['high']:.2f}"
+        figures = [milliseconds(p[name]["value"]) for name in ("p50", "p90", "p95", "p99", "p99.9")]
+        interval = f"{milliseconds(p['p99']['low'])} to {milliseconds(p['p99']['high'])}"
         verdict_of_it = "valid" if load["valid"] else "invalid: " + "; ".join(load["reasons"])
-        rows.append((describe_load(load), *figures, interval, f"{load['images_per_second']:.1f}", verdict_of_it))
+        rows.append((describe_load(load), *figures, interval, rate(load["images_per_second"]), verdict_of_it))
     head = ("load (ms)", "p50", "p90", "p95", "p99", "p99.9", "p99 95 % interval", "images/s", "figures")
     return table(head, rows)

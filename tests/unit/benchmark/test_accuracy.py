@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import top_k_accuracy_score
 
-from shrinkserve.benchmark.accuracy import LISTED_FLIPS, Comparison, Score, margin
+from shrinkserve.benchmark.accuracy import LISTED_FLIPS, Comparison, Score, margin, unpack
 
 RNG = np.random.default_rng(7)
 LABELS = RNG.integers(0, 10, 400)
@@ -31,6 +31,15 @@ def test_scores_are_scikit_learns() -> None:
         expected = top_k_accuracy_score(LABELS, LOGITS, k=k, labels=range(10))
         assert record[f"top{k}"]["value"] == pytest.approx(expected)
     assert record["top1"]["low"] < record["top1"]["value"] < record["top1"]["high"]
+
+
+def test_right_answers_are_kept_image_by_image() -> None:
+    score = Score("stage")
+    for start in range(0, 400, 30):
+        score.add(LOGITS[start : start + 30], LABELS[start : start + 30])
+    kept = unpack(score.to_dict()["right"], 400)
+    assert (kept == (LOGITS.argmax(axis=1) == LABELS)).all()
+    assert len(score.to_dict()["right"]) < 80  # six images a character
 
 
 def test_an_answer_that_is_no_number_is_never_right_and_never_the_same() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +73,37 @@ def test_limit_is_spread_evenly(plan: Plan) -> None:
     chain = finish(some, Chain.empty(some))
     assert chain.done == some.images == 3
     assert chain.scores[0].top1 == 3  # one of each class: the first would all be dark
+
+
+def test_a_stage_that_decodes_itself_is_given_what_the_dataset_holds(plan: Plan, make_target) -> None:
+    def decode_itself(encoded: list[bytes]) -> Logits:
+        images = [PREPROCESS.evaluate_bytes(one) for one in encoded]
+        return by_brightness(np.stack(images))
+
+    decoder = replace(make_target("decoder", decode_itself), payload="jpeg")
+    mixed = replace(plan, targets=[plan.targets[0], decoder])
+    chain = finish(mixed, Chain.empty(mixed))
+    assert chain.scores[1].top1 == chain.scores[1].images == 21
+    assert chain.comparisons[0].worst == 0
+
+
+def test_the_order_of_the_images_is_told_from_the_images(plan: Plan, make_target) -> None:
+    class Reversed:
+        def __init__(self, dataset) -> None:
+            self.root, self.split, self.classes = dataset.root, dataset.split, dataset.classes
+            self._dataset = dataset
+
+        def __len__(self) -> int:
+            return len(self._dataset)
+
+        def record(self, index: int):
+            return self._dataset.record(len(self) - 1 - index)
+
+    backwards = replace(plan, dataset=Reversed(plan.dataset))
+    first, second = finish(plan, Chain.empty(plan)), finish(backwards, Chain.empty(backwards))
+    assert first.fingerprint == second.fingerprint
+    assert first.order != second.order
+    assert first.scores[1].right == second.scores[1].right[::-1]
 
 
 class _Fails:

@@ -30,6 +30,7 @@ def record(flips: int = 0, top1: float = 0.98, *, gated: bool = True, loads: lis
             ],
         },
         "loads": loads or [],
+        "partial": None,
     }
 
 
@@ -64,6 +65,16 @@ def test_a_figure_that_is_not_valid_passes_no_gate() -> None:
     unsteady = load("server http", 5.0, 80.0, valid=False, reasons=["unstable: x"])
     (line,) = misses(record(loads=[unsteady]), Gates(max_p99=0.02))
     assert "cannot be judged (unstable: x)" in line
+    assert misses(record(loads=[unsteady]), Gates(min_throughput=50)) == [
+        "server http: 0.0 images/s at best, at least 50 asked"
+    ]
+
+
+def test_without_a_load_test_no_promise_holds() -> None:
+    for gates in (Gates(max_p99=0.02), Gates(min_throughput=1.0)):
+        (line,) = misses(record(), gates)
+        assert line.startswith("no load test")
+    assert misses({**record(), "partial": "interrupted"}, Gates(max_p99=0.02)) == []
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("20ms", 0.02), ("1.5s", 1.5), ("800us", 0.0008), (" 3 s ", 3.0)])
@@ -89,8 +100,12 @@ def test_a_file_of_gates_and_options_before_it(tmp_path: Path) -> None:
     [
         ("min_top = 0.9", "min_top: unknown key, did you mean min_top1?"),
         ("speed = 9", "speed: unknown key"),
-        ('min_top1 = "high"', "min_top1: expected a number, found 'high'"),
-        ("max_p99 = 20", "max_p99: expected a duration, found 20"),
+        ('min_top1 = "high"', "min_top1: expected a fraction from 0 to 1, found 'high'"),
+        ("min_top1 = 75.1", "min_top1: expected a fraction from 0 to 1, found 75.1"),
+        ("max_flips = 0.5", "max_flips: expected a whole number from 0, found 0.5"),
+        ("min_throughput = true", "min_throughput: expected a number from 0, found True"),
+        ("max_flips = -1\nmin_throughput = -1", "max_flips: expected a whole number from 0, found -1; min_throughput:"),
+        ("max_p99 = 20", 'max_p99: expected a duration such as "20ms", found 20'),
         ('max_p99 = "fast"', "a duration such as 20ms"),
         ("min_top1 = ", "not a readable gates file"),
     ],

@@ -33,6 +33,24 @@ def test_every_worker_has_its_own_way_in(desk, requests) -> None:
     assert not [t for t in threading.enumerate() if t.name.startswith(("load-", "monitor"))]
 
 
+def test_connections_are_opened_before_the_clock_runs(desk, requests) -> None:
+    """A first request that takes long, as it opens a connection, is in nobody's latency."""
+    opened: set[int] = set()
+
+    def slow_at_first(images):
+        if threading.get_ident() not in opened:
+            opened.add(threading.get_ident())
+            time.sleep(0.4)
+        return desk.answer(images)
+
+    @contextmanager
+    def session():
+        yield slow_at_first
+
+    load = open_loop(replace(desk.target(), open=session), requests, Open(50.0), 16, replace(FIXED, warmup=0.0))
+    assert load.latency.longest < 0.3
+
+
 def test_a_queue_of_four_waits_four_services(desk, requests) -> None:
     load = closed_loop(desk.target(), requests, 4, FIXED)
     assert load.latency.mean > 3 * desk.service

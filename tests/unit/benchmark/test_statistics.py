@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shrinkserve.benchmark.statistics import Interval, mcnemar, quantile_ranks, wilson
+from shrinkserve.benchmark.statistics import Interval, mcnemar, mean_interval, quantile_ranks, wilson
 
 
 def by_formula(successes: int, trials: int) -> tuple[float, float]:
@@ -34,6 +34,22 @@ def test_mcnemar_is_the_two_sided_sign_test(lost: int, gained: int) -> None:
     n = lost + gained
     tail = sum(math.comb(n, k) for k in range(min(lost, gained) + 1)) / 2**n
     assert mcnemar(lost, gained) == pytest.approx(min(1.0, 2 * tail))
+
+
+@pytest.mark.parametrize(
+    ("lost", "gained", "p"),
+    [(121, 59, 4.4344492637551645e-06), (0, 9, 0.00390625), (40, 12, 0.0001275387838557407), (1, 0, 1.0)],
+)
+def test_mcnemar_is_statsmodels(lost: int, gained: int, p: float) -> None:
+    assert mcnemar(lost, gained) == pytest.approx(p, rel=1e-9)  # mcnemar(..., exact=True) of statsmodels 0.14
+
+
+def test_the_interval_of_a_mean_is_students() -> None:
+    # Student's own data (1908): extra hours of sleep by hyoscine; mean 2.33, standard error 0.633, t(9) = 2.262.
+    ends = mean_interval([1.9, 0.8, 1.1, 0.1, -0.1, 4.4, 5.5, 1.6, 4.6, 3.4])
+    assert (ends.low, ends.high) == pytest.approx((0.898, 3.762), abs=2e-3)
+    assert mean_interval([7.0]) == Interval(7.0, 7.0)
+    assert mean_interval([0.0, 4.0]).low == 0.0  # a rate is not negative
 
 
 @pytest.mark.parametrize("quantile", [0.5, 0.9, 0.99])

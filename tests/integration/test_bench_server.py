@@ -1,0 +1,135 @@
+"""What a user would have to take on trust: every way into the server, a server that stalls, a kill in the middle."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from shrinkserve.benchmark.load import Timing, closed_loop, open_loop
+from shrinkserve.benchmark.pace import Open
+from shrinkserve.benchmark.target import server as server_target
+from shrinkserve.cli import main
+from shrinkserve.data import open_dataset
+from shrinkserve.serving.client import Client
+from shrinkserve.serving.server import ServerOptions, TritonServer
+
+TOKEN = "no-secret-in-a-test"
+
+
+@pytest.fixture(scope="module")
+def repository(smoke_run: Path, digits: Path, shrinkserve, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny network in three precisions, with the ensemble that takes encoded images."""
+    pytest.importorskip("nvidia.dali")
+    folder = tmp_path_factory.mktemp("repository")
+    shrinkserve("export", smoke_run, "--data", digits, "--repository", folder, "--to", "fp16,bf16")
+    shrinkserve("repo", "add-jpeg", "smoke", "--repository", folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
+    log = tmp_path_factory.mktemp("log") / "triton.log"
+    with TritonServer(repository, ServerOptions(log_file=log, token=TOKEN)) as running:
+        yield running
+
+
+def test_every_precision_and_every_way_into_the_server_is_a_stage(
+    server: TritonServer, repository: Path, smoke_run: Path, digits: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "bench.json"
+    words = ["--data", digits, "--checkpoint", smoke_run, "--repository", repository, "--model", "smoke"]
+    words += ["--url", server.http_url, "--url", server.grpc_url, "--token", TOKEN, "--json", file]
+    words += ["--payload", "tensor", "--payload", "jpeg", "--payload", "shm", "--concurrency", 1, "--window", 0.1]
+    assert main(["bench", *map(str, words)]) == 0
+    record = json.loads(file.read_text())
+    ways = [f"server {protocol}{way}" for protocol in ("http", "grpc") for way in ("", " jpeg", " shm")]
+    graphs = ["onnx float32 v1", "openvino bfloat16 v1", "onnx float16 v1"]
+    assert [stage["name"] for stage in record["stages"]] == ["checkpoint raw", "checkpoint ema", *graphs, *ways]
+    assert record["left_out"] == []
+    against = {c["after"]: c for c in record["accuracy"]["comparisons"] if c["before"] == "checkpoint ema"}
+    for way in ways:
+        assert against[way]["images"] == 364
+        # Pixels are the same whichever way they come; a decoder of another make rounds in another way.
+        assert against[way]["gated"] == (not way.endswith("jpeg"))
+        assert (against[way]["worst"] < 1e-4) == (not way.endswith("jpeg"))
+        assert against[way]["flips"] <= (7 if way.endswith("jpeg") else 0)
+    assert 1e-5 < against["onnx float16 v1"]["worst"] < 0.1
+    assert sorted(load["target"] for load in record["loads"]) == sorted(ways)
+    assert all(load["server"]["requests"] > 0 and load["errors"] == 0 for load in record["loads"])
+
+
+def test_what_the_server_does_not_take_is_said(server: TritonServer, smoke_run: Path, digits: Path, capsys) -> None:
+    words = ["bench", "--data", str(digits), "--checkpoint", str(smoke_run), "--model", "smoke", "--window", "0.1"]
+    assert main([*words, "--url", server.grpc_url, "--payload", "shm"]) == 2  # without the token
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: ")
+    assert "server grpc shm" in error
+    assert main([*words, "--url", server.grpc_url, "--payload", "pigeon"]) == 2
+    assert "--payload: expected one of tensor, jpeg, shm, found 'pigeon'" in capsys.readouterr().err
+
+
+def test_a_server_that_pauses_for_half_a_second_shows_it(server: TritonServer, digits: Path) -> None:
+    """The real server, stopped by a signal: an open loop counts what its users waited, a closed loop hides it."""
+    timing = Timing(warmup=0.3, window=0.5, agree=5, most=4)  # never steady: always two seconds
+    with Client(server.grpc_url) as client:
+        contract = client.contract("smoke")
+    images = [np.zeros((1, contract.preprocess.size, contract.preprocess.size, 3), np.uint8)]
+    target = server_target(server.grpc_url, contract.model, contract.precision)
+    parent = psutil.Process(server.pid)
+    processes = [parent, *parent.children(recursive=True)]
+
+    def pause() -> None:
+        time.sleep(1.0)
+        for process in processes:
+            process.suspend()
+        time.sleep(0.5)
+        for process in reversed(processes):
+            process.resume()
+
+    longest = {}
+    for name, run in (
+        ("open", lambda: open_loop(target, images, Open(60.0), 64, timing)),
+        ("closed", lambda: closed_loop(target, images, 1, timing)),
+    ):
+        stall = threading.Thread(target=pause)
+        stall.start()
+        load = run()
+        stall.join()
+        assert load.latency.longest > 0.4
+        longest[name] = load.latency.percentile(99)
+        if name == "open":  # 30 of 120 requests were due while it paused, and waited 250 ms on average
+            assert load.unsent == 0
+            assert load.latency.percentile(90) > 0.1
+    assert longest["open"] > 0.35
+
+
+def test_a_measurement_that_was_killed_goes_on_where_it_was(smoke_run: Path, digits: Path, tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "shrinkserve", "bench", "--data", digits, "--checkpoint", smoke_run]
+    words += ["--repository", tmp_path / "none", "--out"]
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    process = subprocess.Popen([*map(str, words), killed], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    journal = killed / "accuracy.jsonl"
+    while not journal.exists() or journal.read_bytes().count(b"\n") < 3:
+        assert process.poll() is None
+        time.sleep(0.001)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    batches = journal.read_bytes().count(b"\n") - 1
+    again = subprocess.run([*map(str, words), killed], capture_output=True, text=True, check=True)
+    assert f"going on after {min(32 * batches, 364)} of 364 images" in again.stderr
+    subprocess.run([*map(str, words), whole], capture_output=True, check=True)
+    one, other = (json.loads((folder / "bench.json").read_text())["accuracy"] for folder in (killed, whole))
+    assert one == other
+    assert one["images"] == len(open_dataset(digits, "validation"))
+    assert not journal.exists()  # it is done

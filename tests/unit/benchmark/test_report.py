@@ -1,0 +1,92 @@
+"""The report's pictures and figures, apart from the page."""
+
+from __future__ import annotations
+
+import re
+from xml.etree import ElementTree
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shrinkserve.benchmark.report import charts, numbers, tree
+from shrinkserve.benchmark.report.svg import log_ticks, logarithmic, ticks
+
+NAMES = ["checkpoint raw", "checkpoint ema", "onnx float32 v1", "onnx int8 v1", "server http", "server grpc"]
+PARENTS = [None, 0, 1, 2, 2, 3]
+NODES = [
+    tree.Node(name, "top-1 98.00 %", parent, None if parent is None else number, number == 4, number == 1)
+    for number, (name, parent) in enumerate(zip(NAMES, PARENTS, strict=True))
+]
+
+
+@given(st.floats(1e-6, 1e9), st.integers(2, 9))
+def test_ticks_are_few_round_and_reach_the_end(high: float, most: int) -> None:
+    found = ticks(high, most)
+    assert found[0] == 0
+    assert found[-1] >= high * (1 - 1e-9)
+    assert len(found) <= most + 1
+    assert float(f"{found[1]:.1e}") == pytest.approx(found[1])  # two digits say it
+
+
+@given(st.floats(1e-3, 1e3), st.floats(1.5, 1e5))
+def test_ticks_of_a_logarithmic_axis_lie_on_it(low: float, ratio: float) -> None:
+    high = low * ratio
+    scale = logarithmic(low, high, 0, 100)
+    places = [scale(value) for value in log_ticks(low, high)]
+    assert places == sorted(places)
+    assert all(-1e-6 <= place <= 100 + 1e-6 for place in places)
+
+
+@pytest.mark.parametrize("draw", [tree.wide, tree.narrow])
+def test_every_stage_has_its_box_and_every_arrow_its_flips(draw) -> None:
+    picture = ElementTree.fromstring(draw(NODES))
+    boxes = [(float(b.get("x")), float(b.get("y")), float(b.get("width"))) for b in picture.iter("rect")]
+    assert len(boxes) == len(NODES)
+    words = [element.text for element in picture.iter("text")]
+    assert set(NAMES) < set(words)
+    assert [word for word in words if "flip" in word].count("1 flip") == 1
+    assert sum("flip" in word for word in words) == len(NODES) - 1
+    for n, (x, y, width) in enumerate(boxes):  # no box lies on another one
+        assert all(x + width <= ox or ox + ow <= x or abs(y - oy) >= 46 for ox, oy, ow in boxes[:n])
+    _, _, *size = map(float, picture.get("viewBox").split())
+    assert all(x >= 0 and x + width <= size[0] and y + 46 <= size[1] for x, y, width in boxes)
+    assert len([edge for edge in picture.iter("path") if "bad" in edge.get("class")]) == 1
+
+
+def point(load: float, throughput: float, p99: float, *, valid: bool = True) -> charts.Point:
+    return charts.Point(load, throughput, p99, 0.9 * p99, 1.2 * p99, valid, f"c{load:g}", f"concurrency {load:g}")
+
+
+def test_load_curves_show_every_point_inside_the_picture() -> None:
+    series = {"server http": [point(1, 50, 20.0), point(4, 90, 60.0, valid=False)], "a <b>": [point(1, 40, 25.0)]}
+    for width, height in ((1016, 400), (358, 280)):
+        picture = ElementTree.fromstring(charts.load_curves(series, width, height))
+        titles = [title.text for title in picture.iter("title")]
+        assert titles[1:] == ["concurrency 1", "concurrency 4", "concurrency 1"]
+        for marker in (path for path in picture.iter("path") if path.get("transform")):
+            x, y = map(float, re.findall(r"[\d.]+", marker.get("transform")))
+            assert 44 <= x <= width
+            assert 20 <= y <= height - 40
+        assert sum("hollow" in path.get("class") for path in picture.iter("path")) == 1
+
+
+def test_distributions_share_an_axis() -> None:
+    loads = [
+        charts.Ridge("slow", [(10.0, 11.0, 5), (40.0, 44.0, 1)], {"p50": 10.5, "p99": 44.0}),
+        charts.Ridge("fast", [(0.5, 0.6, 900)], {"p50": 0.55, "p99": 0.6}),
+    ]
+    picture = ElementTree.fromstring(charts.ridges(loads, 358))
+    words = [element.text for element in picture.iter("text")]
+    assert {"slow", "fast", "p50 10.5 · p99 44 ms"} <= set(words)
+    marks = [float(mark.get("x1")) for mark in picture.iter("line") if mark.get("class") == "mark"]
+    assert marks[2] < marks[3] < marks[0] < marks[1]
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "shown"),
+    [(0.98901, "fraction", "98.90 %"), (0.7614, "ms", "0.76"), (18.29, "ms", "18.3"), (1240.4, "ms", "1,240"),
+     (7104.2, "images/s", "7,104"), (87.66, "images/s", "87.7")],
+)  # fmt: skip
+def test_figures(value: float, unit: str, shown: str) -> None:
+    assert numbers.figure(value, unit) == shown
