@@ -74,6 +74,7 @@ def run_bench(options: Options, progress: Progress) -> dict[str, Any]:
     journal = Journal(options.out / record.JOURNAL, plan) if options.out else None
     chain = journal.restore() if journal else Chain.empty(plan)
     found = record.begin(stages, dataset, options.gates)
+    record.write(found, options.json, options.out, dataset)  # a place that cannot be written is said now
     try:
         _measure_accuracy(found, plan, chain, journal, progress)
         if earlier is not None:

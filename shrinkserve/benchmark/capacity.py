@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -78,7 +79,7 @@ def read_service(record: dict[str, Any], target: str | None = None) -> Service:
 
     Args:
         record: with closed loops at concurrency 1, best at several batch sizes (``--concurrency 1 --batch 4 ...``).
-        target: its name; the record's last server when None.
+        target: its name; the server with the most batch sizes when None, the last one of several.
 
     Raises:
         ArtifactError: no load test to take them from.
@@ -86,7 +87,8 @@ def read_service(record: dict[str, Any], target: str | None = None) -> Service:
     alone = [
         load for load in record["loads"] if load["mode"] == "closed" and load["concurrency"] == 1 and load["server"]
     ]
-    name = target or (alone[-1]["target"] if alone else None)
+    sizes = Counter(load["target"] for load in reversed(alone))
+    name = target or max(sizes, key=lambda one: sizes[one], default=None)
     mine = sorted((load for load in alone if load["target"] == name), key=lambda load: int(load["batch"]))
     if not mine or mine[0]["batch"] != 1:
         raise ArtifactError(

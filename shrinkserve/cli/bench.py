@@ -130,10 +130,11 @@ def bench(  # noqa: PLR0913, PLR0917 - one parameter an option
         raise GateError(f"{len(record['misses'])} of what was asked does not hold")
 
 
-def plan(
+def plan(  # noqa: PLR0913, PLR0917 - one parameter an option
     record: Annotated[Path, typer.Argument(help="bench.json with loads at concurrency 1 and several --batch.")],
     rate: Annotated[float, typer.Option(min=0.001, help="Requests/s that all replicas together must answer.")],
     slo: Annotated[str, typer.Option(help="What is promised, e.g. p99=20ms.")],
+    target: Annotated[str | None, typer.Option(help="Which server of the record, e.g. 'server grpc'.")] = None,
     max_batch: Annotated[int, typer.Option(min=1, help="Largest batch that a replica computes.")] = 32,
     instances: Annotated[int, typer.Option(min=1, help="Batches that a replica computes at once.")] = 1,
     check: Annotated[
@@ -151,10 +152,12 @@ def plan(
     from shrinkserve.benchmark.slo import Slo
 
     measured = read_record(record)
-    replica = capacity.Replica(capacity.read_service(measured), max_batch, instances)
+    replica = capacity.Replica(capacity.read_service(measured, target), max_batch, instances)
     found = capacity.size(replica, rate, Slo.parse(slo))
+    many = found["replicas"] > 1
     typer.echo(
-        f"{found['replicas']} replicas of {found['target']} answer {rate:g} requests/s with {found['slo']}: each "
+        f"{found['replicas']} replica{'s' * many} of {found['target']} answer{'s' * (not many)} {rate:g} requests/s with "
+        f"{found['slo']}: {'each ' * many}"
         f"{found['requests_per_second_each']:.1f} of at most {found['highest_each']:.1f} requests/s, "
         f"p50 {found['p50_ms']:.2f} ms, p99 {found['p99_ms']:.2f} ms (simulated)"
     )

@@ -20,7 +20,7 @@ from shrinkserve.cli import main
 from shrinkserve.serving.repository import Repository
 from shrinkserve.serving.server import ServerOptions, TritonServer
 
-QUICK = ("--window", "0.2")
+QUICK = ("--window", "0.2", "--payload", "tensor")
 
 
 @pytest.fixture(scope="module")

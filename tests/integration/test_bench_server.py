@@ -33,7 +33,6 @@ def repository(smoke_run: Path, digits: Path, shrinkserve, tmp_path_factory: pyt
     pytest.importorskip("nvidia.dali")
     folder = tmp_path_factory.mktemp("repository")
     shrinkserve("export", smoke_run, "--data", digits, "--repository", folder, "--to", "fp16,bf16")
-    shrinkserve("repo", "add-jpeg", "smoke", "--repository", folder)
     return folder
 
 

@@ -80,6 +80,15 @@ def test_service_times_come_out_of_a_record() -> None:
     assert service.scatter.mean() == pytest.approx(1.0)
 
 
+def test_the_server_with_the_most_batch_sizes_is_taken_unless_one_is_named() -> None:
+    loads = [record(1, 3.8, 5.0), record(8, 17.8, 20.0), {**record(1, 9.0, 11.0), "target": "server grpc jpeg"}]
+    assert read_service({"loads": loads}).target == "server grpc"
+    named = read_service({"loads": loads}, "server grpc jpeg")
+    assert (named.target, named.sizes) == ("server grpc jpeg", (1,))
+    with pytest.raises(ArtifactError, match="no load test of server http"):
+        read_service({"loads": loads}, "server http")
+
+
 def test_a_record_without_them() -> None:
     with pytest.raises(ArtifactError, match="at concurrency 1 and batch 1"):
         read_service({"loads": [record(8, 17.8, 20.0)]})

@@ -1,0 +1,151 @@
+"""What goes wrong in a measurement: typed as a user would, one clear line each, and nothing that looks finished."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from shrinkserve.cli import main
+from shrinkserve.serving.server import ServerOptions, TritonServer
+
+
+@pytest.fixture(scope="module")
+def server(smoke_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
+    log = tmp_path_factory.mktemp("log") / "triton.log"
+    with TritonServer(smoke_repository, ServerOptions(log_file=log)) as running:
+        yield running
+
+
+def bench(*words: object) -> int:
+    return main(["bench", *map(str, words), "--window", "0.1"])
+
+
+def error(capsys) -> str:
+    """The one line that begins with "error:", the last of all."""
+    lines = capsys.readouterr().err.splitlines()
+    assert [line for line in lines if line.startswith("error:")] == lines[-1:]
+    return lines[-1]
+
+
+def test_a_damaged_record_is_named_and_the_report_is_partial(
+    digits: Path, smoke_run: Path, tmp_path: Path, capsys
+) -> None:
+    data, out = tmp_path / "data", tmp_path / "out"
+    shutil.copytree(digits, data)
+    shard = sorted((data / "val_tfrecord").glob("validation-*"))[1]
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    shard.write_bytes(bytes(content))
+    assert bench("--data", data, "--checkpoint", smoke_run, "--repository", tmp_path, "--out", out) == 2
+    line = error(capsys)
+    assert shard.name in line
+    record = json.loads((out / "bench.json").read_text())
+    assert record["partial"] in line
+    assert 0 < record["accuracy"]["images"] < record["accuracy"]["planned"] == 364
+    assert (out / "report.md").read_text().startswith("# smoke: PARTIAL\n")
+    assert '<span class="badge PARTIAL">PARTIAL</span>' in (out / "report.html").read_text()
+    shutil.copytree(digits, data, dirs_exist_ok=True)  # mended: the same command goes on and ends well
+    assert bench("--data", data, "--checkpoint", smoke_run, "--repository", tmp_path, "--out", out) == 0
+    assert json.loads((out / "bench.json").read_text())["accuracy"]["images"] == 364
+
+
+def test_a_folder_without_validation_images_and_one_with_a_broken_one(
+    smoke_run: Path, digits: Path, tmp_path: Path, capsys
+) -> None:
+    words = ("--checkpoint", smoke_run, "--repository", tmp_path / "none")
+    for name in (digits / "labels.txt").read_text().split():
+        (tmp_path / "val" / name).mkdir(parents=True)
+        Image.new("RGB", (9, 9)).save(tmp_path / "val" / name / "1.jpg")
+    (tmp_path / "empty" / "val").mkdir(parents=True)
+    assert bench("--data", tmp_path / "empty", *words) == 2
+    assert str(tmp_path / "empty") in error(capsys)
+    broken = tmp_path / "val" / "7" / "1.jpg"
+    broken.write_bytes(broken.read_bytes()[:100])
+    assert bench("--data", tmp_path, *words) == 2
+    assert str(broken.relative_to(tmp_path)) in error(capsys)
+
+
+def test_a_promise_that_cannot_be_met(
+    server: TritonServer, digits: Path, smoke_run: Path, tmp_path: Path, capsys
+) -> None:
+    words = ("--data", digits, "--checkpoint", smoke_run, "--url", server.grpc_url, "--payload", "tensor", "--limit", 8)
+    assert bench(*words, "--concurrency", 1, "--slo", "p99=1us", "--out", tmp_path) == 1
+    captured = capsys.readouterr()
+    (line,) = [line for line in captured.err.splitlines() if line.startswith("MISSED")]
+    assert "server grpc: p99=0.001ms cannot be met: p99 is " in line
+    assert "cannot be met" in (tmp_path / "report.html").read_text()
+    assert "cannot be met" in (tmp_path / "report.md").read_text()
+
+
+def test_a_release_is_compared_with_the_one_before(
+    server: TritonServer, digits: Path, smoke_run: Path, tmp_path: Path, capsys
+) -> None:
+    words = ("--data", digits, "--checkpoint", smoke_run, "--url", server.grpc_url, "--payload", "tensor")
+    words = (*words, "--concurrency", 1, "--repository", tmp_path / "none")
+    old = tmp_path / "old.json"
+    assert bench(*words, "--limit", 32, "--json", old) == 0
+    record = json.loads(old.read_text())
+    capsys.readouterr()
+    assert bench(*words, "--limit", 31, "--baseline", old, "--json", tmp_path / "new.json") == 2
+    assert "baseline: measured on other images: expected the 31 images of" in error(capsys)
+
+    for load in record["loads"]:  # as if the release before had been much faster
+        load["valid"] = True
+        for percentile in load["latency"]["percentiles"].values():
+            percentile.update(value=1e-3, low=1e-3, high=1e-3)
+    old.write_text(json.dumps(record))
+    code = bench(*words, "--limit", 32, "--baseline", old, "--out", tmp_path / "out")
+    new = json.loads((tmp_path / "out" / "bench.json").read_text())
+    figures = {figure["figure"]: figure["verdict"] for figure in new["baseline"]["figures"]}
+    assert figures["server grpc: top-1"] == "same within the intervals"
+    if new["loads"][0]["valid"]:  # a machine that is too restless for a valid figure has none to compare
+        assert code == 1
+        assert figures["server grpc, concurrency 1: p50"] == "regression"
+        assert "beyond both intervals" in capsys.readouterr().err
+    assert f"Against {old}" in (tmp_path / "out" / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--baseline", "{tmp}/absent.json"], "not a record of `bench`"),
+        (["--gates", "{tmp}/gates.toml"], "min_top: unknown key, did you mean min_top1?; speed: unknown key"),
+        (["--slo", "20ms"], "--slo: expected a promise such as p99=20ms"),
+        (["--payload", "pigeon"], "--payload: expected one of tensor, jpeg, shm"),
+        (["--arrivals", "sometimes"], "--arrivals: expected poisson or constant"),
+    ],
+)
+def test_mistakes_are_said_before_anything_is_measured(
+    digits: Path, smoke_run: Path, tmp_path: Path, capsys, words: list[str], message: str
+) -> None:
+    (tmp_path / "gates.toml").write_text("min_top = 0.9\nspeed = 9\n")
+    given = [word.format(tmp=tmp_path) for word in words]
+    assert bench("--data", digits, "--checkpoint", smoke_run, "--out", tmp_path / "out", *given) == 2
+    assert message in error(capsys)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_plan_from_measured_times_and_one_without(
+    server: TritonServer, digits: Path, smoke_run: Path, tmp_path: Path, capsys
+) -> None:
+    record, plan = tmp_path / "bench.json", tmp_path / "plan.json"
+    words = ("--data", digits, "--checkpoint", smoke_run, "--url", server.grpc_url, "--payload", "tensor", "--limit", 8)
+    assert bench(*words, "--concurrency", 1, "--batch", 8, "--json", record) == 0
+    ask = ["bench", "plan", str(record), "--rate", "50000"]
+    check = ["--check", server.grpc_url, "--data", str(digits), "--json", str(plan)]
+    assert main([*ask, "--slo", "p99=1s", *check]) == 0
+    assert "replicas of server grpc answer 50000 requests/s" in capsys.readouterr().out
+    made = json.loads(plan.read_text())
+    assert made["replicas"] * made["highest_each"] >= 50000 > (made["replicas"] - 1) * made["highest_each"]
+    assert len(made["check"]) == 4
+    assert all(row["predicted_p99_ms"] > 0 and row["measured_p99_ms"] > 0 for row in made["check"])
+    assert main([*ask, "--slo", "p99=1us"]) == 2
+    assert "cannot be met by any number of replicas" in error(capsys)
+    assert bench(*words, "--concurrency", 2, "--json", record) == 0
+    assert main([*ask, "--slo", "p99=1s"]) == 2
+    assert "no load test of a server at concurrency 1 and batch 1" in error(capsys)
