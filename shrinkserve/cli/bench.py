@@ -154,12 +154,11 @@ def plan(  # noqa: PLR0913, PLR0917 - one parameter an option
     measured = read_record(record)
     replica = capacity.Replica(capacity.read_service(measured, target), max_batch, instances)
     found = capacity.size(replica, rate, Slo.parse(slo))
-    many = found["replicas"] > 1
+    count, each = found["replicas"], found["requests_per_second_each"]
+    who = f"1 replica of {found['target']} answers" if count == 1 else f"{count} replicas of {found['target']} answer"
     typer.echo(
-        f"{found['replicas']} replica{'s' * many} of {found['target']} answer{'s' * (not many)} {rate:g} requests/s with "
-        f"{found['slo']}: {'each ' * many}"
-        f"{found['requests_per_second_each']:.1f} of at most {found['highest_each']:.1f} requests/s, "
-        f"p50 {found['p50_ms']:.2f} ms, p99 {found['p99_ms']:.2f} ms (simulated)"
+        f"{who} {rate:g} requests/s with {found['slo']}: {'' if count == 1 else 'each '}{each:.1f} of at most "
+        f"{found['highest_each']:.1f} requests/s, p50 {found['p50_ms']:.2f} ms, p99 {found['p99_ms']:.2f} ms (simulated)"
     )
     if check:
         found["check"] = _check(replica, check, data, str(measured["model"]))
@@ -181,7 +180,7 @@ def _check(replica: Replica, url: str, data: Path | None, model: str) -> list[di
     with Client(url) as client:
         contract = client.contract(model)
     requests = payload(open_dataset(data, "validation"), contract.preprocess, 1)
-    target = server(url, model, contract.precision)
+    target = server(url, contract.model, contract.precision)
     rows = capacity.check(replica, target, requests, CHECKED_LOADS, Timing(), lambda text: typer.echo(text, err=True))
     for row in rows:
         typer.echo(
