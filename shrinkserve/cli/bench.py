@@ -158,7 +158,7 @@ def plan(  # noqa: PLR0913, PLR0917 - one parameter an option
     who = f"1 replica of {found['target']} answers" if count == 1 else f"{count} replicas of {found['target']} answer"
     typer.echo(
         f"{who} {rate:g} requests/s with {found['slo']}: {'' if count == 1 else 'each '}{each:.1f} of at most "
-        f"{found['highest_each']:.1f} requests/s, p50 {found['p50_ms']:.2f} ms, p99 {found['p99_ms']:.2f} ms (simulated)"
+        f"{found['highest_each']:.1f}, p50 {found['p50_ms']:.2f} ms, p99 {found['p99_ms']:.2f} ms (simulated)"
     )
     if check:
         found["check"] = _check(replica, check, data, str(measured["model"]))
