@@ -79,4 +79,5 @@ def test_more_processes_than_images(
     run_ranks(tiny(schedule={"epochs": 1}), data, tmp_path / "run", 3)
     metrics = read_card(tmp_path / "run").metrics
     assert metrics["images"] == 2
-    assert metrics == {**metrics, **evaluate_source(tmp_path / "run", data, "ema")[0].figures}
+    alone = evaluate_source(tmp_path / "run", data, "ema")[0].figures
+    assert {name: metrics[name] for name in alone} == pytest.approx(alone, rel=1e-5)

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from shrinkserve.config import Recipe
+from shrinkserve.training import checkpoints
 from shrinkserve.training.logs import METRICS, read_metrics
+from shrinkserve.training.loop import train
 
 
 def weights(run: Path) -> dict[str, bytes]:
@@ -52,3 +54,24 @@ def test_killed_at_random_steps_it_ends_bit_identical(
     assert output.count("resuming ") >= sum(step > 2 for _, step in kills), kills
     assert weights(tmp_path / "killed") == weights(tmp_path / "unbroken"), kills
     assert steps(tmp_path / "killed") == steps(tmp_path / "unbroken"), kills
+
+
+def test_another_number_of_processes_goes_on_and_says_so(
+    tmp_path: Path,
+    colours: Path,
+    tiny: Callable[..., Recipe],
+    run_ranks: Callable[..., str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Two updates of 8 images are kept; of what is left of the epoch one process makes updates of 4."""
+    keys = {"batch_size": 4, "checkpoint_steps": 2, "keep_checkpoints": 9}
+    recipe, out = tiny(train=keys, schedule={"epochs": 1}), tmp_path / "run"
+    run_ranks(recipe, colours, out, 2)
+    (out / "card.json").unlink()
+    for path in checkpoints.listed(out / checkpoints.FOLDER)[1:]:
+        path.unlink()
+    capsys.readouterr()
+    train(recipe, colours, out, resume=True)
+    assert "another total batch (2 -> 1 processes): not bit-identical" in capsys.readouterr().out
+    training = [record for record in read_metrics(out / METRICS) if record["kind"] == "train"]
+    assert training[-1]["step"] == 2 + (48 - 2 * 8) // 4
