@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from shrinkserve.benchmark.accuracy import LISTED_FLIPS
 from shrinkserve.benchmark.chain import Chain, Plan, run_chain
 from shrinkserve.benchmark.journal import Journal
 from shrinkserve.benchmark.target import Logits, Pixels, Target
@@ -85,6 +87,36 @@ def test_a_stage_that_decodes_itself_is_given_what_the_dataset_holds(plan: Plan,
     chain = finish(mixed, Chain.empty(mixed))
     assert chain.scores[1].top1 == chain.scores[1].images == 21
     assert chain.comparisons[0].worst == 0
+
+
+def test_memory_does_not_grow_with_the_dataset(plan: Plan, make_target) -> None:
+    """Eight times the images, each a flip: beyond those that are listed, a pass keeps two dozen bytes of each."""
+
+    records = [plan.dataset.record(index) for index in range(len(plan.dataset))]
+
+    class Repeated:
+        def __init__(self, times: int) -> None:
+            self.root, self.split, self.classes = plan.dataset.root, plan.dataset.split, plan.dataset.classes
+            self._times = times
+
+        def __len__(self) -> int:
+            return self._times * len(records)
+
+        def record(self, index: int):
+            return records[index % len(records)]
+
+    contrary = make_target("contrary", lambda images: -by_brightness(images))
+
+    def peak(times: int) -> int:
+        many = replace(plan, dataset=Repeated(times), targets=[plan.targets[0], contrary], batch_size=32)
+        tracemalloc.start()
+        chain = finish(many, Chain.empty(many))
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert chain.comparisons[0].flips == chain.done == len(many.dataset) > LISTED_FLIPS
+        return most
+
+    assert peak(400) - peak(50) < 350 * len(records) * 50  # an image has 192 bytes of pixels
 
 
 def test_the_order_of_the_images_is_told_from_the_images(plan: Plan, make_target) -> None:
