@@ -14,14 +14,16 @@ import json
 import subprocess
 import sys
 import tempfile
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from shrinkserve.artifact import write_atomic
+from shrinkserve.benchmark.environment import LIBRARIES
 from shrinkserve.benchmark.report.markdown import table
 
 HERE = Path(__file__).parent
-PROGRAMS = ("export", "loader", "training", "serving", "capacity")
+PROGRAMS = ("export", "loader", "training", "serving", "jpeg", "abuse", "soak", "capacity")
 
 
 def main() -> int:
@@ -59,22 +61,35 @@ def to_markdown(results: Path) -> str:
 
 
 def section(result: dict[str, Any]) -> list[str]:
+    """One program's result: rows of the same columns that follow each other are one table."""
     lines = ["", f"## {result['title']}", "", f"{result['date']}, {machine(result['environment'])}", ""]
     lines += [f"    {result['command']}", ""]
-    rows = result["rows"]
-    keys = list(dict.fromkeys(key for row in rows for key in row if not isinstance(row[key], dict | list)))
-    lines += table(keys, ([shown(row.get(key, "")) for key in keys] for row in rows)) if rows else []
-    notes = [f"* {note}" for note in result.get("notes", ())]
-    return [*lines, "", *notes] if notes else lines
+    for keys, rows in groupby(result["rows"], columns):
+        head = [key.replace("_", " ") for key in keys]
+        lines += [*table(head, ([shown(row[key]) for key in keys] for row in rows)), ""]
+    return lines + [f"* {note}" for note in result.get("notes", ())]
+
+
+def columns(row: dict[str, Any]) -> list[str]:
+    """What of a row fits into a table; lists and nested figures are in the result file."""
+    return [key for key, value in row.items() if not isinstance(value, dict | list)]
 
 
 def machine(environment: dict[str, Any]) -> str:
-    cores = environment.get("cores_usable", environment.get("cores", "?"))
-    return f"{environment.get('cpu', 'unknown CPU')}, {cores} cores"
+    """The processor, its cores and memory, GPUs, and the versions of what computed."""
+    words = [environment["cpu"], f"{environment['cores_usable']} cores", f"{environment['memory_gib']:.0f} GiB"]
+    words += environment["gpus"] or ["no GPU"]
+    known = environment["versions"]
+    return ", ".join(words + [f"{name} {known[name]}" for name in ("python", *LIBRARIES) if name in known])
 
 
 def shown(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    """A cell: three digits or all whole ones, nothing for what is not known."""
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: ""}[value]
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return str(value)
 
 
 if __name__ == "__main__":

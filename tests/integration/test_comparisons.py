@@ -1,0 +1,64 @@
+"""`make bench` works: every program of bench/ in its quick variant, whose times nobody looks at."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCH = Path(__file__).parents[2] / "bench"
+SPEC = importlib.util.spec_from_file_location("bench_run", BENCH / "run.py")
+run = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(run)
+IN_EVERY_RUN = {"capacity"}
+"""The others take longer than a test may; `make test-slow` runs them."""
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in IN_EVERY_RUN else pytest.param(name, marks=pytest.mark.slow) for name in run.PROGRAMS]
+)
+def test_a_quick_run_ends_well_and_is_reported(name: str, tmp_path: Path) -> None:
+    command = [sys.executable, BENCH / "run.py", "--quick", "--only", name, "--results", tmp_path]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=580, check=False)
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / f"{name}.json").read_text())
+    assert result["rows"]
+    report = (tmp_path / "REPORT.md").read_text()
+    for words in (f"## {result['title']}", result["date"], result["command"], result["environment"]["cpu"]):
+        assert words in report
+    assert report.count("\n| ") >= 2 + len(result["rows"])
+
+
+def test_the_report_is_made_from_what_is_there(tmp_path: Path) -> None:
+    """Results of an earlier run, maybe of another machine, are in it; rows of other columns have their own table."""
+    versions = {"python": "3.11.7"}
+    environment = {"cpu": "Abacus 3", "cores_usable": 2, "memory_gib": 1.0, "gpus": [], "versions": versions}
+    rows = [
+        {"what": "a|b", "images_per_second": 12345.6, "valid": True, "reasons": []},
+        {"what": "c", "images_per_second": 0.01234, "valid": False, "reasons": ["unstable"]},
+        {"who": "d", "flips": None},
+    ]
+    result = {"title": "T", "date": "2020", "command": "python x", "environment": environment, "rows": rows}
+    result["notes"] = ["n"]
+    (tmp_path / "t.json").write_text(json.dumps(result))
+    command = [sys.executable, str(BENCH / "run.py"), "--report-only", "--results", str(tmp_path)]
+    subprocess.run(command, check=True, capture_output=True)
+    assert (tmp_path / "REPORT.md").read_text().splitlines()[4:] == [
+        "## T", "", "2020, Abacus 3, 2 cores, 1 GiB, no GPU, python 3.11.7", "", "    python x", "",
+        "| what | images per second | valid |", "| --- | ---: | ---: |",
+        "| a\\|b | 12,346 | yes |", "| c | 0.0123 | no |", "",
+        "| who | flips |", "| --- | ---: |", "| d |  |", "", "* n",
+    ]  # fmt: skip
+
+
+def test_every_committed_result_names_its_machine() -> None:
+    results = sorted((BENCH / "results").glob("*.json"))
+    assert results
+    for path in results:
+        result = json.loads(path.read_text())
+        assert {"title", "date", "command", "environment", "rows"} <= result.keys(), path.name
+        assert {"cpu", "cores_usable", "versions"} <= result["environment"].keys(), path.name
