@@ -1,10 +1,10 @@
 """Malformed requests against a served model, with valid traffic beside them: the server lives and stays right.
 
-    python bench/abuse.py --out bench/results/abuse.json [--requests 10000] [--soak SECONDS]
+    python bench/abuse.py --out bench/results/abuse.json [--quick] [--requests 10000]
 
-A real server with a JPEG pipeline (DALI) and an ONNX model. Every kind of abuse is sent many times; the table says
-how each was answered. Beside it, valid requests go on: each answer is compared, and none may fail. `--soak` then
-holds valid load for that long and reports the memory of the server's processes over time.
+A real server with a JPEG pipeline (DALI) and an ONNX model. Every kind of abuse is sent many times, over HTTP and
+gRPC; the table says how each was answered. Beside it valid requests go on over both, one of them in the same batches:
+each answer is compared, and none may fail.
 """
 
 from __future__ import annotations
@@ -13,27 +13,34 @@ import argparse
 import io
 import json
 import socket
+import sys
 import tempfile
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+import grpc
 import numpy as np
 import onnx
 import psutil
-import tritonclient.http as triton
 from nvidia import dali
 from onnx import TensorProto, helper
 from PIL import Image
-from tritonclient.utils import InferenceServerException
+from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from shrinkserve.artifact import write_atomic
 from shrinkserve.benchmark.environment import environment
+from shrinkserve.errors import RequestError
+from shrinkserve.serving.client import Client
 from shrinkserve.serving.server import ServerOptions, TritonServer
+from shrinkserve.serving.transport import Question
 
 SIZE = 32
 Kind = Callable[[np.random.Generator], "tuple[str, bytes, dict[str, str]]"]
@@ -137,6 +144,54 @@ KINDS: dict[str, Kind] = {
 }
 
 
+def message(
+    model: str, name: str, datatype: str, shape: list[int], data: bytes, copies: int = 1
+) -> service_pb2.ModelInferRequest:
+    """A gRPC request with `copies` raw tensors for one that is declared."""
+    given = service_pb2.ModelInferRequest.InferInputTensor(name=name, datatype=datatype, shape=shape)
+    return service_pb2.ModelInferRequest(model_name=model, inputs=[given], raw_input_contents=[data] * copies)
+
+
+GRPC_KINDS: dict[str, Callable[[np.random.Generator], service_pb2.ModelInferRequest]] = {
+    "fuzzed JPEG": lambda rng: message("jpeg", "DALI_INPUT_0", "UINT8", [1, len(d := fuzzed(rng))], d),
+    "random bytes as image": lambda rng: message("jpeg", "DALI_INPUT_0", "UINT8", [1, 900], rng.bytes(900)),
+    "wrong shape": lambda rng: message("mean", "images", "UINT8", [1, SIZE, int(rng.integers(1, 31)), 3], PIXELS),
+    "wrong type": lambda _: message("mean", "images", "FP32", SHAPE, PIXELS * 4),
+    "type that there is not": lambda _: message("mean", "images", "UINT9", SHAPE, PIXELS),
+    "wrong name": lambda _: message("mean", "picture", "UINT8", SHAPE, PIXELS),
+    "size that does not fit the shape": lambda rng: message("mean", "images", "UINT8", SHAPE, rng.bytes(100)),
+    "batch beyond the limit": lambda _: message("mean", "images", "UINT8", [9, *SHAPE[1:]], PIXELS * 9),
+    "negative dimension": lambda _: message("mean", "images", "UINT8", [-1, *SHAPE[1:]], PIXELS),
+    "no tensor": lambda _: service_pb2.ModelInferRequest(model_name="mean"),
+    "more contents than tensors": lambda _: message("mean", "images", "UINT8", SHAPE, PIXELS, copies=3),
+    "unknown model": lambda _: message("other", "images", "UINT8", SHAPE, PIXELS),
+    "output that there is not": lambda _: service_pb2.ModelInferRequest(
+        model_name="mean",
+        inputs=message("mean", "images", "UINT8", SHAPE, PIXELS).inputs,
+        outputs=[service_pb2.ModelInferRequest.InferRequestedOutputTensor(name="median")],
+        raw_input_contents=[PIXELS],
+    ),
+}
+
+
+def call(stub: Any, kind: Callable[[np.random.Generator], Any], rng: np.random.Generator) -> str:
+    """Send one malformed gRPC request; how it was answered."""
+    try:
+        stub.ModelInfer(kind(rng), timeout=30)
+    except grpc.RpcError as fault:
+        return str(fault.code().name)
+    return "OK"
+
+
+def noise(address: tuple[str, int], rng: np.random.Generator) -> str:
+    """Bytes that are not HTTP/2, to the port of gRPC."""
+    with socket.create_connection(address, timeout=30) as raw, suppress(OSError):
+        raw.sendall(rng.bytes(2000))
+        while raw.recv(4096):
+            pass
+    return "hung up"
+
+
 def send(address: tuple[str, int], kind: Kind, rng: np.random.Generator) -> str:
     """Send one malformed request; how it was answered."""
     path, body, headers = kind(rng)
@@ -162,35 +217,29 @@ def send_truncated(address: tuple[str, int]) -> str:
 class Valid(threading.Thread):
     """Valid requests without a pause; every answer is compared."""
 
-    def __init__(self, address: str, seed: int) -> None:
+    def __init__(self, url: str, seed: int) -> None:
         super().__init__(daemon=True)
-        self._address, self._rng = address, np.random.default_rng(seed)
+        self._url, self._rng = url, np.random.default_rng(seed)
         self.stop = threading.Event()
         self.right, self.faults = 0, Counter[str]()
 
     def run(self) -> None:
         """Until `stop` is set."""
-        client = triton.InferenceServerClient(self._address, network_timeout=60, connection_timeout=60)
-        encoded = np.frombuffer(picture(self._rng), np.uint8)
-        first = self._ask(client, "jpeg", "DALI_INPUT_0", encoded[None], "images")
-        while not self.stop.is_set():
-            images = self._rng.integers(0, 256, (1, SIZE, SIZE, 3), dtype=np.uint8)
-            try:
-                mean = self._ask(client, "mean", "images", images, "mean")
-                again = self._ask(client, "jpeg", "DALI_INPUT_0", encoded[None], "images")
-            except (InferenceServerException, OSError) as fault:
-                self.faults[str(fault)[:200]] += 1
-                continue
-            good = np.allclose(mean, images.mean(axis=(1, 2)), atol=1e-3) and np.array_equal(first, again)
-            self.right += good
-            self.faults["wrong answer"] += not good
-        client.close()
-
-    def _ask(self, client: Any, model: str, name: str, array: np.ndarray, output: str) -> np.ndarray:
-        given = triton.InferInput(name, array.shape, "UINT8")
-        given.set_data_from_numpy(array)
-        answer: np.ndarray = client.infer(model, [given]).as_numpy(output)
-        return answer
+        encoded = np.frombuffer(picture(self._rng), np.uint8)[None]
+        with Client(self._url) as client:
+            picked = Question("jpeg", encoded, {"images": 0}, tensor="DALI_INPUT_0")
+            first = client.ask(picked).tensors["images"]
+            while not self.stop.is_set():
+                images = self._rng.integers(0, 256, (1, SIZE, SIZE, 3), dtype=np.uint8)
+                try:
+                    mean = client.ask(Question("mean", images, {"mean": 0})).tensors["mean"]
+                    again = client.ask(picked).tensors["images"]
+                except RequestError as fault:
+                    self.faults[str(fault)[:300]] += 1
+                    continue
+                good = np.allclose(mean, images.mean(axis=(1, 2)), atol=1e-3) and np.array_equal(first, again)
+                self.right += 2 * good
+                self.faults["wrong answer"] += not good
 
 
 def memory(pid: int) -> float:
@@ -198,76 +247,82 @@ def memory(pid: int) -> float:
     return sum(p.memory_info().rss for p in psutil.Process(pid).children(recursive=True)) / 2**20
 
 
-def abuse(address: tuple[str, int], count: int, slow: int = 20) -> dict[str, Counter[str]]:
+def abuse(http: tuple[str, int], rpc: tuple[str, int], count: int, slow: int = 20) -> dict[str, Counter[str]]:
     """Send `count` malformed requests, kinds in turn, while `slow` senders keep half a request open."""
-    held = [socket.create_connection(address, timeout=60) for _ in range(slow)]
+    held = [socket.create_connection(http, timeout=60) for _ in range(slow)]
     for raw in held:
         raw.sendall(b"POST /v2/models/mean/infer HTTP/1.1\r\nContent-Length: 999\r\n")
     rng = np.random.default_rng(0)
-    answers: dict[str, Counter[str]] = {name: Counter() for name in (*KINDS, "truncated body")}
-    for number in range(count):
-        name = list(answers)[number % len(answers)]
-        answers[name][send(address, KINDS[name], rng) if name in KINDS else send_truncated(address)] += 1
+    with grpc.insecure_channel(f"{rpc[0]}:{rpc[1]}") as channel:
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        ways: dict[str, Callable[[], str]] = {
+            **{f"HTTP: {name}": partial(send, http, kind, rng) for name, kind in KINDS.items()},
+            "HTTP: truncated body": partial(send_truncated, http),
+            **{f"gRPC: {name}": partial(call, stub, kind, rng) for name, kind in GRPC_KINDS.items()},
+            "gRPC: bytes that are no HTTP/2": partial(noise, rpc, rng),
+        }
+        answers = {name: Counter[str]() for name in ways}
+        for number in range(count):
+            name = list(ways)[number % len(ways)]
+            answers[name][ways[name]()] += 1
     for raw in held:
         raw.close()
-    answers["slow sender"] = Counter({"held open, then closed by us": slow})
+    answers["HTTP: slow sender, half a request held open"] = Counter({"closed by us": slow})
     return answers
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results/abuse.json")
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--requests", type=int, default=10_000)
-    parser.add_argument("--soak", type=float, default=600, help="seconds of valid load afterwards")
-    parser.add_argument("--quick", action="store_true", help="600 requests, 10 seconds")
+    parser.add_argument("--quick", action="store_true", help="600 requests")
     options = parser.parse_args()
-    count, seconds = (600, 10.0) if options.quick else (options.requests, options.soak)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(prefix="shrinkserve-bench-") as folder:
         write_models(Path(folder) / "models")
         chosen = ServerOptions(token="nobody-knows-this", log_file=Path(folder) / "triton.log")
         with TritonServer(Path(folder) / "models", chosen) as server:
-            host, port = server.http_url.removeprefix("http://").split(":")
-            beside = [Valid(f"{host}:{port}", seed) for seed in (1, 2)]
+            beside = [Valid(url, seed) for seed, url in enumerate((server.http_url, server.grpc_url) * 2)]
             for thread in beside:
                 thread.start()
-            before = memory(server.pid)
-            start = time.monotonic()
-            answers = abuse((host, int(port)), count)
+            before, start = memory(server.pid), time.monotonic()
+            ports = (urlsplit(server.http_url).port, urlsplit(server.grpc_url).port)
+            http, rpc = (("127.0.0.1", int(port or 0)) for port in ports)
+            answers = abuse(http, rpc, 600 if options.quick else options.requests)
             took = time.monotonic() - start
-            grown = [(0.0, memory(server.pid))]
-            while (passed := time.monotonic() - start - took) < seconds:
-                time.sleep(min(5.0, seconds - passed))
-                grown.append((time.monotonic() - start - took, memory(server.pid)))
             for thread in beside:
                 thread.stop.set()
             for thread in beside:
                 thread.join()
+            after = memory(server.pid)
+    right = sum(thread.right for thread in beside)
+    failed = sum((thread.faults for thread in beside), Counter[str]())
+    failed = +failed  # without those that never happened
+    about = environment()
     record = {
-        "title": "Malformed requests against the pip server",
-        "date": environment()["date"],
-        "command": environment()["command"],
-        "environment": environment(),
-        "rows": [{"kind": kind, "sent": sum(c.values()), "answers": dict(c)} for kind, c in answers.items()],
+        "title": "Malformed requests against the pip server, with valid ones beside them",
+        "date": about["date"],
+        "command": about["command"],
+        "environment": about,
+        "rows": [
+            {"kind": kind, "sent": c.total(), "answers": ", ".join(f"{answer}: {n}" for answer, n in c.items())}
+            for kind, c in answers.items()
+        ],
         "seconds": took,
-        "valid_requests_right": sum(2 * thread.right for thread in beside),
-        "valid_requests_failed": {k: v for thread in beside for k, v in thread.faults.items() if v},
-        "memory_mib": {"before": before, "soak": grown},
+        "valid_requests_right": right,
+        "valid_requests_failed": dict(failed),
+        "memory_mib": {"before": before, "after": after},
         "notes": [
-            "valid traffic: two clients without a pause, during the abuse and the soak",
-            "Triton 2.51 takes the number of rows as 32 bits: a request that claims 2^32 of them passes its check, and "
-            "the batch that it joins is refused as a whole, valid requests with it; no backend is asked. This is the "
-            "only way in which a valid request failed",
+            f"valid requests beside them, two clients over HTTP and two over gRPC: {right} right, {failed.total()} "
+            f"failed or wrong {dict(failed) or ''}",
+            f"memory of the server's processes: {before:.0f} MiB before, {after:.0f} MiB after",
         ],
     }
     write_atomic(options.out, (json.dumps(record, indent=1) + "\n").encode())
     for row in record["rows"]:
-        print(f"{row['kind']:34} {row['sent']:6} {row['answers']}")
-    print(f"valid requests: {record['valid_requests_right']} right, failed {record['valid_requests_failed']}")
-    others = [reason for reason in record["valid_requests_failed"] if "max allowed is 8" not in reason]
-    print(f"memory: {before:.0f} MiB before, {grown[0][1]:.0f} after the abuse, {grown[-1][1]:.0f} after {seconds:g} s")
-    if others:
-        raise SystemExit(f"valid requests failed: {others}")
+        print(f"{row['kind']:50} {row['sent']:6} {row['answers']}")
+    print("\n".join(record["notes"]))
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -8,7 +8,7 @@ import numpy as np
 from pytriton.decorators import batch
 from pytriton.model_config import DynamicBatcher, ModelConfig, Tensor
 from pytriton.triton import Triton, TritonConfig
-from session import session
+from session import session, shapes
 
 
 class Classifier:
@@ -23,7 +23,8 @@ class Classifier:
 
 
 if __name__ == "__main__":
-    size, classes, port = int(os.environ["SIZE"]), int(os.environ["CLASSES"]), int(os.environ["PORT"])
+    port = int(os.environ["PORT"])
+    image, logits = shapes()
     config = TritonConfig(
         http_address="127.0.0.1", http_port=port + 1, grpc_address="127.0.0.1", grpc_port=port, allow_metrics=False
     )
@@ -31,8 +32,8 @@ if __name__ == "__main__":
         triton.bind(
             model_name="net",
             infer_func=[Classifier() for _ in range(int(os.environ["WORKERS"]))],
-            inputs=[Tensor(name="images", dtype=np.uint8, shape=(size, size, 3))],
-            outputs=[Tensor(name="logits", dtype=np.float32, shape=(classes,))],
+            inputs=[Tensor(name="images", dtype=np.uint8, shape=image)],
+            outputs=[Tensor(name="logits", dtype=np.float32, shape=logits)],
             config=ModelConfig(batching=True, max_batch_size=8, batcher=DynamicBatcher(max_queue_delay_microseconds=0)),
         )
         triton.serve()

@@ -13,3 +13,10 @@ def session() -> ort.InferenceSession:
     options.intra_op_num_threads = int(os.environ["THREADS"])
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return ort.InferenceSession(os.environ["MODEL"], options, providers=["CPUExecutionProvider"])
+
+
+def shapes() -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Of one image and of its logits, as the file says."""
+    opened = session()
+    logits = next(output for output in opened.get_outputs() if output.name == "logits")
+    return tuple(opened.get_inputs()[0].shape[1:]), tuple(logits.shape[1:])

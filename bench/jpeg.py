@@ -1,0 +1,216 @@
+"""JPEG to class names: decoded by the server's ensemble, or by the client, which then sends pixels.
+
+    python bench/jpeg.py --out bench/results/jpeg.json [--quick] [--keep FOLDER] [--run RUN]
+
+500x375 photographs, the pip server, gRPC; client and server share the machine. Every way is asked in turns, by one
+and by eight at once. A table of where an image's milliseconds go: Triton's own statistics of each model, what the
+client spends on decoding, and the rest, which is the connection and both sides' libraries.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+
+sys.path.insert(0, str(Path(__file__).parent))
+from loader import make_photos
+from published import CLASSIFIER, NAME, published
+from serving import CORES
+
+from shrinkserve.artifact import write_atomic
+from shrinkserve.benchmark.environment import environment
+from shrinkserve.benchmark.load import Load, Timing, closed_loop
+from shrinkserve.benchmark.serverside import Statistics, split
+from shrinkserve.benchmark.target import Answer, Pixels, Target
+from shrinkserve.config import ServingConfig
+from shrinkserve.serving.classify import encoded_question
+from shrinkserve.serving.client import Client
+from shrinkserve.serving.contract import Contract
+from shrinkserve.serving.repository import Repository
+from shrinkserve.serving.server import ServerOptions, TritonServer
+
+
+@dataclass
+class Way:
+    """How an image gets from its file to its class.
+
+    Attributes:
+        name: for the table.
+        target: answers one encoded image, uint8 [1, bytes].
+        models: Triton's, in the order in which the image passes them.
+        decoding: seconds that the client spent on each image.
+        loads: what was measured.
+    """
+
+    name: str
+    target: Target
+    models: list[str]
+    decoding: list[float] = field(default_factory=list)
+    loads: list[Load] = field(default_factory=list)
+    parts: list[dict[str, Any]] = field(default_factory=list)
+    wire: list[float] = field(default_factory=list)
+
+
+def by_server(url: str) -> Way:
+    """The ensemble."""
+
+    @contextmanager
+    def connect() -> Iterator[Answer]:
+        with Client(url) as client:
+            yield lambda image: client.ask(encoded_question(NAME, image.tobytes(), 1, 0)).tensors["probabilities"]
+
+    target = Target("server decodes", "server", "float32", url, connect)
+    return Way(target.name, target, [f"{NAME}_preprocess", CLASSIFIER])
+
+
+def by_client(url: str, contract: Contract, *, shared: bool) -> Way:
+    """`Preprocess` here, pixels to the classifier: over the connection, or in shared memory."""
+    name = f"client decodes{', shared memory' if shared else ''}"
+    spent: list[float] = []
+
+    @contextmanager
+    def connect() -> Iterator[Answer]:
+        with Client(url, shared_memory=shared) as client:
+
+            def answer(image: Pixels) -> Any:
+                started = time.perf_counter()
+                pixels = contract.preprocess.evaluate_bytes(image.tobytes())
+                spent.append(time.perf_counter() - started)
+                return client.infer(contract.model, pixels[None])[1]
+
+            yield answer
+
+    return Way(name, Target(name, "server", "float32", url, connect), [contract.model], spent)
+
+
+def measure(way: Way, images: list[Pixels], concurrency: int, timing: Timing, url: str) -> None:
+    """One load test, with Triton's account of each model and the bytes that passed the loopback device."""
+    way.decoding.clear()
+    with Client(url) as client:
+        accounts = {model: Statistics(lambda model=model: client.statistics(model)) for model in way.models}
+        for account in accounts.values():
+            account.begin()
+        before = _passed()
+        load = closed_loop(way.target, images, concurrency, timing)
+        after = _passed()
+        for account in accounts.values():
+            account.end()
+    counted = {model: split(account) for model, account in accounts.items()}
+    asked = next(iter(counted.values()), None)
+    assert asked is not None
+    way.loads.append(load)
+    way.wire.append((after - before) / asked["requests"])
+    way.parts.append({"decoding": 1e3 * statistics.fmean(way.decoding) if way.decoding else 0.0, **counted})
+
+
+def _passed() -> int:
+    return int(psutil.net_io_counters(pernic=True)["lo"].bytes_sent)
+
+
+def entry(way: Way, concurrency: int, shape: tuple[int, int]) -> dict[str, Any]:
+    """A row: medians over the rounds."""
+
+    def middle(figure: Callable[[Load, dict[str, Any]], float]) -> float:
+        return statistics.median(figure(*pair) for pair in zip(way.loads, way.parts, strict=True))
+
+    row: dict[str, Any] = {
+        "way": way.name,
+        "concurrency": concurrency,
+        "instances": shape[0],
+        "threads": shape[1],
+        "p50_ms": middle(lambda load, _: 1e3 * load.latency.percentile(50)),
+        "p99_ms": middle(lambda load, _: 1e3 * load.latency.percentile(99)),
+        "images_per_second": middle(lambda load, _: load.throughput),
+        "wire_kB_per_image": statistics.median(way.wire) / 1e3,
+        "errors": sum(window.errors for load in way.loads for window in load.windows),
+        "client_decoding_ms": middle(lambda _, parts: parts["decoding"]),
+    }
+    spent = row["client_decoding_ms"]
+    for model in way.models:
+        label = "decode" if model.endswith("_preprocess") else "classify"
+        for phase in ("queue", "compute_input", "compute_infer", "compute_output"):
+            row[f"{label}_{phase}_ms"] = middle(lambda _, parts, m=model, p=phase: parts[m]["mean_ms"][p])
+            spent += row[f"{label}_{phase}_ms"]
+    mean = middle(lambda load, _: 1e3 * concurrency / load.throughput)
+    return row | {"mean_ms": mean, "rest_ms": mean - spent}
+
+
+@contextmanager
+def deployed(models: Path, scratch: Path, shape: tuple[int, int]) -> Iterator[tuple[TritonServer, Contract]]:
+    """A server of JPEG and pixels with so many instances and threads of the classifier; and its contract."""
+    root = scratch / f"{shape[0]}x{shape[1]}"
+    shutil.copytree(models, root)
+    Repository(root).configure(CLASSIFIER, ServingConfig(instances=shape[0], threads=shape[1]))
+    with TritonServer(root, ServerOptions(log_file=scratch / "triton.log")) as server:
+        with Client(server.grpc_url) as client:
+            contract = client.contract(NAME)
+        yield server, contract
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--run", type=Path, help="a trained ShrinkCNN-A at 224; random weights without")
+    parser.add_argument("--keep", type=Path, help="where the model is made, or was by an earlier run")
+    parser.add_argument("--quick", action="store_true", help="one short round")
+    options = parser.parse_args()
+    rounds, timing = (1, Timing(0.3, 0.7, 2, 2)) if options.quick else (3, Timing(0.7, 1.5, 2, 2))
+    notes: list[str] = []
+    rows: list[dict[str, Any]] = []
+    with ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="shrinkserve-bench-")))
+        models = published(options.keep or scratch, options.run, notes)
+        make_photos(scratch / "photos", 40)
+        files = sorted((scratch / "photos/folder").rglob("*.jpg"))[:16]
+        images = [np.frombuffer(path.read_bytes(), np.uint8)[None] for path in files]
+        for shape, concurrency in (((1, CORES), 1), ((CORES, 1), 8)):
+            server, contract = stack.enter_context(deployed(models, scratch, shape))
+            url = server.grpc_url
+            ways = [by_server(url), by_client(url, contract, shared=False), by_client(url, contract, shared=True)]
+            for number in range(rounds):
+                for way in ways:
+                    measure(way, images, concurrency, timing, url)
+                    load = way.loads[-1]
+                    print(
+                        f"round {number + 1}: {way.name}, concurrency {concurrency}: "
+                        f"p50 {1e3 * load.latency.percentile(50):.2f} ms, {load.throughput:.1f} images/s",
+                        flush=True,
+                    )
+            rows += [entry(way, concurrency, shape) for way in ways]
+    size = statistics.fmean(image.size for image in images) / 1e3
+    about = environment("nvidia-dali-cuda120", "nvidia-dali-cuda130")
+    record = {
+        "title": "JPEG in: decoded by the server's ensemble or by the client (ShrinkCNN-A at 224, pip server, gRPC)",
+        "date": about["date"],
+        "command": about["command"],
+        "environment": about,
+        "rows": rows,
+        "notes": [
+            f"photographs of 500x375, {size:.0f} kB of JPEG each; pixels of an image are {3 * 224 * 224 / 1e3:.0f} kB",
+            f"client and server share {os.cpu_count()} cores; the wire is the loopback device, both directions",
+            "milliseconds are means an image: the client's decoding, Triton's phases of each model, and the rest "
+            "(mean latency minus these: the connection, protobuf, Python of the client)",
+            *notes,
+        ],
+    }
+    write_atomic(options.out, (json.dumps(record, indent=1) + "\n").encode())
+    for row in rows:
+        print("  ".join(f"{key}={value:.4g}" if isinstance(value, float) else f"{value}" for key, value in row.items()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,166 @@
+"""The peers of `bench/serving.py`: installed each into an environment of its own, started, asked, and ended."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import socket
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import platformdirs
+import tritonclient.grpc as triton
+
+from shrinkserve.benchmark.target import Answer, Pixels, Target
+
+FOLDER = platformdirs.user_cache_path("shrinkserve") / "peers"
+"""Where peers are installed; may be removed at any time."""
+PROGRAMS = Path(__file__).parent / "peers"
+READY_SECONDS = 90
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A peer: its name, its program in `bench/peers`, and what pip installs for it."""
+
+    name: str
+    program: str
+    packages: tuple[str, ...]
+
+    @property
+    def python(self) -> Path:
+        """The Python of its environment."""
+        return FOLDER / self.name.lower() / "bin/python"
+
+    @property
+    def installed(self) -> bool:
+        return self._stamp.is_file() and self._stamp.read_text() == "\n".join(self.packages)
+
+    @property
+    def _stamp(self) -> Path:
+        return FOLDER / self.name.lower() / "packages.txt"
+
+    def install(self) -> None:
+        """Make the environment.
+
+        Raises:
+            subprocess.CalledProcessError: pip cannot have the packages.
+        """
+        place = self.python.parents[1]
+        subprocess.run([sys.executable, "-m", "venv", "--clear", str(place)], check=True)
+        command = [str(self.python), "-m", "pip", "install", "--quiet", "--no-input", *self.packages]
+        subprocess.run(command, check=True, capture_output=True, text=True)
+        self._stamp.write_text("\n".join(self.packages))
+
+
+PEERS = (
+    # Does not start with a newer uvloop.
+    Peer("MLServer", "mlserver_app.py", ("mlserver==1.7.1", "uvloop==0.21.0", "onnxruntime==1.32.0")),
+    Peer("LitServe", "litserve_app.py", ("litserve==0.2.19", "onnxruntime==1.32.0")),
+    # Pins numpy below 2, hence an older ONNX Runtime.
+    Peer("PyTriton", "pytriton_app.py", ("nvidia-pytriton==0.7.0", "onnxruntime==1.22.1")),
+)
+
+
+def grpc_target(
+    name: str, address: str, model: str, precision: str, statistics: Callable[[], dict[str, Any]] | None = None
+) -> Target:
+    """A server that speaks Triton's protocol over gRPC; a connection a worker."""
+
+    @contextmanager
+    def connect() -> Iterator[Answer]:
+        with triton.InferenceServerClient(address) as client:
+            wanted = [triton.InferRequestedOutput("logits")]
+
+            def answer(images: Pixels) -> Any:
+                given = triton.InferInput("images", images.shape, "UINT8")
+                given.set_data_from_numpy(images)
+                return client.infer(model, [given], outputs=wanted).as_numpy("logits")
+
+            yield answer
+
+    return Target(name, "server", precision, f"grpc://{address}/{model}", connect, statistics)
+
+
+def litserve_target(name: str, port: int) -> Target:
+    """LitServe speaks HTTP; a connection a worker."""
+
+    @contextmanager
+    def connect() -> Iterator[Answer]:
+        with closing(HTTPConnection("127.0.0.1", port, timeout=60)) as connection:
+
+            def answer(images: Pixels) -> Any:
+                body = json.dumps({"images": base64.b64encode(images.tobytes()).decode(), "shape": images.shape})
+                connection.request("POST", "/predict", body, {"Content-Type": "application/json"})
+                reply = json.loads(connection.getresponse().read())
+                return np.frombuffer(base64.b64decode(reply["logits"]), np.float32).reshape(reply["shape"])
+
+            yield answer
+
+    return Target(name, "server", "float32", f"http://127.0.0.1:{port}", connect)
+
+
+@contextmanager
+def running(peer: Peer, model: Path, instances: int, threads: int) -> Iterator[Target]:
+    """A peer that serves the ONNX file `model`, whose logits are [N, classes].
+
+    Raises:
+        RuntimeError: it does not answer; with the end of its log.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        port = int(holder.getsockname()[1])
+    program = PROGRAMS / peer.program
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | {
+        "MODEL": str(model),
+        "THREADS": str(threads),
+        "WORKERS": str(instances),
+        "PORT": str(port),
+        "PYTHONPATH": str(program.parent),
+        "PATH": f"{peer.python.parent}{os.pathsep}{os.environ['PATH']}",
+        "LD_LIBRARY_PATH": str(sysconfig.get_config_var("LIBDIR")),  # PyTriton's stub must find this Python's library
+    }
+    with tempfile.TemporaryFile("w+") as log:
+        process = subprocess.Popen(
+            [str(peer.python), str(program)], env=environment, stdout=log, stderr=log, start_new_session=True
+        )
+        try:
+            address = f"127.0.0.1:{port}"
+            target = (
+                litserve_target(peer.name, port)
+                if peer.name == "LitServe"
+                else grpc_target(peer.name, address, "net", "float32")
+            )
+            _await(target, process, log)
+            yield target
+        finally:
+            process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=15)
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, 9)  # and its workers
+            process.wait()
+
+
+def _await(target: Target, process: subprocess.Popen[Any], log: Any) -> None:
+    deadline = time.monotonic() + READY_SECONDS
+    while True:
+        try:
+            with target.open() as answer:
+                answer(np.zeros((1, 224, 224, 3), np.uint8))
+            return
+        except Exception as fault:
+            if process.poll() is not None or time.monotonic() > deadline:
+                log.seek(0)
+                raise RuntimeError(f"{target.name} does not answer: {fault}; {log.read()[-600:]}") from fault
+            time.sleep(0.5)

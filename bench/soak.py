@@ -1,0 +1,143 @@
+"""Ten minutes at 80 % of what the server can do: no request fails, and its memory stays flat.
+
+    python bench/soak.py --out bench/results/soak.json [--quick] [--seconds 600] [--keep FOLDER] [--run RUN]
+
+JPEG photographs to the ensemble (DALI and ONNX Runtime) of the pip server, over gRPC, at times drawn before (Poisson)
+whether or not earlier requests were answered. Memory is what the server and its backends' processes hold for
+themselves plus their share of what they share (PSS), so shared memory is counted once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import threading
+import time
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import psutil
+
+sys.path.insert(0, str(Path(__file__).parent))
+from jpeg import by_server, deployed
+from loader import make_photos
+from published import published
+from serving import CORES
+
+from shrinkserve.artifact import write_atomic
+from shrinkserve.benchmark.environment import environment
+from shrinkserve.benchmark.load import Load, Timing, closed_loop, open_loop
+from shrinkserve.benchmark.pace import Open
+
+LOAD = 0.8
+SETTLED = 60.0
+"""Seconds after which memory should not grow any more: pools have met their largest batches."""
+EVERY = 5.0
+"""Seconds between two looks at the memory."""
+
+
+class Memory:
+    """Samples the processes of a server while the block runs: (seconds, MiB) each."""
+
+    def __init__(self, pid: int) -> None:
+        self.samples: list[tuple[float, float]] = []
+        self._server, self._stop = psutil.Process(pid), threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+
+    def __enter__(self) -> Memory:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def slope(self, after: float) -> float:
+        """MiB a minute, by least squares, of the samples from `after` seconds on."""
+        times, sizes = np.array([sample for sample in self.samples if sample[0] >= after]).T
+        return float(60 * np.polyfit(times, sizes, 1)[0])
+
+    def _look(self) -> None:
+        began = time.monotonic()
+        while True:
+            total = 0
+            for process in (self._server, *self._server.children(recursive=True)):
+                with suppress(psutil.NoSuchProcess):
+                    total += process.memory_full_info().pss
+            self.samples.append((time.monotonic() - began, total / 2**20))
+            if self._stop.wait(EVERY):
+                return
+
+
+def entry(load: Load, minute: int, memory: Memory) -> dict[str, Any]:
+    """One minute of the soak, whose windows are seconds of ten."""
+    windows = load.windows[6 * minute : 6 * minute + 6]
+    held = [size for seconds, size in memory.samples if minute <= seconds // 60 < minute + 1]
+    return {
+        "minute": minute + 1,
+        "requests": sum(window.completed for window in windows),
+        "errors": sum(window.errors for window in windows),
+        "worst_p50_ms_of_10_s": max(1e3 * window.latency.percentile(50) for window in windows),
+        "worst_p99_ms_of_10_s": max(1e3 * window.latency.percentile(99) for window in windows),
+        "memory_mib": float(np.median(held)),
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seconds", type=int, default=600)
+    parser.add_argument("--run", type=Path, help="a trained ShrinkCNN-A at 224; random weights without")
+    parser.add_argument("--keep", type=Path, help="where the model is made, or was by an earlier run")
+    parser.add_argument("--quick", action="store_true", help="twenty seconds")
+    options = parser.parse_args()
+    count = 2 if options.quick else max(1, options.seconds // 10)
+    settled = 0.0 if options.quick else SETTLED
+    notes: list[str] = []
+    with ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="shrinkserve-bench-")))
+        models = published(options.keep or scratch, options.run, notes)
+        make_photos(scratch / "photos", 40)
+        files = sorted((scratch / "photos/folder").rglob("*.jpg"))
+        images = [np.frombuffer(path.read_bytes(), np.uint8)[None] for path in files]
+        server, _ = stack.enter_context(deployed(models, scratch, (CORES, 1)))
+        target = by_server(server.grpc_url).target
+        most = closed_loop(target, images, 8, Timing(2.0, 5.0, 2, 2)).throughput
+        rate = LOAD * most
+        print(f"{most:.1f} images/s at most; {rate:.1f} for {10 * count} s", flush=True)
+        with Memory(server.pid) as memory:
+            load = open_loop(target, images, Open(rate), 64, Timing(0.0, 10.0, count + 1, count))
+    errors = sum(window.errors for window in load.windows)
+    slope, first, last = memory.slope(settled), memory.samples[0][1], memory.samples[-1][1]
+    said = (
+        f"{load.throughput:.1f} images/s, {LOAD:.0%} of {most:.1f}, for {10 * count} s: {errors} errors, "
+        f"{load.unsent} unsent; memory {first:.0f} MiB at first, {last:.0f} MiB at last, "
+        f"{slope:+.2f} MiB a minute after {settled:g} s"
+    )
+    print(said)
+    about = environment("nvidia-dali-cuda120", "nvidia-dali-cuda130")
+    record = {
+        "title": "Soak: JPEG to ShrinkCNN-A at 224 on the pip server, at 80 % load",
+        "date": about["date"],
+        "command": about["command"],
+        "environment": about,
+        "rows": [entry(load, minute, memory) for minute in range(max(1, count // 6))],
+        "memory_mib": memory.samples,
+        "memory_slope_mib_per_minute": slope,
+        "errors": errors,
+        "latency": load.latency.to_dict(),
+        "notes": [said, "memory: PSS of the server and its backends' processes, sampled every 5 s", *notes],
+    }
+    write_atomic(options.out, (json.dumps(record, indent=1) + "\n").encode())
+    return 1 if errors else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
