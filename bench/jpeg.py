@@ -168,7 +168,7 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, help="where the model is made, or was by an earlier run")
     parser.add_argument("--quick", action="store_true", help="one short round")
     options = parser.parse_args()
-    rounds, timing = (1, Timing(0.3, 0.7, 2, 2)) if options.quick else (3, Timing(0.7, 1.5, 2, 2))
+    rounds, timing = (1, Timing(0.3, 0.7, 2, 2)) if options.quick else (3, Timing(0.5, 1.25, 2, 2))
     notes: list[str] = []
     rows: list[dict[str, Any]] = []
     with ExitStack() as stack:

@@ -214,7 +214,7 @@ def main() -> None:
     parser.add_argument("--prepare", action="store_true", help="make the model and install the peers, no more")
     parser.add_argument("--quick", action="store_true", help="one short round, and only peers that are installed")
     options = parser.parse_args()
-    rounds, timing = (1, Timing(0.3, 0.7, 2, 2)) if options.quick else (3, Timing(0.7, 1.5, 2, 2))
+    rounds, timing = (1, Timing(0.3, 0.7, 2, 2)) if options.quick else (3, Timing(0.5, 1.25, 2, 2))
     notes: list[str] = []
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="shrinkserve-bench-")))
