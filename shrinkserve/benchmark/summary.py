@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from shrinkserve.benchmark.gates import describe_load
@@ -18,13 +19,16 @@ def render(record: dict[str, Any], console: Console | None = None) -> None:
         console.print(_accuracy(record))
     if record["loads"]:
         console.print(_loads(record))
+    for line in record["left_out"]:
+        console.print(f"left out: {line}", markup=False, highlight=False)
     console.print(verdict(record), markup=False, highlight=False)
 
 
 def _accuracy(record: dict[str, Any]) -> Table:
     accuracy = record["accuracy"]
     reference = record["stages"][record["reference"]]["name"]
-    table = Table(title=f"{record['model']}: {accuracy['images']} images of {record['dataset']['root']}")
+    title = f"{record['model']}: {accuracy['images']:,} images of {record['dataset']['root']}"
+    table = Table(title=escape(title))  # what is in brackets would be a style
     for heading in (
         "stage",
         "top-1",
@@ -40,9 +44,9 @@ def _accuracy(record: dict[str, Any]) -> Table:
         top1 = score["top1"]
         table.add_row(
             score["stage"],
-            f"{top1['value']:.2%}",
-            f"{top1['low']:.2%} .. {top1['high']:.2%}",
-            f"{score['top5']['value']:.2%}",
+            percent(top1["value"]),
+            f"{100 * top1['low']:.2f} to {100 * top1['high']:.2f}",
+            percent(score["top5"]["value"]),
             str(comparison["flips"]) if comparison else "",
             f"{comparison['worst']:.1e}" if comparison else "",
         )
@@ -57,9 +61,9 @@ def _loads(record: dict[str, Any]) -> Table:
         percentiles = load["latency"]["percentiles"]
         table.add_row(
             describe_load(load),
-            *(f"{percentiles[name]['value']:.2f}" for name in ("p50", "p90", "p99")),
-            f"{load['images_per_second']:.1f}",
-            "valid" if load["valid"] else f"invalid: {'; '.join(load['reasons'])}",
+            *(milliseconds(percentiles[name]["value"]) for name in ("p50", "p90", "p99")),
+            rate(load["images_per_second"]),
+            "valid" if load["valid"] else escape(f"invalid: {'; '.join(load['reasons'])}"),
         )
     return table
 

@@ -240,6 +240,30 @@ def describe(trial: Trial, limit: float) -> str:
     )
 
 
+COLUMNS = ("engine", "instances x threads", "batch", "delay us", "images/s", "requests", "p50 ms", "p99 ms", "batched")
+"""Of `table`: `requests` under way at a time, images `batched` in an execution by the server's own account."""
+
+
+def table(tuning: Tuning) -> str:
+    """What was tried, a line each at its best load, the chosen one with a star."""
+    rows = [COLUMNS]
+    for trial in tuning.trials:
+        choice, chosen = trial.choice, trial.choice.options
+        star = "*" if choice == tuning.chosen else ""
+        shape = f"{chosen.instances} x {chosen.threads or 'all'}"
+        row = (f"{star}{choice.engine or 'default'}", shape, str(chosen.max_batch_size), str(chosen.queue_delay_us))
+        load = trial.best(tuning.limit)
+        rows.append((*row, *(_figures(load) if load else [describe(trial, tuning.limit).partition(": ")[2]])))
+    widths = [max(len(row[column]) for row in rows if len(row) == len(COLUMNS)) for column in range(len(COLUMNS))]
+    return "\n".join("  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=False)) for row in rows)
+
+
+def _figures(load: Load) -> list[str]:
+    p50, p99 = (f"{load.latency.percentile(part) * 1e3:.1f}" for part in (50, 99))
+    batched = (load.server or {}).get("images_per_execution") or 1
+    return [f"{load.throughput:.0f}", str(load.workers), p50, p99, f"{batched:.2f}"]
+
+
 def explain_batching(tuning: Tuning) -> str:
     """What an image costs alone and in company, from Triton's own account over all trials of the best engine."""
     spent: dict[int, tuple[int, float]] = {}

@@ -29,7 +29,7 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(
         name="bench",
         cls=_RunByDefault,
-        help="Prove that a server answers as the checkpoint does; `bench run --help` lists the options.",
+        help="Prove that a server answers as the checkpoint does. `bench run --help` lists the options.",
     )
     group.command("run")(bench)
     group.command("plan")(plan)
@@ -79,12 +79,13 @@ def bench(  # noqa: PLR0913, PLR0917 - one parameter an option
     out: Annotated[Path | None, typer.Option(help="Folder for the report; continues a measurement cut off.")] = None,
     json: Annotated[Path | None, typer.Option(help="File for the record alone.")] = None,
 ) -> None:
-    """Prove that a server answers as the checkpoint does, and measure how fast."""
+    """Prove that a server answers as the checkpoint does. And how fast."""
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads of torch that spin would starve a server beside them
     from shrinkserve.benchmark.bench import Options, run_bench
     from shrinkserve.benchmark.gates import Gates, parse_duration, read_gates
     from shrinkserve.benchmark.load import Timing
     from shrinkserve.benchmark.loads import LoadPlan
+    from shrinkserve.benchmark.record import HTML
     from shrinkserve.benchmark.slo import Slo
     from shrinkserve.benchmark.stages import Wanted
     from shrinkserve.benchmark.summary import render
@@ -124,6 +125,8 @@ def bench(  # noqa: PLR0913, PLR0917 - one parameter an option
     with _Progress() as progress:
         record = run_bench(options, progress)
     render(record)
+    if out:
+        typer.echo(f"report: {out / HTML}")
     for miss in record["misses"]:
         typer.echo(f"MISSED {miss}", err=True)
     if record["misses"]:
@@ -143,7 +146,7 @@ def plan(  # noqa: PLR0913, PLR0917 - one parameter an option
     data: Annotated[Path | None, typer.Option(help="With --check: dataset whose images are sent.")] = None,
     json: Annotated[Path | None, typer.Option(help="File for the plan.")] = None,
 ) -> None:
-    """Size replicas for a rate and a promised latency, from measured service times, by simulation."""
+    """Size replicas for a rate and a promised latency. By simulation, from measured service times."""
     from json import dumps
 
     from shrinkserve.artifact import write_atomic

@@ -63,6 +63,18 @@ def test_what_company_saves() -> None:
     assert "too few" in explain_batching(Tuning(1.0, [trial(load(100, 0.01, batches=few))]))
 
 
+def test_the_table_shows_what_was_tried_and_what_was_chosen() -> None:
+    lost = Trial(Choice(ServingConfig(), "tensorrt"), fault="needs a GPU")
+    slow = trial(load(50, 0.5), instances=4)
+    tuned = Tuning(0.02, [trial(load(100, 0.01)), trial(load(150, 0.01, 2), instances=2), slow, lost], [(90.0, 150.0)])
+    heads, *rows = (line.split() for line in tuning.table(tuned).splitlines())
+    assert heads[0] == "engine"
+    assert [row[0] for row in rows] == ["default", "*default", "default", "tensorrt"]
+    assert rows[1][1:] == ["2", "x", "all", "32", "0", "150", "2", "10.0", "10.0", "1.00"]
+    assert " ".join(rows[2]).endswith("beyond the limit")
+    assert " ".join(rows[3]).endswith("cannot be served (needs a GPU)")
+
+
 @pytest.fixture
 def changed(smoke_repository: Path, tmp_path: Path) -> Repository:
     import shutil
