@@ -29,7 +29,11 @@ class OpenVinoModel:
 
         if not path.is_file():
             raise ArtifactError(f"{path}: no such file", do="name a .onnx file that `export` wrote")
-        properties: dict[str, str | int] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": precision}
+        properties: dict[str, str | int] = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": precision,
+            "ENABLE_CPU_PINNING": "NO",  # every model would pin its first thread to the same core
+        }
         if threads is not None:
             properties["INFERENCE_NUM_THREADS"] = threads
         try:

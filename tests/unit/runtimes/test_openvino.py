@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import os
+import re
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from shrinkserve.errors import ArtifactError
+from shrinkserve.runtimes.onnx import OnnxModel
+from shrinkserve.runtimes.openvino import OpenVinoModel
+
+SIZE = 64
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A convolution, the mean of what it found, and its softmax."""
+    weight = np.random.default_rng(0).normal(size=(8, 3, 5, 5)).astype(np.float32)
+    nodes = [
+        helper.make_node("Cast", ["images"], ["floats"], to=TensorProto.FLOAT),
+        helper.make_node("Transpose", ["floats"], ["planes"], perm=[0, 3, 1, 2]),
+        helper.make_node("Conv", ["planes", "weight"], ["found"]),
+        helper.make_node("GlobalAveragePool", ["found"], ["mean"]),
+        helper.make_node("Flatten", ["mean"], ["logits"]),
+        helper.make_node("Softmax", ["logits"], ["probabilities"], axis=1),
+    ]
+    images = helper.make_tensor_value_info("images", TensorProto.UINT8, ["n", SIZE, SIZE, 3])
+    outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 8]) for name in ("logits", "probabilities")]
+    graph = helper.make_graph(nodes, "found", [images], outputs, [numpy_helper.from_array(weight, "weight")])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), tmp_path / "m.onnx")
+    return tmp_path / "m.onnx"
+
+
+def test_answers_as_onnx_runtime(path: Path) -> None:
+    images = np.random.default_rng(1).integers(0, 256, (3, SIZE, SIZE, 3), dtype=np.uint8)
+    model = OpenVinoModel(path, threads=1)
+    assert (model.size, len(model.classes)) == (SIZE, 8)
+    np.testing.assert_allclose(model.answer(images), OnnxModel(path, threads=1).answer(images), rtol=1e-4, atol=1e-2)
+
+
+def test_what_is_no_model_is_told_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="no such file"):
+        OpenVinoModel(tmp_path / "absent.onnx")
+    (tmp_path / "broken.onnx").write_bytes(b"broken")
+    with pytest.raises(ArtifactError, match="OpenVINO cannot load it") as caught:
+        OpenVinoModel(tmp_path / "broken.onnx")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="Linux tells where a thread may run")
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="with one core there is nothing to share")
+def test_two_models_of_one_thread_do_not_share_a_core(path: Path) -> None:
+    """Each thread may run on every core while it answers: pinned ones all were on the first."""
+    images = np.zeros((8, SIZE, SIZE, 3), np.uint8)
+    ended, thread = threading.Event(), []
+
+    def work() -> None:
+        model = OpenVinoModel(path, threads=1)
+        thread.append(threading.get_native_id())
+        while not ended.is_set():
+            model.answer(images)
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    try:
+        while not thread:
+            time.sleep(0.01)
+        status = Path(f"/proc/self/task/{thread[0]}/status")
+        allowed = set()
+        for _ in range(50):
+            time.sleep(0.003)
+            allowed.update(re.findall(r"Cpus_allowed_list:\s*(\S+)", status.read_text()))
+    finally:
+        ended.set()
+        worker.join()
+    assert len(allowed) == 1, "pinned while it answers, and free between answers"
