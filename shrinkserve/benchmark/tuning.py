@@ -246,7 +246,7 @@ COLUMNS = ("engine", "instances x threads", "batch", "delay us", "images/s", "re
 
 def table(tuning: Tuning) -> str:
     """What was tried, a line each at its best load, the chosen one with a star."""
-    rows = [COLUMNS]
+    rows: list[tuple[str, ...]] = [COLUMNS]
     for trial in tuning.trials:
         choice, chosen = trial.choice, trial.choice.options
         star = "*" if choice == tuning.chosen else ""

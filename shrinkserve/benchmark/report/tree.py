@@ -13,9 +13,10 @@ BOX, GAP, ROW = 178.0, 99.0, 62.0
 NARROW, INDENT, STEP = 358.0, 26.0, 68.0
 """Width of the narrow picture, indentation a generation, height of a row."""
 _TIP = (
-    '<defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
+    '<defs><marker id="tip-{0}" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
     '<path d="M0 0L8 4L0 8z" class="tip"/></marker></defs>'
 )
+"""The arrow's tip; a picture has its own, as one of a picture that is not shown is not drawn."""
 
 
 @dataclass(frozen=True)
@@ -49,13 +50,13 @@ def wide(nodes: Sequence[Node]) -> str:
     columns = _depths(nodes)
     rows = _rows(nodes)
     places = [(4 + column * (BOX + GAP), 6 + row * ROW) for column, row in zip(columns, rows, strict=True)]
-    parts = [_TIP]
+    parts = [_TIP.format("wide")]
     for node, (x, y) in zip(nodes, places, strict=True):
         if node.parent is not None:
             start, top = places[node.parent][0] + BOX, places[node.parent][1] + 23
             corner = start + 22
             points = [(start, top), (corner, top), (corner, y + 23), (x - 2, y + 23)]
-            parts.append(path(points, "edge bad" if node.bad else "edge", ' marker-end="url(#tip)"'))
+            parts.append(path(points, "edge bad" if node.bad else "edge", ' marker-end="url(#tip-wide)"'))
             parts.append(text((corner + x) / 2, y + 17, node.label, "middle", "flips bad" if node.bad else "flips"))
         parts += _box(node, x, y, BOX)
     width = max(columns) * (BOX + GAP) + BOX + 8
@@ -67,13 +68,13 @@ def narrow(nodes: Sequence[Node]) -> str:
     depths = _depths(nodes)
     order = _depth_first(nodes)
     rows = {number: row for row, number in enumerate(order)}
-    parts = [_TIP]
+    parts = [_TIP.format("narrow")]
     for number in order:
         node, x, y = nodes[number], 2 + INDENT * depths[number], rows[number] * STEP + 4
         if node.parent is not None:
             trunk, top = 2 + INDENT * depths[node.parent] + 13, rows[node.parent] * STEP + 50
             points = [(trunk, top), (trunk, y + 23), (x - 2, y + 23)]
-            parts.append(path(points, "edge bad" if node.bad else "edge", ' marker-end="url(#tip)"'))
+            parts.append(path(points, "edge bad" if node.bad else "edge", ' marker-end="url(#tip-narrow)"'))
             parts.append(text(x + 2, y - 6, node.label, "start", "flips bad" if node.bad else "flips"))
         parts += _box(node, x, y, NARROW - x - 2)
     return picture(NARROW, len(nodes) * STEP - 14, TITLE, parts)
