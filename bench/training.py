@@ -143,7 +143,7 @@ def scaling(data: Path, size: int, batch: int) -> list[dict[str, Any]]:
         rows.append(
             {
                 "what": f"train --profile at {size}x{size}, bfloat16, batch {batch} and 1 thread a process",
-                "who": f"{processes} processes",
+                "who": f"{processes} process{'es' if processes > 1 else ''}",
                 "images_per_second": float(speed[1].replace(",", "")),
                 "milliseconds": parts,
             }
