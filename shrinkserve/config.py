@@ -130,8 +130,9 @@ class ServingConfig:
     threads: Annotated[int, Ge(0)] = 0  # of one instance; 0: as many as there are cores
     queue_delay_us: Annotated[int, Ge(0)] = 0  # waiting for company only helps a GPU that is far from full
     preferred_batch_sizes: tuple[Positive, ...] = ()  # for engines whose kernels are tuned to certain sizes
-    # The next two cost latency on Triton 2.51: requests stall for 500 ms now and again (see model_config.set_options).
+    # The next three cost latency on Triton 2.51: requests stall for 500 ms now and again (model_config.set_options).
     queue_size: Annotated[int, Ge(0)] = 0  # requests beyond it are refused; 0: no limit
+    queue_timeout_us: Annotated[int, Ge(0)] = 0  # a request that has waited longer is refused; 0: none is
     priority_levels: Annotated[int, Ge(0)] = 0  # 1 is served first and the default; 0: one queue for all
     warmup: bool = True  # before the model is ready: the first real request is not the slow one
     response_cache: bool = False  # for repeated images; NVIDIA's container, started with --cache-config, has one

@@ -73,11 +73,13 @@ def set_options(config: pb.ModelConfig, options: ServingConfig) -> None:
     batching.preferred_batch_size.extend(options.preferred_batch_sizes)
     # A queue policy or priorities put a thread of Triton's before the instances that (in 2.51, whatever the backend)
     # misses its wake-up now and again: the request then waits for 500 ms. So neither is there unless asked for.
-    if options.queue_size:
-        batching.default_queue_policy.max_queue_size = options.queue_size
-        batching.default_queue_policy.timeout_action = pb.ModelQueuePolicy.REJECT
-        # A client says how long it will wait; what nobody waits for any more is not computed.
-        batching.default_queue_policy.allow_timeout_override = True
+    if options.queue_size or options.queue_timeout_us:
+        policy = batching.default_queue_policy
+        policy.max_queue_size = options.queue_size
+        policy.default_timeout_microseconds = options.queue_timeout_us
+        policy.timeout_action = pb.ModelQueuePolicy.REJECT
+        # A client may say that it waits less long: what nobody waits for any more is not computed.
+        policy.allow_timeout_override = True
     if options.priority_levels:
         batching.priority_levels = options.priority_levels
         batching.default_priority_level = 1
@@ -99,6 +101,7 @@ def options_of(config: pb.ModelConfig) -> ServingConfig:
         queue_delay_us=batching.max_queue_delay_microseconds,
         preferred_batch_sizes=tuple(batching.preferred_batch_size),
         queue_size=batching.default_queue_policy.max_queue_size,
+        queue_timeout_us=batching.default_queue_policy.default_timeout_microseconds,
         priority_levels=batching.priority_levels,
         warmup=bool(config.model_warmup),
         response_cache=config.response_cache.enable,

@@ -56,6 +56,7 @@ def test_every_option_arrives() -> None:
         queue_delay_us=500,
         preferred_batch_sizes=(4, 8),
         queue_size=64,
+        queue_timeout_us=7000,
         priority_levels=3,
         response_cache=True,
     )
@@ -67,6 +68,7 @@ def test_every_option_arrives() -> None:
     assert batching.max_queue_delay_microseconds == 500
     assert list(batching.preferred_batch_size) == [4, 8]
     assert batching.default_queue_policy.max_queue_size == 64
+    assert batching.default_queue_policy.default_timeout_microseconds == 7000
     assert (batching.priority_levels, batching.default_priority_level) == (3, 1)
     assert config.response_cache.enable
 
@@ -81,7 +83,8 @@ def test_nothing_makes_triton_put_a_thread_before_the_instances() -> None:
 
 
 def test_options_are_read_back() -> None:
-    for options in (ServingConfig(), ServingConfig(instances=2, threads=1, queue_size=4, preferred_batch_sizes=(4,))):
+    tuned = ServingConfig(instances=2, threads=1, queue_size=4, queue_timeout_us=9, preferred_batch_sizes=(4,))
+    for options in (ServingConfig(), tuned):
         assert model_config.options_of(model_config.build("cats", CARD, options)) == options
 
 

@@ -38,6 +38,7 @@ def server(
     )
     repository.add("waiting", *make_model(0), options=slow)
     repository.add("patient", *make_model(0), options=replace(slow, queue_size=0))
+    repository.add("hasty", *make_model(0), options=replace(slow, queue_size=0, queue_timeout_us=100_000))
     repository.add("cached", *make_model(0), options=ServingConfig(response_cache=True, warmup=False))
     options = ServerOptions(
         log_file=tmp_path_factory.mktemp("log") / "triton.log",
@@ -57,7 +58,7 @@ def url(request: pytest.FixtureRequest, server: TritonServer) -> str:
 
 def test_changing_models_needs_the_token(url: str) -> None:
     with Client(url) as stranger, Client(url, token=SECRET) as owner:
-        assert stranger.models() == ["cached", "patient", "waiting"]
+        assert stranger.models() == ["cached", "hasty", "patient", "waiting"]
         assert stranger.contract("cached").classes == owner.contract("cached").classes
         for refused in (stranger.load, stranger.unload):
             with pytest.raises(RequestError, match=r"to those who know its token.*give the token"):
@@ -90,6 +91,11 @@ def test_a_full_queue_is_told_as_such(url: str) -> None:
         thread.join()
     assert said
     assert all("the queue is full" in line for line in said)
+
+
+def test_a_request_that_waits_too_long_is_refused(url: str) -> None:
+    with Client(url) as client, pytest.raises(RequestError, match="no answer in time"):
+        client.infer("hasty", IMAGE)
 
 
 def test_a_client_that_does_not_wait(url: str) -> None:
