@@ -262,6 +262,7 @@ def built_record(trt: ModuleType, options: EngineOptions) -> dict[str, Any]:
         "gpu": here["gpu"] if ahead is None else None,
         "compute_capability": ahead or here["compute_capability"],
         "hardware_compatibility": options.compatibility,
+        "batches": [options.min_batch, options.opt_batch, options.max_batch],
     }
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+from google.protobuf import json_format
 from tritonclient.grpc import model_config_pb2 as pb
 
 from shrinkserve.artifact import Card, read_card
@@ -61,20 +63,7 @@ def problems(repository: Repository, name: str) -> Iterator[str]:
 
 def _disagreements(folder: Path, config: pb.ModelConfig, card: Card, model: OnnxModel) -> Iterator[str]:
     """Where the configuration and the version that answers say different things."""
-    size, classes = model.size, len(model.classes)
-    expected = {
-        f"input {INPUT}": ("TYPE_UINT8", [size, size, 3]),
-        f"output {LOGITS}": ("TYPE_FP32", [classes]),
-        f"output {PROBABILITIES}": ("TYPE_FP32", [classes]),
-    }
-    found = {
-        f"{kind} {tensor.name}": (pb.DataType.Name(tensor.data_type), list(tensor.dims))
-        for kind, tensors in (("input", config.input), ("output", config.output))
-        for tensor in tensors
-    }
-    for key in sorted(expected.keys() | found.keys()):
-        if expected.get(key) != found.get(key):
-            yield f"{folder}: {key}: the file has {_shown(expected.get(key))}, the config {_shown(found.get(key))}"
+    yield from _misfits(str(folder), config, model)
     own = model_config.parameters(config)
     for key, value in (
         ("contract", Preprocess.from_dict(card.preprocess).contract),
@@ -88,16 +77,63 @@ def _disagreements(folder: Path, config: pb.ModelConfig, card: Card, model: Onnx
         yield f"{folder / LABELS}: not the classes of the card"
 
 
+def _misfits(where: str, config: pb.ModelConfig, model: OnnxModel) -> Iterator[str]:
+    """Where a configuration promises other inputs, outputs or batches than a graph has."""
+    size, classes = model.size, len(model.classes)
+    real = {
+        f"input {INPUT}": f"TYPE_UINT8 {[size, size, 3]}",
+        f"output {LOGITS}": f"TYPE_FP32 {[classes]}",
+        f"output {PROBABILITIES}": f"TYPE_FP32 {[classes]}",
+    }
+    promised = {
+        f"{kind} {tensor.name}": f"{pb.DataType.Name(tensor.data_type)} {list(tensor.dims)}"
+        for kind, tensors in (("input", config.input), ("output", config.output))
+        for tensor in tensors
+    }
+    batch = model.session.get_inputs()[0].shape[0]
+    if isinstance(batch, int) and batch != config.max_batch_size:  # else a name: it takes any number
+        real["batch"], promised["batch"] = f"{batch} images", f"up to {config.max_batch_size}"
+    for key in sorted(real.keys() | promised.keys()):
+        file, said = real.get(key, "none"), promised.get(key, "none")
+        if file != said:
+            yield f"{where}: {key}: the file has {file}, the config {said}"
+
+
 def _engine_problems(folder: Path, config: pb.ModelConfig, card: Card) -> Iterator[str]:
-    """Where an engine's configuration is missing, or promises another thing than the model's own."""
+    """Where an engine's configuration is missing, or promises another thing than the model's own or its file."""
     for engine in engines_of(card):
         path = configuration_path(folder, engine.name)
         found = model_config.read(path)
-        wanted = configuration(engine, config, found)
-        if found != wanted:
-            yield f"{path}: does not fit the version that answers; publish it again"
-        if engine.backend == "onnxruntime":
-            OnnxModel(folder / str(model_config.active_version(config)) / engine.file)
+        yield from _differences(path, found, configuration(engine, config, found))
+        place = folder / str(model_config.active_version(config)) / engine.file
+        if place.suffix == ".onnx":
+            yield from _misfits(str(path), found, OnnxModel(place))
+        for file, built in engine.record.get("built", {}).items():  # a plan can be opened on its own GPU only
+            largest = built.get("batches", [found.max_batch_size])[-1]
+            if found.max_batch_size > largest:
+                yield f"{path}: batch: {file} takes up to {largest}, the config up to {found.max_batch_size}"
+
+
+def _differences(path: Path, found: pb.ModelConfig, wanted: pb.ModelConfig) -> Iterator[str]:
+    """Where an engine's configuration is not what follows from the version that answers."""
+    said, due = (dict(_leaves(json_format.MessageToDict(one))) for one in (found, wanted))
+    for key in sorted(said.keys() | due.keys()):
+        if said.get(key) != due.get(key):
+            shown = [str(one.get(key, "none"))[:60] for one in (due, said)]
+            yield f"{path}: {key}: the version that answers has {shown[0]}, the config {shown[1]}"
+
+
+def _leaves(value: Any, where: str = "") -> Iterator[tuple[str, Any]]:
+    """The numbers, texts and lists of these in nested data, by their paths."""
+    if isinstance(value, dict):
+        items: list[tuple[Any, Any]] = list(value.items())
+    elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        items = list(enumerate(value))
+    else:
+        yield where, value
+        return
+    for key, item in items:
+        yield from _leaves(item, f"{where}.{key}" if where else str(key))
 
 
 def _damage(version: Path) -> Iterator[str]:
@@ -106,10 +142,6 @@ def _damage(version: Path) -> Iterator[str]:
         read_card(version)
     except ShrinkServeError as fault:
         yield str(fault)
-
-
-def _shown(tensor: tuple[str, list[int]] | None) -> str:
-    return "none" if tensor is None else f"{tensor[0]} {tensor[1]}"
 
 
 def _same(folder: Path, what: str, card: int, file: int) -> None:

@@ -114,8 +114,27 @@ def test_what_cannot_be(repository: Repository, built: Path) -> None:
 def test_problems_of_engines_are_found(repository: Repository, built: Path) -> None:
     path = repository.add_engine("tiny", INT8, built)
     path.write_text(path.read_text().replace("dims: 8", "dims: 9", 1))
-    (line,) = problems(repository, "tiny")
-    assert "does not fit the version that answers" in line
+    (due, real) = problems(repository, "tiny")
+    assert due.endswith("input.0.dims: the version that answers has ['8', '8', '3'], the config ['9', '8', '3']")
+    assert real.endswith("input images: the file has TYPE_UINT8 [8, 8, 3], the config TYPE_UINT8 [9, 8, 3]")
     path.unlink()
     (line,) = problems(repository, "tiny")
     assert "not a readable configuration" in line
+
+
+def test_the_graph_of_an_engine_is_looked_at(repository: Repository, built: Path, make_model: MakeModel) -> None:
+    """Its card and its configuration agree, and the file is of another network."""
+    shutil.copyfile(make_model(7, classes=9)[0], built / "model.int8.onnx")
+    repository.add_engine("tiny", INT8, built)
+    lines = list(problems(repository, "tiny"))
+    assert [line.partition("pbtxt: ")[2] for line in lines] == [
+        "output logits: the file has TYPE_FP32 [9], the config TYPE_FP32 [4]",
+        "output probabilities: the file has TYPE_FP32 [9], the config TYPE_FP32 [4]",
+    ]
+
+
+def test_a_plan_that_takes_smaller_batches(repository: Repository, built: Path) -> None:
+    record = {"built": {"model.plan": {"batches": [1, 4, 8]}}}
+    repository.add_engine("tiny", replace(PLANS, record=record), built)
+    (line,) = problems(repository, "tiny")
+    assert line.endswith("tensorrt.pbtxt: batch: model.plan takes up to 8, the config up to 32")

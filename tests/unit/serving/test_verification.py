@@ -5,9 +5,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import onnx
 import pytest
 
-from shrinkserve.artifact import Card
+from shrinkserve.artifact import Card, sha256_file
 from shrinkserve.serving.repository import Repository
 from shrinkserve.serving.verification import problems
 
@@ -41,6 +42,16 @@ def test_configuration_that_does_not_fit_the_file(repository: Repository, old: s
     assert old in text
     path.write_text(text.replace(old, new))
     assert any(re.search(message, line) for line in problems(repository, "tiny"))
+
+
+def test_a_graph_that_takes_one_image_only(tmp_path: Path, make_model: Callable[..., tuple[Path, Card]]) -> None:
+    model_file, card = make_model()
+    model = onnx.load(model_file)
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+    onnx.save(model, model_file)
+    repository = Repository(tmp_path / "fixed")
+    repository.add("tiny", model_file, replace(card, files={"model.onnx": sha256_file(model_file)}))
+    assert any("batch: the file has 1 images, the config up to 32" in line for line in problems(repository, "tiny"))
 
 
 def test_weights_of_another_version(repository: Repository) -> None:
