@@ -18,13 +18,15 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 import numpy as np
 
 from shrinkserve.errors import ArtifactError
 
 CARD = "card.json"
+MAX_CARD_BYTES = 64 << 20
+"""Of a card that is read; ShrinkCNN-A's has 200 kB."""
 
 
 @dataclass(frozen=True)
@@ -85,11 +87,11 @@ def read_card(folder: Path, kind: str | None = None, *, verify: bool = True) -> 
     """
     path = folder / CARD
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-        card = Card(**raw)
-    except FileNotFoundError:
+        with path.open("rb") as stream:
+            card = _parse_card(stream.read(MAX_CARD_BYTES + 1))
+    except (FileNotFoundError, NotADirectoryError):
         raise ArtifactError(f"{path}: no such card", do="name the folder that `train` or `export` wrote") from None
-    except (OSError, ValueError, TypeError) as fault:
+    except (OSError, ValueError, TypeError, RecursionError) as fault:
         raise ArtifactError(f"{path}: not a readable card ({fault})", do="make the artifact again") from fault
     if kind is not None and card.kind != kind:
         raise ArtifactError(f"{path}: another kind of artifact", expected=kind, found=card.kind)
@@ -97,6 +99,26 @@ def read_card(folder: Path, kind: str | None = None, *, verify: bool = True) -> 
         for name, expected in card.files.items():
             verify_file(safe_join(folder, name), expected)
     return card
+
+
+def _parse_card(content: bytes) -> Card:
+    """A card out of a file from anywhere; raises `ValueError` or `TypeError` when it is none."""
+    if len(content) > MAX_CARD_BYTES:
+        raise ValueError(f"more than {MAX_CARD_BYTES} bytes")
+    card = Card(**json.loads(content))
+    for name, kind in get_type_hints(Card).items():
+        if not _fits(getattr(card, name), kind):
+            raise ValueError(f"{name} is not what it should be")
+    return card
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether plain data is of a type such as `str` or ``list[dict[str, Any]]``."""
+    if kind is Any:
+        return True
+    inner = get_args(kind)
+    items = value.values() if isinstance(value, dict) else value
+    return isinstance(value, get_origin(kind) or kind) and (not inner or all(_fits(item, inner[-1]) for item in items))
 
 
 def verify_file(path: Path, sha256: str) -> None:
@@ -221,7 +243,8 @@ def _sync(path: Path) -> None:
 
 
 def _unwritable(path: Path, fault: OSError) -> ArtifactError:
-    reason = fault.strerror or type(fault).__name__
+    file = next((parent for parent in path.parents if parent.is_file()), None)
+    reason = f"{file} is a file" if file else fault.strerror or type(fault).__name__
     return ArtifactError(f"{path}: cannot be written ({reason})", do="choose another place or mend its permissions")
 
 

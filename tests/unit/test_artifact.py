@@ -42,15 +42,47 @@ def test_changed_missing_and_foreign_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a/model.bin").unlink()
     with pytest.raises(ArtifactError, match="no such file"):
         artifact.read_card(tmp_path / "a")
-    with pytest.raises(ArtifactError, match="no such card"):
-        artifact.read_card(tmp_path)
+    for place in (tmp_path, tmp_path / "a/card.json"):
+        with pytest.raises(ArtifactError, match="no such card; name the folder"):
+            artifact.read_card(place)
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{", '{"kind": "onnx"}', '{"kind": "onnx", "name": "m", "what": 1}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "[]",
+        "{",
+        '{"kind": "onnx"}',
+        '{"kind": "onnx", "name": "m", "what": 1}',
+        '{"kind": "onnx", "name": 7}',
+        '{"kind": "onnx", "name": "m", "files": ["model.onnx"]}',
+        '{"kind": "onnx", "name": "m", "files": {"model.onnx": 1}}',
+        '{"kind": "onnx", "name": "m", "classes": {"a": "b"}}',
+        '{"kind": "onnx", "name": "m", "classes": [1]}',
+        "[" * 100_000,
+    ],
+)
 def test_what_is_not_a_card_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "card.json").write_text(content)
     with pytest.raises(ArtifactError, match="not a readable card"):
         artifact.read_card(tmp_path)
+
+
+def test_a_huge_card_is_not_read(tmp_path: Path) -> None:
+    with (tmp_path / "card.json").open("wb") as stream:
+        stream.truncate(1 << 40)  # a file of holes
+    with pytest.raises(ArtifactError, match="more than 67108864 bytes"):
+        artifact.read_card(tmp_path)
+
+
+def test_a_link_that_leads_out_is_refused(tmp_path: Path) -> None:
+    make(tmp_path / "a")
+    (tmp_path / "secret").write_bytes((tmp_path / "a/model.bin").read_bytes())
+    (tmp_path / "a/model.bin").unlink()
+    (tmp_path / "a/model.bin").symlink_to(tmp_path / "secret")
+    with pytest.raises(ArtifactError, match="names a file outside itself"):
+        artifact.read_card(tmp_path / "a")
 
 
 @pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "a/../../secret"])
@@ -101,9 +133,10 @@ def test_a_killed_writer_leaves_the_old_file(tmp_path: Path) -> None:
 
 def test_a_place_that_cannot_be_written_is_one_clear_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ArtifactError, match="cannot be written"):
+    refusal = r"file/below: cannot be written \(\S+/file is a file\); choose another place"
+    with pytest.raises(ArtifactError, match=refusal):
         artifact.write_atomic(tmp_path / "file" / "below", b"")
-    with pytest.raises(ArtifactError, match="cannot be written"), artifact.staged_folder(tmp_path / "file" / "below"):
+    with pytest.raises(ArtifactError, match=refusal), artifact.staged_folder(tmp_path / "file" / "below"):
         pass
 
 
