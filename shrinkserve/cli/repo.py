@@ -27,9 +27,7 @@ DEFAULT = Path("model_repository")
 
 def register(app: typer.Typer) -> None:
     """Add this module's commands to the application."""
-    group = typer.Typer(
-        help="List, publish, roll back, verify and tune the models of a repository.", no_args_is_help=True
-    )
+    group = typer.Typer(help="Publish, roll back, verify and tune models of a repository.", no_args_is_help=True)
     group.command("list")(list_models)
     group.command("add-jpeg")(add_jpeg)
     for command in (show, publish, rollback, verify, gc, tune):
@@ -113,7 +111,7 @@ def publish(  # noqa: PLR0913, PLR0917 - a command's options
     ] = None,
     scratch: Annotated[bool, typer.Option(help="Load it in a server of its own first.")] = True,
 ) -> None:
-    """Publish a version: verified, tried out, and only then the one that answers; a failure changes nothing."""
+    """Publish a version, once verified and tried out. A failure changes nothing."""
     from shrinkserve.artifact import read_card
     from shrinkserve.serving import publish as publishing
     from shrinkserve.serving.family import classifier
@@ -133,7 +131,7 @@ def publish(  # noqa: PLR0913, PLR0917 - a command's options
 
 
 def add_jpeg(name: Name, repository: Root = DEFAULT) -> None:
-    """Have a model take JPEG bytes too: NAME_preprocess is a DALI pipeline, NAME the ensemble with the classifier."""
+    """Have a model take JPEG bytes too. NAME_preprocess is a DALI pipeline, NAME the ensemble with the classifier."""
     from shrinkserve.serving.family import parts
     from shrinkserve.serving.repository import Repository
 
@@ -165,7 +163,7 @@ def verify(
     name: Annotated[str | None, typer.Argument(help="The model's name; all models by default.")] = None,
     repository: Root = DEFAULT,
 ) -> None:
-    """Check files against cards, and configurations against the graphs' real inputs and outputs."""
+    """Check files against cards, configurations against graphs. Their real inputs, outputs and batches are asked."""
     from shrinkserve.serving.family import public
     from shrinkserve.serving.repository import Repository
     from shrinkserve.serving.verification import problems
@@ -191,7 +189,7 @@ def gc(
     keep: Annotated[int, typer.Option(min=0, help="Versions to keep besides the one that answers.")] = 2,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
 ) -> None:
-    """Remove old versions; the one that answers and the newest others stay."""
+    """Remove old versions. The one that answers and the newest others stay."""
     from shrinkserve.serving.family import public
     from shrinkserve.serving.repository import Repository
 
@@ -213,9 +211,9 @@ def tune(
     repository: Root = DEFAULT,
     as_json: Annotated[bool, typer.Option("--json", help="Print every load as JSON.")] = False,
 ) -> None:
-    """Measure instances, threads, batching and engines on this machine, and write the best into the configuration."""
+    """Find what serves best on this machine. Instances, threads, batching and engines; written into the configuration."""
     from shrinkserve.benchmark.gates import parse_duration
-    from shrinkserve.benchmark.tuning import explain_batching
+    from shrinkserve.benchmark.tuning import explain_batching, table
     from shrinkserve.benchmark.tuning import tune as measure
     from shrinkserve.serving.repository import Repository
 
@@ -229,6 +227,7 @@ def tune(
     if as_json:
         typer.echo(json.dumps(tuning.to_dict(), indent=1))
         return
+    typer.echo(table(tuning))
     typer.echo(explain_batching(tuning))
     if tuning.duel:
         rounds = ", ".join(f"{before:.0f} -> {after:.0f}" for before, after in tuning.duel)

@@ -11,8 +11,8 @@ import typer
 
 def register(app: typer.Typer) -> None:
     """Add this module's commands to the application."""
-    app.command(help="Serve a model repository with a real tritonserver until Ctrl-C.")(serve)
-    app.command(help="Audit this machine, a repository and a running server, and say what to do.")(doctor)
+    app.command(help="Serve a model repository with a real tritonserver. Ctrl-C stops it.")(serve)
+    app.command(help="Audit this machine, a repository, a running server. Says what to do.")(doctor)
 
 
 def serve(  # noqa: PLR0913 - the options of a server
@@ -35,6 +35,9 @@ def serve(  # noqa: PLR0913 - the options of a server
             help="What clients must know for model control, shared memory, trace and logging. By default nobody can.",
         ),
     ] = None,
+    max_request: Annotated[
+        int, typer.Option(min=1, help="Most MiB of a request over HTTP; the server from PyPI knows no limit.")
+    ] = 64,
     log_file: Annotated[
         Path | None, typer.Option(help="The server's log; by default in the user's log folder.")
     ] = None,
@@ -60,6 +63,7 @@ def serve(  # noqa: PLR0913 - the options of a server
         insecure=insecure,
         token=token or secrets.token_urlsafe(),
         tls=tls,
+        max_request=max_request << 20,
     )
     try:
         server = TritonServer(repository, options)

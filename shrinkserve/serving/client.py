@@ -44,7 +44,7 @@ Floats = npt.NDArray[np.float32]
 
 MAX_BATCH = 32
 """Most images in a request of `Client.stream`, whatever the model takes: larger ones only cost memory."""
-RETRY_PAUSES = (0.2, 0.8)
+RETRY_PAUSES = (0.2, 0.8, 3.0)
 """Seconds before each further attempt at a request that got no answer."""
 THREADS = 64
 """Most threads of a client, over all that is asked of it at once; they are started as they are needed."""

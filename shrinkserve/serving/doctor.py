@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import shutil
 import socket
+import subprocess
 import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib import metadata, util
+from http import HTTPStatus
+from importlib import metadata
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
 from shrinkserve.errors import RequestError, ShrinkServeError
-from shrinkserve.serving import inventory, launch, pip_server
+from shrinkserve.serving import family, inventory, launch, pip_server
+from shrinkserve.serving.holdings import Holdings
+from shrinkserve.serving.trials import CANDIDATE
 
 Level = Literal["ok", "note", "fault"]
+DRIVER = Path("/dev/nvidiactl")
+"""There where NVIDIA's driver is."""
 SHM = "/dev/shm"  # noqa: S108 - measured, not written
 SHARED_MEMORY = 64 << 20
 """What it should have free, in bytes: each instance of a Python-based backend takes 1 MiB and its tensors."""
@@ -32,6 +38,8 @@ OPEN_APIS = {
     "logging": ("GET", "/v2/logging"),
 }
 SECONDS = 5
+OLD = "an older one with known advisories and no limit on the size of a request"
+KEEP = "keep it on loopback; publish NVIDIA's container"
 
 
 @dataclass(frozen=True)
@@ -53,10 +61,12 @@ class Finding:
 
 def examine_machine() -> Iterator[Finding]:
     """Server, runtimes, GPU, shared memory and ports of this machine."""
+    here = f"shrinkserve {metadata.version('shrinkserve')}, Python {platform.python_version()}, {platform.platform()}"
+    yield Finding("ok", "machine", f"{here}, {len(os.sched_getaffinity(0))} processors")
     yield _server()
-    yield from _runtimes()
-    gpu = Path("/dev/nvidiactl").exists()
-    yield Finding("ok", "GPU", "NVIDIA's driver is there" if gpu else "none: models run on the CPU")
+    gpus = _gpus()
+    yield from _runtimes(gpus)
+    yield Finding("ok", "GPU", "; ".join(gpus) or "none: models run on the CPU")
     yield _shared_memory()
     for port, service in ((8000, "HTTP"), (8001, "gRPC"), (8002, "metrics")):
         yield _port(port, service)
@@ -78,12 +88,24 @@ def _server() -> Finding:
     return Finding(
         "note",
         "tritonserver",
-        f"{version} from PyPI, {state}: an older one with known advisories",
-        "keep it on loopback; publish NVIDIA's container",
+        f"{version} from PyPI, {state}: {OLD}",
+        KEEP,
     )
 
 
-def _runtimes() -> Iterator[Finding]:
+def _gpus() -> list[str]:
+    """Name, memory, driver and compute capability of each GPU; one text that says so where they cannot be asked."""
+    if not DRIVER.exists():
+        return []
+    query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version,compute_cap", "--format=csv,noheader"]
+    try:
+        asked = subprocess.run(query, capture_output=True, text=True, check=True, timeout=SECONDS)
+    except (OSError, subprocess.SubprocessError) as fault:
+        return [f"a driver is there, and nvidia-smi does not answer ({fault})"]
+    return asked.stdout.strip().splitlines()
+
+
+def _runtimes(gpus: Sequence[str]) -> Iterator[Finding]:
     both = [name for name in ("onnxruntime", "onnxruntime-gpu") if _version(name)]
     if len(both) == 2:
         yield Finding(
@@ -92,21 +114,22 @@ def _runtimes() -> Iterator[Finding]:
     elif both:
         import onnxruntime
 
-        providers = ", ".join(name.removesuffix("ExecutionProvider") for name in onnxruntime.get_available_providers())
-        yield Finding("ok", both[0], f"{_version(both[0])}; runs on {providers}")
+        providers = [name.removesuffix("ExecutionProvider") for name in onnxruntime.get_available_providers()]
+        unused = bool(gpus) and "CUDA" not in providers
+        what = f"{_version(both[0])}; its providers: {', '.join(providers)}"
+        do = "pip uninstall onnxruntime, then pip install 'shrinkserve[gpu]'"
+        yield Finding("note" if unused else "ok", both[0], what + ("; none for the GPU" if unused else ""), do * unused)
     else:
-        do = "pip install shrinkserve[serve]"
+        do = "pip install 'shrinkserve[serve]'"
         yield Finding("fault", "onnxruntime", "not installed: the server from PyPI cannot run ONNX models", do)
-    for package, module, extra in (
-        ("openvino", "openvino", "openvino"),
-        ("nvidia-dali", "nvidia.dali", "dali"),
-        ("tensorrt", "tensorrt", "tensorrt"),
+    for name, packages, without in (
+        ("openvino", ("openvino",), "the engines of this name"),
+        ("dali", ("nvidia-dali-cuda120", "nvidia-dali-cuda130"), "what takes JPEG"),
+        ("tensorrt", ("tensorrt", "tensorrt-cu12", "tensorrt-cu13"), "TensorRT engines, which need a GPU,"),
     ):
-        found = False
-        with suppress(ModuleNotFoundError):
-            found = util.find_spec(module) is not None
-        what = "installed" if found else "not installed: models that need it do not load"
-        yield Finding("ok" if found else "note", package, what, "" if found else f"pip install shrinkserve[{extra}]")
+        found = [f"{package} {version}" for package in packages if (version := _version(package))]
+        what = ", ".join(found) or f"not installed: {without} cannot be made or run here"
+        yield Finding("ok" if found else "note", name, what, "" if found else f"pip install 'shrinkserve[{name}]'")
 
 
 def _version(package: str) -> str | None:
@@ -143,10 +166,12 @@ def examine_repository(root: Path, engine: str | None = None) -> Iterator[Findin
     try:
         found = inventory.take(root, engine, launch.missing_backends())
     except ShrinkServeError as fault:
-        yield Finding("fault", str(root), str(fault.what), fault.do or "")
+        yield Finding("fault", "repository", str(fault.what), fault.do or "")
         return
+    held = Holdings(root)
     for name in found.whole:
-        yield Finding("ok", f"model {name}", "whole")
+        engines = ", ".join(held.engines(name))
+        yield Finding("ok", f"model {name}", "whole" + (f"; other engines (--config): {engines}" if engines else ""))
     for name, lack in found.skipped.items():
         what, _, do = lack.partition("; ")
         yield Finding("fault", f"model {name}", what, do)
@@ -172,15 +197,11 @@ def examine_server(url: str) -> Iterator[Finding]:
         return
     version = str(json.loads(body).get("version", "unknown"))
     old = version == pip_server.TRITON_VERSION
-    yield Finding(
-        "note" if old else "ok",
-        "server",
-        f"Triton {version}" + ("; an older one with known advisories" if old else ""),
-        "keep it on loopback; publish NVIDIA's container" if old else "",
-    )
+    yield Finding("note" if old else "ok", "server", f"Triton {version}" + f"; {OLD}" * old, KEEP * old)
     ready, _ = _ask(url, "GET", "/v2/health/ready")
     if ready != 200:
         yield Finding("fault", "readiness", f"not ready (HTTP {ready})", "look at its log")
+    yield from _models(url)
     local = _is_local(parts.hostname)
     for name, (method, path) in OPEN_APIS.items():
         status, _ = _ask(url, method, path)
@@ -191,6 +212,20 @@ def examine_server(url: str) -> Iterator[Finding]:
             yield Finding("ok", name, f"guarded (HTTP {status})")
     if not local:
         yield Finding("note", "transport", "HTTP without TLS beyond this machine", "put a TLS proxy before it")
+
+
+def _models(url: str) -> Iterator[Finding]:
+    """What is loaded, by the statistics, which are open to all."""
+    status, body = _ask(url, "GET", "/v2/models/stats")
+    loaded = {one["name"] for one in json.loads(body).get("model_stats", [])} if status == HTTPStatus.OK else set()
+    left = sorted(name for name in loaded if name.endswith(CANDIDATE))
+    names = family.known_models(loaded - set(left))
+    decoding = [name for name in names if {name, family.classifier(name)} <= loaded]
+    taking = f"; {', '.join(decoding)} take JPEG" if decoding else ""
+    yield Finding("ok" if names else "fault", "models", (", ".join(names) or "none is loaded") + taking)
+    for name in left:
+        what = "still loaded: a publisher was killed while it tried a version out"
+        yield Finding("note", name, what, "the next `shrinkserve repo publish` unloads it")
 
 
 def _is_local(host: str) -> bool:

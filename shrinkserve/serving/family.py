@@ -32,6 +32,11 @@ def parts(name: str) -> list[str]:
     return [classifier(name), f"{public(name)}{PREPROCESS}", public(name)]
 
 
+def whole(model: str) -> list[str]:
+    """`parts` of a classifier that has such a name; a model of another name is its only part."""
+    return parts(model) if model.endswith(CLASSIFIER) else [model]
+
+
 def known_classifier(name: str, known: Collection[str]) -> str:
     """Which of the names `known` is the classifier that people call `name`; `name` itself when none is."""
     return classifier(name) if classifier(name) in known else name

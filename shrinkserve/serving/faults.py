@@ -15,6 +15,9 @@ from shrinkserve.serving.family import known_models
 _UNKNOWN = ("unknown model", "is not found", "is not available")
 _EXPIRED = ("Request timeout expired", "Deadline Exceeded", "DEADLINE_EXCEEDED")
 _FULL = "maximum queue size"
+_BETWEEN = ("in ensemble", "unexpected shape for input", "for model")
+"""Of an ensemble, some of whose parts are of the next version already."""
+_CROWDED = ", max allowed is"
 _FORGOTTEN = "Unable to find shared memory region"
 
 
@@ -51,6 +54,8 @@ def _raise(url: str, message: str, status: str, fault: Exception) -> NoReturn:
     message = message.rstrip(".")
     if any(words in message for words in _UNKNOWN):
         raise UnknownModelError(f"{url}: {message}") from fault
+    if all(words in message for words in _BETWEEN):
+        raise UnavailableError(f"{url}: the model's parts are being replaced ({message})", do="try again") from fault
     if any(words in f"{status} {message}" for words in _EXPIRED):
         raise RequestError(f"{url}: no answer in time", do="give more time (--timeout) or look at the load") from fault
     if "is restricted" in message:
@@ -60,6 +65,8 @@ def _raise(url: str, message: str, status: str, fault: Exception) -> NoReturn:
         ) from fault
     if _FULL in message:
         raise UnavailableError(f"{url}: the queue is full ({message})", do="send fewer requests at once") from fault
+    if _CROWDED in message:  # of a batch: a request that is too large itself is refused in other words
+        raise UnavailableError(f"{url}: refused with the others of its batch ({message})", do="ask again") from fault
     if _FORGOTTEN in message:
         raise UnavailableError(f"{url}: the server started anew meanwhile ({message})", do="ask again") from fault
     if "UNAVAILABLE" in status:

@@ -45,9 +45,10 @@ def stage(change: Change, folder: Path) -> None:
             f"{folder.name}: cannot take encoded images", expected=f"a name that ends in {family.CLASSIFIER}"
         )
     _, pipeline, ensemble = family.parts(folder.name)
-    place = change.root / ensemble / CONFIG
-    if place.is_file() and not model_config.read(place).HasField("ensemble_scheduling"):
-        raise ConfigError(f"{place.parent}: a model of another kind has the name", do="export under another --name")
+    for part, kind in ((pipeline, "dali"), (ensemble, "ensemble")):
+        place = change.root / part / CONFIG
+        if place.is_file() and kind not in {(found := model_config.read(place)).backend, found.platform}:
+            raise ConfigError(f"{place.parent}: a model of another kind has the name", do="export under another --name")
     base = smallest(folder)
     preprocess = Preprocess.from_dict(json.loads(model_config.parameters(base)["preprocess"]))
     for copy, config in ((change.copy(pipeline), _pipeline(base)), (change.copy(ensemble), _ensemble(base))):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import shutil
+import subprocess
 import sys
 import sysconfig
 from dataclasses import dataclass, field
@@ -49,7 +50,8 @@ def missing_backends() -> dict[str, str]:
     if installed() is not None:
         return {}
     missing = [name for name, module in BACKENDS.items() if not importable(module)]
-    return {name: f"pip install 'shrinkserve[{EXTRAS[name]}]'" for name in missing}
+    others = {"tensorrt": f"the server from PyPI has none, serve it with NVIDIA's container, {pip_server.CONTAINER}"}
+    return others | {name: f"pip install 'shrinkserve[{EXTRAS[name]}]'" for name in missing}
 
 
 def importable(module: str) -> bool:
@@ -96,6 +98,14 @@ def prepare(repository: Path, folder: Path) -> Launch:
     if not Path("/dev/nvidiactl").exists():
         arguments += ["--pinned-memory-pool-byte-size=0", "--allow-gpu-metrics=false"]  # else it warns at each start
     return Launch(home / pip_server.EXECUTABLE, from_pip=True, arguments=arguments, environment=environment)
+
+
+def understands(server: Launch, option: str) -> bool:
+    """Whether a tritonserver knows an option that not all have; one that does not refuses to start with it."""
+    if server.from_pip:
+        return False  # whatever came after its release
+    asked = subprocess.run([server.executable, "--help"], capture_output=True, text=True, check=False, timeout=60)
+    return option in asked.stdout + asked.stderr
 
 
 def _version(text: str) -> tuple[int, ...]:

@@ -6,43 +6,23 @@ scratch server that nobody uses, a second model in the live server that nobody a
 
 from __future__ import annotations
 
-import io
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
-from shrinkserve.artifact import Card
 from shrinkserve.config import ServingConfig
-from shrinkserve.errors import ParityError, RequestError
-from shrinkserve.preprocess import Pixels, Preprocess
-from shrinkserve.runtimes.onnx import OnnxModel
-from shrinkserve.serving import jpeg, model_config
-from shrinkserve.serving.activation import labels_text
+from shrinkserve.errors import ConfigError, RequestError
+from shrinkserve.serving import jpeg
 from shrinkserve.serving.client import Client
-from shrinkserve.serving.family import public
+from shrinkserve.serving.family import public, whole
 from shrinkserve.serving.holdings import check_name
-from shrinkserve.serving.model_config import CONFIG, ENCODED, LABELS, MODEL, PROBABILITIES
 from shrinkserve.serving.repository import Repository
-from shrinkserve.serving.server import ServerOptions, TritonServer
 from shrinkserve.serving.shadow import Limits, compare
-from shrinkserve.serving.transport import Question
+from shrinkserve.serving.trials import CANDIDATE, Version, beside, decodes_anew, in_scratch_server, worst_difference
 from shrinkserve.serving.verification import open_verified
 
 Say = Callable[[str], None]
-
-CANDIDATE = ".candidate"
-"""What is added to a model's name for the version that a live server tries out."""
-TOLERANCE = 1e-3
-"""Largest difference between a server's logits and ONNX Runtime's here, as part of the largest logit: both run one
-file, on processors and in batches that may differ."""
-DECODING_TOLERANCE = 0.1
-"""Largest difference between probabilities where the server decoded: DALI and Pillow round pixels differently."""
 
 
 @dataclass(frozen=True)
@@ -96,15 +76,19 @@ def publish(
     card, model = open_verified(source)
     name = name or card.name
     check_name(name)
-    card = replace(card, name=name)
-    say(f"verified {source}: {len(card.files)} file, sha256 as in its card, weights {card.weights_sha256[:12]}")
+    if name.endswith(CANDIDATE):
+        raise ConfigError("model name", expected=f"one that does not end in {CANDIDATE}", found=name)
+    version = Version(replace(card, name=name), model)
+    say(f"verified {source}: sha256 as in its card ({len(card.files)}), weights {card.weights_sha256[:12]}")
     with repository.locked():
         encoded = encoded and not (repository.root / name).exists()
         if scratch:
-            _try_in_scratch_server(repository, model, card, options, say, encoded=encoded)
+            decoding = encoded or decodes_anew(repository, version.card)
+            worst = in_scratch_server(repository, version, options, encoded=decoding)
+            say(f"scratch server: loads, and answers as the file does (worst logit difference {worst:.1e})")
         if live is not None:
-            _try_beside(repository, model, card, options, live, say)
-        return _switch(repository, model, card, options, live, say, encoded=encoded)
+            _try_beside(repository, version, options, live, say)
+        return _switch(repository, version, options, live, say, encoded=encoded)
 
 
 def roll_back(repository: Repository, name: str, version: int | None = None, live: Live | None = None) -> int:
@@ -126,70 +110,37 @@ def roll_back(repository: Repository, name: str, version: int | None = None, liv
             repository.activate(name, version)
             if live is not None:
                 _load(live.client, repository, name, before)
-                _confirm(live.client, name, version, card, model)
+                _confirm(live.client, version, Version(replace(card, name=name), model))
     return version
 
 
-def _try_in_scratch_server(
-    repository: Repository, model: OnnxModel, card: Card, options: ServingConfig | None, say: Say, *, encoded: bool
-) -> None:
-    encoded = encoded or _decodes_anew(repository, card)
-    with tempfile.TemporaryDirectory(prefix="shrinkserve-scratch-") as folder:
-        scratch = Repository(Path(folder) / "models")
-        if options is None and (repository.root / card.name / CONFIG).is_file():
-            (scratch.root / card.name).mkdir(parents=True)
-            shutil.copyfile(repository.root / card.name / CONFIG, scratch.root / card.name / CONFIG)
-        scratch.add(card.name, model.path, card, options=options, encoded=encoded)
-        server = TritonServer(scratch.root, ServerOptions(log_file=Path(folder) / "log" / "triton.log"))
-        with server, Client(server.grpc_url) as client:
-            worst = _worst_difference(client, card.name, model, card)
-            if encoded:
-                _try_encoded(client, model, card)
-    say(f"scratch server: loads, and answers as the file does (worst logit difference {worst:.1e})")
-
-
-def _try_beside(
-    repository: Repository, model: OnnxModel, card: Card, options: ServingConfig | None, live: Live, say: Say
-) -> None:
+def _try_beside(repository: Repository, version: Version, options: ServingConfig | None, live: Live, say: Say) -> None:
     """Load the version under another name into the live server, and compare it with the one that answers."""
-    candidate = f"{card.name}{CANDIDATE}"
-    known = card.name in repository.models()
-    if known and options is None:
-        config = repository.config(card.name)
-        config.name = candidate
-        model_config.set_contract(config, card, 1)
-    else:
-        config = model_config.build(candidate, card, options)
-    files = {f"1/{MODEL}": model.path.read_bytes(), LABELS: labels_text(card.classes).encode()}
-    try:
-        live.client.load(candidate, config, files)
-        _worst_difference(live.client, candidate, model, card)
+    name = version.card.name
+    with beside(live.client, repository, version, options) as candidate:
         say(f"live server: loads it beside as {candidate}, warmed")
-        if known and live.images:
-            result = compare(live.client, card.name, candidate, live.images)
+        if live.images and name in repository.models():
+            result = compare(live.client, name, candidate, live.images)
             say(str(result))
             live.limits.hold(result)
-    finally:
-        with suppress(RequestError):  # it was never loaded, or the server went away, which the caller learns anyway
-            live.client.unload(candidate)
 
 
 def _switch(
     repository: Repository,
-    model: OnnxModel,
-    card: Card,
+    version: Version,
     options: ServingConfig | None,
     live: Live | None,
     say: Say,
     *,
     encoded: bool,
 ) -> Path:
+    card = version.card
     with _undone_on_failure(repository, card.name, live):
         before = jpeg.state(repository.root, card.name)
-        place = repository.add(card.name, model.path, card, options=options, encoded=encoded)
+        place = repository.add(card.name, version.model.path, card, options=options, encoded=encoded)
         if live is not None:
             _load(live.client, repository, card.name, before)
-            _confirm(live.client, card.name, int(place.name), card, model)
+            _confirm(live.client, int(place.name), version)
             say(f"live server: version {place.name} answers")
     say(f"published {place}")
     return place
@@ -204,9 +155,19 @@ def _undone_on_failure(repository: Repository, name: str, live: Live | None) -> 
         failed = jpeg.state(repository.root, name)
         repository.restore(name, before)
         if live is not None:
-            with suppress(RequestError):  # the fault that brought us here is the one to tell
-                live.client.unload(name) if before is None else _load(live.client, repository, name, failed)
+            _restore(live.client, repository, name, failed, new=before is None)
         raise
+
+
+def _restore(client: Client, repository: Repository, name: str, failed: list[bytes], *, new: bool) -> None:
+    """Have a server serve what it did before; the fault that brought us here is the one to tell."""
+    if not new:
+        with suppress(RequestError):
+            _load(client, repository, name, failed)
+        return
+    for part in reversed(whole(name)):
+        with suppress(RequestError):
+            client.unload(part)
 
 
 def _load(client: Client, repository: Repository, name: str, before: list[bytes]) -> None:
@@ -215,78 +176,20 @@ def _load(client: Client, repository: Repository, name: str, before: list[bytes]
     client.load(name if jpeg.state(repository.root, name) == before else public(name))
 
 
-def _confirm(client: Client, name: str, version: int, card: Card, model: OnnxModel) -> None:
+def _confirm(client: Client, number: int, version: Version) -> None:
     """The server answers with the version that it was to load.
 
     Raises:
         RequestError: it answers with another: it serves another repository.
         ParityError: it answers differently from the file.
     """
-    contract = client.contract(name)
-    if (contract.version, contract.weights_sha256) != (version, card.weights_sha256):
+    card = version.card
+    contract = client.contract(card.name)
+    if (contract.version, contract.weights_sha256) != (number, card.weights_sha256):
         raise RequestError(
             f"{client.url}: does not answer from this repository",
-            expected=f"version {version}, weights {card.weights_sha256[:12]}",
+            expected=f"version {number}, weights {card.weights_sha256[:12]}",
             found=f"version {contract.version}, weights {contract.weights_sha256[:12]}",
             do="name the URL of the server that serves it",
         )
-    _worst_difference(client, name, model, card)
-
-
-def _worst_difference(client: Client, name: str, model: OnnxModel, card: Card) -> float:
-    """Between the logits of a server and those of the file, over some batches.
-
-    Raises:
-        ParityError: it is beyond `TOLERANCE`.
-    """
-    worst = 0.0
-    largest = client.contract(name).max_batch_size or 1
-    for count in sorted({1, min(2, largest), min(5, largest), largest}):
-        images = _probe(model.size, count)
-        expected = model.answer(images)
-        difference = float(np.abs(client.infer(name, images)[0] - expected).max())
-        limit = TOLERANCE * max(1.0, float(np.abs(expected).max()))
-        if not difference <= limit:  # so that NaN fails too
-            raise ParityError(
-                f"{client.url}: {name} answers differently from {MODEL} of {card.name} at batch {count}",
-                expected=f"logits within {limit:.1e}",
-                found=f"{difference:.1e}",
-            )
-        worst = max(worst, difference)
-    return worst
-
-
-def _decodes_anew(repository: Repository, card: Card) -> bool:
-    """Whether a version needs another pipeline or ensemble than the one before has."""
-    if not jpeg.takes_encoded(repository.root, card.name):
-        return False
-    contract = model_config.parameters(repository.config(card.name)).get("contract")
-    same_classes = (repository.root / card.name / LABELS).read_text(encoding="utf-8") == labels_text(card.classes)
-    return contract != Preprocess.from_dict(card.preprocess).contract or not same_classes
-
-
-def _try_encoded(client: Client, model: OnnxModel, card: Card) -> None:
-    """A server that decodes answers as the file does with the pixels of `Preprocess`.
-
-    Raises:
-        ParityError: it does not.
-    """
-    stream = io.BytesIO()
-    Image.fromarray(_probe(model.size, 1)[0]).resize((300, 200), Image.Resampling.BICUBIC).save(stream, "JPEG")
-    pixels = Preprocess.from_dict(card.preprocess).evaluate_bytes(stream.getvalue())
-    encoded = np.frombuffer(stream.getvalue(), np.uint8)[None]
-    reply = client.ask(Question(public(card.name), encoded, {PROBABILITIES: 0}, tensor=ENCODED))
-    difference = float(np.abs(reply.tensors[PROBABILITIES] - model.infer(pixels[None])[PROBABILITIES]).max())
-    if not difference <= DECODING_TOLERANCE:
-        raise ParityError(
-            f"{client.url}: {public(card.name)} answers encoded images differently from {MODEL}",
-            expected=f"probabilities within {DECODING_TOLERANCE}",
-            found=f"{difference:.3f}",
-        )
-
-
-def _probe(size: int, count: int) -> Pixels:
-    """Images of random blocks, the same each time."""
-    coarse = np.random.default_rng(0).integers(0, 256, (count, 8, 8, 3), np.uint8)
-    index = np.arange(size) * 8 // size
-    return coarse[:, index][:, :, index]
+    worst_difference(client, card.name, version)

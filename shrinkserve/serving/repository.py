@@ -212,7 +212,7 @@ class Repository(Holdings):
         """
         if before is None:
             with self.locked():
-                for part in reversed(family.parts(name) if name.endswith(family.CLASSIFIER) else [name]):
+                for part in reversed(family.whole(name)):
                     if (self.root / part).exists():
                         exchange.remove_folder(self.root / part)
             return

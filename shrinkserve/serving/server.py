@@ -19,7 +19,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
 from types import TracebackType
@@ -57,6 +57,7 @@ class ServerOptions:
         token: what a client has to know to use the APIs that change a server or show its inside (`GUARDED`). None
             leaves them open. Triton takes it on its command line, where users of the same machine can read it.
         tls: certificate and key (PEM) of gRPC. Triton has no TLS for HTTP and metrics: those then stay on loopback.
+        max_request: most bytes of a request over HTTP, where tritonserver can be told; the pip server cannot.
         arguments: further arguments of tritonserver.
         ready_seconds: how long loading the models may take.
     """
@@ -69,8 +70,9 @@ class ServerOptions:
     metrics_port: int = 0
     log_file: Path | None = None
     insecure: bool = False
-    token: str | None = None
+    token: str | None = field(default=None, repr=False)
     tls: tuple[Path, Path] | None = None
+    max_request: int = 64 << 20
     arguments: Sequence[str] = ()
     ready_seconds: float = 300
 
@@ -187,7 +189,9 @@ class TritonServer:
         temporary = tempfile.TemporaryDirectory(prefix="shrinkserve-", ignore_cleanup_errors=True)
         folder = self._resources.enter_context(temporary)
         prepared = launch.prepare(self.repository, Path(folder))
-        arguments = [str(prepared.executable), *self._arguments(), *prepared.arguments, *options.arguments]
+        limit = f"--http-max-input-size={options.max_request}"
+        limits = [limit] if launch.understands(prepared, limit.partition("=")[0]) else []
+        arguments = [str(prepared.executable), *self._arguments(), *prepared.arguments, *limits, *options.arguments]
         log = self._resources.enter_context(rotating_log(self.log_file))
         self._process = subprocess.Popen(
             [sys.executable, "-I", guard.__file__, str(os.getpid()), folder, *arguments],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
@@ -92,7 +92,7 @@ class Endpoint:
     scheme: str
     address: str
     timeout: float
-    token: str | None = None
+    token: str | None = field(default=None, repr=False)
     shared_memory: bool = False
 
     @property

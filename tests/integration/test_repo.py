@@ -62,11 +62,11 @@ def test_publish_live_then_roll_back_then_clean(
 
 
 def test_verify_lists_what_is_wrong(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (root / "smoke_classifier" / "labels.txt").write_text("")
+    (root / "smoke_classifier" / "1" / "model.onnx").write_bytes(b"")
     assert main(["repo", "verify", "--repository", str(root)]) == 2
     *lines, last = capsys.readouterr().err.splitlines()
     assert len(lines) == 1
-    assert "labels.txt: not the classes of the card" in lines[0]
+    assert "model.onnx: sha256 does not match its card" in lines[0]
     assert last.startswith(f"error: {root}: 1 problem")
 
 

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import shutil
 import socket
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -24,6 +26,24 @@ def test_this_machine_can_serve() -> None:
     assert [finding for finding in found.values() if finding.level == "fault"] == []
     assert found["tritonserver"].what.startswith(("2.51.0 from PyPI", "/"))
     assert "CPU" in found["onnxruntime"].what
+    assert platform.python_version() in found["machine"].what
+    for name, package in (("openvino", "openvino"), ("dali", "nvidia-dali-cuda120")):
+        version = metadata.version(package)
+        assert (found[name].level, found[name].what) == ("ok", f"{package} {version}")
+    assert found["tensorrt"].do in {"", "pip install 'shrinkserve[tensorrt]'"}
+
+
+def test_a_gpu_that_the_runtime_does_not_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\necho 'NVIDIA L4, 23034 MiB, 570.86.10, 8.9'\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(doctor, "DRIVER", tmp_path)
+    found = by_subject(list(doctor.examine_machine()))
+    assert found["GPU"].what == "NVIDIA L4, 23034 MiB, 570.86.10, 8.9"
+    if "onnxruntime" in found:  # the CPU's build
+        assert found["onnxruntime"].level == "note"
+        assert "shrinkserve[gpu]" in found["onnxruntime"].do
 
 
 def test_machine_without_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,6 +85,7 @@ def test_server_and_what_it_exposes(
     with TritonServer(tiny_repository.root, options) as server:
         found = by_subject(list(doctor.examine_server(server.http_url)))
     assert "Triton 2.51.0" in found["server"].what
+    assert (found["models"].level, found["models"].what) == ("ok", "tiny")
     for name in doctor.OPEN_APIS:
         assert (found[name].level, found[name].what[: len(what)]) == (level, what)
 

@@ -25,4 +25,6 @@ def test_the_classifier_of_a_name() -> None:
         "c",
         "d",
     ]
+    assert family.whole("a_classifier") == ["a_classifier", "a_preprocess", "a"]
+    assert family.whole("c") == ["c"]
     assert family.parts("a") == family.parts("a_classifier") == ["a_classifier", "a_preprocess", "a"]

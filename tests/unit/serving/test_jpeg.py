@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import asyncio
 import io
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +16,15 @@ from PIL import Image
 
 from shrinkserve.artifact import Card
 from shrinkserve.config import ServingConfig
-from shrinkserve.errors import ConfigError, RequestError
+from shrinkserve.errors import ConfigError, ParityError, RequestError
 from shrinkserve.preprocess import Preprocess
+from shrinkserve.serving import publish as publishing
+from shrinkserve.serving.aio import AsyncClient
+from shrinkserve.serving.classify import Outcome
 from shrinkserve.serving.client import Client
 from shrinkserve.serving.inventory import choose
 from shrinkserve.serving.pipeline import serialise
+from shrinkserve.serving.publish import Live, publish
 from shrinkserve.serving.repository import Repository
 from shrinkserve.serving.server import ServerOptions, TritonServer
 from shrinkserve.serving.verification import problems
@@ -112,6 +119,23 @@ def test_a_bad_image_fails_alone(server: TritonServer, tmp_path: Path) -> None:
     assert "cannot be read" in str(outcomes[2].fault)
 
 
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+def test_the_client_for_asyncio_does_the_same(server: TritonServer, protocol: str, tmp_path: Path) -> None:
+    url = getattr(server, f"{protocol}_url")
+    sources: list[bytes | Path] = [photo(seed, 60 + seed, 50) for seed in range(20)]
+    sources[3:3] = [b"no image", tmp_path / "missing.jpg"]
+
+    async def ask() -> list[Outcome]:
+        async with AsyncClient(url) as client:
+            return [outcome async for outcome in client.stream_encoded(sources, "tiny", top=4)]
+
+    with Client(url) as client:
+        expected = list(client.stream_encoded(sources, "tiny", top=4))
+    for found, wanted in zip(asyncio.run(ask()), expected, strict=True):
+        assert (found.name, found.predictions, found.version) == (wanted.name, wanted.predictions, wanted.version)
+        assert str(found.fault) == str(wanted.fault)
+
+
 def test_one_name_for_all_its_parts(server: TritonServer, repository: Repository) -> None:
     assert repository.classifiers() == [CLASSIFIER]
     assert repository.models() == server.models == PARTS
@@ -161,6 +185,60 @@ def test_it_follows_the_classifier(tmp_path: Path, make_model: MakeModel) -> Non
     repository.configure(CLASSIFIER, ServingConfig(max_batch_size=3))
     assert [repository.config(part).max_batch_size for part in PARTS] == [3, 3, 3]
     assert choose(repository.root).whole == PARTS
+
+
+def test_a_stream_goes_on_while_the_contract_changes(tmp_path: Path, make_model: MakeModel) -> None:
+    repository = Repository(tmp_path / "models")
+    repository.add(CLASSIFIER, *make_model(0), encoded=True)
+    done, encoded = threading.Event(), photo(1, 60, 50)
+
+    def sources() -> Iterator[bytes]:
+        while not done.is_set():
+            yield encoded
+
+    def ask(url: str) -> list[Outcome]:
+        with Client(url) as client:
+            return list(client.stream_encoded(sources(), "tiny", top=1, workers=2))
+
+    with (
+        TritonServer(repository.root, ServerOptions(log_file=tmp_path / "log")) as server,
+        ThreadPoolExecutor() as pool,
+    ):
+        streams = [pool.submit(ask, url) for url in (server.http_url, server.grpc_url)]
+        try:
+            with Client(server.http_url) as client:
+                for size, classes in ((16, 5), (8, 4), (16, 5)):
+                    model_file, card = make_model(size, size=size, classes=classes)
+                    card.write(model_file.parent)
+                    publish(repository, model_file.parent, name=CLASSIFIER, live=Live(client), scratch=False)
+                    assert client.contract("tiny").preprocess.size == size
+        finally:
+            done.set()
+        outcomes = [outcome for stream in streams for outcome in stream.result()]
+    assert [outcome.fault for outcome in outcomes if outcome.fault] == []
+    assert len(outcomes) > 100
+
+
+def test_a_new_model_that_is_refused_leaves_nothing(
+    server: TritonServer, repository: Repository, make_model: MakeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last check fails, when a live server has loaded all three of its parts."""
+    model_file, card = make_model(5)
+    card.write(model_file.parent)
+
+    def refuse(*_: object) -> None:
+        loaded.extend(client.models())
+        raise ParityError("it answers differently")
+
+    monkeypatch.setattr(publishing, "_confirm", refuse)
+    loaded: list[str] = []
+    with Client(server.grpc_url) as client:
+        wanted = {"name": "new_classifier", "encoded": True, "live": Live(client), "scratch": False}
+        with pytest.raises(ParityError, match="it answers differently"):
+            publish(repository, model_file.parent, **wanted)  # type: ignore[arg-type]
+        assert loaded == sorted([*PARTS, "new", "new_classifier", "new_preprocess"])
+        assert repository.models() == PARTS
+        assert client.models() == PARTS
 
 
 def test_what_does_not_fit_is_skipped_and_mended(tmp_path: Path, make_model: MakeModel) -> None:

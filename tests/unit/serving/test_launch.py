@@ -60,3 +60,22 @@ def test_python_under_another_name(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     folder = tmp_path / "folder"
     path = launch.prepare(Path("models"), folder).environment["PATH"]
     assert (Path(path.split(os.pathsep)[0]) / "python3").samefile(other)
+
+
+def test_options_that_not_every_tritonserver_has(tmp_path: Path) -> None:
+    program = tmp_path / "tritonserver"
+    program.write_text("#!/bin/sh\necho '  --http-max-input-size <integer>' >&2; exit 1\n")
+    program.chmod(0o755)
+    assert launch.understands(launch.Launch(program, from_pip=False), "--http-max-input-size")
+    assert not launch.understands(launch.Launch(program, from_pip=False), "--another")
+    assert not launch.understands(launch.Launch(program, from_pip=True), "--http-max-input-size")
+
+
+def test_backends_that_this_environment_cannot_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert launch.importable("numpy.linalg")
+    assert not launch.importable("no_such_package.part")
+    monkeypatch.setattr(launch, "importable", lambda module: module != "nvidia.dali")
+    missing = launch.missing_backends()
+    assert missing.keys() == {"dali", "tensorrt"}
+    assert missing["dali"] == "pip install 'shrinkserve[dali]'"
+    assert "NVIDIA's container" in missing["tensorrt"]

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import io
+import random
+import shutil
 import subprocess
 import sys
 import threading
@@ -12,17 +15,22 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from PIL import Image
 
 from shrinkserve.artifact import Card, sha256_file
 from shrinkserve.config import ServingConfig
 from shrinkserve.errors import ArtifactError, ConfigError, GateError, ParityError, RequestError, ServerError
+from shrinkserve.preprocess import Preprocess
+from shrinkserve.runtimes.answerer import Images
 from shrinkserve.runtimes.onnx import OnnxModel
 from shrinkserve.serving.aio import AsyncClient
 from shrinkserve.serving.classify import Prediction
 from shrinkserve.serving.client import Client
-from shrinkserve.serving.model_config import LOGITS, PROBABILITIES
+from shrinkserve.serving.engines import Engine
+from shrinkserve.serving.family import CLASSIFIER
+from shrinkserve.serving.model_config import ENCODED, INPUT, PROBABILITIES
 from shrinkserve.serving.publish import Live, publish, roll_back
 from shrinkserve.serving.repository import Repository
 from shrinkserve.serving.server import ServerOptions, TritonServer
@@ -121,6 +129,41 @@ def live_server(tmp_path_factory: pytest.TempPathFactory, make_model: MakeModel)
         yield server
 
 
+@pytest.mark.parametrize("live", [True, False])
+def test_a_source_that_changes_while_it_is_published(live_server: TritonServer, source: Path, live: bool) -> None:
+    repository = Repository(live_server.repository)
+    before = repository.snapshot("tiny")
+
+    def swap(line: str) -> None:
+        if line.startswith("verified"):
+            (source / "model.onnx").write_bytes(b"another file")
+
+    with Client(live_server.grpc_url) as client:
+        wanted = Live(client) if live else None
+        with pytest.raises(ArtifactError, match=r"changed while it is published|sha256 does not match"):
+            publish(repository, source, live=wanted, scratch=False, say=swap)
+        assert client.models() == ["tiny"]
+    assert repository.snapshot("tiny") == before
+
+
+def test_a_graph_that_reads_files_elsewhere(tmp_path: Path, make_model: MakeModel) -> None:
+    model_file, card = make_model(seed=2)
+    (model_file.parent.parent / "secret").write_bytes(bytes(48))
+    model = onnx.load(model_file)
+    (weight,) = (one for one in model.graph.initializer if one.name == "weight")
+    onnx.external_data_helper.set_external_data(weight, "../secret")
+    weight.ClearField("raw_data")
+    model_file.write_bytes(model.SerializeToString())
+    folder = written(model_file, replace(card, files={"model.onnx": sha256_file(model_file)}))
+    with pytest.raises(ArtifactError, match="escapes model directory"):
+        publish(Repository(tmp_path / "models"), folder)
+
+
+def test_the_name_of_what_is_tried_out_is_kept_free(tmp_path: Path, source: Path) -> None:
+    with pytest.raises(ConfigError, match=r"one that does not end in \.candidate, found tiny\.candidate"):
+        publish(Repository(tmp_path / "models"), source, name="tiny.candidate")
+
+
 @pytest.mark.parametrize("protocol", ["http", "grpc"])
 def test_live_comparison_gates_and_rollback(live_server: TritonServer, source: Path, protocol: str) -> None:
     repository, said = Repository(live_server.repository), []
@@ -162,6 +205,31 @@ def test_live_load_failure_brings_the_old_version_back(
         assert client.contract("tiny").version == active
         client.infer("tiny", np.zeros((1, 8, 8, 3), np.uint8))
     assert repository.snapshot("tiny") == before
+
+
+def test_a_server_that_runs_another_engine(tmp_path: Path, make_model: MakeModel) -> None:
+    """What is tried out and confirmed is what the server runs, here a file whose answers are others."""
+    int8 = Engine("int8", "onnxruntime", "model.int8.onnx", "int8")
+    folders = []
+    for seed in (0, 1):
+        model_file, card = make_model(seed=seed)
+        shutil.copyfile(make_model(seed=50 + seed)[0], model_file.with_name(int8.file))
+        files = {**card.files, int8.file: sha256_file(model_file.with_name(int8.file))}
+        folders.append(written(model_file, replace(card, files=files, details={"engines": {"int8": engine_of(int8)}})))
+    repository = Repository(tmp_path / "models")
+    publish(repository, folders[0], options=ONE_INSTANCE, scratch=False)
+    options = ServerOptions(engine="int8", log_file=tmp_path / "log")
+    images = np.full((1, 8, 8, 3), 99, np.uint8)
+    with TritonServer(repository.root, options) as server, Client(server.grpc_url) as client:
+        place = publish(repository, folders[1], live=Live(client, photos(4)), scratch=False)
+        assert (client.contract("tiny").precision, client.contract("tiny").version) == ("int8", 2)
+        expected = OnnxModel(place / int8.file).answer(images)
+        np.testing.assert_allclose(client.infer("tiny", images)[0], expected, rtol=1e-5)
+        assert roll_back(repository, "tiny", None, Live(client)) == 1
+
+
+def engine_of(engine: Engine) -> dict[str, object]:
+    return {key: value for key, value in engine.to_dict().items() if value}
 
 
 def test_a_server_of_another_repository_is_noticed(
@@ -232,11 +300,12 @@ with Client(url) as client:
 def test_a_killed_publisher_leaves_a_repository_that_loads(
     live_server: TritonServer, source: Path, make_model: MakeModel, tmp_path: Path
 ) -> None:
-    """Killed at several places of its way; the server answers on, the next publisher is not held up."""
+    """Killed at any place of its way; the server answers on, the next publisher is not held up."""
     repository = Repository(live_server.repository)
     command = [sys.executable, "-c", PUBLISH_FOR_EVER, str(repository.root), str(source), live_server.grpc_url]
     with Client(live_server.grpc_url) as client:
-        for steps, delay in ((1, 0.01), (2, 0.0), (2, 0.2), (3, 0.0), (4, 0.03)):
+        rng = random.Random()
+        for steps, delay in ((rng.randint(1, 4), rng.uniform(0, 0.3)) for _ in range(8)):
             with subprocess.Popen(command, stdout=subprocess.PIPE) as publisher:
                 assert publisher.stdout is not None
                 for _ in range(steps):
@@ -255,54 +324,76 @@ def test_a_killed_publisher_leaves_a_repository_that_loads(
         assert client.contract("tiny").version == int(place.name)
 
 
-def wait_until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+class Traffic:
+    """Requests under way all the time, until `stop`: what came back, and what did not.
 
-
-def test_no_request_fails_while_versions_come_and_go(live_server: TritonServer, make_model: MakeModel) -> None:
-    """Ten versions are published and a bad one is refused, under load over both protocols.
-
-    Every answer must be one of the versions' own, by the version that the server says it is from.
+    Args:
+        url: of the server.
+        model: its name.
+        under_way: requests at a time.
+        images: what each asks about.
     """
-    repository = Repository(live_server.repository)
-    image = np.full((1, 8, 8, 3), 200, np.uint8)
-    image[..., 1] = 30
-    active = repository.active("tiny")
-    right = {active: OnnxModel(repository.root / "tiny" / str(active) / "model.onnx").answer(image)}
-    answers: Counter[tuple[int, bytes]] = Counter()
-    faults: list[BaseException] = []
-    done = threading.Event()
 
-    def ask(url: str) -> None:
-        with Client(url) as client:
-            while not done.is_set():
-                try:
-                    reply = client.ask(Question("tiny", image, {LOGITS: 0, PROBABILITIES: 0}))
-                    answers[reply.version, reply.tensors[LOGITS].tobytes()] += 1
-                except BaseException as fault:  # noqa: BLE001 - any of them is a failed request
-                    faults.append(fault)
+    def __init__(self, url: str, model: str, under_way: int, images: Images) -> None:
+        self.answers: Counter[tuple[int, bytes]] = Counter()
+        self.faults: list[BaseException] = []
+        self._done = threading.Event()
+        asked = Question(model, images, {PROBABILITIES: 0}, tensor=ENCODED if images.ndim == 2 else INPUT)
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._all(url, asked, under_way)))
+        self._thread.start()
 
-    urls = [live_server.http_url, live_server.grpc_url] * 2
-    threads = [threading.Thread(target=ask, args=(url,)) for url in urls]
-    for thread in threads:
-        thread.start()
-    try:
-        with Client(live_server.grpc_url) as client:
+    async def _all(self, url: str, asked: Question, under_way: int) -> None:
+        async with AsyncClient(url) as client:
+            await asyncio.gather(*(self._ask(client, asked) for _ in range(under_way)))
+
+    async def _ask(self, client: AsyncClient, asked: Question) -> None:
+        while not self._done.is_set():
+            try:
+                reply = await client.ask(asked)
+                self.answers[reply.version, reply.tensors[PROBABILITIES].tobytes()] += 1
+            except BaseException as fault:  # noqa: BLE001 - any of them is a failed request
+                self.faults.append(fault)
+
+    def stop(self) -> None:
+        self._done.set()
+        self._thread.join()
+
+
+def test_no_request_fails_while_versions_come_and_go(tmp_path: Path, make_model: MakeModel) -> None:
+    """Ten versions are published and a bad one is refused, with 100 requests under way over either protocol.
+
+    Every answer must be one of the versions' own, by the version that the server says it is from; where the server
+    decodes, it does not say, and an answer must be that of some version.
+    """
+    decodes = importlib.util.find_spec("nvidia") is not None and importlib.util.find_spec("nvidia.dali") is not None
+    name, photo = f"tiny{CLASSIFIER}", photos(1)[0]
+    pixels = Preprocess(size=8).evaluate_bytes(photo)[None]
+    repository = Repository(tmp_path / "models")
+    repository.add(name, *make_model(seed=0), options=ONE_INSTANCE, encoded=decodes)
+    right = {1: OnnxModel(repository.root / name / "1" / "model.onnx").infer(pixels)[PROBABILITIES]}
+    with (
+        TritonServer(repository.root, ServerOptions(log_file=tmp_path / "log")) as server,
+        Client(server.grpc_url) as client,
+    ):
+        urls = (server.http_url, server.grpc_url)
+        traffic = [Traffic(url, name, 100, pixels) for url in urls]
+        if decodes:
+            traffic += [Traffic(url, "tiny", 4, np.frombuffer(photo, np.uint8)[None]) for url in urls]
+        try:
             for seed in range(20, 30):
                 source = written(*make_model(seed=seed))
-                place = publish(repository, source, live=Live(client), scratch=False)
-                right[int(place.name)] = OnnxModel(source / "model.onnx").answer(image)
+                place = publish(repository, source, name=name, live=Live(client), scratch=False)
+                right[int(place.name)] = OnnxModel(source / "model.onnx").infer(pixels)[PROBABILITIES]
                 if seed == 24:
                     with pytest.raises(ArtifactError):
-                        publish(repository, refused_source(make_model), live=Live(client), scratch=False)
-    finally:
-        done.set()
-        for thread in threads:
-            thread.join()
-    assert not faults
-    assert sum(answers.values()) > 1000
-    for version, logits in answers:
-        np.testing.assert_allclose(np.frombuffer(logits, np.float32), right[version][0], rtol=1e-5)
+                        publish(repository, refused_source(make_model), name=name, live=Live(client), scratch=False)
+        finally:
+            for one in traffic:
+                one.stop()
+    assert [fault for one in traffic for fault in one.faults] == []
+    assert all(sum(one.answers.values()) > 1000 for one in traffic[:2])
+    for version, answer in (entry for one in traffic[:2] for entry in one.answers):
+        np.testing.assert_allclose(np.frombuffer(answer, np.float32), right[version][0], rtol=1e-5)
+    for _, answer in (entry for one in traffic[2:] for entry in one.answers):
+        apart = [float(np.abs(np.frombuffer(answer, np.float32) - one[0]).max()) for one in right.values()]
+        assert min(apart) < 0.02

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import random
 import signal
 import time
 from dataclasses import replace
@@ -168,7 +169,8 @@ def assert_whole(repository: Repository) -> None:
 def test_kill_at_any_moment_leaves_a_whole_repository(repository: Repository, model_file: Path, card: Card) -> None:
     repository.add("digits", model_file, card)
     spawn = multiprocessing.get_context("fork")
-    for delay in (0.0, 0.003, 0.011, 0.017, 0.029, 0.041, 0.053, 0.067):
+    rng = random.Random()
+    for delay in (rng.uniform(0, 0.1) for _ in range(20)):
         publisher = spawn.Process(target=_add_for_ever, args=(repository.root, model_file))
         publisher.start()
         time.sleep(delay)

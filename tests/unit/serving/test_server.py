@@ -191,6 +191,7 @@ def test_token_guards_what_changes_a_server(tiny_repository: Repository, tmp_pat
             assert client.is_model_ready("tiny")
             client.get_inference_statistics("tiny")
             client.close()
+    assert "only-for-friends" not in (tmp_path / "triton.log").read_text() + repr(chosen)
 
 
 def test_tls_of_grpc(tiny_repository: Repository, tmp_path: Path) -> None:
