@@ -21,7 +21,8 @@ import yaml
 from shrinkserve.serving.client import Client
 from shrinkserve.serving.pip_server import CONTAINER
 from shrinkserve.serving.repository import Repository
-from shrinkserve.serving.server import ServerOptions, TritonServer
+from shrinkserve.serving.server import GUARDED, ServerOptions, TritonServer
+from shrinkserve.serving.transport import RESTRICTED_KEY
 
 DEPLOY = Path(__file__).parents[3] / "deploy"
 KUBERNETES = sorted(set((DEPLOY / "kubernetes").glob("*.yaml")) - {DEPLOY / "kubernetes" / "prometheus-adapter.yaml"})
@@ -130,6 +131,26 @@ def test_kserve_inference_service() -> None:
         ".spec.predictor.minReplicas: '2' is no int",
         ".spec.predictor.model.storageUrl: unknown",
     ]
+
+
+def arguments() -> dict[str, list[str]]:
+    """Of tritonserver, by deployment."""
+    (pod,) = load(DEPLOY / "kubernetes" / "deployment.yaml")["spec"]["template"]["spec"]["containers"]
+    return {
+        "compose": load(DEPLOY / "compose.yaml")["services"]["triton"]["command"],
+        "kubernetes": pod["args"],
+        "kserve": load(DEPLOY / "kserve" / "inferenceservice.yaml")["spec"]["predictor"]["model"]["args"],
+    }
+
+
+@pytest.mark.parametrize("where", ["compose", "kubernetes", "kserve"])
+def test_what_changes_a_server_needs_the_token(where: str) -> None:
+    guarded = dict(one.removeprefix("--").split("=", 1) for one in arguments()[where] if "-restricted-" in one)
+    assert guarded.keys() == {"http-restricted-api", "grpc-restricted-protocol"}
+    for setting in guarded.values():
+        groups, _, secret = setting.partition(":")
+        assert tuple(groups.split(",")) == GUARDED
+        assert re.fullmatch(rf"{RESTRICTED_KEY}=\$[({{](SHRINKSERVE_)?TOKEN\b.*", secret), "never a token of its own"
 
 
 def test_one_release_of_the_container() -> None:
