@@ -43,7 +43,7 @@ class Monitor:
     def to_dict(self) -> dict[str, Any]:
         """Mean and maximum of every figure; the unit is in the name."""
         record: dict[str, Any] = {"own_cpu_cores": self.own_cores}
-        for key in self._samples[0] if self._samples else ():
+        for key in dict.fromkeys(key for sample in self._samples for key in sample):
             values = [sample[key] for sample in self._samples if key in sample]
             record[key] = {"mean": float(np.mean(values)), "max": max(values)}
         return record
