@@ -42,10 +42,11 @@ EVERY = 5.0
 
 
 class Memory:
-    """Samples the processes of a server while the block runs: (seconds, MiB) each."""
+    """Samples the processes of a server while the block runs: (seconds, MiB) each, and MiB by process at last."""
 
     def __init__(self, pid: int) -> None:
         self.samples: list[tuple[float, float]] = []
+        self.parts: dict[str, float] = {}
         self._server, self._stop = psutil.Process(pid), threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)
 
@@ -67,11 +68,12 @@ class Memory:
     def _look(self) -> None:
         began = time.monotonic()
         while True:
-            total = 0
+            self.parts = {}
             for process in (self._server, *self._server.children(recursive=True)):
                 with suppress(psutil.NoSuchProcess):
-                    total += process.memory_full_info().pss
-            self.samples.append((time.monotonic() - began, total / 2**20))
+                    instance = process.cmdline()[-2] if "stub" in process.name() else process.name()
+                    self.parts[instance] = process.memory_full_info().pss / 2**20
+            self.samples.append((time.monotonic() - began, sum(self.parts.values())))
             if self._stop.wait(EVERY):
                 return
 
@@ -130,6 +132,7 @@ def main() -> int:
         "environment": about,
         "rows": [entry(load, minute, memory) for minute in range(max(1, count // 6))],
         "memory_mib": memory.samples,
+        "memory_mib_at_last": memory.parts,
         "memory_slope_mib_per_minute": slope,
         "errors": errors,
         "latency": load.latency.to_dict(),

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from nvidia import dali
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from shrinkserve.preprocess import MAX_BYTES, MAX_PIXELS
 from shrinkserve.serving.backends.arguments import ModelArguments
@@ -77,6 +77,8 @@ def check_image(encoded: Array) -> None:
     try:
         with Image.open(io.BytesIO(encoded.tobytes())) as image:
             width, height = image.size
+    except UnidentifiedImageError:  # whose message is an address in memory
+        raise ValueError("not an image (of no format that is known)") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as fault:
         raise ValueError(f"not an image ({' '.join(str(fault).split())})") from None
     if width * height > MAX_PIXELS:

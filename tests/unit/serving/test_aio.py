@@ -89,8 +89,11 @@ def test_faults_are_those_of_the_other_client(url: str) -> None:
 def test_another_contract_is_refused(url: str) -> None:
     async def ask(client: AsyncClient) -> None:
         await client.contract("tiny")
+        await client.infer("tiny", np.zeros((1, 8, 8, 3), np.uint8))
         with pytest.raises(RequestError, match="built for"):
             await client.contract("wide")
+        with pytest.raises(RequestError, match="built for"):
+            await client.infer("wide", np.zeros((1, 16, 16, 3), np.uint8))
 
     run(url, ask, contract=Preprocess(size=8).contract)
 

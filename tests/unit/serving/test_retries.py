@@ -1,17 +1,24 @@
 from __future__ import annotations
 
+import json
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from http.client import HTTPConnection
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
 
 from shrinkserve import Client
+from shrinkserve.artifact import Card
+from shrinkserve.config import ServingConfig
 from shrinkserve.errors import RequestError
-from shrinkserve.serving.server import TritonServer
+from shrinkserve.serving.repository import Repository
+from shrinkserve.serving.server import ServerOptions, TritonServer
 
 IMAGE = np.zeros((8, 8, 3), np.uint8)
 
@@ -95,3 +102,34 @@ def test_a_server_that_stays_away_is_told(relay: Relay) -> None:
         relay.cut(refuse=1000)
         with pytest.raises(RequestError, match="no server answers"):
             client.classify([IMAGE], "tiny")
+
+
+def claim_endless_batch(http_url: str) -> int:
+    """A request of 2^62 rows, which Triton 2.51 lets into a batch as 0; how it was answered."""
+    given = {"name": "images", "datatype": "UINT8", "shape": [2**62, 8, 8, 3], "parameters": {"binary_data_size": 192}}
+    head = json.dumps({"inputs": [given]}).encode()
+    connection = HTTPConnection(urlsplit(http_url).netloc, timeout=20)
+    headers = {"Inference-Header-Content-Length": str(len(head))}
+    connection.request("POST", "/v2/models/tiny/infer", head + bytes(192), headers)
+    return connection.getresponse().status
+
+
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+def test_a_batch_that_was_refused_for_the_request_of_another(
+    tmp_path: Path, make_model: Callable[..., tuple[Path, Card]], protocol: str
+) -> None:
+    repository = Repository(tmp_path / "models")
+    together = ServingConfig(max_batch_size=4, queue_delay_us=300_000, preferred_batch_sizes=(4,))
+    repository.add("tiny", *make_model(), options=together)
+    with (
+        TritonServer(repository.root, ServerOptions(log_file=tmp_path / "log")) as server,
+        Client(getattr(server, f"{protocol}_url")) as client,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        answers = client.classify([IMAGE], "tiny")
+        before = client.statistics("tiny")["inference_stats"].get("fail", {}).get("count", 0)
+        abuse = pool.submit(claim_endless_batch, server.http_url)
+        assert client.classify([IMAGE], "tiny") == answers
+        assert abuse.result() >= 400
+        failed = client.statistics("tiny")["inference_stats"]["fail"]["count"] - before
+    assert failed == 2, "both were in one batch, or the test shows nothing"

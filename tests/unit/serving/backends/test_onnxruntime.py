@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime as ort
+import psutil
 import pytest
 import tritonclient.grpc as triton
 from onnx import TensorProto, helper
@@ -194,6 +195,8 @@ def test_platform_file_name_and_two_instances(client: triton.InferenceServerClie
     found = together([lambda index=index: rows(client, "named", index) for index in (0, 1, 2, 3, 4) * 4])
     np.testing.assert_array_equal(np.concatenate(found), np.concatenate([TABLE] * 4))
     assert client.get_model_metadata("named").platform == "onnxruntime_onnx"
+    stubs = [one.cmdline()[-2] for one in psutil.Process().children(recursive=True) if "stub" in one.name()]
+    assert sorted(name for name in stubs if name.startswith("named")) == ["named_0_0", "named_0_1"]
 
 
 @pytest.mark.parametrize("name", TYPES)
