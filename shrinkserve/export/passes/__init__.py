@@ -1,5 +1,6 @@
 """Rewrites of ONNX graphs, one a file, each exact in real arithmetic: (model) -> (model, modified)."""
 
+from shrinkserve.export.passes.chain_sums import ChainSums
 from shrinkserve.export.passes.concat_to_sum import ConcatToSum
 from shrinkserve.export.passes.conv_beside_concat import ConvBesideConcat
 from shrinkserve.export.passes.conv_over_concat import ConvOverConcat
@@ -12,6 +13,7 @@ from shrinkserve.export.passes.merge_sums import MergeSums
 from shrinkserve.export.passes.pad_channels import PadChannels
 
 __all__ = [
+    "ChainSums",
     "ConcatToSum",
     "ConvBesideConcat",
     "ConvOverConcat",

@@ -6,19 +6,18 @@ import numpy as np
 import onnx_ir as ir
 
 from shrinkserve.export.editing import (
-    GraphPass,
+    OverConcat,
     concat_sizes,
     conv_bias,
     conv_weight,
     insert,
     insert_conv,
-    is_channel_concat,
     is_dense,
     replace,
 )
 
 
-class ConvOverConcat(GraphPass):
+class ConvOverConcat(OverConcat):
     """``W [x, y] = W_x x + W_y y``: the joined tensor is never made.
 
     ONNX Runtime adds the second product inside the second convolution.
@@ -27,9 +26,8 @@ class ConvOverConcat(GraphPass):
     def rewrite(self, graph: ir.Graph) -> bool:
         modified = False
         for conv in self.nodes(graph):
-            concat = conv.inputs[0].producer() if conv.inputs and conv.inputs[0] is not None else None
-            if is_channel_concat(concat) and is_dense(conv):
-                assert concat is not None
+            concat = self.concat(conv.inputs[0] if conv.inputs else None)
+            if concat is not None and is_dense(conv):
                 modified |= _split(conv, concat)
         return modified
 

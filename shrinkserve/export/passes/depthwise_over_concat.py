@@ -7,27 +7,25 @@ import onnx_ir as ir
 
 from shrinkserve.export.editing import (
     CHANNELS,
-    GraphPass,
+    OverConcat,
     concat_sizes,
     conv_bias,
     conv_weight,
     insert,
     insert_conv,
-    is_channel_concat,
     is_depthwise,
     replace,
 )
 
 
-class DepthwiseOverConcat(GraphPass):
+class DepthwiseOverConcat(OverConcat):
     """``D [x, y] = [D_x x, D_y y]``: what reads the halves can then take them before they are joined."""
 
     def rewrite(self, graph: ir.Graph) -> bool:
         modified = False
         for conv in self.nodes(graph):
-            concat = conv.inputs[0].producer() if conv.inputs and conv.inputs[0] is not None else None
-            if is_channel_concat(concat) and is_depthwise(conv):
-                assert concat is not None
+            concat = self.concat(conv.inputs[0] if conv.inputs else None)
+            if concat is not None and is_depthwise(conv):
                 modified |= _split(conv, concat)
         return modified
 

@@ -8,28 +8,33 @@ import onnx_ir as ir
 
 from shrinkserve.export.editing import (
     CHANNELS,
-    GraphPass,
+    OverConcat,
+    concat_of,
     concat_sizes,
     insert,
-    is_channel_concat,
     replace,
     with_channels,
 )
 
-UNARY = frozenset({"Relu", "Sigmoid", "HardSigmoid", "HardSwish", "LeakyRelu", "MaxPool", "AveragePool", "Swish"})
+POOLS = frozenset({"MaxPool", "AveragePool"})
+ACTIVATIONS = frozenset({"Relu", "Sigmoid", "HardSigmoid", "HardSwish", "LeakyRelu", "Swish"})
 BINARY = frozenset({"Add", "Mul", "Sub"})
 
 
-class ElementwiseOverConcat(GraphPass):
-    """``f([x, y]) = [f(x), f(y)]`` and ``[x, y] + [u, v] = [x + u, y + v]``, also for pools, which mix no channels."""
+class ElementwiseOverConcat(OverConcat):
+    """``f([x, y]) = [f(x), f(y)]`` and ``[x, y] + [u, v] = [x + u, y + v]``, also for pools, which mix no channels.
+
+    Only a pool can be `alone`: ``x sigmoid(x)`` reads its concat twice and still is one activation.
+    """
 
     def rewrite(self, graph: ir.Graph) -> bool:
         modified = False
         for node in self.nodes(graph):
-            if len(node.outputs) == 1 and (node.op_type in UNARY or node.op_type in BINARY):
-                concats = [None if value is None else value.producer() for value in node.inputs]
-                if all(is_channel_concat(concat) for concat in concats):
-                    modified |= _split(node, [concat for concat in concats if concat is not None])
+            if len(node.outputs) == 1 and node.op_type in {*POOLS, *ACTIVATIONS, *BINARY}:
+                found = [self.concat(value) if node.op_type in POOLS else concat_of(value) for value in node.inputs]
+                concats = [concat for concat in found if concat is not None]
+                if len(concats) == len(found):
+                    modified |= _split(node, concats)
         return modified
 
 

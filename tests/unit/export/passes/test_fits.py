@@ -108,6 +108,28 @@ def test_padding_leaves_no_channel_count_that_is_not_whole_blocks() -> None:
     np.testing.assert_allclose(run(model), expected, rtol=1e-4, atol=1e-5)
 
 
+def test_a_chained_sum_leaves_no_addition_without_a_convolution_to_do_it() -> None:
+    d = drawing()
+    d.add("Add", ["x", d.add("Add", [d.conv("x", 3, kernel=1), d.conv("x", 3, kernel=3)], 3)], 3)
+    model = d.model()
+    expected = run(model)
+    assert passes.ChainSums()(model).modified
+    sums = [node.inputs for node in model.graph if node.op_type == "Add"]
+    kinds = [[getattr(value.producer(), "op_type", None) for value in inputs] for inputs in sums]
+    assert kinds == [[None, "Conv"], ["Add", "Conv"]]
+    np.testing.assert_allclose(run(model), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("readers", [1, 2])
+def test_a_concat_that_another_one_reads_can_be_left_whole(readers: int) -> None:
+    d = drawing()
+    joined = d.concat(d.conv("x", 2, kernel=1), d.conv("x", 5, kernel=1))
+    convs = [d.conv(joined, 4, kernel=1) for _ in range(readers)]
+    d.add("Add", [convs[0], convs[-1]], 4)
+    assert passes.ConvOverConcat(alone=True)(d.model()).modified == (readers == 1)
+    assert passes.ConvOverConcat()(d.model()).modified
+
+
 def test_a_scope_limits_where_a_pass_fits() -> None:
     d = drawing()
     batch_norm(d)

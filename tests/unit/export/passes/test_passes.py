@@ -17,6 +17,7 @@ from shrinkserve.export.editing import GraphPass
 
 PASSES: list[Callable[[], GraphPass]] = [
     passes.FoldBatchNorm,
+    passes.ChainSums,
     passes.ConvBesideConcat,
     passes.ConvOverConcat,
     passes.DepthwiseOverConcat,
