@@ -2,14 +2,73 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
 
 from shrinkserve.artifact import CARD, read_card
 from shrinkserve.errors import ArtifactError
 from shrinkserve.runtimes.answerer import Images, Logits
 
 Hint = Literal["f32", "bf16"]
+Arrays = Mapping[str, npt.NDArray[Any]]
+
+BATCHES = (4, 1)
+"""Sizes that a graph is compiled for. A fixed size saves a tenth to a quarter of the time, a larger one no more."""
+
+
+class FixedBatches:
+    """A graph compiled for batches of 4 and of 1, which any other batch is cut into.
+
+    With shapes that it knows, OpenVINO plans memory and kernels once, and not again at every layer of every answer. A
+    graph that is dynamic in more than its batch is compiled as it is.
+
+    Args:
+        path: an .onnx or .xml file.
+        properties: OpenVINO's, for the CPU.
+
+    Attributes:
+        model: the graph as the file has it.
+
+    Raises:
+        RuntimeError: OpenVINO cannot load it.
+    """
+
+    def __init__(self, path: Path, properties: Mapping[str, Any]) -> None:
+        import openvino
+
+        core = openvino.Core()
+        self.model = core.read_model(str(path))
+        self._requests: dict[int, Any] = {}
+        shapes = {port.get_any_name(): port.partial_shape for port in self.model.inputs}
+        for size in BATCHES if all(_only_batch_is_dynamic(shape) for shape in shapes.values()) else (0,):
+            model = self.model.clone()
+            if size:
+                model.reshape({name: [size, *list(shape)[1:]] for name, shape in shapes.items()})
+            self._requests[size] = core.compile_model(model, "CPU", dict(properties)).create_infer_request()
+
+    def infer(self, inputs: Arrays) -> dict[str, npt.NDArray[Any]]:
+        """The outputs by name; their memory is the caller's."""
+        if 0 in self._requests:
+            return _named(self._requests[0].infer(dict(inputs), share_inputs=True))
+        rows, start, parts = len(next(iter(inputs.values()))), 0, []
+        for size, request in self._requests.items():
+            while rows - start >= size:
+                part = {name: array[start : start + size] for name, array in inputs.items()}
+                parts.append(_named(request.infer(part, share_inputs=True)))
+                start += size
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _only_batch_is_dynamic(shape: Any) -> bool:
+    return bool(len(shape)) and shape[0].is_dynamic and not any(size.is_dynamic for size in list(shape)[1:])
+
+
+def _named(results: Any) -> dict[str, npt.NDArray[Any]]:
+    return {port.get_any_name(): array for port, array in results.items()}
 
 
 class OpenVinoModel:
@@ -25,8 +84,6 @@ class OpenVinoModel:
     """
 
     def __init__(self, path: Path, threads: int | None = None, precision: Hint = "f32") -> None:
-        import openvino
-
         if not path.is_file():
             raise ArtifactError(f"{path}: no such file", do="name a .onnx file that `export` wrote")
         properties: dict[str, str | int] = {
@@ -37,13 +94,13 @@ class OpenVinoModel:
         if threads is not None:
             properties["INFERENCE_NUM_THREADS"] = threads
         try:
-            self.compiled = openvino.Core().compile_model(str(path), "CPU", properties)
+            self.batches = FixedBatches(path, properties)
         except RuntimeError as fault:
             reason = str(fault).strip().splitlines()[-1]
             raise ArtifactError(f"{path}: OpenVINO cannot load it ({reason})", do="export the model again") from fault
         self.path, self.precision = path, precision
-        self.size = int(self.compiled.input("images").partial_shape[1].get_length())
-        count = int(self.compiled.output("logits").partial_shape[1].get_length())
+        self.size = int(self.batches.model.input("images").partial_shape[1].get_length())
+        count = int(self.batches.model.output("logits").partial_shape[1].get_length())
         known = read_card(path.parent).classes if (path.parent / CARD).is_file() else []
         self.classes = known if len(known) == count else [str(index) for index in range(count)]
 
@@ -52,5 +109,4 @@ class OpenVinoModel:
         return f"{self.path} (OpenVINO {self.precision})"
 
     def answer(self, images: Images) -> Logits:
-        logits: Logits = self.compiled({"images": images})["logits"]
-        return logits.copy()  # the buffer is the request's and is written again by the next call
+        return self.batches.infer({"images": images})["logits"]

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from shrinkserve.errors import ArtifactError
 from shrinkserve.runtimes.onnx import OnnxModel
-from shrinkserve.runtimes.openvino import OpenVinoModel
+from shrinkserve.runtimes.openvino import FixedBatches, OpenVinoModel
 
 SIZE = 64
 
@@ -38,10 +38,28 @@ def path(tmp_path: Path) -> Path:
 
 
 def test_answers_as_onnx_runtime(path: Path) -> None:
-    images = np.random.default_rng(1).integers(0, 256, (3, SIZE, SIZE, 3), dtype=np.uint8)
-    model = OpenVinoModel(path, threads=1)
+    images = np.random.default_rng(1).integers(0, 256, (11, SIZE, SIZE, 3), dtype=np.uint8)
+    model, session = OpenVinoModel(path, threads=1), OnnxModel(path, threads=1)
     assert (model.size, len(model.classes)) == (SIZE, 8)
-    np.testing.assert_allclose(model.answer(images), OnnxModel(path, threads=1).answer(images), rtol=1e-4, atol=1e-2)
+    for size in (1, 3, 4, 11):  # cut into batches of 4 and of 1
+        np.testing.assert_allclose(model.answer(images[:size]), session.answer(images[:size]), rtol=1e-4, atol=1e-2)
+    kept = model.answer(images[:4])
+    before = kept.copy()
+    model.answer(images[4:8])
+    np.testing.assert_array_equal(kept, before, err_msg="an answer is not the next one's memory")
+
+
+def test_what_is_dynamic_in_more_than_its_batch_is_run_as_it_is(tmp_path: Path) -> None:
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", "m"])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", "m"])
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "relu", [x], [y])
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), tmp_path / "relu.onnx"
+    )
+    model = FixedBatches(tmp_path / "relu.onnx", {})
+    for shape in ((2, 3), (5, 1)):
+        array = np.random.default_rng(2).normal(size=shape).astype(np.float32)
+        np.testing.assert_array_equal(model.infer({"x": array})["y"], np.maximum(array, 0))
 
 
 def test_what_is_no_model_is_told_in_one_line(tmp_path: Path) -> None:
