@@ -122,7 +122,7 @@ def serving_options(run: Path, max_batch: int) -> ServingConfig:
 
 def _export(start: Product, reference: Answerer, first: Step, card: Card, folder: Path, options: Options) -> Card:
     """Take `start` through `first` and the graph passes, check the file, write it and the completed card."""
-    samples = load_samples(options.data_root, Preprocess.from_dict(card.preprocess))
+    samples = load_samples(options.data_root, Preprocess.from_dict(card.preprocess), card.classes)
 
     def opener(path: Path, state: State) -> Answerer:  # noqa: ARG001
         return reference if path == start.path else OnnxModel(path)
@@ -143,6 +143,7 @@ def _export(start: Product, reference: Answerer, first: Step, card: Card, folder
         "max_batch": options.max_batch,
         "steps": list(product.records),
         "tuning": comparisons,
+        "data": None if options.data_root is None else str(options.data_root),
     }
     finished = replace(
         card,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,8 +34,16 @@ class Samples:
         return len(self.images)
 
 
-def load_samples(data_root: Path | None, preprocess: Preprocess, limit: int = 256) -> Samples:
+def load_samples(
+    data_root: Path | None, preprocess: Preprocess, classes: Sequence[str] | None = None, limit: int = 256
+) -> Samples:
     """Validation images, spread evenly over the dataset; without a dataset, synthetic ones that say so.
+
+    Args:
+        data_root: the dataset; None for synthetic images.
+        preprocess: what happens to an image.
+        classes: of the network that is asked; labels that mean others are left out, so that nothing is judged by them.
+        limit: how many images at most.
 
     Raises:
         DataError: no dataset there, or an image that cannot be read.
@@ -44,16 +53,32 @@ def load_samples(data_root: Path | None, preprocess: Preprocess, limit: int = 25
     dataset = open_dataset(data_root, "validation")
     batches = list(evaluation_batches(dataset, preprocess, 64, limit=limit))
     images, labels = (np.concatenate([getattr(batch, part) for batch in batches]) for part in ("images", "labels"))
-    return Samples(images, labels, f"{len(images)} of {len(dataset)} validation images of {data_root}")
+    source = f"{len(images)} of {len(dataset)} validation images of {data_root}"
+    if classes is not None and list(classes) != list(dataset.classes):
+        return Samples(images, None, f"{source}, whose classes are not the network's: labels are not used")
+    return Samples(images, labels, source)
 
 
-def trained_on(run: Path) -> Path | None:
-    """The dataset that a run was trained on, where it still lies there.
+def is_version(folder: Path) -> bool:
+    """Whether a folder is a version of a model repository, and not a run.
 
     Raises:
-        ArtifactError: no run there.
+        ArtifactError: neither, or a card that cannot be read.
     """
-    recorded = read_card(run, "checkpoint", verify=False).details.get("data")
+    return read_card(folder, verify=False).kind == "onnx"
+
+
+def trained_on(folder: Path) -> Path | None:
+    """The dataset that a run was trained on, where it still lies there.
+
+    Args:
+        folder: the run's, or that of a version which was exported from it.
+
+    Raises:
+        ArtifactError: no card there.
+    """
+    card = read_card(folder, verify=False)
+    recorded = card.details.get("data")
     return Path(recorded) if recorded and Path(recorded).is_dir() else None
 
 
