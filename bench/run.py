@@ -14,7 +14,6 @@ import json
 import subprocess
 import sys
 import tempfile
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from shrinkserve.benchmark.environment import LIBRARIES
 from shrinkserve.benchmark.report.markdown import table
 
 HERE = Path(__file__).parent
-PROGRAMS = ("export", "loader", "training", "serving", "jpeg", "abuse", "soak", "capacity")
+PROGRAMS = ("export", "operators", "precisions", "loader", "training", "serving", "jpeg", "abuse", "soak", "capacity")
 
 
 def main() -> int:
@@ -54,25 +53,34 @@ def run(name: str, results: Path, quick: bool) -> bool:
 
 def to_markdown(results: Path) -> str:
     """One section a result file: what, when, where, with which command, the rows, the notes."""
-    lines = ["# Comparisons", "", "Made by `make bench` from the files in `results/`; do not edit."]
-    for path in sorted(results.glob("*.json")):
-        lines += section(json.loads(path.read_text(encoding="utf-8")))
-    return "\n".join(lines) + "\n"
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(results.glob("*.json"))]
+    lines = ["# Comparisons", "", "Made by `make bench` from the files in `results/`; do not edit.", ""]
+    lines += [f"* {result['title']}" for result in found]
+    return "\n".join(lines + [line for result in found for line in section(result)]) + "\n"
 
 
 def section(result: dict[str, Any]) -> list[str]:
-    """One program's result: rows of the same columns that follow each other are one table."""
+    """One program's result: rows that follow each other are one table as long as none has columns of its own."""
     lines = ["", f"## {result['title']}", "", f"{result['date']}, {machine(result['environment'])}", ""]
     lines += [f"    {result['command']}", ""]
-    for keys, rows in groupby(result["rows"], columns):
+    for keys, rows in tables(result["rows"]):
+        words = next((n for n, key in enumerate(keys) if not isinstance(rows[0].get(key), str)), len(keys))
         head = [key.replace("_", " ") for key in keys]
-        lines += [*table(head, ([shown(row[key]) for key in keys] for row in rows)), ""]
+        lines += [*table(head, ([shown(row.get(key)) for key in keys] for row in rows), max(1, words)), ""]
     return lines + [f"* {note}" for note in result.get("notes", ())]
 
 
-def columns(row: dict[str, Any]) -> list[str]:
-    """What of a row fits into a table; lists and nested figures are in the result file."""
-    return [key for key, value in row.items() if not isinstance(value, dict | list)]
+def tables(rows: list[dict[str, Any]]) -> list[tuple[list[str], list[dict[str, Any]]]]:
+    """Rows with their columns; lists and nested figures are in the result file only."""
+    found: list[tuple[list[str], list[dict[str, Any]]]] = []
+    for row in rows:
+        keys = [key for key, value in row.items() if not isinstance(value, dict | list)]
+        known = found[-1][0] if found else []
+        if known and (set(keys) <= set(known) or set(known) <= set(keys)):
+            found[-1] = (max(known, keys, key=len), [*found[-1][1], row])
+        else:
+            found.append((keys, [row]))
+    return found
 
 
 def machine(environment: dict[str, Any]) -> str:

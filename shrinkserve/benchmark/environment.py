@@ -25,7 +25,7 @@ def environment(*libraries: str) -> dict[str, Any]:
     frequency = psutil.cpu_freq()
     return {
         "date": utc_now(),
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": command(),
         "cpu": _cpu_name(),
         "cores_usable": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "cores_physical": psutil.cpu_count(logical=False),
@@ -36,6 +36,18 @@ def environment(*libraries: str) -> dict[str, Any]:
         "threads": {name: value for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS") if (value := os.environ.get(name))},
         "versions": versions((*LIBRARIES, *libraries)),
     }
+
+
+def command() -> str:
+    """What was typed: ``shrinkserve bench ...`` or ``python bench/loader.py ...``."""
+    program = Path(sys.argv[0])
+    if program.name == "__main__.py":  # python -m shrinkserve
+        words = [program.parent.name]
+    elif program.suffix == ".py":
+        words = ["python", sys.argv[0]]
+    else:
+        words = [program.name]
+    return shlex.join([*words, *sys.argv[1:]])
 
 
 def _cpu_name() -> str:

@@ -9,6 +9,7 @@ against what was configured, measured in turns.
 from __future__ import annotations
 
 import os
+import secrets
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -207,7 +208,8 @@ def _try(repository: Repository, name: str, choice: Choice, timing: Timing, conc
         linked_copy(repository.root / name, scratch.root / name)
         scratch.configure(name, choice.options, choice.engine)
         arguments = () if choice.engine is None else (f"--model-config-name={choice.engine}",)
-        options = ServerOptions(log_file=Path(folder) / "triton.log", arguments=arguments)
+        log, token = Path(folder) / "triton.log", secrets.token_urlsafe()
+        options = ServerOptions(fixed=True, token=token, log_file=log, arguments=arguments)
         try:
             with TritonServer(scratch.root, options) as server:
                 return Trial(choice, [_load(server.grpc_url, name, count, timing) for count in concurrencies])

@@ -40,6 +40,7 @@ def test_the_report_is_made_from_what_is_there(tmp_path: Path) -> None:
     rows = [
         {"what": "a|b", "images_per_second": 12345.6, "valid": True, "reasons": []},
         {"what": "c", "images_per_second": 0.01234, "valid": False, "reasons": ["unstable"]},
+        {"what": "e", "images_per_second": 5.0},
         {"who": "d", "flips": None},
     ]
     result = {"title": "T", "date": "2020", "command": "python x", "environment": environment, "rows": rows}
@@ -48,9 +49,10 @@ def test_the_report_is_made_from_what_is_there(tmp_path: Path) -> None:
     command = [sys.executable, str(BENCH / "run.py"), "--report-only", "--results", str(tmp_path)]
     subprocess.run(command, check=True, capture_output=True)
     assert (tmp_path / "REPORT.md").read_text().splitlines()[4:] == [
+        "* T", "",
         "## T", "", "2020, Abacus 3, 2 cores, 1 GiB, no GPU, python 3.11.7", "", "    python x", "",
         "| what | images per second | valid |", "| --- | ---: | ---: |",
-        "| a\\|b | 12,346 | yes |", "| c | 0.0123 | no |", "",
+        "| a\\|b | 12,346 | yes |", "| c | 0.0123 | no |", "| e | 5 |  |", "",
         "| who | flips |", "| --- | ---: |", "| d |  |", "", "* n",
     ]  # fmt: skip
 

@@ -15,10 +15,10 @@ def to_markdown(record: dict[str, Any]) -> str:
     return "\n".join(_lines(record)) + "\n"
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
-    """A Markdown table; the first column is text, the others are figures."""
+def table(head: Sequence[str], rows: Iterable[Sequence[object]], words: int = 1) -> list[str]:
+    """A Markdown table; the first columns, `words` of them, are text, the others are figures."""
     cells = [[str(cell).replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
-    rule = ["---", *["---:"] * (len(head) - 1)]
+    rule = ["---"] * words + ["---:"] * (len(head) - words)
     return [f"| {' | '.join(row)} |" for row in [list(head), rule, *cells]]
 
 

@@ -72,6 +72,19 @@ def test_a_gpu_that_tells_its_temperature_only_later(nvml: SimpleNamespace) -> N
     assert watch()["gpu_temperature_celsius"] == {"mean": 61.0, "max": 61.0}
 
 
+@pytest.mark.parametrize(
+    ("argv", "typed"),
+    [
+        (["/venv/bin/shrinkserve", "bench", "--out", "a b"], "shrinkserve bench --out 'a b'"),
+        (["/venv/lib/shrinkserve/__main__.py", "bench"], "shrinkserve bench"),
+        (["bench/loader.py", "--quick"], "python bench/loader.py --quick"),
+    ],
+)
+def test_the_command_can_be_typed_again(monkeypatch: pytest.MonkeyPatch, argv: list[str], typed: str) -> None:
+    monkeypatch.setattr(sys, "argv", argv)
+    assert environment()["command"] == typed
+
+
 def test_an_environment_names_the_machine_and_what_computed() -> None:
     found = environment("no-such-library", "jinja2")
     assert found["cpu"]
