@@ -1,8 +1,8 @@
 """A model that takes encoded images: a DALI pipeline before a classifier, joined by an ensemble.
 
-Encoded images are a tenth of the bytes of pixels, and their decoding moves from the client to the server. The
-pipeline and the ensemble hold nothing that is not in the classifier's folder: they are made from it, and made anew
-when a version of another contract, or other batch sizes, come into it.
+Encoded images are fewer bytes than pixels (half of them, for photographs of 500x375), and their decoding moves from
+the client to the server. The pipeline and the ensemble hold nothing that is not in the classifier's folder: they are
+made from it, and made anew when a version of another contract, or other batch sizes, come into it.
 """
 
 from __future__ import annotations
