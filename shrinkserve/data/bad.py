@@ -33,3 +33,8 @@ class BadImages:
             found=len(self.found),
             do="look at them with `shrinkserve data verify`",
         )
+
+
+def told(fault: DataError) -> str:
+    """What a fault says, on one line, without its advice: in training another one is given."""
+    return " ".join(str(DataError(fault.what, expected=fault.expected, found=fault.found)).split())

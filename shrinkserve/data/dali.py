@@ -16,7 +16,7 @@ import numpy as np
 
 from shrinkserve.config import Recipe
 from shrinkserve.data.augment import NO_NOISE, Draw, draw, generator
-from shrinkserve.data.bad import BadImages
+from shrinkserve.data.bad import BadImages, told
 from shrinkserve.data.batch import Batch
 from shrinkserve.data.dali_pipeline import arguments, build
 from shrinkserve.data.dataset import Dataset
@@ -156,7 +156,7 @@ class _Run:
                     decode(record.encoded, record.name)
                 samples.append(arguments(record, self.drawn(index, *image_size(record)), augment=self.augment))
             except DataError as fault:
-                messages.append(str(fault))
+                messages.append(told(fault))
                 continue
             labels.append(record.label)
             good.append(index)

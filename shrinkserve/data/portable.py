@@ -20,7 +20,7 @@ import numpy as np
 
 from shrinkserve.config import Recipe
 from shrinkserve.data.augment import generator
-from shrinkserve.data.bad import BadImages
+from shrinkserve.data.bad import BadImages, told
 from shrinkserve.data.batch import Batch
 from shrinkserve.data.dataset import Dataset
 from shrinkserve.data.order import Indices, epoch_batches, steps_per_epoch
@@ -124,7 +124,7 @@ class _Epoch:
                 record = self.dataset.record(index)
                 images[len(good)] = augmented(record, recipe.augment, rng, size, recipe.input.interpolation)
             except DataError as fault:
-                messages.append(str(fault))
+                messages.append(told(fault))
                 continue
             labels[len(good)] = record.label
             good.append(index)

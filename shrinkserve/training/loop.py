@@ -36,6 +36,9 @@ from shrinkserve.training.schedule import learning_rate
 LOG_STEPS = 10
 """Updates between two records of the training loss; reading it makes a GPU's queue run empty."""
 
+SHOWN_BAD_IMAGES = 20
+"""So many are named each epoch; `data verify` names all."""
+
 T = TypeVar("T")
 
 
@@ -179,10 +182,17 @@ class _Run:
                 self._save()
         if figures:
             figures["images_per_second"] = (done - first) * self.total_batch / (time.monotonic() - began)
-        if bad := self.loader.bad:
-            self.display.say(f"left out {len(bad)} bad images of this process's epoch, the last: {bad[-1]}")
-            self.log.write("data", position.step, epoch, {"bad_images": len(bad)})
+        self._report_bad_images()
         return figures
+
+    def _report_bad_images(self) -> None:
+        """Name the images that this epoch's updates did without, on all ranks."""
+        found = [line for text in self.ranks.texts("\n".join(self.loader.bad)) for line in text.splitlines()]
+        if found:
+            self.display.say(f"left out {len(found)} bad images of epoch {self.position.epoch + 1}:")
+            for line in found[:SHOWN_BAD_IMAGES]:
+                self.display.say(f"  {line}")
+            self.log.write("data", self.position.step, self.position.epoch, {"bad_images": len(found)})
 
     def _report(self, rate: float, speed: float) -> dict[str, float]:
         """Log the steps since the last report."""

@@ -283,6 +283,8 @@ def test_training_reports_the_bad_images_that_it_left_out(
     path.write_bytes(raw)
     error = refused(capsys, "train", "smoke", "--data", root, "--out", tmp_path / "stopped")
     assert "train-00001-of-00004 at byte 0: checksum" in error
+    assert error.count("--quarantine") == 1
     shrinkserve("train", "smoke", "--data", root, "--out", tmp_path / "run", "--set", "data.max_bad_fraction=0.01")
+    assert "left out 1 bad images of epoch 1:\n  train_tfrecord/train-00001-of-00004" in capsys.readouterr().out
     records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert {record["bad_images"] for record in records if record["kind"] == "data"} == {1}

@@ -290,6 +290,22 @@ def test_a_damaged_checkpoint_is_told_and_passed_over(
     assert card.weights_sha256 == whole.weights_sha256
 
 
+def test_bad_images_of_all_processes_are_counted_and_named(
+    tmp_path: Path, colours: Path, tiny: Make, run_ranks: Callable[..., str]
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(colours, data)
+    spoilt = sorted((data / "train").rglob("*.png"))[::6]  # of 48: enough that each of two ranks has its own
+    for path in spoilt:
+        path.write_text("no image")
+    recipe = tiny(data={"max_bad_fraction": 0.5}, schedule={"epochs": 1})
+    output = run_ranks(recipe, data, tmp_path / "run", 2)
+    assert f"left out {len(spoilt)} bad images of epoch 1:" in output
+    assert all(f"{path}: not an image" in output for path in spoilt)
+    records = [record for record in read_metrics(tmp_path / "run" / METRICS) if record["kind"] == "data"]
+    assert [record["bad_images"] for record in records] == [len(spoilt)]
+
+
 def test_evaluation_wants_the_classes_it_was_trained_for(run: Path, digits: Path) -> None:
     with pytest.raises(DataError, match="other classes"):
         evaluate_source(run, digits, "ema")
