@@ -128,10 +128,11 @@ class _ConcatOfWholeGradients(torch.autograd.Function):
         return torch.cat(tensors, dim=1)
 
     @staticmethod
-    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, ...]:
         last = gradient.is_contiguous(memory_format=torch.channels_last)
         layout = torch.channels_last if last else torch.contiguous_format
-        return tuple(part.contiguous(memory_format=layout) for part in gradient.split(context.channels, dim=1))
+        parts = torch.split(gradient, context.channels, dim=1)
+        return tuple(part.contiguous(memory_format=layout) for part in parts)
 
 
 class Add(nn.Module):

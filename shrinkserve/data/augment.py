@@ -138,7 +138,7 @@ def _colour(config: AugmentConfig, rng: np.random.Generator) -> Colour | None:
 
     The published order is random. Without clipping in between these four commute, so any order is every order.
     """
-    if not config.brightness and config.saturation == config.contrast == (1, 1) and not config.hue:
+    if not any((config.brightness, config.saturation != (1, 1), config.contrast != (1, 1), config.hue)):
         return None
     colour = Colour(np.eye(3), np.zeros((3, 3)), np.zeros(3))
     colour = colour.then(np.eye(3), 255 * rng.uniform(-config.brightness, config.brightness))
