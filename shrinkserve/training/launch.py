@@ -17,7 +17,7 @@ from torch.distributed.run import config_from_args, parse_args
 
 from shrinkserve import errors
 from shrinkserve.errors import ShrinkServeError
-from shrinkserve.training.processes import threads_each
+from shrinkserve.training.processes import OWN_STORE, threads_each
 
 FAULTS = "SHRINKSERVE_FAULTS"
 """Environment variable: the folder where a launched process leaves its error, so that it is told once."""
@@ -43,6 +43,7 @@ def launch(argv: Sequence[str], processes: int, *, restarts: int = 0) -> int:
     arguments = parse_args([*options, "--module", "shrinkserve", *argv])  # type: ignore[no-untyped-call]
     arguments.rdzv_backend, arguments.rdzv_endpoint = "c10d", "localhost:0"  # what --standalone stands for
     os.environ.setdefault("OMP_NUM_THREADS", str(threads_each(processes)))
+    os.environ[OWN_STORE] = "1"  # processes that are started again must not find what lost ones left
     with tempfile.TemporaryDirectory(prefix="shrinkserve-") as faults:
         os.environ[FAULTS] = faults
         config, command, words = config_from_args(arguments)

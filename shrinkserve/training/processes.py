@@ -26,6 +26,9 @@ from shrinkserve.errors import ConfigError, ShrinkServeError
 SILENCE = timedelta(minutes=30)
 """How long a rank waits for another one: longer than any evaluation, shorter than a queue's patience."""
 
+OWN_STORE = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"
+"""Environment variable of torchrun: with "1" processes that are started again meet in a store of their own."""
+
 
 @dataclass(frozen=True)
 class Ranks:
@@ -66,6 +69,13 @@ class Ranks:
         dist.all_gather(parts, state, group=self.control)
         return parts
 
+    def texts(self, text: str) -> list[str]:
+        """Every rank's text, in the order of the ranks; every rank must call it."""
+        mine = torch.frombuffer(bytearray(text.encode() + b"\0"), dtype=torch.uint8)  # a tensor that is never empty
+        padded = torch.zeros(self.highest(len(mine)), dtype=torch.uint8)
+        padded[: len(mine)] = mine
+        return [bytes(part.tolist()).rstrip(b"\0").decode() for part in self.gather(padded)]
+
     def wait(self) -> None:
         """Return when every rank has come here."""
         dist.barrier(group=self.control)
@@ -79,7 +89,7 @@ def join(threads: int | None = None) -> Iterator[Ranks]:
         threads: of torch on a CPU; None for an even share of the cores.
 
     Raises:
-        ConfigError: more processes on this machine than GPUs, where there are GPUs.
+        ConfigError: more processes on this machine than GPUs, where there are GPUs; or a torchrun whose restarts hang.
         ShrinkServeError: another process ended in the middle of an exchange.
     """
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
@@ -87,6 +97,7 @@ def join(threads: int | None = None) -> Iterator[Ranks]:
     device = _device(int(os.environ.get("LOCAL_RANK", "0")), threads)
     store = None
     if "MASTER_ADDR" in os.environ and world > 1:
+        _refuse_stale_store()
         _die_with_parent()
     else:
         rank, world, store = 0, 1, HashStore()
@@ -129,6 +140,20 @@ def threads_each(processes: int) -> int:
     """An even share of the cores that this process may use, at least one."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, cores // processes)
+
+
+def _refuse_stale_store() -> None:
+    """Refuse restarts that would hang, before one is needed.
+
+    From 2.13 on, torchrun by default keeps one store for all its restarts, and the processes that are started again
+    look for one another at the addresses that the lost ones left there.
+    """
+    shared = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    if shared and int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")):
+        raise ConfigError(
+            "torchrun --max-restarts: processes that are started again would wait for lost ones",
+            do=f"export {OWN_STORE}=1 before torchrun",
+        )
 
 
 def _die_with_parent() -> None:

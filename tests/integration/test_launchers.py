@@ -16,7 +16,9 @@ import yaml
 
 from shrinkserve.artifact import read_card
 from shrinkserve.cli import main
+from shrinkserve.errors import ConfigError
 from shrinkserve.training import checkpoints
+from shrinkserve.training.processes import OWN_STORE, join
 
 LAUNCH = Path(__file__).parents[2] / "train" / "launch"
 
@@ -40,6 +42,16 @@ def test_two_nodes_by_hand(tmp_path: Path, digits: Path) -> None:
     assert read_card(tmp_path / "run").metrics["images"] == 364
     (entry,) = json.loads((tmp_path / "run" / "environment.json").read_text())
     assert entry["processes"] == 2
+
+
+@pytest.mark.parametrize("name", ["torchrun.sh", "slurm.sbatch", "kubernetes.yaml"])
+def test_every_launcher_lets_processes_start_again(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert OWN_STORE in (LAUNCH / name).read_text()
+    for key, value in {"RANK": 0, "WORLD_SIZE": 2, "MASTER_ADDR": "localhost", "TORCHELASTIC_MAX_RESTARTS": 3}.items():
+        monkeypatch.setenv(key, str(value))
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
+    with pytest.raises(ConfigError, match=f"export {OWN_STORE}=1 before torchrun"), join():
+        pass
 
 
 SHIMS = {

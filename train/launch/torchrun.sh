@@ -9,6 +9,9 @@ set -euo pipefail
 
 : "${HEAD:?the name of one of the machines}" "${NODES:?how many machines}"
 
+# Processes that are started again must not find what lost ones left in torchrun's store.
+export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
+
 exec torchrun \
   --nnodes "$NODES" \
   --nproc-per-node "${GPUS:-gpu}" \
