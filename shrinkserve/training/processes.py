@@ -145,8 +145,8 @@ def threads_each(processes: int) -> int:
 def _refuse_stale_store() -> None:
     """Refuse restarts that would hang, before one is needed.
 
-    From 2.13 on, torchrun by default keeps one store for all its restarts, and the processes that are started again
-    look for one another at the addresses that the lost ones left there.
+    torchrun by default keeps one store for all its restarts, and the processes that are started again look for one
+    another at the addresses that the lost ones left there (pytorch/pytorch issue 135712).
     """
     shared = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     if shared and int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")):
