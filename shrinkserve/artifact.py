@@ -6,6 +6,7 @@ never sees half of one. A card (``card.json``) binds files to their sha256 and t
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -242,9 +243,25 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
+def check_writable(folder: Path) -> None:
+    """Refuse a folder that could not be made or written, before the work whose result it is to get.
+
+    Raises:
+        ArtifactError: a file is in the way, or there is no permission.
+    """
+    nearest = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not nearest.is_dir():
+        raise _refused(folder, f"{nearest} is a file")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise _refused(folder, os.strerror(errno.EACCES))
+
+
 def _unwritable(path: Path, fault: OSError) -> ArtifactError:
     file = next((parent for parent in path.parents if parent.is_file()), None)
-    reason = f"{file} is a file" if file else fault.strerror or type(fault).__name__
+    return _refused(path, f"{file} is a file" if file else fault.strerror or type(fault).__name__)
+
+
+def _refused(path: Path, reason: str) -> ArtifactError:
     return ArtifactError(f"{path}: cannot be written ({reason})", do="choose another place or mend its permissions")
 
 

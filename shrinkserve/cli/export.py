@@ -45,7 +45,7 @@ def export(  # noqa: PLR0913, PLR0917 - a command's options are its arguments
     ] = False,
     max_batch: Annotated[int, typer.Option(min=1, help="Largest batch that is checked and served.")] = 32,
     to: Annotated[str, typer.Option(help="Also fp16, bf16, int8, tensorrt, tensorrt-int8; comma-separated.")] = "fp32",
-    max_top1_drop: Annotated[float, typer.Option(help="Points of top-1 that int8 may lose.")] = 0.5,
+    max_top1_drop: Annotated[float, typer.Option(min=0, help="Points of top-1 that int8 may lose.")] = 0.5,
     level: Annotated[int, typer.Option(min=0, max=5, help="TensorRT builder: 0 builds fast, 5 runs fast.")] = 3,
     opt_batch: Annotated[int, typer.Option(min=1, help="TensorRT: the batch it is fastest at.")] = 8,
     workspace: Annotated[int | None, typer.Option(min=1, help="TensorRT: MiB of GPU memory for kernels.")] = None,
@@ -55,22 +55,27 @@ def export(  # noqa: PLR0913, PLR0917 - a command's options are its arguments
     preprocess: Annotated[Path | None, typer.Option(help="With --onnx: TOML file of its preprocessing.")] = None,
     labels: Annotated[Path | None, typer.Option(help="With --onnx: class names, one a line.")] = None,
 ) -> None:
-    """Export a run, or any ONNX classifier, to a Triton model repository, checked against its source's answers."""
+    """Export a run, or any ONNX file, to a model repository. Its answers are checked against those of its source."""
     from shrinkserve.export.engine import EngineOptions
     from shrinkserve.export.exporter import Options, serving_options
     from shrinkserve.export.optimise import check_target
     from shrinkserve.export.samples import trained_on
     from shrinkserve.export.variants import VariantOptions, parse_kinds
+    from shrinkserve.serving.repository import Repository
 
     if (run is None) == (onnx is None):
         raise ConfigError("export", expected="a run folder or --onnx FILE", found="both" if run else "neither")
+    if run and (preprocess or labels):
+        raise ConfigError("--preprocess and --labels", expected="only with --onnx", found="a run, which has its own")
     passes, kinds = check_target(target), parse_kinds(to)
     data = trained_on(run) if run and not data else data
     options = Options(data, passes, tune, max_batch, typer.echo)
-    cache = repository.with_name(f"{repository.name}.timing-cache")
+    beside = repository.resolve()  # which has a name, unlike "."
+    cache = beside.parent / f"{beside.name}.timing-cache"
     engine = EngineOptions(1, min(opt_batch, max_batch), max_batch, workspace, level, compatibility)
     runtime: Any = "openvino" if target == "openvino" else "onnxruntime"
     wanted = VariantOptions(data, runtime, max_top1_drop, engine, cache, build_log)
+    Repository(repository).check_place(name, version)
     with tempfile.TemporaryDirectory(prefix="shrinkserve-export-") as folder:
         staging = Path(folder)
         card = _run(run, staging, options, weights) if run else _foreign(onnx, preprocess, labels, staging, options)
@@ -105,12 +110,12 @@ def compare(
     candidate: Annotated[str, typer.Argument(help="What is judged: run folder, .onnx file or server URL.")],
     data: Annotated[Path | None, typer.Option(help="Dataset whose validation images are asked.")] = None,
     model: Annotated[str | None, typer.Option(help="Model's name on a server; its only one by default.")] = None,
-    tolerance: Annotated[float, typer.Option(help="Of a logit, in units of the largest or of 1.")] = 1e-4,
+    tolerance: Annotated[float, typer.Option(min=0, help="Of a logit, in units of the largest or of 1.")] = 1e-4,
     limit: Annotated[int, typer.Option(min=1, help="Images, spread evenly over the dataset.")] = 256,
     max_batch: Annotated[int, typer.Option(min=1, help="Largest batch that is asked.")] = 32,
     as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")] = False,
 ) -> None:
-    """Ask two artifacts the same and say how far their answers are apart; exit code 1 beyond the tolerance."""
+    """Say how far the answers of two artifacts are apart. Exit code 1 beyond the tolerance."""
     from shrinkserve.export.parity import Tolerance
     from shrinkserve.export.parity import compare as ask
     from shrinkserve.export.samples import load_samples
@@ -135,7 +140,7 @@ def inspect(
     other: Annotated[Path | None, typer.Argument(help="Show only what differs from this one.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
-    """Show an artifact's card and graph, or what differs between two."""
+    """Show an artifact's card and graph, or how two differ."""
     from shrinkserve.export.inspection import differences
     from shrinkserve.export.inspection import inspect as look
 

@@ -79,8 +79,9 @@ def parse_kinds(text: str) -> list[Kind]:
     """
     wanted = [part.strip() for part in text.split(",") if part.strip()]
     unknown = sorted({name for name in wanted if name not in {"fp32", *KINDS}})
-    if unknown:
-        raise ConfigError("--to", expected=f"names out of fp32, {', '.join(KINDS)}", found=", ".join(unknown))
+    if unknown or not wanted:
+        found = ", ".join(unknown) or repr(text)
+        raise ConfigError("--to", expected=f"names out of fp32, {', '.join(KINDS)}", found=found)
     return [kind for kind in KINDS if kind in wanted]
 
 

@@ -23,7 +23,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from shrinkserve.artifact import Card, read_card, safe_join, sha256_file, verify_file, write_atomic
+from shrinkserve.artifact import Card, check_writable, read_card, safe_join, sha256_file, verify_file, write_atomic
 from shrinkserve.config import ServingConfig
 from shrinkserve.errors import ArtifactError, ConfigError
 from shrinkserve.serving import exchange, family, jpeg, model_config
@@ -99,7 +99,7 @@ class Repository(Holdings):
             taken = versions_in(folder)
             number = version or max(taken, default=0) + 1
             if number in taken:
-                raise ConfigError(f"{self.root / name}: version {number} is there already", do="leave the version out")
+                raise _taken(self.root / name, number)
             place = folder / str(number)
             place.mkdir()
             for file, sha256 in card.files.items():
@@ -108,6 +108,21 @@ class Repository(Holdings):
             replace(card, name=name).write(place)
             activate(folder, number, options if (folder / CONFIG).is_file() else options or initial)
         return self.root / name / str(number)
+
+    def check_place(self, name: str | None, version: int | None) -> None:
+        """Refuse before a model is made what `add` would refuse afterwards; what is None is not known yet.
+
+        Raises:
+            ConfigError: a name or version that cannot be, or a version that is there already.
+            ArtifactError: the folder cannot be written.
+        """
+        _check_version(version)
+        if name is not None:
+            check_name(name)
+            folder = self.root / family.classifier(name)
+            if folder.is_dir() and version in versions_in(folder):
+                raise _taken(folder, version)
+        check_writable(self.root)
 
     def add_engine(self, name: str, engine: Engine, folder: Path, *, version: int | None = None) -> Path:
         """Add another way to run a version: its files, and ``configs/ENGINE.pbtxt``.
@@ -230,6 +245,10 @@ class Repository(Holdings):
             yield folder
             if (encoded or jpeg.takes_encoded(self.root, name)) and jpeg.misfit(self.root, folder):
                 jpeg.stage(change, folder)
+
+
+def _taken(folder: Path, version: int | None) -> ConfigError:
+    return ConfigError(f"{folder}: version {version} is there already", do="leave the version out")
 
 
 def _check_version(version: int | None) -> None:

@@ -140,6 +140,15 @@ def test_a_place_that_cannot_be_written_is_one_clear_line(tmp_path: Path) -> Non
         pass
 
 
+def test_a_place_is_looked_at_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    artifact.check_writable(tmp_path / "new" / "below")
+    assert not (tmp_path / "new").exists()
+    for place in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(ArtifactError, match=r"/file is a file\)"):
+            artifact.check_writable(place)
+
+
 def test_tensor_hash_sees_names_values_types_and_shapes() -> None:
     base = {"a": np.arange(6, dtype=np.float32), "b": np.ones(2)}
     same = {"b": np.ones(2), "a": np.arange(6, dtype=np.float32)}

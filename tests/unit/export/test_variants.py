@@ -20,6 +20,8 @@ def test_kinds_keep_their_order():
 def test_unknown_kind():
     with pytest.raises(ConfigError, match=r"--to: expected names out of fp32, fp16.* found fp8"):
         parse_kinds("fp16,fp8")
+    with pytest.raises(ConfigError, match=r"--to: expected names out of fp32.* found ','"):
+        parse_kinds(",")
 
 
 def test_sixteen_bits(tiny_onnx: Path, tmp_path: Path):
