@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
@@ -192,7 +193,7 @@ def parse_recipe(raw: dict[str, Any], where: str = "recipe") -> Recipe:
     """Check plain data and freeze it; every fault is in the one `ConfigError`."""
     from pydantic import TypeAdapter, ValidationError
 
-    faults = list(_unknown_keys(Recipe, raw))
+    faults = [*_unknown_keys(Recipe, raw), *_not_finite(raw)]
     try:
         # JSON mode is the strict mode in which an array may become a tuple.
         recipe = TypeAdapter(Recipe).validate_json(json.dumps(raw, default=str), strict=True)
@@ -254,6 +255,17 @@ def _unknown_keys(kind: type, raw: dict[str, Any], prefix: str = "") -> Iterator
             yield f"{prefix}{key}: unknown key, {f'did you mean {near[0]}?' if near else f'known: {sorted(known)}'}"
         elif is_dataclass(hints[key]) and isinstance(hints[key], type) and isinstance(value, dict):
             yield from _unknown_keys(hints[key], value, f"{prefix}{key}.")
+
+
+def _not_finite(raw: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    """TOML has inf and nan; no key means anything with them, and no comparison with a bound refuses all of them."""
+    for key, value in raw.items():
+        if isinstance(value, dict):
+            yield from _not_finite(value, f"{prefix}{key}.")
+        elif any(
+            isinstance(v, float) and not math.isfinite(v) for v in (value if isinstance(value, list) else [value])
+        ):
+            yield f"{prefix}{key}: expected finite numbers, found {value!r}"
 
 
 def _inconsistencies(recipe: Recipe) -> list[str]:

@@ -18,6 +18,8 @@ STEM, HEAD = 44, 1280
 STAGES = ((1, 12), (3, 24), (4, 44), (6, 88), (4, 180))
 """Cells and width of each stage; a cell of width f returns 2f channels. All stages but the first begin by pooling."""
 SMALLEST_INPUT = 32
+WIDEST = 32
+"""Largest width multiplier: 40,960 channels in the head, within what a description may have."""
 
 
 def names() -> list[str]:
@@ -40,7 +42,7 @@ def build(
         name: one of `names()`.
         classes: number of logits.
         input_size: height and width of the image, at least 32.
-        width: multiplies the channels of every convolution, rounded to multiples of 4.
+        width: multiplies the channels of every convolution, rounded to multiples of 4; at most 32.
         dropout: rate before the last layer.
         batch_norm_decay: of the running statistics, TensorFlow's convention (1 - torch's momentum).
 
@@ -49,12 +51,12 @@ def build(
     """
     if name not in ACTIVATIONS:
         near = difflib.get_close_matches(name, names(), n=1)
-        hint = f"did you mean {near[0]}?" if near else "or the path of a .prototxt file"
-        raise SpecError(f"{name}: no such network", expected=" or ".join(names()), do=hint)
+        known = f"{', '.join(names())} or the path of a .prototxt file"
+        raise SpecError(f"{name}: no such network", expected=known, do=f"did you mean {near[0]}?" if near else None)
     if input_size < SMALLEST_INPUT:
         raise SpecError(f"{name}: the input is too small", expected=f"at least {SMALLEST_INPUT}", found=input_size)
-    if not 0 < width < float("inf"):
-        raise SpecError(f"{name}: width", expected="a number above 0", found=width)
+    if not 0 < width <= WIDEST:
+        raise SpecError(f"{name}: width", expected=f"a number above 0, at most {WIDEST}", found=width)
 
     net = Builder(ACTIVATIONS[name], batch_norm_decay)
     x = net.add("images", "input", channels=3, size=input_size)

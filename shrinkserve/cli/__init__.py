@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from typing import Annotated, cast
@@ -9,11 +10,23 @@ from typing import Annotated, cast
 import typer
 
 from shrinkserve import __version__
-from shrinkserve.cli import bench, data, describe, export, predict, quickstart, recipe, repo, serve, train
+from shrinkserve.cli import bench, compare, data, describe, export, predict, quickstart, recipe, repo, serve, train
 from shrinkserve.errors import ShrinkServeError
 
 # typer carries click inside or beside itself, by version; its public names lead to the classes either way.
 ClickError = cast("type[typer.BadParameter]", typer.BadParameter.__mro__[2])
+
+# Modules that not every installation has -> the extra that brings them.
+EXTRAS = dict.fromkeys(
+    (
+        *("crc32c", "matplotlib", "safetensors", "simplejpeg", "sklearn", "tensorboard", "torch"),
+        *("hdrh", "jinja2", "onnx", "onnx_ir", "onnxscript", "pynvml", "scipy"),
+    ),
+    "cpu",
+) | {"nvidia": "dali", "onnxruntime": "serve", "openvino": "openvino", "tensorrt": "tensorrt"}
+
+# What the machine lacks is no bug of ours, wherever in a stage it is met; stages leave nothing half-made then.
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 
 app = typer.Typer(
     name="shrinkserve",
@@ -24,7 +37,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (quickstart, describe, recipe, data, train, export, repo, serve, predict, bench):
+for module in (quickstart, describe, recipe, data, train, export, compare, repo, serve, predict, bench):
     module.register(app)
 
 
@@ -49,21 +62,49 @@ def _root(
 def main(argv: list[str] | None = None) -> int:
     """Run a command line and return its exit code: 0, 1 for a missed gate, 2 for a user's mistake, 130 for Ctrl-C."""
     try:
-        result = app(argv, standalone_mode=False)
+        result = app(argv, prog_name="shrinkserve", standalone_mode=False)
         return result if isinstance(result, int) else 0
-    except ShrinkServeError as fault:
-        if os.environ.get("SHRINKSERVE_DEBUG"):
-            raise
-        return _fail(str(fault), fault.exit_code)
-    except ClickError as fault:
-        context = getattr(fault, "ctx", None)
-        command = context.command_path if context else "shrinkserve"
-        return _fail(f"{fault.format_message().rstrip('.')}; see `{command} --help`", 2)
-    except (KeyboardInterrupt, typer.Abort):
-        return _fail("interrupted", 130)
     except BrokenPipeError:  # the reader of a pipe, e.g. head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except (KeyboardInterrupt, typer.Abort):
+        return _fail("interrupted", 130)
+    except ClickError as fault:
+        return _explain_usage(fault)
+    except (ShrinkServeError, ModuleNotFoundError, OSError) as fault:
+        message = _explain(fault)
+        if message is None or os.environ.get("SHRINKSERVE_DEBUG"):
+            raise
+        return _fail(message, getattr(fault, "exit_code", 2))
+
+
+def _explain(fault: Exception) -> str | None:
+    """What a person can do about it; None for a bug."""
+    if isinstance(fault, ShrinkServeError):
+        return str(fault)
+    if isinstance(fault, OSError):
+        place = fault.filename or "what was to be written"
+        room = f"{place}: {fault.strerror}; free some room, or choose another place"
+        return room if fault.errno in NO_ROOM else None
+    lacking = str(getattr(fault, "name", "")).partition(".")[0]
+    how = f"this needs {lacking}, which is not installed; pip install 'shrinkserve[{EXTRAS.get(lacking)}]'"
+    return how if lacking in EXTRAS else None
+
+
+def _explain_usage(fault: typer.BadParameter) -> int:
+    """One line for a misspelt command line; a group alone is answered with its commands."""
+    context = getattr(fault, "ctx", None)
+    command = context.command_path if context else "shrinkserve"
+    message = fault.format_message()
+    if context and message == context.get_help():
+        typer.echo(message, err=True)
+        return 2
+    # typer has pydantic read the values and passes on its words, but not what was typed.
+    if refused := getattr(fault.__cause__, "errors", None):
+        found = repr(refused()[0]["input"])
+        message = message.replace("Value error, ", "")
+        message = message if found in message else f"{message}, found {found}"
+    return _fail(f"{message.rstrip('.')}; see `{command} --help`", 2)
 
 
 def _fail(message: str, code: int) -> int:

@@ -25,7 +25,7 @@ def register(app: typer.Typer) -> None:
 
 
 def digits(target: Annotated[Path, typer.Argument(metavar="DIR", help="Where to write the dataset.")]) -> None:
-    """Write scikit-learn's 1,797 handwritten digits as JPEG in TFRecord shards: real images, no download."""
+    """Write 1,797 handwritten digits: real images, no download. They are scikit-learn's, as JPEG in TFRecord shards."""
     from shrinkserve.data.digits import write_digits
 
     counts = write_digits(target)
@@ -40,7 +40,7 @@ def pack(
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out images that cannot be decoded.")] = False,
     workers: Workers = None,
 ) -> None:
-    """Pack images into TFRecord shards in the ImageNet layout; run it again to go on after an interruption."""
+    """Pack images into TFRecord shards in the ImageNet layout. Run it again to go on after an interruption."""
     from shrinkserve.data import pack as packing
     from shrinkserve.data.loaders import available_workers
     from shrinkserve.data.sources import find_sources
@@ -63,7 +63,7 @@ def pack(
 
 
 def index(root: Root) -> None:
-    """Write the index files of all shards, in DALI's format; opening a dataset makes those that are absent."""
+    """Write the index files of all shards, in DALI's format. Opening a dataset makes those that are absent."""
     from shrinkserve.data.dataset import SPLITS
     from shrinkserve.data.index import write_index
     from shrinkserve.data.shards import ShardDataset
@@ -86,7 +86,7 @@ def verify(
     workers: Workers = None,
     as_json: Json = False,
 ) -> None:
-    """Read every record: checksums, decodable images, labels; report each bad one by shard and offset.
+    """Read every record: checksums, images, labels. Each bad one is reported by shard and offset.
 
     Exit code 1 where one is bad that is not in quarantine.
     """

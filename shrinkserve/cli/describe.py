@@ -26,7 +26,7 @@ def describe(
     whole: Annotated[bool, typer.Option("--whole", help="Draw the whole network by its cells.")] = False,
     cell: Annotated[str | None, typer.Option(help="The cell to draw, as the table names it.")] = None,
 ) -> None:
-    """Show a network's stages and cells with their shapes, parameters and multiply-accumulates."""
+    """Show what a network is made of. Stages and cells with their shapes, parameters and multiply-accumulates."""
     from shrinkserve.arch import load
     from shrinkserve.arch.counts import count
     from shrinkserve.errors import ConfigError

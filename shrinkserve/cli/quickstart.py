@@ -25,7 +25,7 @@ def quickstart(
     min_top1: Annotated[float, typer.Option(min=0, max=1, help="Top-1 that the server must reach.")] = 0.97,
     window: Annotated[float, typer.Option(min=0.1, help="Seconds of one window of the load tests.")] = 1.0,
 ) -> None:
-    """Digits to a real Triton: data, train, export, serve, predict and the proof, with every command shown."""
+    """Digits to a real Triton on this machine, in minutes. Every command of the path is shown as it runs."""
     from shrinkserve.quickstart import Settings, run_quickstart
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the server is stopped then, too

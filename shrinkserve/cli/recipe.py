@@ -19,7 +19,7 @@ def import_recipe(
     proto: Annotated[Path, typer.Option(help="The .prototxt network file; the recipe names it by this path.")],
     solver: Annotated[Path, typer.Option(help="The .solver file of its training.")],
 ) -> None:
-    """Print the recipe (TOML) that AutoShrink's network and solver files describe."""
+    """Print the recipe of AutoShrink's network and solver files. It is TOML that `train` takes."""
     from shrinkserve.arch.solver import import_recipe as read
 
     typer.echo(read(proto, solver).to_toml(), nl=False)

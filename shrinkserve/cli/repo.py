@@ -194,6 +194,7 @@ def gc(
     from shrinkserve.serving.repository import Repository
 
     held = Repository(repository)
+    held.models()  # none is made where none was
     with held.locked():
         for model in [held.classifier(name)] if name is not None else held.classifiers():
             active = held.active(model)
@@ -211,7 +212,7 @@ def tune(
     repository: Root = DEFAULT,
     as_json: Annotated[bool, typer.Option("--json", help="Print every load as JSON.")] = False,
 ) -> None:
-    """Find what serves best on this machine. Instances, threads, batching and engines; written into the configuration."""
+    """Find what serves best on this machine. Instances, threads, batching, engines; written into the configuration."""
     from shrinkserve.benchmark.gates import parse_duration
     from shrinkserve.benchmark.tuning import explain_batching, table
     from shrinkserve.benchmark.tuning import tune as measure

@@ -165,7 +165,7 @@ def evaluate(
         bool, typer.Option("--json", help="All figures and the whole confusion matrix as JSON.")
     ] = False,
 ) -> None:
-    """Measure trained weights on a dataset's validation split: top-1, top-5, loss, and what is taken for what."""
+    """Measure trained weights on a validation split. Top-1, top-5, loss, and what is taken for what."""
     import json
 
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")

@@ -71,11 +71,33 @@ MISTAKES: dict[str, tuple[Mistake, str]] = {
         lambda t, _d, r: ["export", r, "--repository", t / "out", "--name", "../x"],
         "model name",
     ),
+    "empty model name": (lambda t, _d, r: ["export", r, "--repository", t / "out", "--name", ""], "model name"),
+    "no precision": (lambda t, _d, r: ["export", r, "--repository", t / "out", "--to", ","], "--to: expected names"),
+    "version 0": (lambda t, _d, r: ["export", r, "--repository", t / "out", "--version", 0], "whole number from 1"),
+    "labels of a run": (
+        lambda t, _d, r: ["export", r, "--repository", t / "out", "--labels", r / "card.json"],
+        "only with --onnx",
+    ),
+    "loss of nan points": (
+        lambda t, _d, r: ["export", r, "--repository", t / "out", "--to", "int8", "--max-top1-drop", "nan"],
+        "found 'nan'",
+    ),
+    "tolerance below zero": (lambda _t, d, r: ["compare", r, r, "--data", d, "--tolerance", -1], "found '-1'"),
+    "rate without end": (
+        lambda t, d, _r: ["train", "smoke", "--data", d, "--out", t / "out", "--set", "optimizer.lr=inf"],
+        "optimizer.lr: expected finite numbers, found inf",
+    ),
+    "file for a run": (lambda _t, d, r: ["export", r / "card.json", "--data", d], "no such card; name the folder"),
     "empty repository": (lambda t, _d, _r: ["serve", "--repository", t], "no model in this repository"),
     "no server": (lambda t, d, _r: ["predict", image(t, d), "--url", "grpc://127.0.0.1:1"], "127.0.0.1:1"),
     "no server to prove": (
         lambda t, d, r: ["bench", "--data", d, "--url", "http://127.0.0.1:1", "--checkpoint", r, "--out", t / "out"],
         "127.0.0.1:1",
+    ),
+    "no repository to tidy": (lambda t, *_: ["repo", "gc", "--repository", t / "out"], "no such model repository"),
+    "no repository to go back in": (
+        lambda t, *_: ["repo", "rollback", "m", "--repository", t / "out"],
+        "no such model repository",
     ),
     "network to describe": (lambda *_: ["describe", "shrinkcnn-z"], "no such network"),
 }
@@ -91,4 +113,5 @@ def test_a_mistake_is_answered_in_one_line(
     error = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(error) == 1
     assert says in error[0]
-    assert not list((tmp_path / "out").glob("*/*")), "something half-made was left"
+    left = [path for path in (tmp_path / "out").rglob("*") if not path.name.startswith(".")]
+    assert not left, "something half-made was left"

@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+import os
+import re
 import subprocess
 import sys
+from importlib import metadata
+from pathlib import Path
 
 import pytest
 
 from shrinkserve import __version__, cli
+from shrinkserve.config import tomllib
 
 HEAVY = {"torch", "onnx", "onnxruntime", "tensorrt", "nvidia.dali", "tritonclient", "sklearn", "matplotlib", "networkx",
          "numpy", "pydantic", "PIL", "rich.progress"}  # fmt: skip
@@ -24,7 +29,10 @@ def test_help_imports_nothing_heavy() -> None:
     [
         (["nonsense"], "No such command 'nonsense'"),
         (["--nonsense"], "No such option: --nonsense"),
-        (["data", "digits"], "Missing argument"),
+        (["data", "digits"], "Missing argument 'DIR'; see `shrinkserve data digits --help`"),
+        (["describe", "a", "--input-size", "big"], "unable to parse string as an integer, found 'big';"),
+        (["export", "run", "--weights", "best"], "Invalid value for '--weights': 'best' is not one of 'ema', 'raw';"),
+        (["serve", "--http-port", "70000"], "less than or equal to 65535, found '70000';"),
     ],
 )
 def test_a_misspelt_command_line_is_one_line_and_exit_code_2(
@@ -35,6 +43,53 @@ def test_a_misspelt_command_line_is_one_line_and_exit_code_2(
     assert error.startswith("error: ")
     assert says in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("group", ["data", "recipe", "repo"])
+def test_a_group_alone_is_answered_with_its_commands(group: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([group]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"Usage: shrinkserve {group} [OPTIONS] COMMAND")
+    assert error.count("\n") > 8
+
+
+@pytest.mark.parametrize("group", [[], ["data"], ["recipe"], ["repo"], ["bench"]])
+def test_what_a_command_does_is_said_whole(group: list[str]) -> None:
+    command = [sys.executable, "-m", "shrinkserve", *group, "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, "COLUMNS": "80"})
+    listed = done.stdout.partition("Commands:\n")[2].splitlines()
+    assert listed
+    assert [line for line in listed if "..." in line] == []
+
+
+def test_a_full_disk_is_one_line_and_nothing_is_left(tmp_path: Path) -> None:
+    script = "import resource, sys; from shrinkserve.cli import main\n"
+    script += "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
+    script += f"sys.exit(main(['data', 'digits', {str(tmp_path / 'digits')!r}]))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "File too large" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_not_installed_is_one_line_with_the_extra_that_brings_it() -> None:
+    script = "import sys; sys.modules['torch'] = None; from shrinkserve.cli import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", script, "eval", "run", "--data", "data"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "error: this needs torch, which is not installed; pip install 'shrinkserve[cpu]'\n"
+
+
+def test_every_extra_of_a_user_is_known_by_its_modules() -> None:
+    extras = tomllib.loads(Path(__file__).parents[2].joinpath("pyproject.toml").read_text())["project"]
+    brought: dict[str, set[str]] = {}
+    for module, distributions in metadata.packages_distributions().items():
+        for distribution in distributions:
+            brought.setdefault(distribution.lower(), set()).add(module)
+    for extra in ("train", "export", "serve", "bench", "dali", "openvino"):
+        for requirement in extras["optional-dependencies"][extra]:
+            distribution = re.split(r"[^\w-]", requirement)[0]
+            assert brought[distribution] & set(cli.EXTRAS), distribution
 
 
 def test_a_user_error_has_a_traceback_only_on_request() -> None:

@@ -78,6 +78,16 @@ def test_what_no_single_key_can_tell() -> None:
         assert key in str(caught.value)
 
 
+@pytest.mark.parametrize("value", ["inf", "-inf", "nan"])
+@pytest.mark.parametrize("key", ["optimizer.lr", "augment.crop_area", "serving.queue_delay_us"])
+def test_no_key_takes_what_is_not_a_finite_number(tmp_path: Path, key: str, value: str) -> None:
+    path = tmp_path / "r.toml"
+    path.write_text('name = "r"\n')
+    value = f"[0.1, {value}]" if key == "augment.crop_area" else value
+    with pytest.raises(ConfigError, match=f"{key}: expected finite numbers, found "):
+        config.load_recipe(path, [f"{key}={value}"])
+
+
 def test_toml_round_trip(tmp_path: Path) -> None:
     recipe = config.parse_recipe({"name": "x", "model": {"classes": 11}, "train": {"seed": 3}})
     path = tmp_path / "r.toml"

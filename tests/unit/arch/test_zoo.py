@@ -50,7 +50,7 @@ def test_width_rounds_to_multiples_of_four(width: float, channels: int) -> None:
         ("resnet", {}, "prototxt"),
         ("shrinkcnn-a", {"input_size": 31}, "at least 32, found 31"),
         ("shrinkcnn-a", {"classes": 0}, "head.logits: units: expected a whole number in 1..65536, found 0"),
-        ("shrinkcnn-a", {"width": 1e5}, "stem.conv: channels: expected"),
+        ("shrinkcnn-a", {"width": 1e5}, "width: expected a number above 0, at most 32, found 100000.0"),
         ("shrinkcnn-a", {"dropout": float("nan")}, "head.dropout: rate: expected a number in 0..1, found nan"),
     ],
 )
