@@ -37,7 +37,7 @@ def predict(  # noqa: PLR0913, PLR0917 - a command's options
     priority: Annotated[int, typer.Option(min=0, help="1 is served first; 0: the model's default.")] = 0,
     encoded: Annotated[bool, typer.Option("--encoded", help="Have the server decode the images.")] = False,
 ) -> None:
-    """Classify images with a running server; they are prepared as the model's contract says."""
+    """Classify images with a running server. They are prepared as the model's contract says."""
     from shrinkserve.serving.client import Client
 
     if as_json and as_csv:
@@ -108,15 +108,20 @@ def _write_csv(outcomes: Iterable[Outcome], model: str) -> None:
 
 
 def _write_json(outcomes: Iterable[Outcome], model: str) -> None:
-    """One array, an element a line, written as the answers come."""
+    """One array, an element a line, written as the answers come; whole also where a server dies on the way."""
     separator = "[\n"
-    for outcome in outcomes:
-        record: dict[str, object] = {"image": outcome.name, "model": model}
-        if outcome.fault is not None:
-            record["error"] = str(outcome.fault)
-        else:
-            record["version"] = outcome.version
-            record["top"] = [{"label": label, "probability": value} for label, value in outcome.predictions]
-        typer.echo(f"{separator} {json.dumps(record, ensure_ascii=False)}", nl=False)
-        separator = ",\n"
-    typer.echo("[]" if separator == "[\n" else "\n]")
+    try:
+        for outcome in outcomes:
+            record: dict[str, object] = {"image": outcome.name, "model": model}
+            if outcome.fault is not None:
+                record["error"] = str(outcome.fault)
+            else:
+                record["version"] = outcome.version
+                record["top"] = [{"label": label, "probability": value} for label, value in outcome.predictions]
+            typer.echo(f"{separator} {json.dumps(record, ensure_ascii=False)}", nl=False)
+            separator = ",\n"
+    finally:
+        if separator == ",\n":
+            typer.echo("\n]")
+    if separator == "[\n":
+        typer.echo("[]")

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from shrinkserve.cli import main
@@ -116,6 +117,25 @@ def test_mistakes_are_one_line(
     assert captured.err.startswith("error: ")
     assert captured.err.count("\n") == 1
     assert message in captured.err
+
+
+def test_server_that_dies_in_the_middle(smoke_repository: Path, photos: list[Path], tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "shrinkserve", "predict", "-", "--json", "--top", "1", "--url"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with TritonServer(smoke_repository, ServerOptions(log_file=tmp_path / "log")) as server:
+        process = subprocess.Popen([*command, server.grpc_url], text=True, **pipes)
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(f"{photos[0]}\n" * 200)
+        process.stdin.flush()
+        begun = process.stdout.readline() + process.stdout.readline()
+        started = psutil.Process(server.pid)
+        next(p for p in (started, *started.children(recursive=True)) if p.name() == "tritonserver").kill()
+        rest, errors = process.communicate(f"{photos[0]}\n" * 200, timeout=60)
+    assert (process.returncode, errors.count("\n")) == (2, 1)
+    assert errors.startswith(f"error: {server.grpc_url}: ")
+    answered = json.loads(begun + rest)
+    assert 0 < len(answered) < 400
 
 
 def test_no_server(photos: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
