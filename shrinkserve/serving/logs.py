@@ -18,9 +18,11 @@ KEPT = 3
 # Lines such as
 #   error: creating server: Invalid argument - load failed for model 'digits': version 1 is at UNAVAILABLE state:
 #     Internal: ModuleNotFoundError: ...;
+#   E1125 ... model_lifecycle.cc:642] "failed to load 'digits' version 1: Internal: ...\n\nAt:\n ..."
 #   E1125 ... main.cc:... "failed to start HTTP service: Unavailable - Socket '127.0.0.1:8000' already in use"
 _LOAD = re.compile(r"load failed for model '(?P<model>[^']+)': (?P<why>.+?)(?:;\s*$|\n\n|\Z)", re.DOTALL | re.MULTILINE)
 _VERSION = re.compile(r"version \d+ is at UNAVAILABLE state: ")
+_FAILED = re.compile(r"\"failed to load '(?P<model>[^']+)' version \d+: (?P<why>.+?)(?:\\n\\nAt:|\"$)", re.MULTILINE)
 _SERVICE = re.compile(r"failed to start (?P<service>\w+) service: (?P<why>[^\"\n]+)")
 _OTHER = re.compile(r"^error: (?P<why>.+)$", re.MULTILINE)
 
@@ -50,7 +52,7 @@ def rotating_log(path: Path) -> Iterator[logging.Logger]:
 def explain(lines: Iterable[str]) -> str | None:
     """Why a tritonserver ended, from its last lines, or None when they do not say."""
     text = "".join(lines)
-    if found := _LOAD.search(text):
+    if found := _LOAD.search(text) or _FAILED.search(text):
         reason = _VERSION.sub("", found["why"]).split("\n\nAt:")[0]
         return f"model {found['model']!r} cannot be loaded: {' '.join(reason.split())}"
     if found := _SERVICE.search(text):

@@ -54,6 +54,7 @@ class ServerOptions:
         metrics_port: port of the Prometheus metrics.
         log_file: where the server's log goes; by default a file named by the port in the user's log folder.
         insecure: let the pip server bind any address.
+        fixed: load all that the repository holds and let nobody change it, with or without a token.
         token: what a client has to know to use the APIs that change a server or show its inside (`GUARDED`). None
             leaves them open. Triton takes it on its command line, where users of the same machine can read it.
         tls: certificate and key (PEM) of gRPC. Triton has no TLS for HTTP and metrics: those then stay on loopback.
@@ -70,6 +71,7 @@ class ServerOptions:
     metrics_port: int = 0
     log_file: Path | None = None
     insecure: bool = False
+    fixed: bool = False
     token: str | None = field(default=None, repr=False)
     tls: tuple[Path, Path] | None = None
     max_request: int = 64 << 20
@@ -212,8 +214,7 @@ class TritonServer:
     def _arguments(self) -> list[str]:
         arguments = [
             f"--model-repository={self.repository.resolve()}",
-            "--model-control-mode=explicit",
-            *(f"--load-model={name}" for name in self.models),
+            *self._loading(),
             "--exit-timeout-secs=4",
         ]
         for service, host in self._hosts.items():
@@ -227,6 +228,11 @@ class TritonServer:
             certificate, key = self.options.tls
             arguments += ["--grpc-use-ssl=true", f"--grpc-server-cert={certificate}", f"--grpc-server-key={key}"]
         return arguments
+
+    def _loading(self) -> list[str]:
+        if self.options.fixed:
+            return ["--model-control-mode=none"]
+        return ["--model-control-mode=explicit", *(f"--load-model={name}" for name in self.models)]
 
     def _forward(self, stream: IO[str], write: Callable[[str], None]) -> None:
         for line in stream:

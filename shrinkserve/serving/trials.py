@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -107,7 +108,9 @@ def in_scratch_server(
             (scratch.root / card.name).mkdir(parents=True)
             shutil.copyfile(repository.root / card.name / CONFIG, scratch.root / card.name / CONFIG)
         scratch.add(card.name, version.model.path, card, options=options, encoded=encoded)
-        server = TritonServer(scratch.root, ServerOptions(log_file=Path(folder) / "log" / "triton.log"))
+        # Nobody else on this machine may bring a model of theirs into it: that would run their code as this user.
+        log = Path(folder) / "log" / "triton.log"
+        server = TritonServer(scratch.root, ServerOptions(fixed=True, token=secrets.token_urlsafe(), log_file=log))
         with server, Client(server.grpc_url) as client:
             worst = worst_difference(client, card.name, version)
             if encoded:

@@ -26,6 +26,11 @@ TAKEN = """\
 E1125 02:05:45.655755 21004 main.cc:245] "failed to start GRPC service: Unavailable - Socket '127.0.0.1:8001' \
 already in use "
 """
+ALL_FAILED = (
+    "E1125 08:38:16.938200 5980 model_lifecycle.cc:642] \"failed to load 'tiny' version 1: Internal: Protobuf parsing "
+    'failed.\\n\\nAt:\\n  /work/session.py(753): _create\\n"\n'
+    "error: creating server: Internal - failed to load all models\n"
+)
 OTHER = "error: creating server: Internal - failed to load all models\n"
 
 
@@ -38,6 +43,7 @@ OTHER = "error: creating server: Internal - failed to load all models\n"
         ),
         (NO_VERSION, "model 'tiny' cannot be loaded: Not found: model not found"),
         (TAKEN, "tritonserver cannot start its GRPC service: Unavailable - Socket '127.0.0.1:8001' already in use"),
+        (ALL_FAILED, "model 'tiny' cannot be loaded: Internal: Protobuf parsing failed."),
         (OTHER, "tritonserver: creating server: Internal - failed to load all models"),
         ("I1125 all is well\n", None),
     ],

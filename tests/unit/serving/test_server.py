@@ -19,7 +19,7 @@ import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton_http
 from tritonclient.utils import InferenceServerException
 
-from shrinkserve.errors import ArtifactError, ConfigError, ServerError
+from shrinkserve.errors import ArtifactError, ConfigError, RequestError, ServerError
 from shrinkserve.serving.client import Client
 from shrinkserve.serving.repository import Repository
 from shrinkserve.serving.server import ServerOptions, TritonServer
@@ -192,6 +192,20 @@ def test_token_guards_what_changes_a_server(tiny_repository: Repository, tmp_pat
             client.get_inference_statistics("tiny")
             client.close()
     assert "only-for-friends" not in (tmp_path / "triton.log").read_text() + repr(chosen)
+
+
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+def test_a_fixed_server_is_changed_by_nobody(tiny_repository: Repository, tmp_path: Path, protocol: str) -> None:
+    chosen = options(tmp_path, fixed=True, token="only-for-friends")
+    with (
+        TritonServer(tiny_repository.root, chosen) as server,
+        Client(getattr(server, f"{protocol}_url"), token="only-for-friends") as client,
+    ):
+        assert client.models() == ["tiny", "wide"]
+        for change in (client.load, client.unload):
+            with pytest.raises(RequestError, match="not allowed"):
+                change("tiny")
+        client.infer("tiny", np.zeros((1, 8, 8, 3), np.uint8))
 
 
 def test_tls_of_grpc(tiny_repository: Repository, tmp_path: Path) -> None:
