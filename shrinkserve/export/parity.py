@@ -23,7 +23,8 @@ class Tolerance:
 
     Attributes:
         absolute: of a logit, in units of the largest reference logit or of 1, whichever is larger.
-        flips: fraction of images whose top-1 may change; None where the difference alone decides.
+        flips: fraction of images whose top-1 may change, one image at least: among few, a near tie says nothing. None
+            where the difference alone decides.
     """
 
     absolute: float
@@ -75,7 +76,7 @@ class Parity:
         differences += [("rows of one image", self.same_image), ("permuted rows", self.permuted)]
         # `not <=` and not `>`: a NaN anywhere is a fault.
         faults = [f"{what} differ by {value:.3g}" for what, value in differences if not value <= self.limit]
-        if self.tolerance.flips is not None and self.flips > self.tolerance.flips * self.images:
+        if self.tolerance.flips is not None and self.flips > max(1, self.tolerance.flips * self.images):
             faults.append(f"{self.flips} of {self.images} top-1 answers changed")
         return faults
 

@@ -67,6 +67,16 @@ def test_flips_are_counted_and_judged() -> None:
     assert outcome.faults == ["12 of 12 top-1 answers changed"]
 
 
+@pytest.mark.parametrize(("rows", "passes"), [(1, True), (2, False)])
+def test_one_near_tie_among_few_images_is_no_fault(rows: int, passes: bool) -> None:
+    def swap(y: np.ndarray) -> np.ndarray:
+        return np.concatenate([y[:rows, ::-1], y[rows:]]) if len(y) == len(SAMPLES) else y
+
+    outcome = compare(RIGHT, Linear("swapped", swap), SAMPLES, Tolerance(absolute=1e9, flips=0.01), max_batch=12)
+    assert outcome.flips == rows
+    assert (outcome.faults == []) == passes
+
+
 def test_the_tolerance_is_in_units_of_the_logits() -> None:
     small = compare(RIGHT, Linear("b", lambda y: y + 2e-4), SAMPLES, FLOAT32)
     assert small.scale > 2.1
