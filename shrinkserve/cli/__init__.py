@@ -10,7 +10,7 @@ from typing import Annotated, cast
 import typer
 
 from shrinkserve import __version__
-from shrinkserve.cli import bench, data, describe, export, predict, quickstart, recipe, repo, serve, train
+from shrinkserve.cli import bench, compare, data, describe, export, predict, quickstart, recipe, repo, serve, train
 from shrinkserve.errors import ShrinkServeError
 
 # typer carries click inside or beside itself, by version; its public names lead to the classes either way.
@@ -37,7 +37,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (quickstart, describe, recipe, data, train, export, repo, serve, predict, bench):
+for module in (quickstart, describe, recipe, data, train, export, compare, repo, serve, predict, bench):
     module.register(app)
 
 

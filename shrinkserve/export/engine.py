@@ -21,6 +21,7 @@ from shrinkserve.export.engine_progress import monitor
 from shrinkserve.export.parity import Tolerance
 from shrinkserve.export.samples import Samples
 from shrinkserve.export.steps import Precision, State
+from shrinkserve.runtimes.tensorrt import gpu
 
 INPUT = "images"
 MODULES = {"tensorrt": ("tensorrt",), "tensorrt_rtx": ("tensorrt_rtx", "tensorrt_rtx_bindings")}
@@ -86,7 +87,8 @@ class Engine:
 
     @property
     def name(self) -> str:
-        suffix = "" if self.options.compute_capability is None else f"-sm{_digits(self.options.compute_capability)}"
+        capability = self.options.compute_capability or gpu()["compute_capability"]
+        suffix = "" if capability is None else f"-sm{_digits(capability)}"  # plans for several GPUs share a folder
         return f"{self.library}-{self.precision}{suffix}"
 
     @property
@@ -252,8 +254,6 @@ def _logged(trt: ModuleType, path: Path | None) -> Iterator[Any]:
 
 def built_record(trt: ModuleType, options: EngineOptions) -> dict[str, Any]:
     """What a plan was built by and for, for its card and for the message when it does not fit."""
-    from shrinkserve.runtimes.tensorrt import gpu
-
     here = gpu()
     ahead = options.compute_capability
     return {

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 
+from shrinkserve.artifact import safe_join
 from shrinkserve.data import evaluation_batches, open_dataset
 from shrinkserve.errors import ConfigError
-from shrinkserve.export.engine import Engine, EngineOptions
+from shrinkserve.export.engine import Engine, EngineOptions, Library, built_record, import_library
 from shrinkserve.export.parity import compare, demand
 from shrinkserve.export.precision import TOLERANCES, Lower
 from shrinkserve.export.quantise import Target
 from shrinkserve.export.quantise_step import Int8
 from shrinkserve.export.samples import Samples, load_samples, synthetic
-from shrinkserve.export.steps import ONNX, Product, State, Step, run_steps
+from shrinkserve.export.steps import ONNX, Opener, Product, State, Step, run_steps
 from shrinkserve.preprocess import Preprocess
 from shrinkserve.runtimes.answerer import Answerer, Images
 from shrinkserve.runtimes.onnx import OnnxModel
+from shrinkserve.runtimes.tensorrt import BUILT, TensorRtModel, gpu
 
 Kind = Literal["fp16", "bf16", "int8", "tensorrt", "tensorrt-int8"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -59,6 +62,7 @@ class VariantOptions:
         runtime: what runs the int8 graph.
         max_top1_drop: see `quantise_step.Int8`.
         engine: see `engine.EngineOptions`.
+        library: whose builder makes the plans.
         timing_cache: see `engine.Engine`.
         log: see `engine.Engine`.
     """
@@ -67,8 +71,28 @@ class VariantOptions:
     runtime: Target = "onnxruntime"
     max_top1_drop: float = 0.5
     engine: EngineOptions = EngineOptions()  # noqa: RUF009 - frozen
+    library: Library = "tensorrt"
     timing_cache: Path | None = None
     log: Path | None = None
+
+
+def with_plans_of(variant: Variant, known: Mapping[str, Any], place: Path, folder: Path) -> Variant:
+    """A variant that keeps the plans which its version has for other GPUs.
+
+    Args:
+        variant: lies in `folder`.
+        known: what the version's card has of the engine of this name; empty where it is new.
+        place: the version's folder.
+        folder: gets copies of those plans.
+    """
+    others = {gpu: file for gpu, file in known.get("capabilities", {}).items() if gpu not in variant.capabilities}
+    for file in others.values():
+        shutil.copyfile(safe_join(place, file), safe_join(folder, file))
+    if not others:
+        return variant
+    built = {file: known["record"][BUILT][file] for file in others.values()}
+    record = {**variant.record, BUILT: {**built, **variant.record[BUILT]}}
+    return replace(variant, record=record, capabilities={**others, **variant.capabilities})
 
 
 def parse_kinds(text: str) -> list[Kind]:
@@ -104,7 +128,8 @@ def make_variants(
     """
     if not kinds:
         return []
-    samples, calibration = load_samples(options.data_root, preprocess), _calibration(options.data_root, preprocess)
+    samples = load_samples(options.data_root, preprocess, OnnxModel(model).classes)
+    calibration = _calibration(options.data_root, preprocess)
     makers = {
         "fp16": lambda: _lowered(model, folder, samples, calibration),
         "bf16": lambda: _hinted(model, samples),
@@ -149,18 +174,32 @@ def _quantised(model: Path, folder: Path, samples: Samples, calibration: Images,
 
 def _plan(model: Path, folder: Path, samples: Samples, options: VariantOptions, first: Step) -> Variant:
     precision = first.ensures.precision
-    engine = Engine(precision, options.engine, timing_cache=options.timing_cache, log=options.log)
-    record, file = _run([first, engine], model, folder, samples)
-    capability = record["steps"][-1]["built"]["compute_capability"]
-    return Variant(f"tensorrt-{precision}", "tensorrt", file, precision, record, capabilities={capability: file})
+    cache, log, library = options.timing_cache, options.log, options.library
+    engine = Engine(precision, options.engine, timing_cache=cache, log=log, library=library)
+    record, file = _run([first, engine], model, folder, samples, _opener(options))
+    built = record["steps"][-1]["built"]
+    record[BUILT] = {file: built}
+    capabilities = {built["compute_capability"]: file}
+    name = f"{library.replace('_', '-')}-{precision}"
+    return Variant(name, "tensorrt", file, precision, record, capabilities=capabilities)
 
 
-def _run(steps: Sequence[Step], model: Path, folder: Path, samples: Samples) -> tuple[dict[str, Any], str]:
-    product = run_steps(steps, Product(model, ONNX), folder, samples, opener=_open)
+def _run(
+    steps: Sequence[Step], model: Path, folder: Path, samples: Samples, opener: Opener = lambda path, _: OnnxModel(path)
+) -> tuple[dict[str, Any], str]:
+    product = run_steps(steps, Product(model, ONNX), folder, samples, opener=opener)
     return {"steps": list(product.records)}, product.path.name
 
 
-def _open(path: Path, state: State) -> Answerer | None:
-    if state.format == "plan":
-        return None  # bound to a GPU: tests/gpu and `compare` ask it where there is one
-    return OnnxModel(path)
+def _opener(options: VariantOptions) -> Opener:
+    """Opens graphs, and plans where the GPU that they are built for is here; elsewhere `compare` asks them later."""
+
+    def opener(path: Path, state: State) -> Answerer | None:
+        if state.format != "plan":
+            return OnnxModel(path)
+        here = gpu()["compute_capability"]
+        if here is None or (options.engine.compute_capability or here) != here:
+            return None
+        return TensorRtModel(path, built_record(import_library(options.library), options.engine))
+
+    return opener

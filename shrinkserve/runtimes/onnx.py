@@ -95,8 +95,9 @@ def open_session(path: Path, threads: int | None = None, *, spin: bool = True, p
     options.log_severity_level = 3  # its warnings are about its own choices; faults are raised
     options.intra_op_num_threads = threads or 0
     options.inter_op_num_threads = 1
-    if not spin:
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Spinning between operators is what `spin` is about; after an answer it only takes time from others.
+    setting = "session.force_spinning_stop" if spin else "session.intra_op.allow_spinning"
+    options.add_session_config_entry(setting, "1" if spin else "0")
     if profile is not None:
         options.enable_profiling, options.profile_file_prefix = True, str(profile)
     try:

@@ -11,6 +11,8 @@ from shrinkserve.errors import ArtifactError
 from shrinkserve.runtimes.answerer import Images, Logits
 
 INPUT, LOGITS = "images", "logits"
+BUILT = "built"
+"""Where the record of an engine in a card keeps what each of its plans was built by and for, by file name."""
 
 
 def gpu() -> dict[str, str | None]:
@@ -54,6 +56,24 @@ def _described(machine: Mapping[str, Any]) -> str:
         return "no GPU"
     capability = f"compute capability {machine['compute_capability']}"
     return capability if machine["gpu"] is None else f"{machine['gpu']} ({capability})"
+
+
+def open_plan(path: Path) -> TensorRtModel:
+    """A plan of a version's folder, whose card says what it was built by and for.
+
+    Raises:
+        ArtifactError: no card there that knows it, or built for something else than what is here; with the command
+            that builds it again.
+    """
+    engines = read_card(path.parent, verify=False).details.get("engines", {})
+    for engine in engines.values():
+        built = engine["record"].get(BUILT, {}).get(path.name)
+        if built is not None:
+            kind = "tensorrt-int8" if engine["precision"] == "int8" else "tensorrt"
+            builder = "" if built["library"] == "tensorrt" else f" --builder {built['library']}"
+            return TensorRtModel(path, built, f"shrinkserve export {path.parent} --to {kind}{builder}")
+    what = f"{path}: its card does not say what it was built by and for"
+    raise ArtifactError(what, do="name a plan in the version folder that `export` wrote")
 
 
 class TensorRtModel:

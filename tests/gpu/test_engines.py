@@ -22,6 +22,7 @@ from shrinkserve.export.precision import Lower
 from shrinkserve.export.quantise import quantise
 from shrinkserve.export.samples import synthetic
 from shrinkserve.export.to_onnx import OnnxFromCheckpoint
+from shrinkserve.export.variants import VariantOptions, make_variants
 from shrinkserve.preprocess import Preprocess
 from shrinkserve.runtimes.checkpoint import weights
 from shrinkserve.runtimes.onnx import OnnxModel
@@ -84,3 +85,10 @@ def test_plan_answers_as_its_graph(library: str, float32: Path, tmp_path: Path, 
     assert outcome.faults == []
     more = synthetic(SIZE, 19).images  # beyond the profile's largest batch: cut
     np.testing.assert_allclose(answerer.answer(more)[:8], answerer.answer(more[:8]), atol=outcome.limit)
+
+
+def test_an_exported_plan_is_checked_where_its_gpu_is(library: str, float32: Path, tmp_path: Path):
+    options = VariantOptions(None, library=library, engine=EngineOptions(opt_batch=4, max_batch=8))
+    variant = make_variants(float32, ["tensorrt"], tmp_path, Preprocess(size=SIZE), options)[0]
+    assert variant.record["steps"][-1]["parity"]["passed"] is True
+    assert variant.capabilities == {gpu()["compute_capability"]: variant.file}

@@ -9,10 +9,12 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 
 from shrinkserve.artifact import read_card
 from shrinkserve.cli import main
+from shrinkserve.export.passes import FoldBatchNorm
 from shrinkserve.preprocess import Preprocess
 from shrinkserve.runtimes.onnx import OnnxModel
 
@@ -65,6 +67,50 @@ def test_raw_weights_are_announced(tmp_path: Path, smoke_run: Path, capsys: pyte
     assert main(["export", str(smoke_run), "--weights", "raw", "--repository", str(repository)]) == 0
     assert "RAW weights" in capsys.readouterr().err
     assert read_card(repository / "smoke_classifier" / "1").weights == "raw"
+
+
+def test_a_conversion_that_answers_differently_publishes_nothing_and_keeps_both_sides(
+    tmp_path: Path, smoke_run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = FoldBatchNorm.call
+
+    def wrong(self: FoldBatchNorm, model: ir.Model) -> ir.passes.PassResult:
+        weight = model.graph.initializers["head.logits.weight"]
+        weight.const_value = ir.tensor(weight.const_value.numpy() * np.float32(1.01), name=weight.name)
+        return right(self, model)
+
+    monkeypatch.setattr(FoldBatchNorm, "call", wrong)
+    assert main(["export", str(smoke_run), "--repository", str(tmp_path / "repository")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: step passes: expected logits within")
+    assert error.count("\n") == 1
+    kept = np.load(error.rsplit(" ", 1)[1].strip())
+    assert not np.allclose(kept["reference"], kept["candidate"], atol=1e-4)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_engines_are_added_to_a_version_and_refused_where_they_do_not_fit(
+    tmp_path: Path, smoke_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("tensorrt_rtx_bindings", reason="builds plans without a GPU")
+    repository = tmp_path / "repository"
+    assert main(["export", str(smoke_run), "--repository", str(repository), "--max-batch", "4"]) == 0
+    version = str(next(repository.glob("*/1")))
+    ahead = ["--to", "tensorrt", "--builder", "tensorrt_rtx", "--max-batch", "4", "--opt-batch", "2"]
+    for gpu in ("8.6", "8.9"):
+        assert main(["export", version, *ahead, "--gpu", gpu]) == 0
+    config = (Path(version).parent / "configs" / "tensorrt-rtx-float16.pbtxt").read_text()
+    assert config.count("cc_model_filenames") == 2
+    assert main(["repo", "verify", "--repository", str(repository)]) == 0
+    capsys.readouterr()
+    for number in (86, 89):
+        assert main(["compare", str(smoke_run), f"{version}/tensorrt_rtx-float16-sm{number}.plan"]) == 2
+        error = capsys.readouterr().err
+        assert "the plan does not fit this machine: expected tensorrt_rtx" in error
+        assert f"compute capability {number // 10}.{number % 10}" in error
+        assert f"shrinkserve export {version} --to tensorrt --builder tensorrt_rtx" in error
+    assert main(["export", version]) == 2
+    assert "expected engines to add, e.g. --to tensorrt, found none" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from shrinkserve.errors import ConfigError, GateError
-from shrinkserve.export.variants import VariantOptions, make_variants, parse_kinds
+from shrinkserve.export.engine import EngineOptions
+from shrinkserve.export.variants import VariantOptions, make_variants, parse_kinds, with_plans_of
 from shrinkserve.preprocess import Preprocess
+from shrinkserve.serving.engines import Engine
 
 PREPROCESS = Preprocess(size=32)
 SYNTHETIC = VariantOptions(None, max_top1_drop=20)
@@ -38,6 +41,23 @@ def test_int8_that_misses_its_gate_leaves_no_file(tiny_onnx: Path, tmp_path: Pat
     with pytest.raises(GateError):
         make_variants(tiny_onnx, ["int8"], tmp_path, PREPROCESS, VariantOptions(None, max_top1_drop=-101))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_plans_for_several_gpus_live_in_one_version(tiny_onnx: Path, tmp_path: Path):
+    pytest.importorskip("tensorrt_rtx_bindings", reason="builds plans without a GPU")
+    made = {}
+    for gpu in ("8.6", "8.9"):
+        (folder := tmp_path / gpu).mkdir()
+        options = replace(SYNTHETIC, library="tensorrt_rtx", engine=EngineOptions(1, 2, 4, compute_capability=gpu))
+        made[gpu] = make_variants(tiny_onnx, ["tensorrt"], folder, PREPROCESS, options)[0]
+    known = Engine(**vars(made["8.6"])).to_dict()
+    whole = with_plans_of(made["8.9"], known, tmp_path / "8.6", tmp_path / "8.9")
+    files = {gpu: f"tensorrt_rtx-float16-sm{gpu.replace('.', '')}.plan" for gpu in made}
+    assert whole.capabilities == files
+    assert {file: whole.record["built"][file]["compute_capability"] for file in files.values()} == {
+        file: gpu for gpu, file in files.items()
+    }
+    assert all((tmp_path / "8.9" / file).is_file() for file in files.values())
 
 
 def test_tensorrt_that_is_absent_says_how_to_install_it(tiny_onnx: Path, tmp_path: Path):

@@ -1,0 +1,85 @@
+"""`shrinkserve compare` and `inspect`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from shrinkserve.cli.export import report
+from shrinkserve.errors import ArtifactError, GateError
+
+if TYPE_CHECKING:
+    from shrinkserve.runtimes import Answerer
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's commands to the application."""
+    app.command()(compare)
+    app.command()(inspect)
+
+
+def compare(
+    reference: Annotated[
+        str, typer.Argument(help="What is taken as right: run, version, .onnx, .plan, or server URL.")
+    ],
+    candidate: Annotated[str, typer.Argument(help="What is judged: the same kinds.")],
+    data: Annotated[Path | None, typer.Option(help="Dataset whose validation images are asked.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model's name on a server; its only one by default.")] = None,
+    tolerance: Annotated[float, typer.Option(min=0, help="Of a logit, in units of the largest or of 1.")] = 1e-4,
+    limit: Annotated[int, typer.Option(min=1, help="Images, spread evenly over the dataset.")] = 256,
+    max_batch: Annotated[int, typer.Option(min=1, help="Largest batch that is asked.")] = 32,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")] = False,
+) -> None:
+    """Say how far the answers of two artifacts are apart. Exit code 1 beyond the tolerance."""
+    from shrinkserve.export.parity import Tolerance
+    from shrinkserve.export.parity import compare as ask
+    from shrinkserve.export.samples import load_samples
+    from shrinkserve.preprocess import Preprocess
+
+    right, judged = (_open(source, model) for source in (reference, candidate))
+    preprocess = getattr(right, "preprocess", None) or getattr(judged, "preprocess", None)
+    samples = load_samples(data, preprocess or Preprocess(size=right.size), limit=limit)
+    outcome = ask(right, judged, samples, Tolerance(tolerance), max_batch)
+    if as_json:
+        typer.echo(json.dumps(outcome.to_dict(), indent=1))
+    else:
+        report({"step": f"{outcome.candidate} against {outcome.reference}", **outcome.to_dict()})
+        if outcome.flipped:
+            typer.echo(f"top-1 changed at images {', '.join(map(str, outcome.flipped))}")
+    if outcome.faults:
+        raise GateError("the answers differ", expected=f"within {outcome.limit:.3g}", found="; ".join(outcome.faults))
+
+
+def inspect(
+    artifact: Annotated[Path, typer.Argument(help="Run folder, version folder of a repository, or .onnx file.")],
+    other: Annotated[Path | None, typer.Argument(help="Show only what differs from this one.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+) -> None:
+    """Show an artifact's card and graph, or how two differ."""
+    from shrinkserve.export.inspection import differences
+    from shrinkserve.export.inspection import inspect as look
+
+    found: dict[str, Any] = look(artifact)
+    if other is not None:
+        found = dict(differences(found, look(other)))
+    if as_json:
+        typer.echo(json.dumps(found, indent=1))
+        return
+    for key, value in found.items():
+        shown = f"{value[0]}  ->  {value[1]}" if other is not None else value
+        typer.echo(f"{key}: {shown}")
+
+
+def _open(source: str, model: str | None) -> Answerer:
+    if "://" in source:
+        from shrinkserve.serving.served import ServedModel
+
+        return ServedModel(source, model)
+    from shrinkserve.runtimes import open_artifact
+
+    if not Path(source).exists():
+        raise ArtifactError(f"{source}: no such file or folder", do="name a run folder, an .onnx file or a URL")
+    return open_artifact(Path(source))
