@@ -82,7 +82,7 @@ def _verify_shard(root: Path, path: Path, classes: list[str]) -> Iterator[BadIma
         for offset in walk(path):
             offsets.append(offset)  # noqa: PERF402 - what was found before a fault is kept
     except DataError as fault:
-        lost = BadImage(name, offsets[-1] if offsets else 0, f"{fault.what}; what follows in this shard is lost")
+        lost = BadImage(name, offsets[-1] if offsets else 0, f"{_reason(fault)}; what follows in this shard is lost")
     shard = Shard(path, np.array(offsets or [0], dtype=np.int64))
     for number in range(len(shard)):
         try:

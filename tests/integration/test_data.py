@@ -220,6 +220,7 @@ def test_verify_finds_and_quarantines(
     reasons = {offset: reason for (_, offset), reason in bad.items()}
     assert "checksum" in reasons[offsets["checksum"]]
     assert "lost" in reasons[offsets["frame"]]
+    assert "train-00001" not in reasons[offsets["frame"]]  # the entry names its place itself
     assert "expected 1..10" in reasons[offsets["label"]]
     assert "not an image" in reasons[offsets["truncated"]]
     assert "image/class/label" in reasons[offsets["keys"]]
