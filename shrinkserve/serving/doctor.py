@@ -220,9 +220,8 @@ def _models(url: str) -> Iterator[Finding]:
     loaded = {one["name"] for one in json.loads(body).get("model_stats", [])} if status == HTTPStatus.OK else set()
     left = sorted(name for name in loaded if name.endswith(CANDIDATE))
     names = family.known_models(loaded - set(left))
-    decoding = [name for name in names if {name, family.classifier(name)} <= loaded]
-    taking = f"; {', '.join(decoding)} take JPEG" if decoding else ""
-    yield Finding("ok" if names else "fault", "models", (", ".join(names) or "none is loaded") + taking)
+    shown = [f"{name} (takes JPEG)" if {name, family.classifier(name)} <= loaded else name for name in names]
+    yield Finding("ok" if names else "fault", "models", ", ".join(shown) or "none is loaded")
     for name in left:
         what = "still loaded: a publisher was killed while it tried a version out"
         yield Finding("note", name, what, "the next `shrinkserve repo publish` unloads it")
