@@ -22,6 +22,8 @@ def inspect(path: Path) -> dict[str, Any]:
     Raises:
         ArtifactError: nothing of the kind there, or damaged.
     """
+    if not path.exists():
+        raise ArtifactError(f"{path}: no such file or folder", do="name what `train` or `export` wrote")
     if path.is_dir():
         return _folder(path)
     if path.suffix == ".onnx":

@@ -124,7 +124,8 @@ def test_engines_are_added_to_a_version_and_refused_where_they_do_not_fit(
             "expected onnxruntime-cpu or openvino or tensorrt, found 'abacus'",
         ),
         (["compare", "absent", "absent.onnx"], "absent: no such file or folder"),
-        (["inspect", "absent.txt"], "absent.txt: not an artifact"),
+        (["inspect", "absent.onnx"], "absent.onnx: no such file or folder"),
+        (["inspect", str(Path(__file__))], "test_export.py: not an artifact"),
     ],
 )
 def test_faults_are_one_line(
