@@ -11,6 +11,7 @@ import os
 import re
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -89,6 +90,12 @@ class ServerOptions:
         for file in self.tls or ():
             if not file.is_file():
                 raise ConfigError(f"--tls: {file}: no such file", do="give the PEM files of certificate and key")
+        if self.tls:
+            try:  # Triton would take what it cannot read for a port that is taken
+                ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(*self.tls, password="")
+            except (OSError, ValueError) as fault:
+                names = " and ".join(map(str, self.tls))
+                raise ConfigError(f"--tls: {names}", expected="a certificate and its key (PEM)", found=fault) from fault
 
 
 class TritonServer:
@@ -302,10 +309,12 @@ def _end(process: subprocess.Popen[str], drained: threading.Event) -> None:
 
 def _bindable(hosts: Mapping[str, str], ports: Mapping[str, int]) -> dict[str, int]:
     """The ports with a free one for each 0, all of them bound for a moment to see that they can be had."""
-    chosen = {}
+    chosen: dict[str, int] = {}
     with ExitStack() as held:
         for service, port in sorted(ports.items(), key=lambda item: item[1] == 0):
             host = hosts[service]
+            if port and port in chosen.values():
+                raise ConfigError(f"--{service}-port: {port} is another service's", expected="a port of its own")
             try:
                 address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
                 listener = held.enter_context(socket.socket(address[0], socket.SOCK_STREAM))

@@ -119,6 +119,14 @@ def test_taken_port(smoke_repository: Path, capsys: pytest.CaptureFixture[str]) 
     assert f"127.0.0.1:{port} cannot be bound for grpc" in error
 
 
+def test_one_port_for_two_services(smoke_repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = str(other.getsockname()[1])
+    ports = ("--http-port", port, "--grpc-port", port, "--metrics-port", "0")
+    error = fails(capsys, "serve", "--repository", str(smoke_repository), *ports)
+    assert f"{port} is another service's: expected a port of its own" in error
+
+
 def test_missing_and_empty_repository(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "no such model repository" in fails(capsys, "serve", "--repository", str(tmp_path / "none"))
     assert "no model in this repository" in fails(capsys, "serve", "--repository", str(tmp_path))

@@ -231,6 +231,9 @@ def test_options_that_triton_would_misread(tmp_path: Path) -> None:
         ServerOptions(token="a=b,c:d/e f")
     with pytest.raises(ConfigError, match=r"none\.pem: no such file"):
         ServerOptions(tls=(tmp_path / "none.pem", tmp_path / "none.key"))
+    (tmp_path / "text").write_text("no certificate")
+    with pytest.raises(ConfigError, match=r"--tls: \S+ and \S+: expected a certificate and its key \(PEM\), found "):
+        ServerOptions(tls=(tmp_path / "text", tmp_path / "text"))
 
 
 def test_half_made_model_is_skipped_and_the_engine_chosen(tiny_repository: Repository, tmp_path: Path) -> None:
