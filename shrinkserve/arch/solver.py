@@ -16,6 +16,8 @@ from shrinkserve.errors import SpecError
 
 IMAGES_A_GPU = 128
 WARMUP_EPOCHS = 10
+PRECISION = "float16"
+"""Of the published training, which the files do not tell: automatic mixed precision."""
 
 
 def _word(*known: str) -> Reader:
@@ -93,6 +95,6 @@ def import_recipe(proto: Path, solver: Path) -> Recipe:
         },
         "optimizer": {"lr": values["lr"], "reference_batch": IMAGES_A_GPU, "l2": network.l2},
         "schedule": {"epochs": values["decay_steps"], "warmup_epochs": WARMUP_EPOCHS},
-        "train": {"label_smoothing": network.label_smoothing},
+        "train": {"label_smoothing": network.label_smoothing, "precision": PRECISION},
     }
     return parse_recipe(raw, f"{proto} with {solver}")

@@ -38,6 +38,9 @@ def test_published_files_are_the_published_recipe() -> None:
     # The README's reference: 0.1 at 256 images in all, 300 epochs, L2 of 4e-5.
     assert recipe.optimizer.lr / recipe.optimizer.reference_batch == pytest.approx(0.1 / 256)
     assert (recipe.schedule.epochs, recipe.optimizer.l2, recipe.train.label_smoothing) == (300, 4e-5, 0.1)
+    shipped = load_recipe("shrinkcnn-a")
+    for section in ("input", "augment", "schedule", "train", "data", "serving"):
+        assert getattr(recipe, section) == getattr(shipped, section)
 
 
 @pytest.mark.parametrize(
