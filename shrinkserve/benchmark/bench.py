@@ -65,7 +65,7 @@ def run_bench(options: Options, progress: Progress) -> dict[str, Any]:
     Raises:
         ShrinkServeError: the measurement could not be finished; what there is was written and marked as partial.
     """
-    earlier = read_record(options.baseline) if options.baseline else None
+    earlier = read_record(options.baseline) if options.baseline else None  # which may be in the folder of this one
     stages = find_stages(options.wanted)
     dataset = open_dataset(options.data, "validation")
     _check_classes(dataset, stages)
@@ -79,6 +79,7 @@ def run_bench(options: Options, progress: Progress) -> dict[str, Any]:
         _measure_accuracy(found, plan, chain, journal, progress)
         if earlier is not None:
             compare(found, earlier)  # other images are said before the minutes that the load tests take
+        record.write(found, options.json, options.out, dataset)  # a kill in these minutes leaves the accuracy
         _measure_loads(found, options, stages, Requests(dataset, stages.preprocess), progress.step)
         if earlier is not None:
             found["baseline"] = {"file": str(options.baseline), "figures": compare(found, earlier)}
