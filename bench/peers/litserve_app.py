@@ -35,7 +35,7 @@ class Classifier(litserve.LitAPI):
 
 
 if __name__ == "__main__":
-    batched = {"max_batch_size": 8, "batch_timeout": 0.002} if int(os.environ["WORKERS"]) > 1 else {}
+    batched = {"max_batch_size": 4, "batch_timeout": 0.002} if int(os.environ["WORKERS"]) > 1 else {}
     server = litserve.LitServer(
         Classifier(**batched), accelerator="cpu", workers_per_device=int(os.environ["WORKERS"]), timeout=60
     )

@@ -21,7 +21,7 @@ if __name__ == "__main__":
     }
     model = {"name": "net", "implementation": "mlserver_model.Classifier"}
     if workers > 1:
-        model |= {"max_batch_size": 8, "max_batch_time": 0.002}
+        model |= {"max_batch_size": 4, "max_batch_time": 0.002}
     (folder / "settings.json").write_text(json.dumps(settings))
     (folder / "model-settings.json").write_text(json.dumps(model))
     command = Path(sys.executable).with_name("mlserver")

@@ -34,6 +34,6 @@ if __name__ == "__main__":
             infer_func=[Classifier() for _ in range(int(os.environ["WORKERS"]))],
             inputs=[Tensor(name="images", dtype=np.uint8, shape=image)],
             outputs=[Tensor(name="logits", dtype=np.float32, shape=logits)],
-            config=ModelConfig(batching=True, max_batch_size=8, batcher=DynamicBatcher(max_queue_delay_microseconds=0)),
+            config=ModelConfig(batching=True, max_batch_size=4, batcher=DynamicBatcher(max_queue_delay_microseconds=0)),
         )
         triton.serve()

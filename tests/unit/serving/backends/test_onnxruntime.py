@@ -247,7 +247,8 @@ def test_session_options_of_the_config(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda _pid: set(range(6)), raising=True)
     plain = backend.session_options(arguments({}, instances=2))
     assert (plain.intra_op_num_threads, plain.execution_mode) == (3, ort.ExecutionMode.ORT_SEQUENTIAL)
-    assert plain.get_session_config_entry("session.intra_op.allow_spinning") == "0"
+    brief = backend.BRIEF_SPINS if _version() >= backend.SPINS_BRIEFLY_SINCE else backend.NO_SPINS
+    assert {key: plain.get_session_config_entry(key) for key in brief} == brief
     chosen = backend.session_options(
         arguments(
             {
@@ -256,7 +257,7 @@ def test_session_options_of_the_config(monkeypatch: pytest.MonkeyPatch) -> None:
                 "execution_mode": "1",
                 "enable_mem_arena": "0",
                 "enable_mem_pattern": "0",
-                "session.intra_op.allow_spinning": "1",
+                "session.intra_op.allow_spinning": "0",
                 "session.set_denormal_as_zero": "1",
             },
             optimization={"graph": {"level": -1}},
@@ -267,8 +268,18 @@ def test_session_options_of_the_config(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not chosen.enable_cpu_mem_arena
     assert not chosen.enable_mem_pattern
     assert chosen.graph_optimization_level == ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    assert chosen.get_session_config_entry("session.intra_op.allow_spinning") == "1"
+    assert chosen.get_session_config_entry("session.intra_op.allow_spinning") == "0"
     assert chosen.get_session_config_entry("session.set_denormal_as_zero") == "1"
+
+
+def _version() -> tuple[int, ...]:
+    return tuple(int(part) for part in ort.__version__.split(".")[:2])
+
+
+def test_an_older_runtime_does_not_spin_for_milliseconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ort, "__version__", "1.23.2")
+    options = backend.session_options(arguments({}))
+    assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
 
 
 def test_parameters_that_are_no_numbers() -> None:
