@@ -64,9 +64,9 @@ def section(result: dict[str, Any]) -> list[str]:
     lines = ["", f"## {result['title']}", "", f"{result['date']}, {machine(result['environment'])}", ""]
     lines += [f"    {result['command']}", ""]
     for keys, rows in tables(result["rows"]):
-        words = next((n for n, key in enumerate(keys) if not isinstance(rows[0].get(key), str)), len(keys))
+        words = {0, *(n for n, key in enumerate(keys) if isinstance(rows[0].get(key), str))}
         head = [key.replace("_", " ") for key in keys]
-        lines += [*table(head, ([shown(row.get(key)) for key in keys] for row in rows), max(1, words)), ""]
+        lines += [*table(head, ([shown(row.get(key)) for key in keys] for row in rows), words), ""]
     return lines + [f"* {note}" for note in result.get("notes", ())]
 
 

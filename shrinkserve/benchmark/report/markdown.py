@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 from shrinkserve.benchmark.gates import describe_load
@@ -15,10 +15,10 @@ def to_markdown(record: dict[str, Any]) -> str:
     return "\n".join(_lines(record)) + "\n"
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[object]], words: int = 1) -> list[str]:
-    """A Markdown table; the first columns, `words` of them, are text, the others are figures."""
+def table(head: Sequence[str], rows: Iterable[Sequence[object]], words: Collection[int] = (0,)) -> list[str]:
+    """A Markdown table; the columns at the positions `words` are text, the others are figures."""
     cells = [[str(cell).replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
-    rule = ["---"] * words + ["---:"] * (len(head) - words)
+    rule = ["---" if column in words else "---:" for column in range(len(head))]
     return [f"| {' | '.join(row)} |" for row in [list(head), rule, *cells]]
 
 
