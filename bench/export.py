@@ -1,172 +1,207 @@
 """ShrinkCNN-A at 224: plain export, ours, EfficientNet-Lite0 and torch, side by side in one interleaved run.
 
-    python bench/export.py --out bench/results/export.json [--quick] [--threads 2] [--run RUN]
+    python bench/export.py --out bench/results/export.json [--quick] [--run RUN]
+
+Two questions. Latency: one instance that has all cores, batches of 1, 8 and 32. Throughput: all cores busy, as one
+instance with all cores and as an instance a core, batches of 1 and 4; the best of these is what counts. Every
+contestant is asked in turns, and each turn begins with answers that are not timed; figures are medians over the turns.
 
 Without --run the weights are random, which changes no time: batch norms are calibrated on synthetic images, so that
-activations are as large as a trained network's. Every candidate is asked in turns; the first answer of a turn is not
-timed, as the threads of the candidate before may still spin. Figures are medians over the turns.
+activations are as large as a trained network's.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
-from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parent))
-import lite0
+import machine
+from contestants import Ask, Contestant, calibrated, contestants
 
-from shrinkserve.arch import load
-from shrinkserve.arch.module import compile_spec
+from shrinkserve.artifact import write_atomic
 from shrinkserve.benchmark.environment import environment
-from shrinkserve.export import graph
-from shrinkserve.export.foreign import AdaptedOnnx, read_preprocess
-from shrinkserve.export.optimise import SHIPPED, optimise
 from shrinkserve.export.samples import synthetic
-from shrinkserve.export.to_onnx import from_network
-from shrinkserve.preprocess import Preprocess
-from shrinkserve.runtimes.answerer import Images, Logits
-from shrinkserve.runtimes.checkpoint import Checkpoint, normalise
-from shrinkserve.runtimes.onnx import OnnxModel
-from shrinkserve.runtimes.openvino import OpenVinoModel
+from shrinkserve.runtimes.answerer import Images
+from shrinkserve.runtimes.checkpoint import Checkpoint
 
-Ask = Callable[[Images], Logits]
-PREPROCESS = Preprocess()
-
-
-def calibrated() -> nn.Module:
-    """ShrinkCNN-A with random weights and batch norms that know the activations."""
-    torch.manual_seed(0)
-    network = compile_spec(load("shrinkcnn-a"))
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.momentum = 1.0
-    nn.init.normal_(network.get_parameter("head.logits.weight"), std=0.1)
-    with torch.no_grad():
-        network.train()(normalise(torch.from_numpy(synthetic(224, 16).images), PREPROCESS))
-    return network.eval()
+PLAIN = "plain, onnxruntime float32"
+PEER = "EfficientNet-Lite0"
+SLICE = 0.12
+"""Seconds that a contestant answers in a turn before the next one has its turn."""
+WINDOW = 0.5
+"""Seconds of a turn with all cores busy."""
 
 
-def eager(network: nn.Module) -> Ask:
-    """The network in torch, channels-last."""
-    network = network.to(memory_format=torch.channels_last)
-
-    def ask(images: Images) -> Logits:
-        with torch.inference_mode():
-            return network(normalise(torch.from_numpy(images), PREPROCESS)).numpy()
-
-    return ask
-
-
-def candidates(network: nn.Module, folder: Path, threads: int) -> tuple[dict[str, Ask], dict[str, float]]:
-    """What is timed, and how far each of ours is from torch (worst logit difference over 32 images)."""
-    graph.save(from_network(network, PREPROCESS), folder / "plain.onnx")
-    for target in ("onnxruntime-cpu", "openvino"):
-        model = graph.load(folder / "plain.onnx")
-        optimise(model, SHIPPED[target])
-        graph.save(model, folder / f"{target}.onnx")
-    foreign = lite0.write(folder)
-    AdaptedOnnx(read_preprocess(folder / "lite0.toml")).run(foreign, folder / "peer.onnx", synthetic(224, 1))
-    ours, vino, peer = folder / "onnxruntime-cpu.onnx", folder / "openvino.onnx", folder / "peer.onnx"
-    found: dict[str, Ask] = {
-        "plain, ONNX Runtime float32": OnnxModel(folder / "plain.onnx", threads).answer,
-        "ours, ONNX Runtime float32": OnnxModel(ours, threads).answer,
-        "EfficientNet-Lite0, ONNX Runtime float32": OnnxModel(peer, threads).answer,
-        "ours, OpenVINO float32": OpenVinoModel(vino, threads).answer,
-        "EfficientNet-Lite0, OpenVINO float32": OpenVinoModel(peer, threads).answer,
-        "ours, OpenVINO bfloat16": OpenVinoModel(vino, threads, "bf16").answer,
-        "EfficientNet-Lite0, OpenVINO bfloat16": OpenVinoModel(peer, threads, "bf16").answer,
-        "torch eager, channels-last float32": eager(network),
-    }
-    images = synthetic(224, 32).images
-    right = found["torch eager, channels-last float32"](images)
-    ours_only = [name for name in found if "Lite0" not in name]
-    return found, {name: float(np.abs(found[name](images) - right).max()) for name in ours_only}
-
-
-def timed(found: dict[str, Ask], images: Images, turns: int) -> dict[str, list[float]]:
+def latency(asks: dict[str, Ask], images: Images, turns: int) -> dict[str, list[float]]:
     """Milliseconds an image, one figure a turn."""
-    taken: dict[str, list[float]] = {name: [] for name in found}
-    answers = max(1, 8 // len(images))
-    for turn in range(turns + 1):
-        for name, ask in found.items():
+    repeats = {name: _repeats(ask, images) for name, ask in asks.items()}
+    taken: dict[str, list[float]] = {name: [] for name in asks}
+    for _ in range(turns):
+        for name, ask in asks.items():
             ask(images)
             started = time.perf_counter()
-            for _ in range(answers):
+            for _ in range(repeats[name]):
                 ask(images)
-            if turn:  # the first turn warms up
-                taken[name].append(1e3 * (time.perf_counter() - started) / answers / len(images))
+            taken[name].append(1e3 * (time.perf_counter() - started) / repeats[name] / len(images))
     return taken
 
 
-def peak(threads: int) -> float:
-    """GFLOP/s of a float32 matrix product in ONNX Runtime: what the convolutions' own library reaches at best."""
-    import onnx
-    import onnxruntime
-    from onnx import TensorProto, helper
+def _repeats(ask: Ask, images: Images) -> int:
+    for _ in range(3):
+        ask(images)
+    started = time.perf_counter()
+    ask(images)
+    return max(1, int(SLICE / (time.perf_counter() - started)))
 
-    n = 1024
-    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [n, n]) for name in "aby"]
-    product = helper.make_graph([helper.make_node("MatMul", ["a", "b"], ["y"])], "product", values[:2], values[2:])
-    model = helper.make_model(product, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    onnx.checker.check_model(model)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options)
-    a = np.random.default_rng(0).normal(size=(n, n)).astype(np.float32)
-    taken = []
-    for _ in range(20):
-        started = time.perf_counter()
-        session.run(None, {"a": a, "b": a})
-        taken.append(time.perf_counter() - started)
-    return 2 * n**3 / min(taken) / 1e9
+
+def throughput(crews: dict[str, list[Ask]], images: Images, turns: int) -> dict[str, list[float]]:
+    """Images a second of all instances together, one figure a turn."""
+    found: dict[str, list[float]] = {name: [] for name in crews}
+    for turn in range(turns + 1):
+        for name, crew in crews.items():
+            rate = _rate(crew, images)
+            if turn:  # the first one warms up
+                found[name].append(rate)
+    return found
+
+
+def _rate(crew: Sequence[Ask], images: Images) -> float:
+    counts = [0] * len(crew)
+    stop = time.perf_counter() + WINDOW
+
+    def work(index: int) -> None:
+        while time.perf_counter() < stop:
+            crew[index](images)
+            counts[index] += 1
+
+    workers = [threading.Thread(target=work, args=(index,)) for index in range(len(crew))]
+    started = time.perf_counter()
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    return sum(counts) * len(images) / (time.perf_counter() - started)
+
+
+def latency_rows(entrants: Sequence[Contestant], sizes: Sequence[int], turns: int, cores: int) -> list[dict[str, Any]]:
+    asks = {entrant.name: entrant.open(cores) for entrant in entrants}
+    differences = worst_differences(asks)
+    rows = []
+    for size in sizes:
+        taken = latency(asks, synthetic(224, size).images, turns if size < 32 else max(2, turns // 2))
+        middles = {name: statistics.median(times) for name, times in taken.items()}
+        for entrant in entrants:
+            name, middle = entrant.name, middles[entrant.name]
+            peer = middles.get(f"{PEER}, {entrant.runtime} {entrant.precision}")
+            row = {"what": name, "threads": cores, "batch": size, "ms_per_image": round(middle, 3)}
+            row |= {"fastest_turn": round(min(taken[name]), 3), "slowest_turn": round(max(taken[name]), 3)}
+            row |= {"times_plain": round(middles[PLAIN] / middle, 2)}
+            row |= {"of_lite0": round(middle / peer, 2) if peer and entrant.what == "ours" else ""}
+            rows.append(row | {"worst_logit_difference": differences.get(name, "")})
+            show(rows[-1])
+    return rows
+
+
+def worst_differences(asks: dict[str, Ask]) -> dict[str, float]:
+    """How far each way to run ours is from torch in float32 over 32 images, in units of the largest logit or of 1."""
+    images = synthetic(224, 32).images
+    right = asks["ours, torch float32"](images)
+    scale = max(1.0, float(np.abs(right).max()))
+    ours = [name for name in asks if not name.startswith(PEER)]
+    return {name: float(np.abs(asks[name](images) - right).max()) / scale for name in ours}
+
+
+def throughput_rows(
+    entrants: Sequence[Contestant], sizes: Sequence[int], turns: int, cores: int
+) -> list[dict[str, Any]]:
+    crews: dict[str, list[Ask]] = {}
+    described: dict[str, dict[str, Any]] = {}
+    for entrant in (entrant for entrant in entrants if "torch" not in entrant.runtime):
+        for instances, threads in ((1, cores), (cores, 1)):
+            name = f"{entrant.name} {instances}x{threads}"
+            crews[name] = [entrant.open(threads) for _ in range(instances)]
+            described[name] = {"what": entrant.name, "instances": instances, "threads": threads}
+    rows = []
+    for size in sizes:
+        for name, rates in throughput(crews, synthetic(224, size).images, turns).items():
+            middle, fastest = round(statistics.median(rates), 1), round(max(rates), 1)
+            rows.append({**described[name], "batch": size, "images_per_second": middle, "fastest_turn": fastest})
+            show(rows[-1])
+    return rows
+
+
+def best_rows(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of each contestant the configuration with the most images a second."""
+    best: dict[str, dict[str, Any]] = {}
+    for row in sorted(rows, key=lambda row: -row["images_per_second"]):
+        best.setdefault(row["what"], row)
+    plain = best[PLAIN]["images_per_second"]
+    return [{**row, "times_plain": round(row["images_per_second"] / plain, 2)} for row in best.values()]
+
+
+def usable(entrants: Iterable[Contestant], cores: int) -> tuple[list[Contestant], list[str]]:
+    """Those that answer here, and why others do not, e.g. compiled torch without a compiler."""
+    found, notes = [], []
+    for entrant in entrants:
+        try:
+            entrant.open(cores)(synthetic(224, 1).images)
+        except Exception as fault:  # noqa: BLE001 - whatever a peer raises, the others are compared
+            notes.append(f"left out: {entrant.name}: {str(fault).splitlines()[0]}")
+        else:
+            found.append(entrant)
+    return found, notes
+
+
+def show(row: dict[str, Any]) -> None:
+    print("  ".join(f"{key}={value}" for key, value in row.items()), flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--quick", action="store_true", help="batch 1 and 8 only, few turns")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--quick", action="store_true", help="few turns, no batch of 32, no compiled torch")
     parser.add_argument("--run", type=Path, help="a trained ShrinkCNN-A at 224")
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+    cores = len(os.sched_getaffinity(0))
+    turns = 3 if arguments.quick else 10
     network = Checkpoint(arguments.run).module if arguments.run else calibrated()
-    sizes, turns = ((1, 8), 8) if arguments.quick else ((1, 8, 32), 20)
-    rows = []
     with tempfile.TemporaryDirectory() as folder:
-        found, differences = candidates(network, Path(folder), arguments.threads)
-        for size in sizes:
-            taken = timed(found, synthetic(224, size).images, turns if size < 32 else turns // 2)
-            plain = statistics.median(taken["plain, ONNX Runtime float32"])
-            for name, times in taken.items():
-                middle = statistics.median(times)
-                row = {"what": name, "batch": size, "threads": arguments.threads, "ms_per_image": round(middle, 3)}
-                row |= {"fastest_turn_ms": round(min(times), 3), "times_plain": round(plain / middle, 3)}
-                rows.append(row | {"worst_logit_difference": differences.get(name)})
-                print("  ".join(f"{key}={value}" for key, value in rows[-1].items()), flush=True)
+        entrants, left_out = usable(contestants(network, Path(folder), compiled=not arguments.quick), cores)
+        rows = latency_rows(entrants, (1, 8) if arguments.quick else (1, 8, 32), turns, cores)
+        busy = throughput_rows(entrants, (1, 4), max(2, turns // 3), cores)
+    best = best_rows(busy)
+    for row in best:
+        show(row)
     report = {
         "title": "Export: ShrinkCNN-A at 224 against plain export, EfficientNet-Lite0 and torch",
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": f"python bench/export.py {' '.join(sys.argv[1:])}",
         "environment": environment(),
-        "rows": rows,
+        "rows": rows + busy + [{**row, "what": f"best: {row['what']}"} for row in best],
         "notes": [
-            f"float32 matrix product, ONNX Runtime, {arguments.threads} threads: {peak(arguments.threads):.0f} GFLOP/s",
+            *(
+                f"peak, {cores} threads: {name} {rate:.0f} G operations/s"
+                for name, rate in machine.peaks(cores).items()
+            ),
+            *left_out,
             "ShrinkCNN-A is 384 M, EfficientNet-Lite0 407 M multiply-accumulates",
+            "worst_logit_difference is from torch in float32, in units of the largest logit",
         ],
     }
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(report, indent=1) + "\n")
+    write_atomic(arguments.out, (json.dumps(report, indent=1) + "\n").encode())
     print("\n".join(report["notes"]))
 
 

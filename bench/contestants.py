@@ -1,0 +1,144 @@
+"""What `bench/export.py` compares: one network, and a peer of the same size, as files and in torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lite0
+import onnx
+import torch
+from torch import nn
+
+from shrinkserve.arch import load
+from shrinkserve.arch.module import compile_spec
+from shrinkserve.export import graph
+from shrinkserve.export.activations import clip, observe
+from shrinkserve.export.foreign import AdaptedOnnx, read_preprocess
+from shrinkserve.export.optimise import SHIPPED, Plan, Target, optimise
+from shrinkserve.export.quantise import SCHEMES, quantise
+from shrinkserve.export.samples import synthetic
+from shrinkserve.export.to_onnx import from_network
+from shrinkserve.preprocess import Preprocess
+from shrinkserve.runtimes.answerer import Images, Logits
+from shrinkserve.runtimes.checkpoint import normalise
+from shrinkserve.runtimes.onnx import OnnxModel
+from shrinkserve.runtimes.openvino import OpenVinoModel
+
+Ask = Callable[[Images], Logits]
+PREPROCESS = Preprocess()
+RUNTIMES: dict[str, Target] = {"onnxruntime": "onnxruntime-cpu", "openvino": "openvino"}
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """One way to run a network.
+
+    Attributes:
+        what: ``"plain"``, ``"ours"`` or ``"EfficientNet-Lite0"``.
+        runtime: what runs it.
+        precision: of its arithmetic.
+        open: makes one instance that computes with so many threads; None where threads belong to the process.
+    """
+
+    what: str
+    runtime: str
+    precision: str
+    open: Callable[[int], Ask]
+
+    @property
+    def name(self) -> str:
+        return f"{self.what}, {self.runtime} {self.precision}"
+
+
+def calibrated() -> nn.Module:
+    """ShrinkCNN-A with random weights and batch norms that know the activations."""
+    torch.manual_seed(0)
+    network = compile_spec(load("shrinkcnn-a"))
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 1.0
+    nn.init.normal_(network.get_parameter("head.logits.weight"), std=0.1)
+    with torch.no_grad():
+        network.train()(normalise(torch.from_numpy(synthetic(224, 16).images), PREPROCESS))
+    return network.eval()
+
+
+def contestants(network: nn.Module, folder: Path, *, compiled: bool) -> Iterator[Contestant]:
+    """All of them; the files are written to `folder`."""
+    plain, peer = folder / "plain.onnx", folder / "peer.onnx"
+    graph.save(from_network(network, PREPROCESS), plain)
+    foreign = lite0.write(folder)
+    AdaptedOnnx(read_preprocess(folder / "lite0.toml")).run(foreign, peer, synthetic(224, 1))
+    yield Contestant("plain", "onnxruntime", "float32", _session(plain))
+    for what, source in (("ours", plain), ("EfficientNet-Lite0", peer)):
+        for runtime, target in RUNTIMES.items():
+            float32, int8 = folder / f"{what}-{runtime}.onnx", folder / f"{what}-{runtime}-int8.onnx"
+            optimised(source, float32, SHIPPED[target])
+            quantised(float32, int8, runtime)
+            opener = _session if runtime == "onnxruntime" else _compiled
+            yield Contestant(what, runtime, "float32", opener(float32))
+            yield Contestant(what, runtime, "int8", opener(int8))
+            if runtime == "openvino":
+                yield Contestant(what, runtime, "bfloat16", _compiled(float32, "bf16"))
+            if runtime == "openvino" and what == "ours":
+                yield Contestant("ours with a dynamic batch", runtime, "int8", _dynamic(int8))
+    yield Contestant("ours", "torch", "float32", lambda threads: eager(network, torch.float32, threads))
+    yield Contestant("ours", "torch", "bfloat16", lambda threads: eager(network, torch.bfloat16, threads))
+    if compiled:
+        yield Contestant(
+            "ours", "torch compiled", "float32", lambda threads: eager(network, torch.float32, threads, compiled=True)
+        )
+
+
+def optimised(source: Path, target: Path, plan: Plan) -> None:
+    """The graph passes of a plan."""
+    model = graph.load(source)
+    optimise(model, plan)
+    graph.save(model, target)
+
+
+def quantised(source: Path, target: Path, runtime: Any) -> None:
+    """Eight bits for a runtime, calibrated on synthetic images: right for speed, not for accuracy."""
+    model = graph.load(source)
+    ranges = clip(observe(model, synthetic(224, 16).images), "percentile", SCHEMES[runtime].levels)
+    onnx.save(quantise(model, ranges, runtime), target)
+
+
+def eager(network: nn.Module, dtype: torch.dtype, threads: int, *, compiled: bool = False) -> Ask:
+    """The network in torch, channels-last."""
+    torch.set_num_threads(threads)
+    run: Any = network.to(memory_format=torch.channels_last)
+    if compiled:
+        run = torch.compile(run, dynamic=True)  # one compilation for all batches
+
+    def ask(images: Images) -> Logits:
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            logits: Logits = run(normalise(torch.from_numpy(images), PREPROCESS)).float().numpy()
+        return logits
+
+    return ask
+
+
+def _session(path: Path) -> Callable[[int], Ask]:
+    return lambda threads: OnnxModel(path, threads).answer
+
+
+def _compiled(path: Path, precision: Any = "f32") -> Callable[[int], Ask]:
+    return lambda threads: OpenVinoModel(path, threads, precision).answer
+
+
+def _dynamic(path: Path) -> Callable[[int], Ask]:
+    """OpenVINO as it takes the file by itself, to see what `FixedBatches` saves."""
+    import openvino
+
+    def opener(threads: int) -> Ask:
+        properties = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32", "ENABLE_CPU_PINNING": "NO"}
+        core = openvino.Core()
+        compiled = core.compile_model(str(path), "CPU", {**properties, "INFERENCE_NUM_THREADS": threads})
+        request = compiled.create_infer_request()
+        return lambda images: request.infer({"images": images})["logits"]
+
+    return opener

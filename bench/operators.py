@@ -1,0 +1,151 @@
+"""Where the time goes, operator by operator: before and after the graph passes, and in the peer.
+
+    python bench/operators.py --out bench/results/operators.json [--batch 1] [--quick]
+
+ONNX Runtime's and OpenVINO's own profilers; medians over many answers, of each operator by itself and then added up.
+Profiling makes every operator a microsecond or two slower: the shares count, the totals are bench/export.py's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import tempfile
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parent))
+import lite0
+import machine
+from contestants import PREPROCESS, calibrated, optimised, quantised
+
+from shrinkserve.artifact import write_atomic
+from shrinkserve.benchmark.environment import environment
+from shrinkserve.export import graph
+from shrinkserve.export.foreign import AdaptedOnnx, read_preprocess
+from shrinkserve.export.optimise import SHIPPED
+from shrinkserve.export.samples import synthetic
+from shrinkserve.export.to_onnx import from_network
+from shrinkserve.runtimes.onnx import INPUT, open_session
+
+Microseconds = dict[tuple[str, str], list[float]]
+"""(operator, node) -> its time in every answer."""
+WARM_UP = 10
+
+
+def in_onnxruntime(path: Path, images: np.ndarray[Any, Any], answers: int, threads: int) -> Microseconds:
+    with tempfile.TemporaryDirectory() as folder:
+        session = open_session(path, threads, profile=Path(folder) / "profile")
+        for _ in range(answers + WARM_UP):
+            session.run(None, {INPUT: images})
+        events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+    taken: Microseconds = defaultdict(list)
+    for event in events:
+        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
+            taken[event["args"]["op_name"], event["name"]].append(event["dur"])
+    return taken
+
+
+def in_openvino(path: Path, images: np.ndarray[Any, Any], answers: int, threads: int, precision: str) -> Microseconds:
+    import openvino
+
+    properties = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": precision,
+        "INFERENCE_NUM_THREADS": threads,
+        "PERF_COUNT": True,
+    }
+    request = openvino.Core().compile_model(str(path), "CPU", properties).create_infer_request()
+    taken: Microseconds = defaultdict(list)
+    for _ in range(answers + WARM_UP):
+        request.infer({INPUT: images})
+        for found in request.profiling_info:
+            if seconds := found.real_time.total_seconds():
+                taken[found.node_type, found.node_name].append(1e6 * seconds)
+    return taken
+
+
+def summary(what: str, taken: Microseconds, batch: int) -> Iterator[dict[str, Any]]:
+    """One row an operator and one for all of them; microseconds an image."""
+    total: Counter[str] = Counter()
+    count: Counter[str] = Counter()
+    for (operator, _), times in taken.items():
+        total[operator] += statistics.median(times[WARM_UP:]) / batch
+        count[operator] += 1
+    everything = sum(total.values())
+    for operator, time in total.most_common():
+        share = round(100 * time / everything, 1)
+        yield {
+            "what": what,
+            "operator": operator,
+            "nodes": count[operator],
+            "us_per_image": round(time),
+            "percent": share,
+        }
+    yield {
+        "what": what,
+        "operator": "all",
+        "nodes": sum(count.values()),
+        "us_per_image": round(everything),
+        "percent": 100.0,
+    }
+
+
+def profiles(
+    folder: Path, images: np.ndarray[Any, Any], answers: int, threads: int
+) -> Iterator[tuple[str, Microseconds]]:
+    plain, ours, vino, int8 = (folder / f"{name}.onnx" for name in ("plain", "ours", "vino", "int8"))
+    graph.save(from_network(calibrated(), PREPROCESS), plain)
+    optimised(plain, ours, SHIPPED["onnxruntime-cpu"])
+    optimised(plain, vino, SHIPPED["openvino"])
+    quantised(vino, int8, "openvino")
+    foreign, peer = lite0.write(folder), folder / "peer.onnx"
+    AdaptedOnnx(read_preprocess(folder / "lite0.toml")).run(foreign, peer, synthetic(224, 1))
+    for name, path in (("plain", plain), ("ours", ours), ("EfficientNet-Lite0", peer)):
+        yield f"{name}, onnxruntime float32", in_onnxruntime(path, images, answers, threads)
+    for name, path in (("plain", plain), ("ours", vino), ("EfficientNet-Lite0", peer)):
+        yield f"{name}, openvino float32", in_openvino(path, images, answers, threads, "f32")
+    yield "ours, openvino bfloat16", in_openvino(vino, images, answers, threads, "bf16")
+    yield "ours, openvino int8", in_openvino(int8, images, answers, threads, "f32")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--quick", action="store_true", help="few answers")
+    arguments = parser.parse_args()
+    threads = len(os.sched_getaffinity(0))
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        images = synthetic(224, arguments.batch).images
+        for what, taken in profiles(Path(folder), images, 10 if arguments.quick else 100, threads):
+            rows += summary(what, taken, arguments.batch)
+    for row in rows:
+        print("  ".join(f"{key}={value}" for key, value in row.items()))
+    peaks = machine.peaks(threads)
+    report = {
+        "title": "Operators of ShrinkCNN-A at 224 before and after the graph passes",
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "command": f"python bench/operators.py {' '.join(sys.argv[1:])}",
+        "environment": environment(),
+        "rows": rows,
+        "notes": [
+            f"batch {arguments.batch}, {threads} threads",
+            *(f"peak, {threads} threads: {name} {rate:.0f} G operations/s" for name, rate in peaks.items()),
+        ],
+    }
+    write_atomic(arguments.out, (json.dumps(report, indent=1) + "\n").encode())
+    print("\n".join(report["notes"]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,135 @@
+"""Top-1 and changed answers of every precision on handwritten digits, with networks trained for it.
+
+    python bench/precisions.py --out bench/results/precisions.json [--quick] [--data DIGITS] [--runs RUN_A RUN_B]
+
+`shrinkserve data digits`, `train` of ShrinkCNN-A (ReLU) and ShrinkCNN-B (Swish), `export` for each runtime; then the
+steps behind `--to fp16`, `bf16` and `int8`, without the rule that int8 has to be faster: these networks are so small
+that it is not, and then `export` ships none. Every file answers all validation images, beside the checkpoint. Without
+--data and --runs it takes five minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from shrinkserve.artifact import write_atomic
+from shrinkserve.benchmark.environment import environment
+from shrinkserve.data import evaluation_batches, open_dataset
+from shrinkserve.export.parity import answer_all
+from shrinkserve.export.precision import Lower
+from shrinkserve.export.quantise_step import Int8
+from shrinkserve.export.samples import Samples, load_samples
+from shrinkserve.export.variants import CALIBRATION_IMAGES
+from shrinkserve.runtimes.answerer import Answerer, Images
+from shrinkserve.runtimes.checkpoint import Checkpoint
+from shrinkserve.runtimes.onnx import OnnxModel
+from shrinkserve.runtimes.openvino import OpenVinoModel
+
+NETWORKS = {"A, ReLU": "shrinkcnn-a", "B, Swish": "shrinkcnn-b"}
+
+
+def shrinkserve(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "shrinkserve", *map(str, arguments)]
+    print("$ shrinkserve", *arguments, flush=True)
+    return subprocess.run(command, check=False, capture_output=True, text=True)
+
+
+def demanded(*arguments: str | Path) -> None:
+    done = shrinkserve(*arguments)
+    if done.returncode:
+        sys.exit(done.stderr)
+
+
+def trained(folder: Path, data: Path, *, quick: bool) -> Iterator[Path]:
+    for network in NETWORKS.values():
+        run = folder / network
+        less = ["--set", "schedule.epochs=4"] if quick else []
+        demanded("train", "digits", "--data", data, "--out", run, "--set", f"model.network={network}", *less)
+        yield run
+
+
+def rows_of(network: str, run: Path, data: Path, folder: Path) -> Iterator[dict[str, Any]]:
+    """A row a precision and runtime, the checkpoint's first."""
+    checkpoint = Checkpoint(run)
+    samples = load_samples(data, checkpoint.preprocess, checkpoint.classes, limit=10_000)
+    batches = evaluation_batches(open_dataset(data, "train"), checkpoint.preprocess, 64, limit=CALIBRATION_IMAGES)
+    calibration = np.concatenate([batch.images for batch in batches])
+    right = answer_all(checkpoint, samples.images, 32)
+    yield {"network": network, "runtime": "torch", "precision": "float32", **judged(right, right, samples)}
+    for target in ("onnxruntime-cpu", "openvino"):
+        repository = folder / f"{run.name}-{target}"
+        demanded("export", run, "--data", data, "--repository", repository, "--target", target)
+        model = next(repository.glob("*/1/model.onnx"))
+        runtime = target.removesuffix("-cpu")
+        for precision, answerer, details in variants(model, runtime, calibration, samples, folder):
+            row = {"network": network, "runtime": runtime, "precision": precision}
+            yield {**row, **judged(right, answer_all(answerer, samples.images, 32), samples), **details}
+
+
+def variants(
+    model: Path, runtime: Any, calibration: Images, samples: Samples, folder: Path
+) -> Iterator[tuple[str, Answerer, dict[str, Any]]]:
+    """Precision, what answers in it, and what there is to say of it."""
+    opened = OnnxModel if runtime == "onnxruntime" else OpenVinoModel
+    yield "float32", opened(model), {}
+    if runtime == "onnxruntime":
+        Lower("float16", calibration).run(model, folder / "float16.onnx", samples)
+        yield "float16", OnnxModel(folder / "float16.onnx"), {}
+    else:
+        yield "bfloat16", OpenVinoModel(model, precision="bf16"), {}
+    record = Int8(runtime, calibration, demand_faster=False).run(model, folder / "int8.onnx", samples)
+    details = {"ranges": record["method"], "float_layers": len(record["float_layers"])}
+    yield "int8", opened(folder / "int8.onnx"), {**details, "times_float32": record["float32_ms"] / record["int8_ms"]}
+
+
+def judged(right: np.ndarray[Any, Any], found: np.ndarray[Any, Any], samples: Samples) -> dict[str, Any]:
+    answers = found.argmax(1)
+    return {
+        "top1_percent": round(100 * float(np.mean(answers == samples.labels)), 2),
+        "flips": int((answers != right.argmax(1)).sum()),
+        "images": len(samples),
+        "worst_difference": float(np.abs(found - right).max() / max(1.0, np.abs(right).max())),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--quick", action="store_true", help="four epochs")
+    parser.add_argument("--data", type=Path, help="what `shrinkserve data digits` wrote")
+    parser.add_argument("--runs", type=Path, nargs=2, help="trained runs of A and B")
+    arguments = parser.parse_args()
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        data = arguments.data or folder / "digits"
+        if not arguments.data:
+            demanded("data", "digits", data)
+        runs = arguments.runs or list(trained(folder, data, quick=arguments.quick))
+        for network, run in zip(NETWORKS, runs, strict=True):
+            for row in rows_of(network, run, data, folder):
+                rows.append(row)
+                print("  ".join(f"{key}={value}" for key, value in row.items()), flush=True)
+    report = {
+        "title": "Precisions on handwritten digits",
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "command": f"python bench/precisions.py {' '.join(sys.argv[1:])}",
+        "environment": environment(),
+        "rows": rows,
+        "notes": ["worst_difference is of a logit from the checkpoint's, in units of the largest logit"],
+    }
+    write_atomic(arguments.out, (json.dumps(report, indent=1) + "\n").encode())
+
+
+if __name__ == "__main__":
+    main()
