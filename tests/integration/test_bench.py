@@ -152,7 +152,7 @@ def test_data_of_other_classes(server: TritonServer, smoke_run: Path, tmp_path: 
             (tmp_path / split / name).mkdir(parents=True)
             Image.new("RGB", (9, 9)).save(tmp_path / split / name / "1.png")
     assert bench("--data", tmp_path, "--checkpoint", smoke_run, "--url", server.grpc_url) == 2
-    assert "not the classes of model smoke_classifier: expected 11 classes, found 2" in one_line(capsys)
+    assert "not the classes of model smoke: expected 11 classes, found 2" in one_line(capsys)
 
 
 def test_a_server_that_dies_leaves_a_partial_record_and_one_line(
