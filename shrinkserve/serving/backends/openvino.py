@@ -13,6 +13,7 @@ from typing import Any
 
 import openvino as ov
 
+from shrinkserve.runtimes.openvino import FixedBatches
 from shrinkserve.serving.backends.arguments import ModelArguments, Tensors
 from shrinkserve.serving.backends.batching import Array, Inputs, answer, side_by_side
 
@@ -31,18 +32,16 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Compile the model; Triton shows what is raised here as the reason why the model cannot be loaded."""
         self._arguments = ModelArguments.parse(args, "model.xml")
-        compiled = ov.Core().compile_model(self._arguments.file, "CPU", properties(self._arguments))
-        self._arguments.check("input", _tensors(compiled.inputs))
-        self._arguments.check("output", _tensors(compiled.outputs))
-        self._request = compiled.create_infer_request()
+        self._batches = FixedBatches(self._arguments.file, properties(self._arguments))
+        self._arguments.check("input", _tensors(self._batches.model.inputs))
+        self._arguments.check("output", _tensors(self._batches.model.outputs))
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Answer the requests that Triton put into one batch."""
         return answer(requests, self._arguments, self._infer)
 
     def _infer(self, requests: Sequence[Inputs], names: Sequence[str]) -> Sequence[Array]:
-        # The outputs are copies: their memory is the next run's too, and that may come before they are sent.
-        results = self._request.infer(side_by_side(requests), share_inputs=True)
+        results = self._batches.infer(side_by_side(requests))
         return [results[name] for name in names]
 
 
