@@ -44,7 +44,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--quick", action="store_true", help="a small image and short windows")
     options = parser.parse_args()
-    size = 32 if options.quick else SIZE
+    size, place = 32 if options.quick else SIZE, environment()
     timing = Timing(warmup=0.2, window=0.3, agree=2, most=2) if options.quick else Timing(window=5.0, most=6)
     with tempfile.TemporaryDirectory(prefix="shrinkserve-bench-") as folder:
         repository = make_repository(Path(folder), size)
@@ -57,7 +57,7 @@ def main() -> int:
         "title": "Capacity plan: predicted against measured latency, one replica, gRPC, Poisson arrivals",
         "date": utc_now(),
         "command": shlex.join(["python", *sys.argv]),
-        "environment": environment(),
+        "environment": place,
         "rows": rows,
         "notes": [
             "The load generator has a core of its own, the server the others; both share caches and memory.",
