@@ -31,12 +31,12 @@ STEPS = 12
 
 @dataclass(frozen=True)
 class Service:
-    """What one replica takes, as measured with one request at a time.
+    """What one replica takes.
 
     Attributes:
         target: the stage that was measured.
         sizes: batch sizes, ascending.
-        seconds: mean time inside the server for a batch of each size.
+        seconds: mean time for which a batch of each size holds an instance.
         scatter: measured times over their mean, to draw from: what the machine's noise looks like.
         overhead: seconds of client and network, added to every request.
     """
@@ -49,9 +49,7 @@ class Service:
 
     def of(self, size: int) -> float:
         """Mean seconds of a batch; between measured sizes on the line, beyond the largest in its proportion."""
-        if size > self.sizes[-1]:
-            return self.seconds[-1] * size / self.sizes[-1]
-        return float(np.interp(size, self.sizes, self.seconds))
+        return _between(size, self.sizes, self.seconds)
 
 
 @dataclass(frozen=True)
@@ -74,12 +72,14 @@ class Replica:
         return max(self.instances * size / self.service.of(size) for size in range(1, self.max_batch + 1))
 
 
-def read_service(record: dict[str, Any], target: str | None = None) -> Service:
+def read_service(record: dict[str, Any], target: str | None = None, instances: int = 1) -> Service:
     """Take a target's service times out of a record of `bench`.
 
     Args:
-        record: with closed loops at concurrency 1, best at several batch sizes (``--concurrency 1 --batch 4 ...``).
+        record: with closed loops at concurrency 1, best at several batch sizes, and one at which requests wait
+            (``--concurrency 1 --concurrency 8 --batch 4 ...``).
         target: its name; the server with the most batch sizes when None, the last one of several.
+        instances: of the model on the server that was measured.
 
     Raises:
         ArtifactError: no load test to take them from.
@@ -87,25 +87,52 @@ def read_service(record: dict[str, Any], target: str | None = None) -> Service:
     alone = [
         load for load in record["loads"] if load["mode"] == "closed" and load["concurrency"] == 1 and load["server"]
     ]
-    sizes = Counter(load["target"] for load in reversed(alone))
-    name = target or max(sizes, key=lambda one: sizes[one], default=None)
+    counts = Counter(load["target"] for load in reversed(alone))
+    name = target or max(counts, key=lambda one: counts[one], default=None)
     mine = sorted((load for load in alone if load["target"] == name), key=lambda load: int(load["batch"]))
     if not mine or mine[0]["batch"] != 1:
         raise ArtifactError(
             f"record: no load test of {target or 'a server'} at concurrency 1 and batch 1",
-            do="measure one: shrinkserve bench ... --concurrency 1 --batch 4 --batch 16 --json FILE",
+            do="measure one: shrinkserve bench ... --concurrency 1 --concurrency 8 --batch 4 --batch 16 --json FILE",
         )
-    inside = [sum(load["server"]["mean_ms"][p] for p in _COMPUTE) / 1e3 for load in mine]
+    sizes = [int(load["batch"]) for load in mine]
+    inside = np.array([sum(load["server"]["mean_ms"][p] for p in _COMPUTE) / 1e3 for load in mine])
+    inside += _held_longer(record, mine[0]["target"], instances, sizes, inside)
     single = Histogram(mine[0]["latency"]["hdr"])
     drawn = np.array([single.percentile(p) for p in np.linspace(0.05, 99.95, 1000)])
-    overhead = max(0.0, single.mean - inside[0])
+    overhead = max(0.0, single.mean - float(inside[0]))
     noise = np.maximum(drawn - overhead, 0.1 * inside[0])
-    return Service(
-        name or "", tuple(int(load["batch"]) for load in mine), tuple(inside), noise / noise.mean(), overhead
-    )
+    return Service(name or "", tuple(sizes), tuple(map(float, inside)), noise / noise.mean(), overhead)
 
 
 _COMPUTE = ("compute_input", "compute_infer", "compute_output")
+
+
+def _held_longer(record: dict[str, Any], target: str, instances: int, sizes: Sequence[int], compute: Seconds) -> float:
+    """Seconds by which an execution holds an instance beyond its compute phases while requests wait.
+
+    Triton's phases leave out the hand-over between it and the backend's process, and what its frontend takes of the
+    same cores. While requests wait an instance is never idle, so it is held for ``instances / executions a second``.
+    """
+    loads = [
+        load
+        for load in record["loads"]
+        if load["mode"] == "closed" and load["target"] == target and load["server"] and load["batch"] == 1
+    ]
+    waiting = [load for load in loads if load["concurrency"] > instances]
+    if not waiting:
+        return 0.0
+    busiest = max(waiting, key=lambda load: float(load["images_per_second"]))
+    batch = float(busiest["server"]["images_per_execution"])
+    held = instances * batch / float(busiest["images_per_second"])
+    return max(0.0, held - _between(batch, sizes, compute))
+
+
+def _between(size: float, sizes: Sequence[int], seconds: Sequence[float] | Seconds) -> float:
+    """Seconds of a batch of `size`: on the line between measured sizes, beyond the largest in its proportion."""
+    if size > sizes[-1]:
+        return float(seconds[-1] * size / sizes[-1])
+    return float(np.interp(size, sizes, seconds))
 
 
 def simulate(replica: Replica, rate: float, seed: int = 0) -> Seconds:

@@ -9,8 +9,7 @@ class Turns:
     """A lock that the latest to ask for gets first; a context manager.
 
     One worker at a time waits for the next due time, and of the others the one that was busy last comes next. So a
-    low rate is sent by a few warm threads and connections, however many stand by for a stall: 64 of them in turn cost
-    a request 0.3 ms more in the middle and several times that at its 99th percentile.
+    low rate is sent by a few warm threads and connections, however many stand by for a stall.
     """
 
     def __init__(self) -> None:

@@ -134,7 +134,7 @@ def bench(  # noqa: PLR0913, PLR0917 - one parameter an option
 
 
 def plan(  # noqa: PLR0913, PLR0917 - one parameter an option
-    record: Annotated[Path, typer.Argument(help="bench.json with loads at concurrency 1 and several --batch.")],
+    record: Annotated[Path, typer.Argument(help="bench.json with several --concurrency, 1 among them, and --batch.")],
     rate: Annotated[float, typer.Option(min=0.001, help="Requests/s that all replicas together must answer.")],
     slo: Annotated[str, typer.Option(help="What is promised, e.g. p99=20ms.")],
     target: Annotated[str | None, typer.Option(help="Which server of the record, e.g. 'server grpc'.")] = None,
@@ -155,7 +155,7 @@ def plan(  # noqa: PLR0913, PLR0917 - one parameter an option
     from shrinkserve.benchmark.slo import Slo
 
     measured = read_record(record)
-    replica = capacity.Replica(capacity.read_service(measured, target), max_batch, instances)
+    replica = capacity.Replica(capacity.read_service(measured, target, instances), max_batch, instances)
     found = capacity.size(replica, rate, Slo.parse(slo))
     count, each = found["replicas"], found["requests_per_second_each"]
     who = f"1 replica of {found['target']} answers" if count == 1 else f"{count} replicas of {found['target']} answer"

@@ -80,6 +80,16 @@ def test_service_times_come_out_of_a_record() -> None:
     assert service.scatter.mean() == pytest.approx(1.0)
 
 
+def test_what_an_execution_takes_beyond_its_compute_phases_is_seen_where_requests_wait() -> None:
+    """Batches of 3 held the instance for 12 ms, as 250 images/s say; their compute phases are 8 ms by interpolation."""
+    waiting = record(1, 3.8, 12.0)
+    waiting |= {"concurrency": 8, "images_per_second": 250.0}
+    waiting["server"]["images_per_execution"] = 3.0
+    service = read_service({"loads": [record(1, 3.8, 5.0), record(8, 17.8, 20.0), waiting]})
+    assert service.seconds == pytest.approx((0.004 + 0.004, 0.018 + 0.004))
+    assert service.overhead == 0.0  # of 5 ms alone, all is the instance's
+
+
 def test_the_server_with_the_most_batch_sizes_is_taken_unless_one_is_named() -> None:
     loads = [record(1, 3.8, 5.0), record(8, 17.8, 20.0), {**record(1, 9.0, 11.0), "target": "server grpc jpeg"}]
     assert read_service({"loads": loads}).target == "server grpc"
