@@ -50,7 +50,7 @@ def read_gates(path: Path) -> Gates:
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as fault:
-        raise ConfigError(f"{path}: not a readable gates file ({fault})") from fault
+        raise ConfigError(f"{path}: not a readable gates file ({fault})", do=_SHAPE) from fault
     known = ", ".join(_KINDS)
     faults = []
     for key, value in raw.items():
@@ -65,6 +65,8 @@ def read_gates(path: Path) -> Gates:
         raise ConfigError(f"{path}: {'; '.join(faults)}")
     return Gates(**raw)
 
+
+_SHAPE = "give a TOML file with lines such as `min_top1 = 0.75`"
 
 _KINDS = {
     "min_top1": "a fraction from 0 to 1",

@@ -38,9 +38,9 @@ def rotating_log(path: Path) -> Iterator[logging.Logger]:
         path.parent.mkdir(parents=True, exist_ok=True)
         handler = RotatingFileHandler(path, maxBytes=MAX_BYTES, backupCount=KEPT, encoding="utf-8")
     except OSError as fault:
-        raise ServerError(
-            f"{path}: the log cannot be written ({fault.strerror})", do="give another --log-file"
-        ) from fault
+        blocked = isinstance(fault, FileExistsError | NotADirectoryError)
+        reason = f"{path.parent} is not a folder" if blocked else fault.strerror
+        raise ServerError(f"{path}: the log cannot be written ({reason})", do="give another --log-file") from fault
     logger = logging.Logger("tritonserver")  # outside the tree of loggers: it belongs to one server
     logger.addHandler(handler)
     try:
