@@ -110,7 +110,7 @@ def test_engines_are_added_to_a_version_and_refused_where_they_do_not_fit(
         assert f"compute capability {number // 10}.{number % 10}" in error
         assert f"shrinkserve export {version} --to tensorrt --builder tensorrt_rtx" in error
     assert main(["export", version]) == 2
-    assert "expected engines to add, e.g. --to tensorrt, found none" in capsys.readouterr().err
+    assert "expected engines to add to this version, e.g. --to tensorrt, found none" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
