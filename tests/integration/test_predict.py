@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -126,12 +127,17 @@ def test_server_that_dies_in_the_middle(smoke_repository: Path, photos: list[Pat
         process = subprocess.Popen([*command, server.grpc_url], text=True, **pipes)
         assert process.stdin is not None
         assert process.stdout is not None
+        assert process.stderr is not None
         process.stdin.write(f"{photos[0]}\n" * 200)
         process.stdin.flush()
         begun = process.stdout.readline() + process.stdout.readline()
         started = psutil.Process(server.pid)
         next(p for p in (started, *started.children(recursive=True)) if p.name() == "tritonserver").kill()
-        rest, errors = process.communicate(f"{photos[0]}\n" * 200, timeout=60)
+        with suppress(BrokenPipeError):  # it may have ended already
+            process.stdin.write(f"{photos[0]}\n" * 200)
+            process.stdin.close()
+        rest, errors = process.stdout.read(), process.stderr.read()  # communicate() would pass by what readline took in
+        process.wait(60)
     assert (process.returncode, errors.count("\n")) == (2, 1)
     assert errors.startswith(f"error: {server.grpc_url}: ")
     answered = json.loads(begun + rest)
