@@ -30,7 +30,7 @@ from shrinkserve.serving.repository import Repository
 from shrinkserve.serving.server import ServerOptions, TritonServer
 
 CONCURRENCIES = (1, 2, 4, 8, 16)
-BATCHES = (1, 8, 32)
+BATCHES = (1, 4, 32)
 DELAYS_US = (500, 2000)
 DUELS = 3
 """Times that the best and what was configured are measured in turns before the best is written."""
