@@ -98,6 +98,7 @@ def test_engine_of_every_precision(trt, tiny_onnx: Path, tmp_path: Path, precisi
         "gpu": None,
         "compute_capability": "8.9",
         "hardware_compatibility": "none",
+        "batches": [1, 2, 4],
     }
     assert "VERBOSE" in log.read_text()
 
