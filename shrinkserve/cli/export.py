@@ -73,7 +73,8 @@ def export(  # noqa: PLR0913, PLR0917 - a command's options are its arguments
     passes, kinds = check_target(target), parse_kinds(to)
     data = trained_on(run) if run and not data else data
     options = Options(data, passes, tune, max_batch, typer.echo)
-    beside = repository.resolve()  # which has a name, unlike "."
+    # Resolved, as "." has no name.
+    beside = run.resolve().parents[1] if run and is_version(run) else repository.resolve()
     cache = beside.parent / f"{beside.name}.timing-cache"
     engine = EngineOptions(1, min(opt_batch, max_batch), max_batch, workspace, level, compatibility, gpu)
     runtime: Any = "openvino" if target == "openvino" else "onnxruntime"

@@ -99,6 +99,7 @@ def test_engines_are_added_to_a_version_and_refused_where_they_do_not_fit(
     ahead = ["--to", "tensorrt", "--builder", "tensorrt_rtx", "--max-batch", "4", "--opt-batch", "2"]
     for gpu in ("8.6", "8.9"):
         assert main(["export", version, *ahead, "--gpu", gpu]) == 0
+    assert (tmp_path / "repository.timing-cache").is_file()
     config = (Path(version).parent / "configs" / "tensorrt-rtx-float16.pbtxt").read_text()
     assert config.count("cc_model_filenames") == 2
     assert main(["repo", "verify", "--repository", str(repository)]) == 0
