@@ -28,7 +28,7 @@ already in use "
 """
 ALL_FAILED = (
     "E1125 08:38:16.938200 5980 model_lifecycle.cc:642] \"failed to load 'tiny' version 1: Internal: Protobuf parsing "
-    'failed.\\n\\nAt:\\n  /work/session.py(753): _create\\n"\n'
+    'failed.\\n\\nAt:\\n  /srv/session.py(753): _create\\n"\n'
     "error: creating server: Internal - failed to load all models\n"
 )
 OTHER = "error: creating server: Internal - failed to load all models\n"
