@@ -35,8 +35,8 @@ from shrinkserve.benchmark.load import Load, Timing, closed_loop, open_loop
 from shrinkserve.benchmark.pace import Open
 
 LOAD = 0.8
-SETTLED = 60.0
-"""Seconds after which memory should not grow any more: pools have met their largest batches."""
+SETTLED = 300.0
+"""Seconds after which memory should not grow any more: pools have met their largest batches, which come by rarely."""
 EVERY = 5.0
 """Seconds between two looks at the memory."""
 
@@ -101,7 +101,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="twenty seconds")
     options = parser.parse_args()
     count = 2 if options.quick else max(1, options.seconds // 10)
-    settled = 0.0 if options.quick else SETTLED
+    settled = 0.0 if options.quick else min(SETTLED, options.seconds / 2)
     notes: list[str] = []
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="shrinkserve-bench-")))
