@@ -25,7 +25,7 @@ from shrinkserve.preprocess import Preprocess
 from shrinkserve.runtimes.answerer import Images, Logits
 from shrinkserve.runtimes.checkpoint import normalise
 from shrinkserve.runtimes.onnx import OnnxModel
-from shrinkserve.runtimes.openvino import OpenVinoModel
+from shrinkserve.runtimes.openvino import HINTS, OpenVinoModel
 
 Ask = Callable[[Images], Logits]
 PREPROCESS = Preprocess()
@@ -79,10 +79,10 @@ def contestants(network: nn.Module, folder: Path, *, compiled: bool) -> Iterator
             optimised(source, float32, SHIPPED[target])
             quantised(float32, int8, runtime)
             opener = _session if runtime == "onnxruntime" else _compiled
-            yield Contestant(what, runtime, "float32", opener(float32))
-            yield Contestant(what, runtime, "int8", opener(int8))
+            yield Contestant(what, runtime, "float32", opener(float32, "float32"))
+            yield Contestant(what, runtime, "int8", opener(int8, "int8"))
             if runtime == "openvino":
-                yield Contestant(what, runtime, "bfloat16", _compiled(float32, "bf16"))
+                yield Contestant(what, runtime, "bfloat16", _compiled(float32, "bfloat16"))
             if runtime == "openvino" and what == "ours":
                 yield Contestant("ours with a dynamic batch", runtime, "int8", _dynamic(int8))
     yield Contestant("ours", "torch", "float32", lambda threads: eager(network, torch.float32, threads))
@@ -122,12 +122,12 @@ def eager(network: nn.Module, dtype: torch.dtype, threads: int, *, compiled: boo
     return ask
 
 
-def _session(path: Path) -> Callable[[int], Ask]:
+def _session(path: Path, _precision: str = "float32") -> Callable[[int], Ask]:
     return lambda threads: OnnxModel(path, threads).answer
 
 
-def _compiled(path: Path, precision: Any = "f32") -> Callable[[int], Ask]:
-    return lambda threads: OpenVinoModel(path, threads, precision).answer
+def _compiled(path: Path, precision: str) -> Callable[[int], Ask]:
+    return lambda threads: OpenVinoModel(path, threads, HINTS[precision]).answer
 
 
 def _dynamic(path: Path) -> Callable[[int], Ask]:
@@ -135,7 +135,11 @@ def _dynamic(path: Path) -> Callable[[int], Ask]:
     import openvino
 
     def opener(threads: int) -> Ask:
-        properties = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32", "ENABLE_CPU_PINNING": "NO"}
+        properties = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": HINTS["int8"],
+            "ENABLE_CPU_PINNING": "NO",
+        }
         core = openvino.Core()
         compiled = core.compile_model(str(path), "CPU", {**properties, "INFERENCE_NUM_THREADS": threads})
         request = compiled.create_infer_request()

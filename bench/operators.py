@@ -35,6 +35,7 @@ from shrinkserve.export.optimise import SHIPPED
 from shrinkserve.export.samples import synthetic
 from shrinkserve.export.to_onnx import from_network
 from shrinkserve.runtimes.onnx import INPUT, open_session
+from shrinkserve.runtimes.openvino import HINTS
 
 Microseconds = dict[tuple[str, str], list[float]]
 """(operator, node) -> its time in every answer."""
@@ -113,9 +114,9 @@ def profiles(
     for name, path in (("plain", plain), ("ours", ours), ("EfficientNet-Lite0", peer)):
         yield f"{name}, onnxruntime float32", in_onnxruntime(path, images, answers, threads)
     for name, path in (("plain", plain), ("ours", vino), ("EfficientNet-Lite0", peer)):
-        yield f"{name}, openvino float32", in_openvino(path, images, answers, threads, "f32")
-    yield "ours, openvino bfloat16", in_openvino(vino, images, answers, threads, "bf16")
-    yield "ours, openvino int8", in_openvino(int8, images, answers, threads, "f32")
+        yield f"{name}, openvino float32", in_openvino(path, images, answers, threads, HINTS["float32"])
+    yield "ours, openvino bfloat16", in_openvino(vino, images, answers, threads, HINTS["bfloat16"])
+    yield "ours, openvino int8", in_openvino(int8, images, answers, threads, HINTS["int8"])
 
 
 def main() -> None:

@@ -27,13 +27,14 @@ from shrinkserve.benchmark.environment import environment
 from shrinkserve.data import evaluation_batches, open_dataset
 from shrinkserve.export.parity import answer_all
 from shrinkserve.export.precision import Lower
-from shrinkserve.export.quantise_step import Int8
+from shrinkserve.export.quantise_step import INT8, Int8, open_graph
 from shrinkserve.export.samples import Samples, load_samples
+from shrinkserve.export.steps import ONNX
 from shrinkserve.export.variants import CALIBRATION_IMAGES
 from shrinkserve.runtimes.answerer import Answerer, Images
 from shrinkserve.runtimes.checkpoint import Checkpoint
 from shrinkserve.runtimes.onnx import OnnxModel
-from shrinkserve.runtimes.openvino import OpenVinoModel
+from shrinkserve.runtimes.openvino import HINTS, OpenVinoModel
 
 NETWORKS = {"A, ReLU": "shrinkcnn-a", "B, Swish": "shrinkcnn-b"}
 
@@ -80,16 +81,15 @@ def variants(
     model: Path, runtime: Any, calibration: Images, samples: Samples, folder: Path
 ) -> Iterator[tuple[str, Answerer, dict[str, Any]]]:
     """Precision, what answers in it, and what there is to say of it."""
-    opened = OnnxModel if runtime == "onnxruntime" else OpenVinoModel
-    yield "float32", opened(model), {}
+    yield "float32", open_graph(model, runtime, ONNX), {}
     if runtime == "onnxruntime":
         Lower("float16", calibration).run(model, folder / "float16.onnx", samples)
         yield "float16", OnnxModel(folder / "float16.onnx"), {}
     else:
-        yield "bfloat16", OpenVinoModel(model, precision="bf16"), {}
+        yield "bfloat16", OpenVinoModel(model, precision=HINTS["bfloat16"]), {}
     record = Int8(runtime, calibration, demand_faster=False).run(model, folder / "int8.onnx", samples)
     details = {"ranges": record["method"], "float_layers": len(record["float_layers"])}
-    yield "int8", opened(folder / "int8.onnx"), details
+    yield "int8", open_graph(folder / "int8.onnx", runtime, INT8), details
 
 
 def judged(right: np.ndarray[Any, Any], found: np.ndarray[Any, Any], samples: Samples) -> dict[str, Any]:

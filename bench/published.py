@@ -25,6 +25,7 @@ from shrinkserve.arch.spec import to_dict
 from shrinkserve.artifact import Card, sha256_file, tensors_sha256
 from shrinkserve.export.quantise_step import Int8
 from shrinkserve.export.samples import synthetic
+from shrinkserve.export.variants import hint
 from shrinkserve.preprocess import Preprocess
 from shrinkserve.runtimes.checkpoint import normalise, weights
 from shrinkserve.serving.engines import Engine
@@ -98,18 +99,16 @@ def random_run(run: Path) -> Path:
 
 
 def add_precisions(models: Path) -> None:
-    """bfloat16 by OpenVINO and int8 by ONNX Runtime, as `export --to bf16,int8` makes them, but not judged."""
+    """bfloat16 and int8, both by OpenVINO, as `export --to bf16,int8` makes them, but not judged."""
     repository = Repository(models)
     version = repository.active(CLASSIFIER)
     with tempfile.TemporaryDirectory() as staging:
-        step = Int8("onnxruntime", synthetic(SIZE, 32).images, max_top1_drop=100, demand_faster=False)
+        step = Int8("openvino", synthetic(SIZE, 32).images, max_top1_drop=100, demand_faster=False)
         target = Path(staging) / "model.int8.onnx"
         record = step.run(models / CLASSIFIER / str(version) / "model.onnx", target, synthetic(SIZE, 16))
-        int8 = Engine("int8", "onnxruntime", target.name, "int8", record=record)
+        int8 = Engine("int8", "openvino", target.name, "int8", record=record, parameters=hint("int8"))
         repository.add_engine(CLASSIFIER, int8, Path(staging), version=version)
-        bfloat16 = Engine(
-            "bfloat16", "openvino", "model.onnx", "bfloat16", parameters={"INFERENCE_PRECISION_HINT": "bf16"}
-        )
+        bfloat16 = Engine("bfloat16", "openvino", "model.onnx", "bfloat16", parameters=hint("bfloat16"))
         repository.add_engine(CLASSIFIER, bfloat16, models / CLASSIFIER / str(version), version=version)
 
 

@@ -109,7 +109,8 @@ class Int8:
     def _faster(self, source: Path, target: Path) -> dict[str, Any]:
         if self.target == "tensorrt":
             return {"speed": "not measured: needs the GPU that the engine is built for"}
-        before, after = timed(_open(source, self.target), _open(target, self.target), self.calibration)
+        whole, eight = open_graph(source, self.target, ONNX), open_graph(target, self.target, INT8)
+        before, after = timed(whole, eight, self.calibration)
         if self.demand_faster and after >= before:
             target.unlink()
             raise GateError(
@@ -136,13 +137,13 @@ class _Trial:
         return quantise(self.model, ranges, self.target, keep_float=kept)
 
     def float_answers(self, images: Images) -> Logits:
-        return answer_all(_open(self.path, "onnxruntime"), images, BATCH)
+        return answer_all(open_graph(self.path, self.target, ONNX), images, BATCH)
 
     def answers(self, images: Images, method: Method, kept: Sequence[str] = ()) -> Logits:
         with TemporaryDirectory(prefix="shrinkserve-int8-") as folder:
             path = Path(folder) / "model.onnx"
             path.write_bytes(self.build(method, kept).SerializeToString())
-            return answer_all(_open(path, "onnxruntime"), images, BATCH)
+            return answer_all(open_graph(path, self.target, INT8), images, BATCH)
 
     def choose(self) -> tuple[Method, dict[str, float]]:
         """The calibration method with the least error of logits on held-out images, and the error of each."""
@@ -162,11 +163,12 @@ def _drop(right: Logits, found: Logits, samples: Samples) -> float:
     return 100 * float(np.mean(right.argmax(1) == truth) - np.mean(found.argmax(1) == truth))
 
 
-def _open(path: Path, target: Target) -> Answerer:
+def open_graph(path: Path, target: Target, state: State) -> Answerer:
+    """A graph as it is served; one for TensorRT in ONNX Runtime, which knows the same operators."""
     if target == "openvino":
-        from shrinkserve.runtimes.openvino import OpenVinoModel
+        from shrinkserve.runtimes.openvino import HINTS, OpenVinoModel
 
-        return OpenVinoModel(path)
+        return OpenVinoModel(path, precision=HINTS[state.precision])
     from shrinkserve.runtimes.onnx import OnnxModel
 
     return OnnxModel(path)

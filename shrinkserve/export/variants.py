@@ -17,7 +17,7 @@ from shrinkserve.export.engine import Engine, EngineOptions, Library, built_reco
 from shrinkserve.export.parity import compare, demand
 from shrinkserve.export.precision import TOLERANCES, Lower
 from shrinkserve.export.quantise import Target
-from shrinkserve.export.quantise_step import Int8
+from shrinkserve.export.quantise_step import Int8, open_graph
 from shrinkserve.export.samples import Samples, load_samples, synthetic
 from shrinkserve.export.steps import ONNX, Opener, Product, State, Step, run_steps
 from shrinkserve.preprocess import Preprocess
@@ -157,19 +157,27 @@ def _lowered(model: Path, folder: Path, samples: Samples, calibration: Images) -
 
 def _hinted(model: Path, samples: Samples) -> Variant:
     """OpenVINO casts the float32 graph itself and keeps what it knows to be delicate, so the file is shared."""
-    from shrinkserve.runtimes.openvino import OpenVinoModel
+    from shrinkserve.runtimes.openvino import HINTS, OpenVinoModel
 
-    right, found = OnnxModel(model), OpenVinoModel(model, precision="bf16")
+    right, found = OnnxModel(model), OpenVinoModel(model, precision=HINTS["bfloat16"])
     outcome = compare(right, found, samples, TOLERANCES["bfloat16"])
     demand(outcome, "bfloat16", right, found, samples)
     record = {"steps": [], "parity": outcome.to_dict()}
-    return Variant("bfloat16", "openvino", model.name, "bfloat16", record, {"INFERENCE_PRECISION_HINT": "bf16"})
+    return Variant("bfloat16", "openvino", model.name, "bfloat16", record, hint("bfloat16"))
 
 
 def _quantised(model: Path, folder: Path, samples: Samples, calibration: Images, options: VariantOptions) -> Variant:
     step = Int8(options.runtime, calibration, options.max_top1_drop)
-    record, file = _run([step], model, folder, samples)
-    return Variant("int8", options.runtime, file, "int8", record)
+    record, file = _run([step], model, folder, samples, lambda path, state: open_graph(path, options.runtime, state))
+    parameters = hint("int8") if options.runtime == "openvino" else {}
+    return Variant("int8", options.runtime, file, "int8", record, parameters)
+
+
+def hint(precision: str) -> dict[str, str]:
+    """What tells Triton's OpenVINO backends, ours and NVIDIA's, how to compute a graph of a precision."""
+    from shrinkserve.runtimes.openvino import HINTS
+
+    return {"INFERENCE_PRECISION_HINT": HINTS[precision]}
 
 
 def _plan(model: Path, folder: Path, samples: Samples, options: VariantOptions, first: Step) -> Variant:

@@ -9,6 +9,8 @@ from shrinkserve.errors import ConfigError, GateError
 from shrinkserve.export.engine import EngineOptions
 from shrinkserve.export.variants import VariantOptions, make_variants, parse_kinds, with_plans_of
 from shrinkserve.preprocess import Preprocess
+from shrinkserve.runtimes.answerer import Images, Logits
+from shrinkserve.runtimes.openvino import OpenVinoModel
 from shrinkserve.serving.engines import Engine
 
 PREPROCESS = Preprocess(size=32)
@@ -41,6 +43,23 @@ def test_int8_that_misses_its_gate_leaves_no_file(tiny_onnx: Path, tmp_path: Pat
     with pytest.raises(GateError):
         make_variants(tiny_onnx, ["int8"], tmp_path, PREPROCESS, VariantOptions(None, max_top1_drop=-101))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_int8_for_openvino_is_judged_as_it_is_served(tiny_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """By OpenVINO, and in bfloat16 between the eight-bit layers."""
+    asked: set[tuple[str, str]] = set()
+
+    def spy(model: OpenVinoModel, images: Images) -> Logits:
+        asked.add((model.path.name, model.precision))
+        return answer(model, images)
+
+    answer = OpenVinoModel.answer
+    monkeypatch.setattr(OpenVinoModel, "answer", spy)
+    monkeypatch.setattr("shrinkserve.export.quantise_step.timed", lambda *_: (0.002, 0.001))
+    (int8,) = make_variants(tiny_onnx, ["int8"], tmp_path, PREPROCESS, replace(SYNTHETIC, runtime="openvino"))
+    assert (int8.backend, int8.parameters) == ("openvino", {"INFERENCE_PRECISION_HINT": "bf16"})
+    assert {(tiny_onnx.name, "f32"), (int8.file, "bf16")} <= asked
+    assert int8.record["steps"][0]["parity"]["passed"]
 
 
 def test_plans_for_several_gpus_live_in_one_version(tiny_onnx: Path, tmp_path: Path):
