@@ -47,8 +47,9 @@ def compare(
         typer.echo(json.dumps(outcome.to_dict(), indent=1))
     else:
         report({"step": f"{outcome.candidate} against {outcome.reference}", **outcome.to_dict()})
-        if outcome.flipped:
-            typer.echo(f"top-1 changed at images {', '.join(map(str, outcome.flipped))}")
+        for flip in outcome.flipped:
+            named, found = (right.classes[index] for index in (flip.right, flip.found))
+            typer.echo(f"image {flip.image}: {named} became {found}, {flip.margin:.3g} apart in the reference")
     if outcome.faults:
         raise GateError("the answers differ", expected=f"within {outcome.limit:.3g}", found="; ".join(outcome.faults))
 

@@ -210,6 +210,11 @@ def report(check: dict[str, Any]) -> None:
     sizes = ", ".join(map(str, check["batches"]))
     typer.echo(
         f"{check['step']}: worst logit difference {check['worst']:.2e} (tolerance {check['tolerance']['absolute']:g} "
-        f"of {max(1.0, check['scale']):.3g}), {check['flips']} of {check['images']} top-1 changed; "
+        f"of {max(1.0, check['scale']):.3g}), {check['flips']} of {check['images']} top-1 changed{_margin(check)}; "
         f"batch {sizes}; {check['source']}"
     )
+
+
+def _margin(check: dict[str, Any]) -> str:
+    """How far apart the reference had the answers that changed."""
+    return f", of classes at most {check['flipped'][0]['margin']:.2g} apart" if check["flipped"] else ""

@@ -26,9 +26,9 @@ from shrinkserve.runtimes.tensorrt import gpu
 INPUT = "images"
 MODULES = {"tensorrt": ("tensorrt",), "tensorrt_rtx": ("tensorrt_rtx", "tensorrt_rtx_bindings")}
 TOLERANCES: dict[Precision, Tolerance] = {
-    "float32": Tolerance(0.005, flips=0.01),  # TensorRT may use TF32, whose mantissa has 10 bits
-    "float16": Tolerance(0.02, flips=0.01),
-    "bfloat16": Tolerance(0.1, flips=0.02),
+    "float32": Tolerance(0.005),  # TensorRT may use TF32, whose mantissa has 10 bits
+    "float16": Tolerance(0.02),
+    "bfloat16": Tolerance(0.1),
     "int8": Tolerance(0.25, flips=0.05),
 }
 

@@ -23,8 +23,8 @@ class Tolerance:
 
     Attributes:
         absolute: of a logit, in units of the largest reference logit or of 1, whichever is larger.
-        flips: fraction of images whose top-1 may change, one image at least: among few, a near tie says nothing. None
-            where the difference alone decides.
+        flips: fraction of images whose top-1 may change, whatever it was. None: it may change where the reference has
+            the two classes nearly tied, and nowhere else.
     """
 
     absolute: float
@@ -32,6 +32,26 @@ class Tolerance:
 
 
 FLOAT32 = Tolerance(1e-4)
+NEAR_TIE = 0.5
+"""Classes are nearly tied where no more than this part of a logit's tolerance lies between them. Errors within it could
+swap classes four times as far apart, but it is there for the worst of all logits: a dozen times the usual error."""
+
+
+@dataclass(frozen=True)
+class Flip:
+    """An image whose top-1 changed.
+
+    Attributes:
+        image: its position.
+        right: class that the reference names, by index.
+        found: class that the candidate names.
+        margin: how far apart the reference has the two, in logits.
+    """
+
+    image: int
+    right: int
+    found: int
+    margin: float
 
 
 @dataclass(frozen=True)
@@ -48,7 +68,7 @@ class Parity:
         worst: the worst of `batches`.
         scale: the largest absolute reference logit.
         flips: images whose top-1 changed.
-        flipped: the positions of the first of them.
+        flipped: the largest margins first, 20 at most.
     """
 
     reference: str
@@ -62,12 +82,17 @@ class Parity:
     worst: float
     scale: float
     flips: int
-    flipped: list[int] = field(default_factory=list)
+    flipped: list[Flip] = field(default_factory=list)
 
     @property
     def limit(self) -> float:
         """The largest difference that passes, in units of the logits."""
         return self.tolerance.absolute * max(1.0, self.scale)
+
+    @property
+    def near_tie(self) -> float:
+        """The largest margin of a near tie, in units of the logits."""
+        return NEAR_TIE * self.limit
 
     @property
     def faults(self) -> list[str]:
@@ -76,9 +101,18 @@ class Parity:
         differences += [("rows of one image", self.same_image), ("permuted rows", self.permuted)]
         # `not <=` and not `>`: a NaN anywhere is a fault.
         faults = [f"{what} differ by {value:.3g}" for what, value in differences if not value <= self.limit]
-        if self.tolerance.flips is not None and self.flips > max(1, self.tolerance.flips * self.images):
-            faults.append(f"{self.flips} of {self.images} top-1 answers changed")
-        return faults
+        return faults + self._flip_faults()
+
+    def _flip_faults(self) -> list[str]:
+        if self.tolerance.flips is not None:
+            if self.flips <= self.tolerance.flips * self.images:
+                return []
+            return [f"{self.flips} of {self.images} top-1 answers changed, at most {self.tolerance.flips:.1%} may"]
+        if not self.flipped or self.flipped[0].margin <= self.near_tie:
+            return []
+        worst = self.flipped[0]
+        what = f"image {worst.image} changed from class {worst.right} to {worst.found}, {worst.margin:.3g} apart"
+        return [f"{what} (a near tie: {self.near_tie:.3g})"]
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON data for a card."""
@@ -108,7 +142,7 @@ def compare(
     for size in sorted({1, 2, 5, max_batch} - {0}):
         answers = largest if size == max_batch else answer_all(candidate, samples.images[:FEW], size)
         batches[size] = difference(answers, right[: len(answers)])
-    changed = np.flatnonzero(right.argmax(1) != largest.argmax(1))
+    flips = find_flips(right, largest)
     return Parity(
         reference=reference.name,
         candidate=candidate.name,
@@ -120,8 +154,8 @@ def compare(
         permuted=_permuted(candidate, samples.images[:max_batch]),
         worst=max(batches.values()),
         scale=float(np.abs(right).max()),
-        flips=len(changed),
-        flipped=changed[:20].tolist(),
+        flips=len(flips),
+        flipped=flips[:20],
     )
 
 
@@ -140,6 +174,16 @@ def demand(parity: Parity, step: str, reference: Answerer, candidate: Answerer, 
     expected = f"logits within {parity.limit:.3g} of {parity.reference}"
     do = f"nothing was written; images and both sides' logits are in {kept}"
     raise ParityError(f"step {step}", expected=expected, found=", ".join(parity.faults), do=do)
+
+
+def find_flips(right: Logits, found: Logits) -> list[Flip]:
+    """Rows whose largest logit is another one, the largest margins first; float32 [N, classes] both."""
+    named, other = right.argmax(axis=1), found.argmax(axis=1)
+    rows = np.flatnonzero(named != other)
+    flips = [
+        Flip(i, int(named[i]), int(other[i]), float(right[i, named[i]] - right[i, other[i]])) for i in rows.tolist()
+    ]
+    return sorted(flips, key=lambda flip: -flip.margin)
 
 
 def answer_all(answerer: Answerer, images: Images, batch: int) -> Logits:

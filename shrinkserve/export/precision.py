@@ -32,8 +32,8 @@ SENSITIVE = frozenset({"Softmax", "LogSoftmax", "Exp", "Pow", "ReduceSum", "Redu
 """Operators that exponentiate or accumulate: wrong first in sixteen bits, and cheap in a classifier."""
 
 DTYPES = {"float16": ir.DataType.FLOAT16, "bfloat16": ir.DataType.BFLOAT16}
-TOLERANCES = {"float16": Tolerance(0.01, flips=0.01), "bfloat16": Tolerance(0.08, flips=0.02)}
-"""Mantissas of 11 and 8 bits round at 2^-11 and 2^-8; some 60 layers add their errors up to a few times that."""
+TOLERANCES = {"float16": Tolerance(0.01), "bfloat16": Tolerance(0.08)}
+"""Mantissas of 11 and 8 bits round at 2^-11 and 2^-8: twenty roundings for the worst logit of the worst image."""
 
 
 @dataclass(frozen=True)

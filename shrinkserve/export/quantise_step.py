@@ -58,8 +58,8 @@ class Int8:
 
     @property
     def tolerance(self) -> Tolerance:
-        """Whoever lets top-1 fall by more lets as many answers change."""
-        return Tolerance(DIFFERENCE, flips=max(FLIPS, self.max_top1_drop / 100))
+        """Whoever lets top-1 fall by more lets as many more answers change."""
+        return Tolerance(DIFFERENCE, flips=FLIPS + self.max_top1_drop / 100)
 
     def parameters(self) -> dict[str, Any]:
         return {
