@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from shrinkserve.benchmark.baseline import compare
 from shrinkserve.benchmark.report.html import to_html
 from shrinkserve.benchmark.report.markdown import to_markdown
 from shrinkserve.data import open_dataset
@@ -116,6 +117,58 @@ def test_a_browser_shows_it_light_and_dark_without_a_complaint(report: Path, bro
     assert pictures["light"].mean() > 200  # dark ink on light paper ...
     assert pictures["dark"].mean() < 70  # ... and the other way round
     assert pictures["light"].std() > 10
+
+
+OVERLAPS = """
+[...document.querySelectorAll('svg[aria-label^="Load curves"]')].filter(e => e.checkVisibility()).flatMap(svg => {
+  const page = svg.getBoundingClientRect()
+  const found = [...svg.querySelectorAll('text')].map(e => [e, e.getBoundingClientRect()])
+  const over = (a, b) => a.left < b.right - 1 && b.left < a.right - 1 && a.top < b.bottom - 4 && b.top < a.bottom - 4
+  return found.filter(([_, a], n) => a.left < page.left - 1 || a.right > page.right + 1
+    || found.some(([_, b], m) => m < n && over(a, b))).map(([e]) => e.textContent)
+})
+"""
+"""Labels of the load curves that run out of the picture or over another one; line boxes have air above and below."""
+
+
+@pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
+def test_a_search_crowds_the_load_curves_and_their_labels_stay_apart(
+    report: Path, digits: Path, browser, tmp_path: Path, width: int
+) -> None:
+    record = json.loads((report / "bench.json").read_text())
+    (opened, *_) = [load for load in record["loads"] if load["mode"] == "open"]
+    p99 = opened["latency"]["percentiles"]["p99"]
+    trials = []
+    for number in range(9):  # as a search does, ever closer to the rate that just holds
+        rate = 250 + 1500 * 0.6**number * (-1) ** number
+        tail = {key: value * (1 + number % 3) for key, value in p99.items()}
+        latency = {**opened["latency"], "percentiles": {**opened["latency"]["percentiles"], "p99": tail}}
+        rates = {"offered_requests_per_second": rate, "images_per_second": rate}
+        trials.append({**opened, **rates, "latency": latency, "unsent": 0, "batch": 1})
+    record["slo"] = [
+        {"target": name, "slo": "p99=20ms", "requests_per_second": 250.0, "trials": trials[start:]}
+        for name, start in (("server grpc", 0), ("server grpc jpeg", 3))
+    ]
+    record["baseline"] = {"file": "old/bench.json", "figures": compare(record, record)}
+    page = tmp_path / "report.html"
+    page.write_text(to_html(record, open_dataset(digits, "validation")))
+    browser.show(page, width, "light")
+    assert browser.complaints == []
+    assert browser.value("document.documentElement.scrollWidth") <= width
+    assert browser.value(OVERLAPS) == []
+    assert re.search(r">\d+/s</text>", page.read_text())
+
+
+def test_an_ensembles_account_has_its_models_queues(report: Path, digits: Path) -> None:
+    """Triton adds up what an ensemble's models compute and tells no queue: that is the rest of the server's time."""
+    record = json.loads((report / "bench.json").read_text())
+    phases = {"queue": 0.0, "compute_input": 0.25, "compute_infer": 4.0, "compute_output": 0.75}
+    load = {**record["loads"][0], "server": {"mean_ms": phases, "total_mean_ms": 7.5, "images_per_execution": 1.0}}
+    load["latency"] = {**load["latency"], "mean": 9.0}
+    record["loads"] = [load]
+    html = to_html(record, open_dataset(digits, "validation"))
+    assert '<td role="cell" data-label="queue">2.50</td>' in html
+    assert '<td role="cell" data-label="client">1.50</td>' in html
 
 
 def test_what_is_small_can_be_read(report: Path, browser) -> None:

@@ -17,8 +17,12 @@ from shrinkserve.benchmark.report.svg import (
     ticks,
 )
 
-LABEL_ROOM = 26.0
-"""Two labels of points are not drawn closer than this, in pixels."""
+LETTER, TALL, MARK = 7.0, 13.0, 6.0
+"""Width of a letter of a label and height of a line, on the safe side, and half a marker; in pixels."""
+AXIS = 42.0
+"""Where the scale of the load curves ends."""
+Rectangle = tuple[float, float, float, float]
+"""Left, top, right, bottom."""
 
 
 @dataclass(frozen=True)
@@ -62,19 +66,33 @@ def load_curves(series: dict[str, list[Point]], width: float, height: float) -> 
     for value in up:
         parts.append(line(44, y(value), width - 16, y(value), "grid"))
         parts.append(text(38, y(value) + 4, f"{value:g}", "end", "small"))
-    parts += [text(x(value), height - 22, f"{value:,g}", "middle", "small") for value in across]
-    taken: list[tuple[float, float]] = []
-    for number, one in enumerate(series.values()):
-        places = [(x(point.throughput), y(point.p99)) for point in one]
-        parts.append(path(places, f"curve c{number % 6}"))
-        for (px, py), point in zip(places, one, strict=True):
+    parts += [text(x(value), height - 22, f"{value:,g}", "middle", "small") for value in across[:-1]]
+    parts.append(text(width - 2, height - 22, f"{across[-1]:,g}", "end", "small"))
+    places = {name: [(x(point.throughput), y(point.p99)) for point in one] for name, one in series.items()}
+    taken = [(px - MARK, py - MARK, px + MARK, py + MARK) for one in places.values() for px, py in one]
+    for number, (name, one) in enumerate(series.items()):
+        parts.append(path(places[name], f"curve c{number % 6}"))
+        for (px, py), point in zip(places[name], one, strict=True):
             parts.append(line(px, y(point.low), px, max(20.0, y(point.high)), f"whisker c{number % 6}"))
             parts.append(marker(px, py, number, point.title, hollow=not point.valid))
-            if all(abs(px - ox) > LABEL_ROOM or abs(py - oy) > 14 for ox, oy in taken):
-                taken.append((px, py))
-                anchor = "end" if px > width - 60 else "start"
-                parts.append(text(px + (8 if anchor == "start" else -8), py - 8, point.label, anchor, "small"))
+            parts.append(_label(px, py, point.label, width, taken))
     return picture(width, height, "Load curves: throughput against the 99th percentile of the latency", parts)
+
+
+def _label(x: float, y: float, word: str, width: float, taken: list[Rectangle]) -> str:
+    """A point's label where nothing else is, which then is taken; none when there is no such place."""
+    for side, base in ((1, y - MARK), (-1, y - MARK), (1, y + MARK + TALL), (-1, y + MARK + TALL)):
+        near = x + side * MARK
+        left, right = sorted((near, near + side * LETTER * len(word)))
+        place = (left, base - TALL, right, base)
+        if left >= AXIS and right <= width and not any(_overlap(place, other) for other in taken):
+            taken.append(place)
+            return text(near, base - 3, word, "start" if side > 0 else "end", "small label")
+    return ""
+
+
+def _overlap(a: Rectangle, b: Rectangle) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
 @dataclass(frozen=True)

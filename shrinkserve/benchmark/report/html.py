@@ -129,12 +129,17 @@ def _batches(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _phases(record: dict[str, Any]) -> list[dict[str, Any]]:
-    """Where the mean request's time goes: the server's own account, and the rest of what the client saw."""
+    """Where the mean request's time goes: the server's own account, and the rest of what the client saw.
+
+    An ensemble's account adds up the computation of its models and leaves out the queues before them: what is in the
+    server's time and is no computation is waiting.
+    """
     found: list[dict[str, Any]] = []
     for load in record["loads"]:
         if load["server"]:
-            phases = dict(load["server"]["mean_ms"])
-            phases["client and network"] = max(0.0, load["latency"]["mean"] - sum(phases.values()))
+            inside, phases = load["server"]["total_mean_ms"], dict(load["server"]["mean_ms"])
+            phases["queue"] += max(0.0, inside - sum(phases.values()))
+            phases["client and network"] = max(0.0, load["latency"]["mean"] - inside)
             found.append({"name": describe_load(load), "phases": phases, "total": sum(phases.values())})
             found[-1]["together"] = load["server"]["images_per_execution"]
     longest = max((entry["total"] for entry in found), default=0.0) or 1.0
