@@ -285,7 +285,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--requests", type=int, default=10_000)
-    parser.add_argument("--quick", action="store_true", help="600 requests")
+    parser.add_argument("--quick", action="store_true", help="300 requests")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="shrinkserve-bench-") as folder:
         write_models(Path(folder) / "models")
@@ -297,7 +297,7 @@ def main() -> int:
             before, start = memory(server.pid), time.monotonic()
             ports = (urlsplit(server.http_url).port, urlsplit(server.grpc_url).port)
             http, rpc = (("127.0.0.1", int(port or 0)) for port in ports)
-            answers = abuse(http, rpc, 600 if options.quick else options.requests)
+            answers = abuse(http, rpc, 300 if options.quick else options.requests)
             took = time.monotonic() - start
             for thread in beside:
                 thread.stop.set()

@@ -4,31 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import lite0
 import onnx
 import torch
+from network import Scale
 from torch import nn
 
-from shrinkserve.arch import load
-from shrinkserve.arch.module import compile_spec
 from shrinkserve.export import graph
 from shrinkserve.export.activations import clip, observe
 from shrinkserve.export.foreign import AdaptedOnnx, read_preprocess
 from shrinkserve.export.optimise import SHIPPED, Plan, Target, optimise
 from shrinkserve.export.quantise import SCHEMES, quantise
-from shrinkserve.export.samples import synthetic
+from shrinkserve.export.samples import Samples, synthetic
 from shrinkserve.export.to_onnx import from_network
-from shrinkserve.preprocess import Preprocess
 from shrinkserve.runtimes.answerer import Images, Logits
 from shrinkserve.runtimes.checkpoint import normalise
 from shrinkserve.runtimes.onnx import OnnxModel
 from shrinkserve.runtimes.openvino import HINTS, OpenVinoModel
 
 Ask = Callable[[Images], Logits]
-PREPROCESS = Preprocess()
 RUNTIMES: dict[str, Target] = {"onnxruntime": "onnxruntime-cpu", "openvino": "openvino"}
 
 
@@ -53,31 +51,16 @@ class Contestant:
         return f"{self.what}, {self.runtime} {self.precision}"
 
 
-def calibrated() -> nn.Module:
-    """ShrinkCNN-A with random weights and batch norms that know the activations."""
-    torch.manual_seed(0)
-    network = compile_spec(load("shrinkcnn-a"))
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.momentum = 1.0
-    nn.init.normal_(network.get_parameter("head.logits.weight"), std=0.1)
-    with torch.no_grad():
-        network.train()(normalise(torch.from_numpy(synthetic(224, 16).images), PREPROCESS))
-    return network.eval()
-
-
-def contestants(network: nn.Module, folder: Path, *, compiled: bool) -> Iterator[Contestant]:
+def contestants(network: nn.Module, scale: Scale, folder: Path, *, compiled: bool) -> Iterator[Contestant]:
     """All of them; the files are written to `folder`."""
-    plain, peer = folder / "plain.onnx", folder / "peer.onnx"
-    graph.save(from_network(network, PREPROCESS), plain)
-    foreign = lite0.write(folder)
-    AdaptedOnnx(read_preprocess(folder / "lite0.toml")).run(foreign, peer, synthetic(224, 1))
+    plain, peer = plain_files(network, scale, folder)
+    samples = synthetic(scale.size, 16)
     yield Contestant("plain", "onnxruntime", "float32", _session(plain))
     for what, source in (("ours", plain), ("EfficientNet-Lite0", peer)):
         for runtime, target in RUNTIMES.items():
             float32, int8 = folder / f"{what}-{runtime}.onnx", folder / f"{what}-{runtime}-int8.onnx"
             optimised(source, float32, SHIPPED[target])
-            quantised(float32, int8, runtime)
+            quantised(float32, int8, runtime, samples)
             opener = _session if runtime == "onnxruntime" else _compiled
             yield Contestant(what, runtime, "float32", opener(float32, "float32"))
             yield Contestant(what, runtime, "int8", opener(int8, "int8"))
@@ -85,12 +68,20 @@ def contestants(network: nn.Module, folder: Path, *, compiled: bool) -> Iterator
                 yield Contestant(what, runtime, "bfloat16", _compiled(float32, "bfloat16"))
             if runtime == "openvino" and what == "ours":
                 yield Contestant("ours with a dynamic batch", runtime, "int8", _dynamic(int8))
-    yield Contestant("ours", "torch", "float32", lambda threads: eager(network, torch.float32, threads))
-    yield Contestant("ours", "torch", "bfloat16", lambda threads: eager(network, torch.bfloat16, threads))
+    ask = partial(eager, network, scale)
+    yield Contestant("ours", "torch", "float32", partial(ask, torch.float32))
+    yield Contestant("ours", "torch", "bfloat16", partial(ask, torch.bfloat16))
     if compiled:
-        yield Contestant(
-            "ours", "torch compiled", "float32", lambda threads: eager(network, torch.float32, threads, compiled=True)
-        )
+        yield Contestant("ours", "torch compiled", "float32", partial(ask, torch.float32, compiled=True))
+
+
+def plain_files(network: nn.Module, scale: Scale, folder: Path) -> tuple[Path, Path]:
+    """ONNX files of the network as torch exports it, and of EfficientNet-Lite0 with our interface."""
+    plain, peer = folder / "plain.onnx", folder / "peer.onnx"
+    graph.save(from_network(network, scale.preprocess), plain)
+    foreign = lite0.write(folder, scale.size)
+    AdaptedOnnx(read_preprocess(folder / "lite0.toml")).run(foreign, peer, synthetic(scale.size, 1))
+    return plain, peer
 
 
 def optimised(source: Path, target: Path, plan: Plan) -> None:
@@ -100,23 +91,23 @@ def optimised(source: Path, target: Path, plan: Plan) -> None:
     graph.save(model, target)
 
 
-def quantised(source: Path, target: Path, runtime: Any) -> None:
+def quantised(source: Path, target: Path, runtime: Any, samples: Samples) -> None:
     """Eight bits for a runtime, calibrated on synthetic images: right for speed, not for accuracy."""
     model = graph.load(source)
-    ranges = clip(observe(model, synthetic(224, 16).images), "percentile", SCHEMES[runtime].levels)
+    ranges = clip(observe(model, samples.images), "percentile", SCHEMES[runtime].levels)
     onnx.save(quantise(model, ranges, runtime), target)
 
 
-def eager(network: nn.Module, dtype: torch.dtype, threads: int, *, compiled: bool = False) -> Ask:
+def eager(network: nn.Module, scale: Scale, dtype: torch.dtype, threads: int, *, compiled: bool = False) -> Ask:
     """The network in torch, channels-last."""
     torch.set_num_threads(threads)
-    run: Any = network.to(memory_format=torch.channels_last)
+    run, preprocess = network.to(memory_format=torch.channels_last), scale.preprocess
     if compiled:
         run = torch.compile(run, dynamic=True)  # one compilation for all batches
 
     def ask(images: Images) -> Logits:
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
-            logits: Logits = run(normalise(torch.from_numpy(images), PREPROCESS)).float().numpy()
+            logits: Logits = run(normalise(torch.from_numpy(images), preprocess)).float().numpy()
         return logits
 
     return ask

@@ -21,7 +21,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterable, Sequence
-from datetime import datetime, timezone
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,25 +29,43 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
 import machine
-from contestants import Ask, Contestant, calibrated, contestants
+from contestants import Ask, Contestant, contestants
+from network import FULL, QUICK, Scale, calibrated
 
 from shrinkserve.artifact import write_atomic
 from shrinkserve.benchmark.environment import environment
-from shrinkserve.export.samples import synthetic
 from shrinkserve.runtimes.answerer import Images
 from shrinkserve.runtimes.checkpoint import Checkpoint
 
 PLAIN = "plain, onnxruntime float32"
 PEER = "EfficientNet-Lite0"
-SLICE = 0.12
-"""Seconds that a contestant answers in a turn before the next one has its turn."""
-WINDOW = 0.5
-"""Seconds of a turn with all cores busy."""
 
 
-def latency(asks: dict[str, Ask], images: Images, turns: int) -> dict[str, list[float]]:
+@dataclass(frozen=True)
+class Effort:
+    """How much is measured.
+
+    Attributes:
+        scale: of the network.
+        sizes: of the batches whose latency is told.
+        turns: of each contestant.
+        slice: seconds that a contestant answers in a turn before the next one has its turn.
+        window: seconds of a turn with all cores busy.
+    """
+
+    scale: Scale
+    sizes: tuple[int, ...]
+    turns: int
+    slice: float
+    window: float
+
+
+THOROUGH, BRIEF = Effort(FULL, (1, 8, 32), 10, 0.12, 0.5), Effort(QUICK, (1, 8), 2, 0.01, 0.02)
+
+
+def latency(asks: dict[str, Ask], images: Images, turns: int, slice_: float) -> dict[str, list[float]]:
     """Milliseconds an image, one figure a turn."""
-    repeats = {name: _repeats(ask, images) for name, ask in asks.items()}
+    repeats = {name: _repeats(ask, images, slice_) for name, ask in asks.items()}
     taken: dict[str, list[float]] = {name: [] for name in asks}
     for _ in range(turns):
         for name, ask in asks.items():
@@ -59,28 +77,28 @@ def latency(asks: dict[str, Ask], images: Images, turns: int) -> dict[str, list[
     return taken
 
 
-def _repeats(ask: Ask, images: Images) -> int:
+def _repeats(ask: Ask, images: Images, slice_: float) -> int:
     for _ in range(3):
         ask(images)
     started = time.perf_counter()
     ask(images)
-    return max(1, int(SLICE / (time.perf_counter() - started)))
+    return max(1, int(slice_ / (time.perf_counter() - started)))
 
 
-def throughput(crews: dict[str, list[Ask]], images: Images, turns: int) -> dict[str, list[float]]:
+def throughput(crews: dict[str, list[Ask]], images: Images, turns: int, window: float) -> dict[str, list[float]]:
     """Images a second of all instances together, one figure a turn."""
     found: dict[str, list[float]] = {name: [] for name in crews}
     for turn in range(turns + 1):
         for name, crew in crews.items():
-            rate = _rate(crew, images)
+            rate = _rate(crew, images, window)
             if turn:  # the first one warms up
                 found[name].append(rate)
     return found
 
 
-def _rate(crew: Sequence[Ask], images: Images) -> float:
+def _rate(crew: Sequence[Ask], images: Images, window: float) -> float:
     counts = [0] * len(crew)
-    stop = time.perf_counter() + WINDOW
+    stop = time.perf_counter() + window
 
     def work(index: int) -> None:
         while time.perf_counter() < stop:
@@ -96,12 +114,13 @@ def _rate(crew: Sequence[Ask], images: Images) -> float:
     return sum(counts) * len(images) / (time.perf_counter() - started)
 
 
-def latency_rows(entrants: Sequence[Contestant], sizes: Sequence[int], turns: int, cores: int) -> list[dict[str, Any]]:
+def latency_rows(entrants: Sequence[Contestant], effort: Effort, cores: int) -> list[dict[str, Any]]:
     asks = {entrant.name: entrant.open(cores) for entrant in entrants}
-    differences = worst_differences(asks)
+    differences = worst_differences(asks, effort.scale.images(32))
     rows = []
-    for size in sizes:
-        taken = latency(asks, synthetic(224, size).images, turns if size < 32 else max(2, turns // 2))
+    for size in effort.sizes:
+        turns = effort.turns if size < 32 else max(2, effort.turns // 2)
+        taken = latency(asks, effort.scale.images(size), turns, effort.slice)
         middles = {name: statistics.median(times) for name, times in taken.items()}
         for entrant in entrants:
             name, middle = entrant.name, middles[entrant.name]
@@ -115,18 +134,15 @@ def latency_rows(entrants: Sequence[Contestant], sizes: Sequence[int], turns: in
     return rows
 
 
-def worst_differences(asks: dict[str, Ask]) -> dict[str, float]:
-    """How far each way to run ours is from torch in float32 over 32 images, in units of the largest logit or of 1."""
-    images = synthetic(224, 32).images
+def worst_differences(asks: dict[str, Ask], images: Images) -> dict[str, float]:
+    """How far each way to run ours is from torch in float32 over the images, in units of the largest logit or of 1."""
     right = asks["ours, torch float32"](images)
     scale = max(1.0, float(np.abs(right).max()))
     ours = [name for name in asks if not name.startswith(PEER)]
     return {name: float(np.abs(asks[name](images) - right).max()) / scale for name in ours}
 
 
-def throughput_rows(
-    entrants: Sequence[Contestant], sizes: Sequence[int], turns: int, cores: int
-) -> list[dict[str, Any]]:
+def throughput_rows(entrants: Sequence[Contestant], effort: Effort, cores: int) -> list[dict[str, Any]]:
     crews: dict[str, list[Ask]] = {}
     described: dict[str, dict[str, Any]] = {}
     for entrant in (entrant for entrant in entrants if "torch" not in entrant.runtime):
@@ -135,8 +151,9 @@ def throughput_rows(
             crews[name] = [entrant.open(threads) for _ in range(instances)]
             described[name] = {"what": entrant.name, "instances": instances, "threads": threads}
     rows = []
-    for size in sizes:
-        for name, rates in throughput(crews, synthetic(224, size).images, turns).items():
+    for size in (1, 4):
+        found = throughput(crews, effort.scale.images(size), max(2, effort.turns // 3), effort.window)
+        for name, rates in found.items():
             middle, fastest = round(statistics.median(rates), 1), round(max(rates), 1)
             rows.append({**described[name], "batch": size, "images_per_second": middle, "fastest_turn": fastest})
             show(rows[-1])
@@ -152,12 +169,12 @@ def best_rows(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{**row, "times_plain": round(row["images_per_second"] / plain, 2)} for row in best.values()]
 
 
-def usable(entrants: Iterable[Contestant], cores: int) -> tuple[list[Contestant], list[str]]:
+def usable(entrants: Iterable[Contestant], images: Images, cores: int) -> tuple[list[Contestant], list[str]]:
     """Those that answer here, and why others do not, e.g. compiled torch without a compiler."""
     found, notes = [], []
     for entrant in entrants:
         try:
-            entrant.open(cores)(synthetic(224, 1).images)
+            entrant.open(cores)(images)
         except Exception as fault:  # noqa: BLE001 - whatever a peer raises, the others are compared
             notes.append(f"left out: {entrant.name}: {str(fault).splitlines()[0]}")
         else:
@@ -172,24 +189,26 @@ def show(row: dict[str, Any]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--quick", action="store_true", help="few turns, no batch of 32, no compiled torch")
+    parser.add_argument("--quick", action="store_true", help="a small network, few turns, no compiled torch")
     parser.add_argument("--run", type=Path, help="a trained ShrinkCNN-A at 224")
     arguments = parser.parse_args()
     cores = len(os.sched_getaffinity(0))
-    turns = 3 if arguments.quick else 10
-    network = Checkpoint(arguments.run).module if arguments.run else calibrated()
+    effort = BRIEF if arguments.quick else THOROUGH
+    scale, about = effort.scale, environment()
+    network = Checkpoint(arguments.run).module if arguments.run else calibrated(scale)
     with tempfile.TemporaryDirectory() as folder:
-        entrants, left_out = usable(contestants(network, Path(folder), compiled=not arguments.quick), cores)
-        rows = latency_rows(entrants, (1, 8) if arguments.quick else (1, 8, 32), turns, cores)
-        busy = throughput_rows(entrants, (1, 4), max(2, turns // 3), cores)
+        compared = contestants(network, scale, Path(folder), compiled=not arguments.quick)
+        entrants, left_out = usable(compared, scale.images(1), cores)
+        rows = latency_rows(entrants, effort, cores)
+        busy = throughput_rows(entrants, effort, cores)
     best = best_rows(busy)
     for row in best:
         show(row)
     report = {
-        "title": "Export: ShrinkCNN-A at 224 against plain export, EfficientNet-Lite0 and torch",
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "command": f"python bench/export.py {' '.join(sys.argv[1:])}",
-        "environment": environment(),
+        "title": f"Export: {scale.title} against plain export, EfficientNet-Lite0 and torch",
+        "date": about["date"],
+        "command": about["command"],
+        "environment": about,
         "rows": rows + busy + [{**row, "what": f"best: {row['what']}"} for row in best],
         "notes": [
             *(
@@ -197,7 +216,7 @@ def main() -> None:
                 for name, rate in machine.peaks(cores).items()
             ),
             *left_out,
-            "ShrinkCNN-A is 384 M, EfficientNet-Lite0 407 M multiply-accumulates",
+            "at 224 ShrinkCNN-A is 384 M, EfficientNet-Lite0 407 M multiply-accumulates",
             "worst_logit_difference is from torch in float32, in units of the largest logit",
         ],
     }

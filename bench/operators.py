@@ -16,24 +16,20 @@ import sys
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
-import lite0
 import machine
-from contestants import PREPROCESS, calibrated, optimised, quantised
+from contestants import optimised, plain_files, quantised
+from network import FULL, QUICK, Scale, calibrated
 
 from shrinkserve.artifact import write_atomic
 from shrinkserve.benchmark.environment import environment
-from shrinkserve.export import graph
-from shrinkserve.export.foreign import AdaptedOnnx, read_preprocess
 from shrinkserve.export.optimise import SHIPPED
 from shrinkserve.export.samples import synthetic
-from shrinkserve.export.to_onnx import from_network
 from shrinkserve.runtimes.onnx import INPUT, open_session
 from shrinkserve.runtimes.openvino import HINTS
 
@@ -101,16 +97,13 @@ def summary(what: str, taken: Microseconds, batch: int) -> Iterator[dict[str, An
     }
 
 
-def profiles(
-    folder: Path, images: np.ndarray[Any, Any], answers: int, threads: int
-) -> Iterator[tuple[str, Microseconds]]:
-    plain, ours, vino, int8 = (folder / f"{name}.onnx" for name in ("plain", "ours", "vino", "int8"))
-    graph.save(from_network(calibrated(), PREPROCESS), plain)
+def profiles(folder: Path, scale: Scale, batch: int, answers: int, threads: int) -> Iterator[tuple[str, Microseconds]]:
+    images = scale.images(batch)
+    plain, peer = plain_files(calibrated(scale), scale, folder)
+    ours, vino, int8 = (folder / f"{name}.onnx" for name in ("ours", "vino", "int8"))
     optimised(plain, ours, SHIPPED["onnxruntime-cpu"])
     optimised(plain, vino, SHIPPED["openvino"])
-    quantised(vino, int8, "openvino")
-    foreign, peer = lite0.write(folder), folder / "peer.onnx"
-    AdaptedOnnx(read_preprocess(folder / "lite0.toml")).run(foreign, peer, synthetic(224, 1))
+    quantised(vino, int8, "openvino", synthetic(scale.size, 16))
     for name, path in (("plain", plain), ("ours", ours), ("EfficientNet-Lite0", peer)):
         yield f"{name}, onnxruntime float32", in_onnxruntime(path, images, answers, threads)
     for name, path in (("plain", plain), ("ours", vino), ("EfficientNet-Lite0", peer)):
@@ -123,22 +116,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--quick", action="store_true", help="few answers")
+    parser.add_argument("--quick", action="store_true", help="a small network and few answers")
     arguments = parser.parse_args()
     threads = len(os.sched_getaffinity(0))
+    scale, answers = (QUICK, 10) if arguments.quick else (FULL, 100)
+    about = environment()
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
-        images = synthetic(224, arguments.batch).images
-        for what, taken in profiles(Path(folder), images, 10 if arguments.quick else 100, threads):
+        for what, taken in profiles(Path(folder), scale, arguments.batch, answers, threads):
             rows += summary(what, taken, arguments.batch)
     for row in rows:
         print("  ".join(f"{key}={value}" for key, value in row.items()))
     peaks = machine.peaks(threads)
     report = {
-        "title": "Operators of ShrinkCNN-A at 224 before and after the graph passes",
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "command": f"python bench/operators.py {' '.join(sys.argv[1:])}",
-        "environment": environment(),
+        "title": f"Operators of {scale.title} before and after the graph passes",
+        "date": about["date"],
+        "command": about["command"],
+        "environment": about,
         "rows": rows,
         "notes": [
             f"batch {arguments.batch}, {threads} threads",

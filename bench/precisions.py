@@ -16,15 +16,18 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).parent))
+from network import QUICK
+
 from shrinkserve.artifact import write_atomic
 from shrinkserve.benchmark.environment import environment
 from shrinkserve.data import evaluation_batches, open_dataset
+from shrinkserve.errors import GateError
 from shrinkserve.export.parity import answer_all
 from shrinkserve.export.precision import Lower
 from shrinkserve.export.quantise_step import INT8, Int8, open_graph
@@ -51,15 +54,19 @@ def demanded(*arguments: str | Path) -> None:
         sys.exit(done.stderr)
 
 
-def trained(folder: Path, data: Path, *, quick: bool) -> Iterator[Path]:
-    for network in NETWORKS.values():
-        run = folder / network
-        less = ["--set", "schedule.epochs=4"] if quick else []
-        demanded("train", "digits", "--data", data, "--out", run, "--set", f"model.network={network}", *less)
-        yield run
+def trained(network: str, folder: Path, data: Path) -> Path:
+    run = folder / network
+    demanded("train", "digits", "--data", data, "--out", run, "--set", f"model.network={network}")
+    return run
 
 
-def rows_of(network: str, run: Path, data: Path, folder: Path) -> Iterator[dict[str, Any]]:
+def hardly_trained(folder: Path, data: Path) -> Path:
+    small = ("--set", f"model.network={QUICK.source}", "--set", "model.width=1.0")
+    demanded("train", "smoke", "--data", data, "--out", folder / "quick", *small)
+    return folder / "quick"
+
+
+def rows_of(network: str, run: Path, data: Path, folder: Path, max_drop: float) -> Iterator[dict[str, Any]]:
     """A row a precision and runtime, the checkpoint's first."""
     checkpoint = Checkpoint(run)
     samples = load_samples(data, checkpoint.preprocess, checkpoint.classes, limit=10_000)
@@ -72,22 +79,27 @@ def rows_of(network: str, run: Path, data: Path, folder: Path) -> Iterator[dict[
         demanded("export", run, "--data", data, "--repository", repository, "--target", target)
         model = next(repository.glob("*/1/model.onnx"))
         runtime = target.removesuffix("-cpu")
-        for precision, answerer, details in variants(model, runtime, calibration, samples, folder):
+        for precision, answerer, details in variants(model, runtime, calibration, samples, folder, max_drop):
             row = {"network": network, "runtime": runtime, "precision": precision}
-            yield {**row, **judged(right, answer_all(answerer, samples.images, 32), samples), **details}
+            answers = judged(right, answer_all(answerer, samples.images, 32), samples) if answerer else {}
+            yield {**row, **answers, **details}
 
 
 def variants(
-    model: Path, runtime: Any, calibration: Images, samples: Samples, folder: Path
-) -> Iterator[tuple[str, Answerer, dict[str, Any]]]:
-    """Precision, what answers in it, and what there is to say of it."""
+    model: Path, runtime: Any, calibration: Images, samples: Samples, folder: Path, max_drop: float
+) -> Iterator[tuple[str, Answerer | None, dict[str, Any]]]:
+    """Precision, what answers in it unless it is refused, and what there is to say of it."""
     yield "float32", open_graph(model, runtime, ONNX), {}
     if runtime == "onnxruntime":
         Lower("float16", calibration).run(model, folder / "float16.onnx", samples)
         yield "float16", OnnxModel(folder / "float16.onnx"), {}
     else:
         yield "bfloat16", OpenVinoModel(model, precision=HINTS["bfloat16"]), {}
-    record = Int8(runtime, calibration, demand_faster=False).run(model, folder / "int8.onnx", samples)
+    try:
+        record = Int8(runtime, calibration, max_drop, demand_faster=False).run(model, folder / "int8.onnx", samples)
+    except GateError as fault:
+        yield "int8", None, {"refused": str(fault)}
+        return
     details = {"ranges": record["method"], "float_layers": len(record["float_layers"])}
     yield "int8", open_graph(folder / "int8.onnx", runtime, INT8), details
 
@@ -105,26 +117,32 @@ def judged(right: np.ndarray[Any, Any], found: np.ndarray[Any, Any], samples: Sa
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--quick", action="store_true", help="four epochs")
+    parser.add_argument("--quick", action="store_true", help="one small network, one epoch of it")
     parser.add_argument("--data", type=Path, help="what `shrinkserve data digits` wrote")
     parser.add_argument("--runs", type=Path, nargs=2, help="trained runs of A and B")
     arguments = parser.parse_args()
+    about = environment()
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         data = arguments.data or folder / "digits"
         if not arguments.data:
             demanded("data", "digits", data)
-        runs = arguments.runs or list(trained(folder, data, quick=arguments.quick))
-        for network, run in zip(NETWORKS, runs, strict=True):
-            for row in rows_of(network, run, data, folder):
+        if arguments.quick:
+            runs = {QUICK.title: hardly_trained(folder, data)}
+        else:
+            found = arguments.runs or (trained(network, folder, data) for network in NETWORKS.values())
+            runs = dict(zip(NETWORKS, found, strict=True))
+        max_drop = 100.0 if arguments.quick else 0.5
+        for network, run in runs.items():
+            for row in rows_of(network, run, data, folder, max_drop):
                 rows.append(row)
                 print("  ".join(f"{key}={value}" for key, value in row.items()), flush=True)
     report = {
         "title": "Precisions on handwritten digits",
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "command": f"python bench/precisions.py {' '.join(sys.argv[1:])}",
-        "environment": environment(),
+        "date": about["date"],
+        "command": about["command"],
+        "environment": about,
         "rows": rows,
         "notes": ["worst_difference is of a logit from the checkpoint's, in units of the largest logit"],
     }

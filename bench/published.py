@@ -3,8 +3,8 @@
     python bench/published.py FOLDER [--run RUN]     # FOLDER/models
 
 Of a trained run, `shrinkserve export` decides which precisions are accurate enough. Without one the weights are
-random, which changes no time: batch norms are calibrated, so that activations are as large as a trained network's.
-What random weights answer says nothing about accuracy, so no gate judges their precisions; a note says so.
+random, which changes no time; what they answer says nothing about accuracy, so no gate judges their precisions and a
+note says so.
 """
 
 from __future__ import annotations
@@ -15,36 +15,32 @@ import sys
 import tempfile
 from pathlib import Path
 
-import torch
+from network import FULL, Scale, calibrated
 from safetensors.torch import save_file
-from torch import nn
 
-from shrinkserve.arch import load
-from shrinkserve.arch.module import compile_spec
 from shrinkserve.arch.spec import to_dict
 from shrinkserve.artifact import Card, sha256_file, tensors_sha256
 from shrinkserve.export.quantise_step import Int8
 from shrinkserve.export.samples import synthetic
 from shrinkserve.export.variants import hint
-from shrinkserve.preprocess import Preprocess
-from shrinkserve.runtimes.checkpoint import normalise, weights
+from shrinkserve.runtimes.checkpoint import weights
 from shrinkserve.serving.engines import Engine
 from shrinkserve.serving.repository import Repository
 
 NAME = "net"
 CLASSIFIER = f"{NAME}_classifier"
-SIZE, CLASSES = 224, 1001
 GATED = ("bf16,int8", "bf16", "int8", "fp32")
 """What is exported of a trained run: the first that passes."""
 
 
-def published(folder: Path, run: Path | None, notes: list[str]) -> Path:
+def published(folder: Path, run: Path | None, notes: list[str], scale: Scale = FULL) -> Path:
     """The repository `folder`/models, made unless it is there.
 
     Args:
         folder: may hold what an earlier call made.
         run: of a trained network; None for random weights.
         notes: gets what a reader of the figures has to know.
+        scale: of the network of random weights.
     """
     models = folder / "models"
     if run is None:
@@ -54,8 +50,10 @@ def published(folder: Path, run: Path | None, notes: list[str]) -> Path:
     if models.is_dir():
         return models
     if run is None:
-        _export(random_run(folder / "run"), models, "fp32")
-        add_precisions(models)
+        fault = _export(random_run(folder / "run", scale), models, "fp32")
+        if fault:
+            raise SystemExit(fault)
+        add_precisions(models, scale)
         return models
     for kinds in GATED:
         fault = _export(run, models, kinds)
@@ -72,17 +70,9 @@ def _export(run: Path, models: Path, kinds: str) -> str:
     return (done.stderr.strip() or "failed").splitlines()[-1] if done.returncode else ""
 
 
-def random_run(run: Path) -> Path:
+def random_run(run: Path, scale: Scale) -> Path:
     """A run folder of random weights."""
-    torch.manual_seed(0)
-    spec, preprocess = load("shrinkcnn-a", classes=CLASSES, input_size=SIZE), Preprocess(size=SIZE)
-    network = compile_spec(spec)
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.momentum = 1.0
-    with torch.no_grad():
-        network.train()(normalise(torch.from_numpy(synthetic(SIZE, 16).images), preprocess))
-    state = weights(network.eval())
+    state, spec = weights(calibrated(scale)), scale.spec
     run.mkdir(parents=True)
     for name in ("ema", "raw"):
         save_file(state, run / f"{name}.safetensors")
@@ -91,21 +81,21 @@ def random_run(run: Path) -> Path:
         NAME,
         weights_sha256=tensors_sha256({name: tensor.numpy() for name, tensor in state.items()}),
         files={f"{name}.safetensors": sha256_file(run / f"{name}.safetensors") for name in ("ema", "raw")},
-        preprocess=preprocess.to_dict(),
-        classes=[str(number) for number in range(CLASSES)],
+        preprocess=scale.preprocess.to_dict(),
+        classes=[str(number) for number in range(1001)],
         spec=to_dict(spec),
     ).write(run)
     return run
 
 
-def add_precisions(models: Path) -> None:
+def add_precisions(models: Path, scale: Scale) -> None:
     """bfloat16 and int8, both by OpenVINO, as `export --to bf16,int8` makes them, but not judged."""
     repository = Repository(models)
     version = repository.active(CLASSIFIER)
     with tempfile.TemporaryDirectory() as staging:
-        step = Int8("openvino", synthetic(SIZE, 32).images, max_top1_drop=100, demand_faster=False)
+        step = Int8("openvino", scale.images(32), max_top1_drop=100, demand_faster=False)
         target = Path(staging) / "model.int8.onnx"
-        record = step.run(models / CLASSIFIER / str(version) / "model.onnx", target, synthetic(SIZE, 16))
+        record = step.run(models / CLASSIFIER / str(version) / "model.onnx", target, synthetic(scale.size, 16))
         int8 = Engine("int8", "openvino", target.name, "int8", record=record, parameters=hint("int8"))
         repository.add_engine(CLASSIFIER, int8, Path(staging), version=version)
         bfloat16 = Engine("bfloat16", "openvino", "model.onnx", "bfloat16", parameters=hint("bfloat16"))

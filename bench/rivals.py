@@ -111,12 +111,16 @@ def litserve_target(name: str, port: int) -> Target:
     return Target(name, "server", "float32", f"http://127.0.0.1:{port}", connect)
 
 
+class SilentError(Exception):
+    """A peer does not answer."""
+
+
 @contextmanager
-def running(peer: Peer, model: Path, instances: int, threads: int) -> Iterator[Target]:
-    """A peer that serves the ONNX file `model`, whose logits are [N, classes].
+def running(peer: Peer, model: Path, size: int, instances: int, threads: int) -> Iterator[Target]:
+    """A peer that serves the ONNX file `model`: images uint8 [N, size, size, 3] -> logits [N, classes].
 
     Raises:
-        RuntimeError: it does not answer; with the end of its log.
+        SilentError: it does not answer; with the end of its log.
     """
     with socket.create_server(("127.0.0.1", 0)) as holder:
         port = int(holder.getsockname()[1])
@@ -130,7 +134,9 @@ def running(peer: Peer, model: Path, instances: int, threads: int) -> Iterator[T
         "PATH": f"{peer.python.parent}{os.pathsep}{os.environ['PATH']}",
         "LD_LIBRARY_PATH": str(sysconfig.get_config_var("LIBDIR")),  # PyTriton's stub must find this Python's library
     }
-    with tempfile.TemporaryFile("w+") as log:
+    left = tempfile.TemporaryDirectory(prefix="shrinkserve-bench-", ignore_cleanup_errors=True)
+    with tempfile.TemporaryFile("w+") as log, left as scratch:
+        environment["TMPDIR"] = scratch  # some leave files behind
         process = subprocess.Popen(
             [str(peer.python), str(program)], env=environment, stdout=log, stderr=log, start_new_session=True
         )
@@ -141,7 +147,7 @@ def running(peer: Peer, model: Path, instances: int, threads: int) -> Iterator[T
                 if peer.name == "LitServe"
                 else grpc_target(peer.name, address, "net", "float32")
             )
-            _await(target, process, log)
+            _await(target, size, process, log)
             yield target
         finally:
             process.terminate()
@@ -152,15 +158,15 @@ def running(peer: Peer, model: Path, instances: int, threads: int) -> Iterator[T
             process.wait()
 
 
-def _await(target: Target, process: subprocess.Popen[Any], log: Any) -> None:
+def _await(target: Target, size: int, process: subprocess.Popen[Any], log: Any) -> None:
     deadline = time.monotonic() + READY_SECONDS
     while True:
         try:
             with target.open() as answer:
-                answer(np.zeros((1, 224, 224, 3), np.uint8))
+                answer(np.zeros((1, size, size, 3), np.uint8))
             return
         except Exception as fault:
             if process.poll() is not None or time.monotonic() > deadline:
                 log.seek(0)
-                raise RuntimeError(f"{target.name} does not answer: {fault}; {log.read()[-600:]}") from fault
+                raise SilentError(f"it does not answer: {fault}; {log.read()[-600:]}") from fault
             time.sleep(0.5)

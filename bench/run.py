@@ -14,6 +14,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +45,16 @@ def main() -> int:
 
 
 def run(name: str, results: Path, quick: bool) -> bool:
+    """From the repository's root and with paths in it, so that the command in a result can be typed anywhere."""
     results.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, str(HERE / f"{name}.py"), "--out", str(results / f"{name}.json")]
-    command += ["--quick"] if quick else []
-    print(f"$ {' '.join(command)}", flush=True)
-    return subprocess.run(command, check=False).returncode == 0
+    out, root = (results / f"{name}.json").resolve(), HERE.resolve().parent
+    place = out.relative_to(root) if out.is_relative_to(root) else out
+    command = [f"bench/{name}.py", "--out", str(place), *(["--quick"] if quick else [])]
+    print(f"$ python {' '.join(command)}", flush=True)
+    started = time.monotonic()
+    done = subprocess.run([sys.executable, *command], cwd=root, check=False)
+    print(f"{name}: {time.monotonic() - started:.0f} s", flush=True)
+    return done.returncode == 0
 
 
 def to_markdown(results: Path) -> str:

@@ -31,13 +31,15 @@ import onnxruntime as ort
 
 sys.path.insert(0, str(Path(__file__).parent))
 import rivals
-from published import CLASSIFIER, SIZE, published
+from network import FULL, QUICK
+from published import CLASSIFIER, published
 
 from shrinkserve.artifact import write_atomic
 from shrinkserve.benchmark.environment import environment
 from shrinkserve.benchmark.load import Load, Timing, closed_loop
 from shrinkserve.benchmark.target import Answer, Pixels, Target
 from shrinkserve.config import ServingConfig
+from shrinkserve.errors import RequestError
 from shrinkserve.serving import model_config
 from shrinkserve.serving.client import Client
 from shrinkserve.serving.engines import configuration_path
@@ -49,6 +51,7 @@ LATENCY, THROUGHPUT = (1, CORES), (CORES, 1)
 """Instances and threads of each."""
 BATCH = 4
 """Most images of an execution where there are several instances, ours and peers': larger ones leave one idle."""
+PEERS = {peer.name for peer in rivals.PEERS}
 WAITS = {
     "": {"session.intra_op.allow_spinning": "1"},
     ", brief spins": {"session.intra_op.spin_duration_us": "30", "session.force_spinning_stop": "1"},
@@ -112,8 +115,8 @@ def session(model: Path, entries: dict[str, str]) -> Iterator[Target]:
     yield Target("session", "onnx", "float32", model.name, connect)
 
 
-def deployments(models: Path, *, peers: bool) -> list[Deployment]:
-    """All that is compared."""
+def deployments(models: Path, size: int, peers: Sequence[rivals.Peer], *, quick: bool) -> list[Deployment]:
+    """All that is compared; when `quick`, one way of each kind."""
     (model,) = (models / CLASSIFIER).glob("*/model.onnx")
     alone, many = (1, 1), (8, 1)
     loads = {LATENCY: (alone, many), THROUGHPUT: (many,)}
@@ -126,10 +129,13 @@ def deployments(models: Path, *, peers: bool) -> list[Deployment]:
         found += [Deployment(name, shape, partial(ours, models, shape, engine, {}), loads[shape]) for shape in loads]
     asleep = partial(ours, models, LATENCY, None, WAITS[", no spins"])
     found.append(Deployment("shrinkserve float32, no spins", LATENCY, asleep, (alone,)))
-    for peer in [one for one in rivals.PEERS if peers and one.installed]:
-        found += [
-            Deployment(peer.name, shape, partial(rivals.running, peer, model, *shape), loads[shape]) for shape in loads
-        ]
+    for peer in peers:
+        started = partial(rivals.running, peer, model, size)
+        found += [Deployment(peer.name, shape, partial(started, *shape), loads[shape]) for shape in loads]
+    if quick:
+        kept = {("bare session", LATENCY), ("shrinkserve float32", LATENCY), ("shrinkserve bfloat16", THROUGHPUT)}
+        kept |= {(peer.name, LATENCY) for peer in peers[:1]}
+        found = [one for one in found if (one.server, one.shape) in kept]
     return found
 
 
@@ -145,31 +151,48 @@ def install(notes: list[str]) -> None:
             print(notes[-1], flush=True)
 
 
-def measure(found: list[Deployment], rounds: int, timing: Timing) -> list[dict[str, Any]]:
+def measure(found: list[Deployment], size: int, rounds: int, timing: Timing, notes: list[str]) -> list[dict[str, Any]]:
     """Start, measure and end all in turn, `rounds` times over; a figure is the median of its rounds.
 
-    Only one is there at a time: servers that wait for requests took a fifth from the one that was measured.
+    Only one is there at a time: servers that wait for requests took a fifth from the one that was measured. A peer
+    that does not answer is left out of the rest, which `notes` says.
     """
     random = np.random.default_rng(0)
-    images = {n: list(random.integers(0, 256, (8, n, SIZE, SIZE, 3), dtype=np.uint8)) for n in (1, 4, 8)}
+    images = {n: list(random.integers(0, 256, (8, n, size, size, 3), dtype=np.uint8)) for n in (1, 4, 8)}
     with found[0].open() as reference, reference.open() as answer:
         right = [answer(image) for image in images[1][:4]]
     loads: dict[tuple[int, tuple[int, int]], list[Load]] = {}
     differences: dict[int, float] = {}
+    silent: set[int] = set()
     for turn in range(rounds):
         for number, one in enumerate(found):
-            with one.open() as target:
-                differences.setdefault(number, worst_difference(right, target, images[1]))
-                for concurrency, batch in one.loads:
-                    load = closed_loop(target, images[batch], concurrency, timing)
-                    loads.setdefault((number, (concurrency, batch)), []).append(load)
-                    shape = "x".join(map(str, one.shape))
-                    print(
-                        f"round {turn + 1}: {one.server} {shape}, batch {batch}, concurrency {concurrency}: "
-                        f"p50 {1e3 * load.latency.percentile(50):.2f} ms, {load.throughput:.1f} images/s",
-                        flush=True,
-                    )
+            if number in silent:
+                continue
+            try:
+                with one.open() as target:
+                    differences.setdefault(number, worst_difference(right, target, images[1]))
+                    for shape in one.loads:
+                        load = asked(target, one, images[shape[1]], shape[0], timing, turn)
+                        loads.setdefault((number, shape), []).append(load)
+            except (rivals.SilentError, RequestError) as fault:
+                if one.server not in PEERS:
+                    raise
+                silent.add(number)
+                notes.append(f"round {turn + 1}: {one.server} {one.shape}: {' '.join(str(fault).split())}")
+                print(notes[-1], flush=True)
     return [entry(found[number], *load, these, differences[number]) for (number, load), these in loads.items()]
+
+
+def asked(target: Target, one: Deployment, images: list[Pixels], concurrency: int, timing: Timing, turn: int) -> Load:
+    """One load test."""
+    load = closed_loop(target, images, concurrency, timing)
+    shape = "x".join(map(str, one.shape))
+    print(
+        f"round {turn + 1}: {one.server} {shape}, batch {len(images[0])}, concurrency {concurrency}: "
+        f"p50 {1e3 * load.latency.percentile(50):.2f} ms, {load.throughput:.1f} images/s",
+        flush=True,
+    )
+    return load
 
 
 def worst_difference(right: list[Any], target: Target, images: list[Pixels]) -> float:
@@ -221,7 +244,8 @@ def verdict(rows: list[dict[str, Any]], peers: set[str]) -> list[str]:
         best(names, at, "images_per_second") for names, at in ((sessions, 1), ({"shrinkserve float32"}, 8))
     )
     said.append(f"float32 at concurrency 8: {many:.1f} images/s, {many / session_best:.2f} x the best session's")
-    for concurrency in (1, 8) if peers else ():
+    answered = {row["concurrency"] for row in rows if row["server"] in peers}
+    for concurrency in sorted(answered):
         rival = best(peers, concurrency, "images_per_second")
         equal, fastest = (best(names, concurrency, "images_per_second") for names in ({"shrinkserve float32"}, served))
         said.append(
@@ -239,29 +263,34 @@ def main() -> None:
     parser.add_argument("--no-peers", action="store_true")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--prepare", action="store_true", help="make the model and install the peers, no more")
-    parser.add_argument("--quick", action="store_true", help="one short round, and only peers that are installed")
+    parser.add_argument("--quick", action="store_true", help="a small network, one way of each kind, one short round")
     options = parser.parse_args()
-    rounds, timing = (1, Timing(0.3, 0.7, 2, 2)) if options.quick else (options.rounds, Timing(0.5, 1.25, 2, 2))
+    scale = QUICK if options.quick else FULL
+    rounds, timing = (1, Timing(0.1, 0.2, 2, 2)) if options.quick else (options.rounds, Timing(0.5, 1.25, 2, 2))
     notes: list[str] = []
     with tempfile.TemporaryDirectory(prefix="shrinkserve-bench-") as scratch:
-        models = published(options.keep or Path(scratch), options.run, notes)
+        models = published(options.keep or Path(scratch), options.run, notes, scale)
         if not (options.quick or options.no_peers):
             install(notes)
         if options.prepare:
             return
-        found = measure(deployments(models, peers=not options.no_peers), rounds, timing)
-    said = verdict(found, {peer.name for peer in rivals.PEERS} & {row["server"] for row in found})
+        peers = [peer for peer in rivals.PEERS if peer.installed and not options.no_peers]
+        if options.quick:
+            notes.append(f"quick: one way of each kind, and of the peers {peers[0].name if peers else 'none'}")
+        compared = deployments(models, scale.size, peers, quick=options.quick)
+        found = measure(compared, scale.size, rounds, timing, notes)
+    said = verdict(found, PEERS & {row["server"] for row in found})
     print("\n".join(said))
     about = environment()
     record = {
-        "title": "Serving ShrinkCNN-A at 224: the pip server beside its peers",
+        "title": f"Serving {scale.title}: the pip server beside its peers",
         "date": about["date"],
         "command": about["command"],
         "environment": about,
         "rows": found,
         "notes": [
             *said,
-            "closed loops; one uint8 224x224x3 image a request, the bare session alone also in batches",
+            "closed loops; one uint8 image a request, the bare session alone also in batches",
             "the load generator shares the cores with the server, and no other server runs meanwhile",
             "threads spin for 30 us at most while they wait, peers' too (PyTriton's longer: an older ONNX Runtime), "
             "except in the rows that say otherwise",

@@ -26,6 +26,7 @@ import psutil
 sys.path.insert(0, str(Path(__file__).parent))
 from jpeg import by_server, deployed
 from loader import make_photos
+from network import FULL, QUICK
 from published import published
 from serving import CORES
 
@@ -37,17 +38,23 @@ from shrinkserve.benchmark.pace import Open
 LOAD = 0.8
 SETTLED = 300.0
 """Seconds after which memory should not grow any more: pools have met their largest batches, which come by rarely."""
-EVERY = 5.0
-"""Seconds between two looks at the memory."""
+MINUTE = 6
+"""Windows, each of ten seconds."""
 
 
 class Memory:
-    """Samples the processes of a server while the block runs: (seconds, MiB) each, and MiB by process at last."""
+    """Samples the processes of a server while the block runs: (seconds, MiB) each, and MiB by process at last.
 
-    def __init__(self, pid: int) -> None:
+    Args:
+        pid: of the server.
+        every: seconds between two looks.
+    """
+
+    def __init__(self, pid: int, every: float) -> None:
         self.samples: list[tuple[float, float]] = []
         self.parts: dict[str, float] = {}
         self._server, self._stop = psutil.Process(pid), threading.Event()
+        self._every = every
         self._thread = threading.Thread(target=self._look, daemon=True)
 
     def __enter__(self) -> Memory:
@@ -74,20 +81,21 @@ class Memory:
                     instance = process.cmdline()[-2] if "stub" in process.name() else process.name()
                     self.parts[instance] = process.memory_full_info().pss / 2**20
             self.samples.append((time.monotonic() - began, sum(self.parts.values())))
-            if self._stop.wait(EVERY):
+            if self._stop.wait(self._every):
                 return
 
 
 def entry(load: Load, minute: int, memory: Memory) -> dict[str, Any]:
-    """One minute of the soak, whose windows are seconds of ten."""
-    windows = load.windows[6 * minute : 6 * minute + 6]
-    held = [size for seconds, size in memory.samples if minute <= seconds // 60 < minute + 1]
+    """One minute of the soak."""
+    windows = load.windows[MINUTE * minute : MINUTE * (minute + 1)]
+    lasts = MINUTE * load.window_seconds
+    held = [size for seconds, size in memory.samples if minute <= seconds / lasts < minute + 1]
     return {
         "minute": minute + 1,
         "requests": sum(window.completed for window in windows),
         "errors": sum(window.errors for window in windows),
-        "worst_p50_ms_of_10_s": max(1e3 * window.latency.percentile(50) for window in windows),
-        "worst_p99_ms_of_10_s": max(1e3 * window.latency.percentile(99) for window in windows),
+        "worst_p50_ms_of_a_window": max(1e3 * window.latency.percentile(50) for window in windows),
+        "worst_p99_ms_of_a_window": max(1e3 * window.latency.percentile(99) for window in windows),
         "memory_mib": float(np.median(held)),
     }
 
@@ -98,45 +106,51 @@ def main() -> int:
     parser.add_argument("--seconds", type=int, default=600)
     parser.add_argument("--run", type=Path, help="a trained ShrinkCNN-A at 224; random weights without")
     parser.add_argument("--keep", type=Path, help="where the model is made, or was by an earlier run")
-    parser.add_argument("--quick", action="store_true", help="twenty seconds")
+    parser.add_argument("--quick", action="store_true", help="a small network and two windows of a second")
     options = parser.parse_args()
+    scale, window, every, warm = (QUICK, 1.0, 0.2, 0.5) if options.quick else (FULL, 10.0, 5.0, 2.0)
     count = 2 if options.quick else max(1, options.seconds // 10)
-    settled = 0.0 if options.quick else min(SETTLED, options.seconds / 2)
+    seconds = window * count
+    settled = min(SETTLED, seconds / 2)
     notes: list[str] = []
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="shrinkserve-bench-")))
-        models = published(options.keep or scratch, options.run, notes)
+        models = published(options.keep or scratch, options.run, notes, scale)
         make_photos(scratch / "photos", 40)
         files = sorted((scratch / "photos/folder").rglob("*.jpg"))
         images = [np.frombuffer(path.read_bytes(), np.uint8)[None] for path in files]
         server, _ = stack.enter_context(deployed(models, scratch, (CORES, 1)))
         target = by_server(server.grpc_url).target
-        most = closed_loop(target, images, 8, Timing(2.0, 5.0, 2, 2)).throughput
+        most = closed_loop(target, images, 8, Timing(warm, window / 2, 2, 2)).throughput
         rate = LOAD * most
-        print(f"{most:.1f} images/s at most; {rate:.1f} for {10 * count} s", flush=True)
-        with Memory(server.pid) as memory:
-            load = open_loop(target, images, Open(rate), 64, Timing(0.0, 10.0, count + 1, count))
+        print(f"{most:.1f} images/s at most; {rate:.1f} for {seconds:g} s", flush=True)
+        with Memory(server.pid, every) as memory:
+            load = open_loop(target, images, Open(rate), 64, Timing(0.0, window, count + 1, count))
     errors = sum(window.errors for window in load.windows)
     slope, first, last = memory.slope(settled), memory.samples[0][1], memory.samples[-1][1]
     said = (
-        f"{load.throughput:.1f} images/s, {LOAD:.0%} of {most:.1f}, for {10 * count} s: {errors} errors, "
+        f"{load.throughput:.1f} images/s, {LOAD:.0%} of {most:.1f}, for {seconds:g} s: {errors} errors, "
         f"{load.unsent} unsent; memory {first:.0f} MiB at first, {last:.0f} MiB at last, "
         f"{slope:+.2f} MiB a minute after {settled:g} s"
     )
     print(said)
     about = environment("nvidia-dali-cuda120", "nvidia-dali-cuda130")
     record = {
-        "title": "Soak: JPEG to ShrinkCNN-A at 224 on the pip server, at 80 % load",
+        "title": f"Soak: JPEG to {scale.title} on the pip server, at 80 % load",
         "date": about["date"],
         "command": about["command"],
         "environment": about,
-        "rows": [entry(load, minute, memory) for minute in range(max(1, count // 6))],
+        "rows": [entry(load, minute, memory) for minute in range(max(1, count // MINUTE))],
         "memory_mib": memory.samples,
         "memory_mib_at_last": memory.parts,
         "memory_slope_mib_per_minute": slope,
         "errors": errors,
         "latency": load.latency.to_dict(),
-        "notes": [said, "memory: PSS of the server and its backends' processes, sampled every 5 s", *notes],
+        "notes": [
+            said,
+            f"memory: PSS of the server and its backends, sampled every {every:g} s; windows of {window:g} s",
+            *notes,
+        ],
     }
     write_atomic(options.out, (json.dumps(record, indent=1) + "\n").encode())
     return 1 if errors else 0

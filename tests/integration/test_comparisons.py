@@ -14,13 +14,9 @@ BENCH = Path(__file__).parents[2] / "bench"
 SPEC = importlib.util.spec_from_file_location("bench_run", BENCH / "run.py")
 run = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(run)
-IN_EVERY_RUN = {"capacity"}
-"""The others take longer than a test may; `make test-slow` runs them."""
 
 
-@pytest.mark.parametrize(
-    "name", [name if name in IN_EVERY_RUN else pytest.param(name, marks=pytest.mark.slow) for name in run.PROGRAMS]
-)
+@pytest.mark.parametrize("name", run.PROGRAMS)
 def test_a_quick_run_ends_well_and_is_reported(name: str, tmp_path: Path) -> None:
     command = [sys.executable, BENCH / "run.py", "--quick", "--only", name, "--results", tmp_path]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=580, check=False)
