@@ -190,14 +190,26 @@ def _publish(
 def _report_variant(variant: Variant) -> None:
     for step in variant.record["steps"]:
         report({**step["parity"], "step": step["step"]})
+        if "top1_drop" in step:
+            typer.echo(f"{step['step']}: {_top1(step)}")
         if "float32_ms" in step:
             typer.echo(
                 f"{step['step']}: {step['int8_ms']} ms an image at batch 8, float32 {step['float32_ms']} ms; "
-                f"top-1 {step['top1_drop']} points lower; {step['method']} ranges; float layers: {step['float_layers']}"
+                f"{step['method']} ranges; float layers: {', '.join(step['float_layers']) or 'none'}"
             )
     if "parity" in variant.record:
         report({**variant.record["parity"], "step": variant.name})
     typer.echo(f"{variant.name}: serve it with `shrinkserve serve --config {variant.name}`")
+
+
+def _top1(step: dict[str, Any]) -> str:
+    """What eight bits cost in accuracy, and by how many images that is known."""
+    drop, allowed = step["top1_drop"], step["parameters"]["max_top1_drop"]
+    change = f"{abs(drop):g} points {'lower' if drop > 0 else 'higher'} than" if drop else "the same as"
+    said = f"top-1 {change} in float32 on {step['judged_by']}"
+    if step["resolves"] > allowed:
+        return f"{said}; these resolve {step['resolves']:.2g} points only, --max-top1-drop is {allowed:g}"
+    return said
 
 
 def report(check: dict[str, Any]) -> None:

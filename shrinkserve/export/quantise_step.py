@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -43,12 +44,14 @@ class Int8:
         calibration: uint8 [N, S, S, 3], training images; the last quarter chooses among the methods.
         max_top1_drop: how much top-1 may fall on the validation images, in points of a percent.
         demand_faster: refuse a graph that is not faster than float32 on this machine.
+        validation: the images that top-1 is judged by; None for those that every step is checked with.
     """
 
     target: Target
     calibration: Images = field(repr=False)
     max_top1_drop: float = 0.5
     demand_faster: bool = True
+    validation: Samples | None = field(default=None, repr=False)
     requires: State = ONNX
     ensures: State = INT8
 
@@ -80,10 +83,12 @@ class Int8:
             raise ConfigError("int8", expected="at least 16 calibration images", found=len(self.calibration))
         trial = _Trial(graph.load(source), source, self.target, self.calibration)
         method, errors = trial.choose()
-        kept, drop = self._accurate(trial, method, samples)
+        judges = self.validation or samples
+        kept, drop = self._accurate(trial, method, judges)
         target.write_bytes(trial.build(method, kept).SerializeToString())
         speed = self._faster(source, target)
-        return {"method": method, "errors": errors, "float_layers": kept, "top1_drop": drop, **speed}
+        judged = {"top1_drop": drop, "judged_by": _described(judges), "resolves": _resolution(judges)}
+        return {"method": method, "errors": errors, "float_layers": kept, **judged, **speed}
 
     def _accurate(self, trial: _Trial, method: Method, samples: Samples) -> tuple[list[str], float]:
         """The fewest of the most sensitive layers, doubling, that must stay in float; and the drop in points."""
@@ -102,9 +107,15 @@ class Int8:
         raise GateError(
             f"int8 for {self.target} is not accurate enough, even with its {len(kept)} worst layers in float32",
             expected=f"top-1 at most {self.max_top1_drop:g} points below float32",
-            found=f"{drop:.2f} points below; worst layers: {', '.join((ranked or [])[:3])}",
-            do="nothing was written; allow more with --max-top1-drop or ship float16 or bfloat16",
+            found=f"{drop:.2f} points below on {_described(samples)}; worst layers: {', '.join((ranked or [])[:3])}",
+            do=f"nothing was written; {self._advice(samples)}",
         )
+
+    def _advice(self, samples: Samples) -> str:
+        if 0 < self.max_top1_drop < (step := _resolution(samples)):
+            needed = math.ceil(100 / self.max_top1_drop)
+            return f"{len(samples)} images resolve {step:.2g} points: give --data with at least {needed}"
+        return "allow more with --max-top1-drop or ship float16 or bfloat16"
 
     def _faster(self, source: Path, target: Path) -> dict[str, Any]:
         if self.target == "tensorrt":
@@ -161,6 +172,17 @@ def _drop(right: Logits, found: Logits, samples: Samples) -> float:
     """Points of top-1 lost; without labels, the share of answers that changed."""
     truth = samples.labels if samples.labels is not None else right.argmax(1)
     return 100 * float(np.mean(right.argmax(1) == truth) - np.mean(found.argmax(1) == truth))
+
+
+def _described(samples: Samples) -> str:
+    """What top-1 is measured against, and how often."""
+    truth = "images with labels" if samples.labels is not None else "images without labels, by what float32 answers"
+    return f"{len(samples)} {truth}"
+
+
+def _resolution(samples: Samples) -> float:
+    """Points of top-1 that one image is."""
+    return round(100 / len(samples), 3)
 
 
 def open_graph(path: Path, target: Target, state: State) -> Answerer:

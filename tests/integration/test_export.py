@@ -114,6 +114,17 @@ def test_engines_are_added_to_a_version_and_refused_where_they_do_not_fit(
     assert "expected engines to add to this version, e.g. --to tensorrt, found none" in capsys.readouterr().err
 
 
+def test_eight_bits_tell_what_their_accuracy_was_judged_by(
+    tmp_path: Path, smoke_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("tensorrt_rtx_bindings", reason="builds plans without a GPU")
+    ahead = ["--to", "tensorrt-int8", "--builder", "tensorrt_rtx", "--gpu", "8.9", "--max-batch", "4"]
+    gate = ["--max-top1-drop", "20"]
+    assert main(["export", str(smoke_run), "--repository", str(tmp_path / "models"), *ahead, *gate]) == 0
+    (said,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("int8-tensorrt: top-1")]
+    assert said.endswith("than in float32 on 364 images with labels") or "the same as in float32 on 364" in said
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -116,6 +116,28 @@ def test_nothing_ships_that_is_not_accurate(tiny_onnx: Path, tmp_path: Path):
     assert not (tmp_path / "int8.onnx").exists()
 
 
+@pytest.mark.parametrize(
+    ("allowed", "advice"),
+    [(0.5, "32 images resolve 3.1 points: give --data with at least 200"), (5, "allow more with")],
+)
+def test_images_that_are_too_few_to_decide_are_named(
+    tiny_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, allowed: float, advice: str
+):
+    monkeypatch.setattr("shrinkserve.export.quantise_step._drop", lambda *_: 6.25)
+    with pytest.raises(GateError, match=f"6.25 points below on 32 images without labels.*{advice}"):
+        step(max_top1_drop=allowed).run(tiny_onnx, tmp_path / "int8.onnx", Samples(IMAGES, None, "test"))
+
+
+def test_top1_is_judged_by_labels_where_there_are_some(tiny_onnx: Path, tmp_path: Path):
+    """All labels wrong but for one image: whatever eight bits change, top-1 cannot fall by more than that one."""
+    labels = (OnnxModel(tiny_onnx).answer(IMAGES).argmax(1) + 1) % 10
+    labels[0] = (labels[0] + 9) % 10
+    judge = step(max_top1_drop=4, validation=Samples(IMAGES, labels, "labelled"))
+    record = judge.run(tiny_onnx, tmp_path / "int8.onnx", Samples(IMAGES[:4], None, "test"))
+    assert record["top1_drop"] <= 3.125 == record["resolves"]
+    assert record["judged_by"] == "32 images with labels"
+
+
 def test_nothing_ships_that_is_not_faster(tiny_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("shrinkserve.export.quantise_step.timed", lambda *_: (0.001, 0.002))
     with pytest.raises(GateError, match="not faster"):
