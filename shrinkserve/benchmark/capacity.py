@@ -6,7 +6,7 @@ import heapq
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -69,7 +69,12 @@ class Replica:
     @property
     def capacity(self) -> float:
         """Requests a second with every batch full: no queue is stable beyond it."""
-        return max(self.instances * size / self.service.of(size) for size in range(1, self.max_batch + 1))
+        return self.instances * self.max_batch / self.service.of(self.max_batch)
+
+    @property
+    def unhurried(self) -> float:
+        """Requests a second that it answers whether or not they wait for each other."""
+        return min(self.instances / self.service.of(1), self.capacity)
 
 
 def read_service(record: dict[str, Any], target: str | None = None, instances: int = 1) -> Service:
@@ -97,8 +102,8 @@ def read_service(record: dict[str, Any], target: str | None = None, instances: i
         )
     sizes = [int(load["batch"]) for load in mine]
     inside = np.array([sum(load["server"]["mean_ms"][p] for p in _COMPUTE) / 1e3 for load in mine])
-    inside += _held_longer(record, mine[0]["target"], instances, sizes, inside)
     single = Histogram(mine[0]["latency"]["hdr"])
+    inside += _held_longer(record, mine[0]["target"], instances, sizes, inside, single.mean)
     drawn = np.array([single.percentile(p) for p in np.linspace(0.05, 99.95, 1000)])
     overhead = max(0.0, single.mean - float(inside[0]))
     noise = np.maximum(drawn - overhead, 0.1 * inside[0])
@@ -108,11 +113,15 @@ def read_service(record: dict[str, Any], target: str | None = None, instances: i
 _COMPUTE = ("compute_input", "compute_infer", "compute_output")
 
 
-def _held_longer(record: dict[str, Any], target: str, instances: int, sizes: Sequence[int], compute: Seconds) -> float:
-    """Seconds by which an execution holds an instance beyond its compute phases while requests wait.
+def _held_longer(
+    record: dict[str, Any], target: str, instances: int, sizes: Sequence[int], compute: Seconds, alone: float
+) -> Seconds:
+    """Seconds by which an execution of each size holds an instance beyond its compute phases.
 
-    Triton's phases leave out the hand-over between it and the backend's process, and what its frontend takes of the
-    same cores. While requests wait an instance is never idle, so it is held for ``instances / executions a second``.
+    Triton's phases leave out the hand-over to the backend's process, which is an execution's, and what the frontend
+    takes of the same cores, which grows with the requests of a batch. While requests wait an instance is never idle,
+    so there it is held for ``instances / executions a second``; a lone request cannot be held for longer than its
+    client waited, `alone` seconds on average. Between and beyond these two sizes of a batch it is a straight line.
     """
     loads = [
         load
@@ -121,11 +130,13 @@ def _held_longer(record: dict[str, Any], target: str, instances: int, sizes: Seq
     ]
     waiting = [load for load in loads if load["concurrency"] > instances]
     if not waiting:
-        return 0.0
+        return np.zeros(len(sizes))
     busiest = max(waiting, key=lambda load: float(load["images_per_second"]))
     batch = float(busiest["server"]["images_per_execution"])
     held = instances * batch / float(busiest["images_per_second"])
-    return max(0.0, held - _between(batch, sizes, compute))
+    most = max(0.0, held - _between(batch, sizes, compute))
+    least = min(most, max(0.0, alone - float(compute[0])))
+    return least + (most - least) * (np.array(sizes) - 1) / (batch - 1) if batch > 1 else np.full(len(sizes), most)
 
 
 def _between(size: float, sizes: Sequence[int], seconds: Sequence[float] | Seconds) -> float:
@@ -211,6 +222,7 @@ def check(
     fractions: Sequence[float],
     timing: Timing,
     say: Callable[[str], None],
+    a_window: int = 300,
 ) -> list[dict[str, Any]]:
     """Predicted and measured latency of a real server at several loads.
 
@@ -218,19 +230,25 @@ def check(
         replica: what is believed of the server.
         target: the server.
         requests: uint8 [1, S, S, 3] each.
-        fractions: of the replica's rate with one image a batch, e.g. 0.3.
+        fractions: of the rate with one image a batch, or with full ones where that is less, e.g. 0.3.
         timing: of each measurement.
         say: told before each.
+        a_window: windows are longer than `timing` says where fewer requests would be due in one: a 99th percentile
+            of some hundred requests is the luck of a few.
     """
     rows = []
     for fraction in fractions:
-        rate = fraction * replica.instances / replica.service.of(1)
+        rate = fraction * replica.unhurried
         say(f"check: {target.name} at {rate:.1f} requests/s")
-        load = open_loop(target, requests, Open(rate), 64, timing)
+        enough = replace(timing, window=max(timing.window, a_window / rate))
+        load = open_loop(target, requests, Open(rate), 64, enough)
         predicted = simulate(replica, rate)
         row: dict[str, Any] = {"requests_per_second": rate, "valid": load.valid, "reasons": load.reasons}
+        row["requests"] = load.latency.count
         for percent in (50, 99):
             row[f"predicted_p{percent}_ms"] = 1e3 * float(np.percentile(predicted, percent))
             row[f"measured_p{percent}_ms"] = 1e3 * load.latency.percentile(percent)
+        ends = load.latency.interval(99)
+        row |= {"measured_p99_low_ms": 1e3 * ends.low, "measured_p99_high_ms": 1e3 * ends.high}
         rows.append(row)
     return rows

@@ -189,7 +189,8 @@ def _check(replica: Replica, url: str, data: Path | None, model: str) -> list[di
         typer.echo(
             f"{row['requests_per_second']:8.1f} requests/s: p50 predicted {row['predicted_p50_ms']:.2f} ms, measured "
             f"{row['measured_p50_ms']:.2f} ms; p99 predicted {row['predicted_p99_ms']:.2f} ms, measured "
-            f"{row['measured_p99_ms']:.2f} ms; {'valid' if row['valid'] else '; '.join(row['reasons'])}"
+            f"{row['measured_p99_ms']:.2f} ms ({row['measured_p99_low_ms']:.2f} to {row['measured_p99_high_ms']:.2f}); "
+            f"{'valid' if row['valid'] else '; '.join(row['reasons'])}"
         )
     return rows
 

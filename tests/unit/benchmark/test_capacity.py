@@ -46,6 +46,16 @@ def test_batching_carries_what_single_requests_cannot() -> None:
     assert latencies.min() == pytest.approx(0.011)
 
 
+def test_where_batches_cost_more_than_their_images_alone_full_ones_are_the_limit() -> None:
+    """The batcher takes what waits: beyond the rate of full batches the queue grows, whatever single ones would do."""
+    replica = Replica(Service("server grpc", (1, 8), (0.010, 0.100), np.ones(1), overhead=0.0), max_batch=8)
+    assert replica.capacity == replica.unhurried == pytest.approx(80.0)
+    assert np.percentile(simulate(replica, 90.0), 50) > 10 * np.percentile(simulate(replica, 60.0), 50)
+    cheap = Replica(Service("server grpc", (1, 8), (0.010, 0.017), np.ones(1), overhead=0.0), max_batch=8)
+    assert cheap.unhurried == pytest.approx(100.0)
+    assert cheap.capacity > 400
+
+
 def test_the_highest_rate_keeps_the_promise_and_little_more_breaks_it() -> None:
     replica, slo = Replica(FIXED, max_batch=1), Slo(99, 0.05)
     rate = highest_rate(replica, slo)
@@ -80,14 +90,34 @@ def test_service_times_come_out_of_a_record() -> None:
     assert service.scatter.mean() == pytest.approx(1.0)
 
 
+def waiting(batch: float, rate: float) -> dict:
+    """A load test in which requests wait: images of an execution, and images a second."""
+    load = record(1, 3.8, 12.0) | {"concurrency": 8, "images_per_second": rate}
+    load["server"]["images_per_execution"] = batch
+    return load
+
+
 def test_what_an_execution_takes_beyond_its_compute_phases_is_seen_where_requests_wait() -> None:
-    """Batches of 3 held the instance for 12 ms, as 250 images/s say; their compute phases are 8 ms by interpolation."""
-    waiting = record(1, 3.8, 12.0)
-    waiting |= {"concurrency": 8, "images_per_second": 250.0}
-    waiting["server"]["images_per_execution"] = 3.0
-    service = read_service({"loads": [record(1, 3.8, 5.0), record(8, 17.8, 20.0), waiting]})
-    assert service.seconds == pytest.approx((0.004 + 0.004, 0.018 + 0.004))
+    """Batches of 3 held the instance for 12 ms, as 250 images/s say; their compute phases are 8 ms by interpolation.
+
+    Of a lone request the client saw 1 ms beyond the compute phases: that is all it can have been held for, and the
+    other 3 ms came with the other two requests.
+    """
+    service = read_service({"loads": [record(8, 17.8, 20.0), record(1, 3.8, 5.0), waiting(3.0, 250.0)]})
+    assert service.seconds == pytest.approx((0.004 + 0.001, 0.018 + 0.001 + 7 * 0.0015), rel=1e-3)
+    assert service.of(3) == pytest.approx(0.012, rel=0.01)
     assert service.overhead == 0.0  # of 5 ms alone, all is the instance's
+
+
+def test_a_hand_over_that_is_the_same_for_every_batch_stays_so() -> None:
+    service = read_service({"loads": [record(8, 17.8, 20.0), record(1, 3.8, 7.0), waiting(3.0, 3 / 0.010)]})
+    assert service.seconds == pytest.approx((0.004 + 0.002, 0.018 + 0.002))
+    assert service.overhead == pytest.approx(0.001, rel=0.01)
+
+
+def test_a_server_that_does_not_batch_is_held_as_long_as_its_throughput_says() -> None:
+    service = read_service({"loads": [record(1, 3.8, 5.0), waiting(1.0, 125.0)]})
+    assert service.seconds == pytest.approx((0.008,))
 
 
 def test_the_server_with_the_most_batch_sizes_is_taken_unless_one_is_named() -> None:
