@@ -16,8 +16,10 @@ import numpy as np
 import psutil
 import pytest
 
+from shrinkserve.benchmark import perf_analyzer
 from shrinkserve.benchmark.load import Timing, closed_loop, open_loop
 from shrinkserve.benchmark.pace import Open
+from shrinkserve.benchmark.serverside import Statistics
 from shrinkserve.benchmark.target import server as server_target
 from shrinkserve.cli import main
 from shrinkserve.data import open_dataset
@@ -71,6 +73,26 @@ def test_every_precision_and_every_way_into_the_server_is_a_stage(
     assert 1e-5 < against["onnx float16 v1"]["worst"] < against["openvino bfloat16 v1"]["worst"] < 1.0
     assert sorted(load["target"] for load in record["loads"]) == sorted(ways)
     assert all(load["server"]["requests"] > 0 and load["errors"] == 0 for load in record["loads"])
+
+
+def test_the_real_perf_analyzer_measures_the_same_server(server: TritonServer) -> None:
+    """Its table is read as it writes it; what it says it asked is in the server's own account."""
+    program = perf_analyzer.path()
+    if program is None:
+        pytest.skip("no perf_analyzer on PATH (pip install perf-analyzer; needs glibc 2.38)")
+    tried = subprocess.run([program, "--version"], capture_output=True, text=True, check=False)
+    if tried.returncode:
+        pytest.skip(f"perf_analyzer does not start: {tried.stderr.strip()[-200:]}")
+    with Client(server.grpc_url) as client:
+        before = Statistics(lambda: client.statistics("smoke_classifier"))
+        before.begin()
+        (row,) = perf_analyzer.measure(server.grpc_url, "smoke_classifier", [2])
+        before.end()
+    if "stable measurement" in row.get("error", ""):
+        pytest.skip(f"this machine is too busy for it: {row['error']}")
+    assert row["target"] == "server grpc"
+    assert 0 < row["p50_ms"] <= row["p90_ms"] <= row["p95_ms"] <= row["p99_ms"]
+    assert before.difference("inference_count") > row["images_per_second"]  # it measures for seconds
 
 
 def test_what_the_server_does_not_take_is_said(server: TritonServer, smoke_run: Path, digits: Path, capsys) -> None:

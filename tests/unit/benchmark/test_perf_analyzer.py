@@ -1,4 +1,7 @@
-"""Reading what the program writes; it comes with no package index, so a stand-in writes the file of a real run."""
+"""Reading what the program writes, from a stand-in that writes the file of a real run: the program needs glibc 2.38.
+
+Where it runs, `tests/integration/test_bench_server.py` has it measure a real server.
+"""
 
 from __future__ import annotations
 
