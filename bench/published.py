@@ -53,7 +53,6 @@ def published(folder: Path, run: Path | None, notes: list[str], scale: Scale = F
         fault = _export(random_run(folder / "run", scale), models, "fp32")
         if fault:
             raise SystemExit(fault)
-        add_precisions(models, scale)
         return models
     for kinds in GATED:
         fault = _export(run, models, kinds)
@@ -88,9 +87,11 @@ def random_run(run: Path, scale: Scale) -> Path:
     return run
 
 
-def add_precisions(models: Path, scale: Scale) -> None:
-    """bfloat16 and int8, both by OpenVINO, as `export --to bf16,int8` makes them, but not judged."""
+def add_precisions(models: Path, scale: Scale = FULL) -> None:
+    """To random weights bfloat16 and int8, both by OpenVINO, as `export --to bf16,int8` makes them, but not judged."""
     repository = Repository(models)
+    if repository.engines(CLASSIFIER):
+        return
     version = repository.active(CLASSIFIER)
     with tempfile.TemporaryDirectory() as staging:
         step = Int8("openvino", scale.images(32), max_top1_drop=100, demand_faster=False)
@@ -108,5 +109,7 @@ if __name__ == "__main__":
     parser.add_argument("--run", type=Path)
     said: list[str] = []
     chosen = parser.parse_args()
-    print(published(chosen.folder, chosen.run, said))
+    print(made := published(chosen.folder, chosen.run, said))
+    if chosen.run is None:
+        add_precisions(made)
     print("\n".join(said))

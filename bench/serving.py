@@ -32,7 +32,7 @@ import onnxruntime as ort
 sys.path.insert(0, str(Path(__file__).parent))
 import rivals
 from network import FULL, QUICK
-from published import CLASSIFIER, published
+from published import CLASSIFIER, add_precisions, published
 
 from shrinkserve.artifact import write_atomic
 from shrinkserve.benchmark.environment import environment
@@ -270,6 +270,8 @@ def main() -> None:
     notes: list[str] = []
     with tempfile.TemporaryDirectory(prefix="shrinkserve-bench-") as scratch:
         models = published(options.keep or Path(scratch), options.run, notes, scale)
+        if options.run is None:
+            add_precisions(models, scale)
         if not (options.quick or options.no_peers):
             install(notes)
         if options.prepare:
