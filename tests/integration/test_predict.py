@@ -40,6 +40,21 @@ def photos(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]
 
 
 @pytest.mark.parametrize("protocol", ["http", "grpc"])
+def test_a_server_is_compared_like_a_file(
+    server: TritonServer, digits: Path, smoke_run: Path, protocol: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url, asked = getattr(server, f"{protocol}_url"), ["--data", str(digits), "--limit", "40"]
+    assert main(["compare", str(smoke_run), url, *asked, "--json"]) == 0
+    outcome = json.loads(capsys.readouterr().out)
+    assert (outcome["candidate"], outcome["images"], outcome["flips"]) == (f"smoke at {url}", 40, 0)
+    assert 0 < outcome["worst"] < 1e-4
+    assert main(["compare", url, str(smoke_run), *asked, "--tolerance", "0"]) == 1
+    assert "error: the answers differ: expected within 0" in capsys.readouterr().err
+    assert main(["compare", str(smoke_run), url, *asked, "--model", "absent"]) == 2
+    assert "no such model is ready" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
 def test_json_of_a_folder_is_what_the_checkpoint_answers(
     server: TritonServer, photos: list[Path], smoke_run: Path, protocol: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
