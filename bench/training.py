@@ -28,6 +28,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as `shrinkserve train` se
 import numpy as np
 import torch
 from loader import import_torchvision_transforms
+from network import QUICK
 from training_peers import Plain, Timm
 
 from shrinkserve import arch
@@ -40,6 +41,10 @@ from shrinkserve.training.learner import Learner
 from shrinkserve.training.processes import join
 
 Step = Callable[[Batch], float]
+Model = dict[str, Any]
+"""The section of a recipe."""
+LARGE: Model = {"input_size": 224, "width": 1.0}
+SMALL: Model = {"input_size": 32, "width": 0.5}
 PLAIN = "plain loop"
 OURS = {"ours, float32": "float32", "ours, bfloat16": "bfloat16"}
 
@@ -55,36 +60,42 @@ def ours(recipe: Recipe, classes: int, ranks: Any) -> Step:
     return step
 
 
-def recipe_for(size: int, batch: int, seed: int, **train: Any) -> Recipe:
-    model = {"input_size": size, "width": 1.0 if size == 224 else 0.5, "batch_norm_decay": 0.9}
+def recipe_for(model: Model, batch: int, seed: int, **train: Any) -> Recipe:
     data = {"loader": "portable", "workers": 0}
     train = {"batch_size": batch, "seed": seed, **train}
     plain = {"random_interpolation": False, "flip": False, "hue": 0.0, "erase_probability": 0.0}
     # No L2: which weights it is for is a table that the plain loop does not have.
     return parse_recipe(
-        {"name": "bench", "model": model, "augment": plain, "optimizer": {"l2": 0.0}, "train": train, "data": data}
+        {
+            "name": "bench",
+            "model": {**model, "batch_norm_decay": 0.9},
+            "augment": plain,
+            "optimizer": {"l2": 0.0},
+            "train": train,
+            "data": data,
+        }
     )
 
 
-def steps_for(size: int, batch: int, seed: int, classes: int, ranks: Any, *, timm: bool = True) -> dict[str, Step]:
-    recipe = recipe_for(size, batch, seed)
+def steps_for(model: Model, batch: int, seed: int, classes: int, ranks: Any, *, timm: bool = True) -> dict[str, Step]:
+    recipe = recipe_for(model, batch, seed)
     steps: dict[str, Step] = {PLAIN: Plain(recipe, classes, ranks.device)}
     if timm and find_spec("timm") is not None:
         import_torchvision_transforms()  # which timm's package imports
         steps["timm's train.py, its defaults"] = Timm(recipe, classes, ranks.device, amp=False)
         steps["timm's train.py, --amp --channels-last"] = Timm(recipe, classes, ranks.device, amp=True)
     for name, precision in OURS.items():
-        steps[name] = ours(recipe_for(size, batch, seed, precision=precision), classes, ranks)
+        steps[name] = ours(recipe_for(model, batch, seed, precision=precision), classes, ranks)
     return steps
 
 
-def speeds(ranks: Any, rounds: int, size: int, batch: int) -> list[dict[str, Any]]:
+def speeds(ranks: Any, rounds: int, model: Model, batch: int) -> list[dict[str, Any]]:
     """Images a second, the steps taking turns."""
-    rng = np.random.default_rng(0)
+    rng, size = np.random.default_rng(0), model["input_size"]
     images = rng.integers(0, 256, (batch, size, size, 3), dtype=np.uint8)
     labels = rng.integers(0, 1001, batch)
     data = Batch(images, labels, np.arange(batch))
-    steps = steps_for(size, batch, 0, 1001, ranks)
+    steps = steps_for(model, batch, 0, 1001, ranks)
     taken: dict[str, list[float]] = {name: [] for name in steps}
     for round_number in range(rounds + 1):
         for name, step in steps.items():
@@ -106,14 +117,14 @@ def speeds(ranks: Any, rounds: int, size: int, batch: int) -> list[dict[str, Any
     ]
 
 
-def curves(ranks: Any, data: Path, updates: int, seeds: int) -> list[dict[str, Any]]:
+def curves(ranks: Any, data: Path, model: Model, updates: int, seeds: int) -> list[dict[str, Any]]:
     """Mean loss of the last third of the updates at 32x32, over seeds."""
     dataset = open_dataset(data, "train")
     losses: dict[str, list[float]] = {}
     for seed in range(seeds):
-        loader = train_loader(dataset, recipe_for(32, 64, seed))
+        loader = train_loader(dataset, recipe_for(model, 64, seed))
         batches = [batch for epoch in range(updates // len(loader) + 1) for batch in loader.epoch(epoch)][:updates]
-        for name, step in steps_for(32, 64, seed, len(dataset.classes), ranks, timm=False).items():
+        for name, step in steps_for(model, 64, seed, len(dataset.classes), ranks, timm=False).items():
             curve = [step(batch) for batch in batches]
             losses.setdefault(name, []).append(statistics.mean(curve[-updates // 3 :]))
     return [
@@ -128,12 +139,13 @@ def curves(ranks: Any, data: Path, updates: int, seeds: int) -> list[dict[str, A
     ]
 
 
-def scaling(data: Path, size: int, batch: int) -> list[dict[str, Any]]:
+def scaling(data: Path, model: Model, batch: int) -> list[dict[str, Any]]:
     """`shrinkserve train --profile` with one process and with two, one thread each."""
     rows: list[dict[str, Any]] = []
+    size = model["input_size"]
     for processes in (1, 2):
-        sets = [f"model.input_size={size}", f"train.batch_size={batch}", "train.threads=1", "model.width=1.0"]
-        sets += ["train.precision=bfloat16"]
+        sets = [f"model.{key}={value}" for key, value in model.items()]
+        sets += [f"train.batch_size={batch}", "train.threads=1", "train.precision=bfloat16"]
         command = [sys.executable, "-m", "shrinkserve", "train", "digits", "--data", str(data), "--profile"]
         command += [word for setting in sets for word in ("--set", setting)] + ["--nproc", str(processes)]
         told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
@@ -155,20 +167,24 @@ def scaling(data: Path, size: int, batch: int) -> list[dict[str, Any]]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--quick", action="store_true", help="small images, one round, no scaling at 224x224")
+    parser.add_argument("--quick", action="store_true", help="a small network, one round, no scaling at 224x224")
     options = parser.parse_args()
     place = environment("timm")
-    rounds, updates, seeds, size, batch = (1, 6, 1, 32, 4) if options.quick else (7, 66, 3, 224, 32)
+    rounds, updates, seeds, batch = (1, 6, 1, 4) if options.quick else (7, 66, 3, 32)
+    large, small, scaled = LARGE, SMALL, ((SMALL | {"width": 1.0}, 32), (LARGE, 8))
+    if options.quick:
+        large = small = {"network": str(QUICK.source), "input_size": QUICK.size, "width": 1.0}
+        scaled = ((small, 32),)
     with tempfile.TemporaryDirectory() as scratch:
         data = Path(scratch) / "digits"
         write_digits(data)
         with join(threads=2) as ranks:
             threads = torch.get_num_threads()
-            rows = speeds(ranks, rounds, size, batch)
+            rows = speeds(ranks, rounds, large, batch)
         with join(threads=1) as ranks:
-            rows += curves(ranks, data, updates, seeds)
-        for pixels, images in ((32, 32),) if options.quick else ((32, 32), (224, 8)):
-            rows += scaling(data, pixels, images)
+            rows += curves(ranks, data, small, updates, seeds)
+        for model, images in scaled:
+            rows += scaling(data, model, images)
     result = {
         "title": "Training update and scaling",
         "date": place["date"],
@@ -176,7 +192,7 @@ def main() -> int:
         "environment": place,
         "rows": rows,
         "notes": [
-            f"The updates at {size}x{size} take turns in one process, {threads} threads each; medians of {rounds}.",
+            f"The updates of the first table take turns in one process, {threads} threads each; medians of {rounds}.",
             "The plain loop: eager, NCHW, float32, tensor by tensor; the same network, optimiser and EMA formula.",
             "timm's: RMSpropTF, ModelEmaV3, label smoothing; by default float32 and NCHW, and with bfloat16 AMP.",
             f"Loss: the mean over the last third of {updates} updates; lowest and highest of {seeds} seeds; 1 thread.",

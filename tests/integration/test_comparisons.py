@@ -23,6 +23,7 @@ def test_a_quick_run_ends_well_and_is_reported(name: str, tmp_path: Path) -> Non
     assert done.returncode == 0, done.stderr
     result = json.loads((tmp_path / f"{name}.json").read_text())
     assert result["rows"]
+    assert f"$ {result['command']}\n" in done.stdout
     report = (tmp_path / "REPORT.md").read_text()
     for words in (f"## {result['title']}", result["date"], result["command"], result["environment"]["cpu"]):
         assert words in report
