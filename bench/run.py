@@ -23,6 +23,7 @@ from shrinkserve.benchmark.environment import LIBRARIES
 from shrinkserve.benchmark.report.markdown import table
 
 HERE = Path(__file__).parent
+KEPT = HERE / "results"
 PROGRAMS = ("export", "operators", "precisions", "loader", "training", "serving", "jpeg", "abuse", "soak", "capacity")
 
 
@@ -33,10 +34,9 @@ def main() -> int:
     parser.add_argument("--results", type=Path)
     parser.add_argument("--report-only", action="store_true", help="make the report from the results that are there")
     options = parser.parse_args()
-    scratch = Path(tempfile.mkdtemp(prefix="shrinkserve-bench-")) if options.quick else HERE / "results"
-    results = options.results or scratch
+    results = options.results or (Path(tempfile.mkdtemp(prefix="shrinkserve-bench-")) if options.quick else KEPT)
     failed = [] if options.report_only else [name for name in options.only if not run(name, results, options.quick)]
-    report = results.parent / "REPORT.md" if results == HERE / "results" else results / "REPORT.md"
+    report = results.parent / "REPORT.md" if results == KEPT else results / "REPORT.md"
     write_atomic(report, to_markdown(results).encode())
     print(f"wrote {report}")
     for name in failed:
