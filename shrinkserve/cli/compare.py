@@ -55,7 +55,7 @@ def compare(
 
 
 def inspect(
-    artifact: Annotated[Path, typer.Argument(help="Run folder, version folder of a repository, or .onnx file.")],
+    artifact: Annotated[Path, typer.Argument(help="Run folder, version folder of a repository, .onnx or .plan file.")],
     other: Annotated[Path | None, typer.Argument(help="Show only what differs from this one.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
@@ -70,8 +70,19 @@ def inspect(
         typer.echo(json.dumps(found, indent=1))
         return
     for key, value in found.items():
-        shown = f"{value[0]}  ->  {value[1]}" if other is not None else value
+        shown = "  ->  ".join(map(_shown, value)) if other is not None else _shown(value)
         typer.echo(f"{key}: {shown}")
+
+
+def _shown(value: Any) -> str:
+    """A value as a person reads it."""
+    if isinstance(value, dict):
+        return "; ".join(f"{key} {_shown(part)}" for key, part in value.items()) or "none"
+    if isinstance(value, list):
+        return ", ".join(map(_shown, value)) or "none"
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _open(source: str, model: str | None) -> Answerer:

@@ -10,14 +10,17 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from shrinkserve.arch.counts import count
+from shrinkserve.arch.spec import from_dict
 from shrinkserve.artifact import CARD, read_card, sha256_file
 from shrinkserve.errors import ArtifactError
 from shrinkserve.export import graph
 from shrinkserve.export.editing import attribute
+from shrinkserve.runtimes.tensorrt import BUILT
 
 
 def inspect(path: Path) -> dict[str, Any]:
-    """A summary of a run folder, a repository's version folder or an ONNX file, as flat JSON data.
+    """A summary of a run folder, a repository's version folder, an ONNX file or a plan, as JSON data.
 
     Raises:
         ArtifactError: nothing of the kind there, or damaged.
@@ -26,16 +29,26 @@ def inspect(path: Path) -> dict[str, Any]:
         raise ArtifactError(f"{path}: no such file or folder", do="name what `train` or `export` wrote")
     if path.is_dir():
         return _folder(path)
-    if path.suffix == ".onnx":
+    if path.suffix in {".onnx", ".plan"}:
         beside = _card(path.parent) if (path.parent / CARD).is_file() else {}
-        return {"file": str(path), "sha256": sha256_file(path), **beside, **summary(graph.load(path))}
-    raise ArtifactError(f"{path}: not an artifact", expected="a run folder, a version folder or an .onnx file")
+        inside = summary(graph.load(path)) if path.suffix == ".onnx" else {"built": _built(path)}
+        return {"file": str(path), "sha256": sha256_file(path), **beside, **inside}
+    expected = "a run folder, a version folder, an .onnx file or a .plan file"
+    raise ArtifactError(f"{path}: not an artifact", expected=expected, found=path.suffix or "a file")
 
 
 def differences(one: dict[str, Any], other: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Keys whose values are not the same, with both values."""
+    """Entries whose values are not the same, with both values; of tables only what differs, as ``"table key"``."""
+    one, other = _flat(one), _flat(other)
     keys = [*one, *(key for key in other if key not in one)]
     return {key: (one.get(key), other.get(key)) for key in keys if one.get(key) != other.get(key)}
+
+
+def _flat(found: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in found.items():
+        flat |= _flat(value, f"{prefix}{key} ") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
 
 
 def summary(model: ir.Model) -> dict[str, Any]:
@@ -43,7 +56,7 @@ def summary(model: ir.Model) -> dict[str, Any]:
     weights = [value.const_value for value in model.graph.initializers.values() if value.const_value is not None]
     types = Counter(str(tensor.dtype) for tensor in weights)
     return {
-        "opset": dict(model.opset_imports),
+        "opset": {domain or "ai.onnx": version for domain, version in model.opset_imports.items()},
         "inputs": {value.name: f"{value.dtype} {value.shape}" for value in model.graph.inputs},
         "outputs": {value.name: f"{value.dtype} {value.shape}" for value in model.graph.outputs},
         "operators": graph.operators(model),
@@ -74,6 +87,27 @@ def _folder(path: Path) -> dict[str, Any]:
     return found | summary(graph.load(model)) if model.is_file() else found
 
 
+def _network(spec: dict[str, Any]) -> dict[str, Any]:
+    """Of a checkpoint, what `summary` says of a graph."""
+    network = from_dict(spec)
+    counts = count(network)
+    return {
+        "layers": dict(Counter(str(op) for _, op in network.nodes(data="op")).most_common()),
+        "weights": sum(counts.parameters.values()) + counts.statistics,
+        "multiply-accumulates": sum(counts.macs.values()),
+    }
+
+
+def _built(path: Path) -> dict[str, Any]:
+    """What a plan was built by and for, as the card beside it says."""
+    if (path.parent / CARD).is_file():
+        for engine in read_card(path.parent).details.get("engines", {}).values():
+            if path.name in (built := engine["record"].get(BUILT, {})):
+                return dict(built[path.name])
+    do = "name a plan in the version folder that `export` wrote"
+    raise ArtifactError(f"{path}: no card beside it says what it was built by and for", do=do)
+
+
 def _card(folder: Path) -> dict[str, Any]:
     card = read_card(folder)
     steps = card.details.get("steps", [])
@@ -87,6 +121,11 @@ def _card(folder: Path) -> dict[str, Any]:
         "metrics": card.metrics,
         "steps": [f"{step['step']}: {step['from']} -> {step['to']}" for step in steps],
         "worst difference": max((step["parity"].get("worst", 0.0) for step in steps), default=None),
+        "engines": {
+            name: f"{engine['precision']} by {engine['backend']}, {engine['file']}"
+            for name, engine in card.details.get("engines", {}).items()
+        },
         "created": card.created,
         "versions": card.versions,
+        **(_network(card.spec) if card.spec else {}),
     }

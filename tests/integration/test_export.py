@@ -60,6 +60,8 @@ def test_inspect_shows_what_differs(
     assert main(["inspect", str(smoke_run), str(version)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert "kind: checkpoint  ->  onnx" in lines
+    assert "versions onnx: -  ->  " in "\n".join(lines), "of a table only what differs"
+    assert not any(line.startswith("versions python") or "{" in line for line in lines)
     assert not any(line.startswith("classes:") for line in lines)
 
 
@@ -105,6 +107,11 @@ def test_engines_are_added_to_a_version_and_refused_where_they_do_not_fit(
     assert config.count("cc_model_filenames") == 2
     assert main(["repo", "verify", "--repository", str(repository)]) == 0
     capsys.readouterr()
+    plans = [f"{version}/tensorrt_rtx-float16-sm{number}.plan" for number in (86, 89)]
+    assert main(["inspect", *plans]) == 0
+    assert "built compute_capability: 8.6  ->  8.9" in capsys.readouterr().out.splitlines()
+    assert main(["inspect", version]) == 0
+    assert "engines: tensorrt-rtx-float16 float16 by tensorrt, " in capsys.readouterr().out
     for number in (86, 89):
         assert main(["compare", str(smoke_run), f"{version}/tensorrt_rtx-float16-sm{number}.plan"]) == 2
         error = capsys.readouterr().err

@@ -93,6 +93,8 @@ def test_inspection_counts_what_the_network_has(plain: Path, tiny_run: Path) -> 
     assert found["multiply-accumulates"] == sum(count(from_dict(read_card(tiny_run).spec)).macs.values())
     assert found["inputs"] == {"images": "UINT8 [batch,32,32,3]"}
     assert inspect(tiny_run)["kind"] == "checkpoint"
+    assert inspect(tiny_run)["multiply-accumulates"] == found["multiply-accumulates"]
+    assert inspect(tiny_run)["layers"]["dense"] == 1
 
 
 def test_differences_are_the_keys_that_differ() -> None:
