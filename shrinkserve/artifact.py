@@ -262,7 +262,8 @@ def _unwritable(path: Path, fault: OSError) -> ArtifactError:
 
 
 def _refused(path: Path, reason: str) -> ArtifactError:
-    return ArtifactError(f"{path}: cannot be written ({reason})", do="choose another place or mend its permissions")
+    do = "choose another place, free some space or mend its permissions"
+    return ArtifactError(f"{path}: cannot be written ({reason})", do=do)
 
 
 def utc_now() -> str:

@@ -82,11 +82,13 @@ def read_preprocess(path: Path) -> Preprocess:
     """Read a TOML file with the keys of `Preprocess`: size, crop_fraction, interpolation, mean, std.
 
     Raises:
-        ConfigError: not readable, or a key that is unknown or of another type.
+        ConfigError: not readable, or a key that is unknown, of another type or out of its range.
     """
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as fault:
+    except OSError as fault:
+        raise ConfigError(f"{path}: cannot be read ({fault.strerror})", do="check --preprocess") from fault
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as fault:
         raise ConfigError(f"{path}: not a readable TOML file ({fault})", do="mend the line it names") from fault
     known = [field.name for field in fields(Preprocess)]
     if unknown := sorted(set(raw) - set(known)):
@@ -94,10 +96,15 @@ def read_preprocess(path: Path) -> Preprocess:
     from pydantic import TypeAdapter, ValidationError
 
     try:
-        return TypeAdapter(Preprocess).validate_python(raw)
+        preprocess = TypeAdapter(Preprocess).validate_python(raw)
     except ValidationError as fault:
         faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in fault.errors())
         raise ConfigError(f"{path}: {faults}", do="mend the keys it names") from fault
+    if preprocess.size < 1 or not 0 < preprocess.crop_fraction <= 1 or not min(preprocess.std) > 0:
+        expected = "size from 1, crop_fraction above 0 and up to 1, every std above 0"
+        found = f"{preprocess.size}, {preprocess.crop_fraction}, {list(preprocess.std)}"
+        raise ConfigError(f"{path}: out of range", expected=expected, found=found)
+    return preprocess
 
 
 def read_labels(path: Path) -> list[str]:
@@ -108,8 +115,10 @@ def read_labels(path: Path) -> list[str]:
     """
     try:
         labels = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as fault:
-        raise DataError(f"{path}: not a readable list of labels ({fault})", do="give a text file") from fault
+    except OSError as fault:
+        raise DataError(f"{path}: cannot be read ({fault.strerror})", do="check --labels") from fault
+    except UnicodeDecodeError as fault:
+        raise DataError(f"{path}: not a list of labels ({fault})", do="give a text file in UTF-8") from fault
     if not labels:
         raise DataError(f"{path}: no labels", expected="one class name a line")
     return labels

@@ -184,9 +184,8 @@ def unwritable(path: Path) -> Iterator[None]:
         yield
     except OSError as fault:
         reason = fault.strerror or str(fault)
-        raise ArtifactError(
-            f"{path}: cannot be written ({reason})", do="choose another place or mend its permissions"
-        ) from fault
+        do = "choose another place, free some space or mend its permissions"
+        raise ArtifactError(f"{path}: cannot be written ({reason})", do=do) from fault
 
 
 def _prefix(root: Path) -> str:

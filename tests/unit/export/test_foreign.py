@@ -71,12 +71,26 @@ def test_another_interface_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "fault"),
-    [("size = 224\nmena = [1]", "unknown keys.*found mena"), ("size = 'a'", "size: "), ("size =", "not a readable")],
+    [
+        ("size = 224\nmena = [1]", "unknown keys.*found mena"),
+        ("size = 'a'", "size: "),
+        ("size =", "not a readable"),
+        ("std = [0.5, 0, 0.5]", r"out of range.*every std above 0, found 224, 0.875, \[0.5, 0.0, 0.5\]"),
+        ("crop_fraction = 1.5", "out of range"),
+        ("size = 0", "out of range"),
+    ],
 )
 def test_faults_of_a_preprocessing_file(tmp_path: Path, text: str, fault: str) -> None:
     (tmp_path / "spec.toml").write_text(text)
     with pytest.raises(ConfigError, match=fault):
         read_preprocess(tmp_path / "spec.toml")
+
+
+def test_files_that_are_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"absent: cannot be read \(No such file or directory\); check --preprocess"):
+        read_preprocess(tmp_path / "absent")
+    with pytest.raises(DataError, match=r"absent: cannot be read \(No such file or directory\); check --labels"):
+        read_labels(tmp_path / "absent")
 
 
 def test_labels(tmp_path: Path) -> None:
