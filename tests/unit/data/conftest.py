@@ -8,6 +8,8 @@ import pytest
 from PIL import Image
 from skimage import data as photos
 
+from shrinkserve.config import AugmentConfig
+
 
 def encoded(image: Image.Image, kind: str = "JPEG", **options: object) -> bytes:
     stream = io.BytesIO()
@@ -45,3 +47,19 @@ def photo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for kind, raw in odd_ones(image).items():
                 (root / split / name / f"{kind}.jpg").write_bytes(raw)
     return root
+
+
+@pytest.fixture
+def off() -> AugmentConfig:
+    """No augmentation at all: the whole image, as it is."""
+    return AugmentConfig(
+        crop_area=(1, 1),
+        crop_aspect=(1, 1),
+        random_interpolation=False,
+        flip=False,
+        brightness=0,
+        saturation=(1, 1),
+        contrast=(1, 1),
+        hue=0,
+        erase_probability=0,
+    )

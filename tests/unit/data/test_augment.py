@@ -60,29 +60,15 @@ def test_a_draw_depends_on_seed_epoch_and_index_only() -> None:
     assert len({crop(1, 2, 3), crop(2, 2, 3), crop(1, 3, 3), crop(1, 2, 4)}) == 4
 
 
-OFF = AugmentConfig(
-    crop_area=(1, 1),
-    crop_aspect=(1, 1),
-    random_interpolation=False,
-    flip=False,
-    brightness=0,
-    saturation=(1, 1),
-    contrast=(1, 1),
-    hue=0,
-    erase_probability=0,
-)
-
-
-def test_nothing_is_drawn_that_is_off() -> None:
-    drawn = draw(OFF, generator(0, 0, 0), 80, 80, 64, "bilinear")
+def test_nothing_is_drawn_that_is_off(off: AugmentConfig) -> None:
+    drawn = draw(off, generator(0, 0, 0), 80, 80, 64, "bilinear")
     assert (drawn.crop, drawn.interpolation, drawn.flip) == ((0, 0, 80, 80), "bilinear", False)
     assert drawn.colour is None
     assert drawn.erase is None
 
 
-def colours(**on: object) -> list[Colour]:
-    """2000 draws of the published range of one operation, the others off."""
-    config = replace(OFF, **on)  # type: ignore[arg-type]
+def colours(config: AugmentConfig) -> list[Colour]:
+    """2000 draws."""
     drawn = [draw(config, generator(3, 0, index), 64, 64, 64, "bilinear").colour for index in range(2000)]
     assert all(drawn)
     return drawn  # type: ignore[return-value]
@@ -95,12 +81,13 @@ def spread(values: list[float], low: float, high: float) -> None:
     assert 0.07 < counts.min() / len(values) < counts.max() / len(values) < 0.13
 
 
-def test_colours_keep_to_the_published_ranges() -> None:
-    spread([c.offset[0] / 255 for c in colours(brightness=CONFIG.brightness)], -0.4, 0.4)
+def test_colours_keep_to_the_published_ranges(off: AugmentConfig) -> None:
+    """One operation at a time, the others off."""
+    spread([c.offset[0] / 255 for c in colours(replace(off, brightness=CONFIG.brightness))], -0.4, 0.4)
     # The blue that a red pixel gets is (1 - saturation) of red's luma.
-    spread([1 - c.pixel[2, 0] / LUMA[0] for c in colours(saturation=CONFIG.saturation)], 0.6, 1.4)
-    spread([c.pixel[0, 0] for c in colours(contrast=CONFIG.contrast)], 0.6, 1.4)
-    chroma = [(YIQ @ c.pixel @ YIQ_INVERSE)[1:, 1] for c in colours(hue=CONFIG.hue)]
+    spread([1 - c.pixel[2, 0] / LUMA[0] for c in colours(replace(off, saturation=CONFIG.saturation))], 0.6, 1.4)
+    spread([c.pixel[0, 0] for c in colours(replace(off, contrast=CONFIG.contrast))], 0.6, 1.4)
+    chroma = [(YIQ @ c.pixel @ YIQ_INVERSE)[1:, 1] for c in colours(replace(off, hue=CONFIG.hue))]
     spread([-math.atan2(q, i) / (2 * math.pi) for i, q in chroma], -0.1, 0.1)
 
 
