@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+
+from shrinkserve.cli.groups import RunByDefault
 
 if TYPE_CHECKING:
     from shrinkserve.benchmark.capacity import Replica
@@ -16,19 +17,11 @@ CHECKED_LOADS = (0.2, 0.4, 0.6, 0.8)
 TRITON_URLS = ["http://127.0.0.1:8000", "grpc://127.0.0.1:8001"]
 
 
-class _RunByDefault(TyperGroup):
-    """``bench --data ...`` is ``bench run --data ...``: the first word is an option unless it is a command."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        words = args if args and args[0] in {*self.commands, "-h", "--help"} else ["run", *args]
-        return super().parse_args(ctx, words)
-
-
 def register(app: typer.Typer) -> None:
     """Add this module's commands to the application."""
     group = typer.Typer(
         name="bench",
-        cls=_RunByDefault,
+        cls=RunByDefault,
         help="Prove that a server answers as the checkpoint does. `bench run --help` lists the options.",
     )
     group.command("run")(bench)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from typer.core import TyperGroup
+
+from shrinkserve.cli.groups import RunByDefault
 
 if TYPE_CHECKING:
     from shrinkserve.config import Recipe
@@ -15,17 +16,10 @@ if TYPE_CHECKING:
 RUN_HELP = "Folder of the run, as `train` wrote it."
 
 
-class _RecipeByDefault(TyperGroup):
-    """``train RECIPE ...`` is ``train run RECIPE ...``: the first word is a recipe unless it is a command."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        words = args if args and args[0] in self.commands else ["run", *args]
-        return super().parse_args(ctx, words)
-
-
 def register(app: typer.Typer) -> None:
     """Add this module's commands to the application."""
-    group = typer.Typer(name="train", cls=_RecipeByDefault, help="Train a network; `train plot RUN` draws its curves.")
+    about = "Train a network; `train plot RUN` draws its curves. `train run --help` lists the options."
+    group = typer.Typer(name="train", cls=RunByDefault, help=about)
     group.command("run")(run)
     group.command("plot")(plot)
     app.add_typer(group)
