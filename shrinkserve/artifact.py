@@ -6,7 +6,6 @@ never sees half of one. A card (``card.json``) binds files to their sha256 and t
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -252,8 +251,11 @@ def check_writable(folder: Path) -> None:
     nearest = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     if not nearest.is_dir():
         raise _refused(folder, f"{nearest} is a file")
-    if not os.access(nearest, os.W_OK | os.X_OK):
-        raise _refused(folder, os.strerror(errno.EACCES))
+    try:
+        with tempfile.TemporaryFile(dir=nearest):  # permissions alone say nothing to root, of /proc or a read-only disk
+            pass
+    except OSError as fault:
+        raise _refused(folder, fault.strerror or type(fault).__name__) from fault
 
 
 def _unwritable(path: Path, fault: OSError) -> ArtifactError:

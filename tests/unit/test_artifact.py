@@ -147,6 +147,8 @@ def test_a_place_is_looked_at_before_the_work(tmp_path: Path) -> None:
     for place in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(ArtifactError, match=r"/file is a file\)"):
             artifact.check_writable(place)
+    with pytest.raises(ArtifactError, match="/proc/x: cannot be written"):  # where permissions do not hold root back
+        artifact.check_writable(Path("/proc/x"))
 
 
 def test_tensor_hash_sees_names_values_types_and_shapes() -> None:
