@@ -128,7 +128,7 @@ class Repository(Holdings):
         """Add another way to run a version: its files, and ``configs/ENGINE.pbtxt``.
 
         Args:
-            name: the model's name.
+            name: what people call the model, or its classifier.
             engine: what it is; one of the same name is replaced.
             folder: where its files are now.
             version: the version whose weights it has; the one that answers when None.
@@ -141,6 +141,7 @@ class Repository(Holdings):
             ArtifactError: a file that is missing, or a place that cannot be written.
         """
         check_name(engine.name)
+        name = self.classifier(name)
         number = version or self.active(name)
         self.known_version(name, number)
         with self._changed(name) as model:

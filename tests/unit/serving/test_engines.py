@@ -57,6 +57,17 @@ def test_a_configuration_of_its_own(repository: Repository, built: Path) -> None
     assert list(problems(repository, "tiny")) == []
 
 
+def test_either_name_of_a_model_is_taken(tmp_path: Path, make_model: MakeModel, built: Path) -> None:
+    repository = Repository(tmp_path / "models")
+    repository.add("small_classifier", *make_model(0))
+    for name in ("small", "small_classifier"):
+        place = repository.root / "small_classifier" / "configs" / "tensorrt.pbtxt"
+        assert repository.add_engine(name, PLANS, built) == place
+        assert place.is_file()
+    with pytest.raises(ConfigError, match="no such model"):
+        repository.add_engine("other", PLANS, built)
+
+
 def test_the_server_runs_the_engine_under_the_models_name(repository: Repository, built: Path, tmp_path: Path) -> None:
     repository.add_engine("tiny", INT8, built)
     images = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), np.uint8)
