@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import subprocess
@@ -13,7 +12,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from shrinkserve.data import open_dataset
 from shrinkserve.errors import ServerError, ShrinkServeError
@@ -46,12 +44,10 @@ class Summary:
 
     Attributes:
         stages: the words of each command and its seconds.
-        record: what `bench` wrote.
         paths: what was made, by name.
     """
 
     stages: list[tuple[str, float]] = field(default_factory=list)
-    record: dict[str, Any] = field(default_factory=dict)
     paths: dict[str, Path] = field(default_factory=dict)
 
 
@@ -80,7 +76,6 @@ def run_quickstart(settings: Settings, say: Callable[[str], None]) -> Summary:
             *("bench", "--data", data, "--url", http, "--url", grpc, "--checkpoint", run, "--repository", repository),
             *("--min-top1", settings.min_top1, "--window", settings.window, "--out", report),
         )
-    summary.record = json.loads((report / "bench.json").read_text(encoding="utf-8"))
     summary.paths = {"data": data, "run": run, "model repository": repository, "server log": log}
     summary.paths["report"] = report / "report.html"
     return summary

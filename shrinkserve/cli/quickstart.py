@@ -40,8 +40,6 @@ def _render(summary: Summary) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from shrinkserve.benchmark.summary import verdict
-
     console = Console()
     table = Table(title="quickstart")
     table.add_column("stage")
@@ -56,4 +54,3 @@ def _render(summary: Summary) -> None:
     for what, path in summary.paths.items():
         paths.add_row(what, str(path))
     console.print(paths)
-    console.print(verdict(summary.record), markup=False, highlight=False, soft_wrap=True)
