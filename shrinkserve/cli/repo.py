@@ -110,6 +110,10 @@ def publish(  # noqa: PLR0913, PLR0917 - a command's options
         float | None, typer.Option(min=0, help="Refuse it when it takes more times as long.")
     ] = None,
     scratch: Annotated[bool, typer.Option(help="Load it in a server of its own first.")] = True,
+    allow_gap: Annotated[
+        bool,
+        typer.Option("--allow-gap", help="Also when --url then refuses JPEG for a moment: another size or classes."),
+    ] = False,
 ) -> None:
     """Publish a version, once verified and tried out. A failure changes nothing."""
     from shrinkserve.artifact import read_card
@@ -124,7 +128,7 @@ def publish(  # noqa: PLR0913, PLR0917 - a command's options
     model = classifier(name or read_card(source, "onnx", verify=False).name)
     encoded = importable("nvidia.dali")
     images = _validation_images(data, shadow) if data is not None else []
-    with _live(url, token, images=images, limits=Limits(max_flips, max_slowdown)) as live:
+    with _live(url, token, images=images, limits=Limits(max_flips, max_slowdown), allow_gap=allow_gap) as live:
         publishing.publish(
             Repository(repository), source, name=model, encoded=encoded, scratch=scratch, live=live, say=typer.echo
         )

@@ -33,11 +33,13 @@ class Live:
         client: a client that may load models.
         images: encoded images that both versions are asked about; none to skip the comparison.
         limits: what the new version must hold in the comparison.
+        allow_gap: take also a version for which it refuses encoded images for a moment, as its ensemble changes.
     """
 
     client: Client
     images: Sequence[bytes] = ()
     limits: Limits = field(default_factory=Limits)
+    allow_gap: bool = False
 
 
 def publish(
@@ -67,6 +69,7 @@ def publish(
         The version's folder.
 
     Raises:
+        ConfigError: a name that cannot be, or a gap that is not allowed.
         ArtifactError: a damaged source, or a repository that cannot be written.
         ParityError: a server answers differently from the file.
         ServerError: the scratch server cannot load it.
@@ -82,13 +85,25 @@ def publish(
     say(f"verified {source}: sha256 as in its card ({len(card.files)}), weights {card.weights_sha256[:12]}")
     with repository.locked():
         encoded = encoded and not (repository.root / name).exists()
+        anew = decodes_anew(repository, version.card)
+        if anew and live is not None and not live.allow_gap:
+            raise _gap(name)
         if scratch:
-            decoding = encoded or decodes_anew(repository, version.card)
+            decoding = encoded or anew
             worst = in_scratch_server(repository, version, options, encoded=decoding)
             say(f"scratch server: loads, and answers as the file does (worst logit difference {worst:.1e})")
         if live is not None:
             _try_beside(repository, version, options, live, say)
         return _switch(repository, version, options, live, say, encoded=encoded)
+
+
+def _gap(name: str) -> ConfigError:
+    return ConfigError(
+        f"{public(name)}: JPEG would be refused for a moment, as the ensemble changes, too",
+        expected="the preprocessing and classes of the version that answers",
+        found="others",
+        do="publish it under a name of its own (--name), or allow the gap (--allow-gap)",
+    )
 
 
 def roll_back(repository: Repository, name: str, version: int | None = None, live: Live | None = None) -> int:
