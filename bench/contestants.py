@@ -24,7 +24,7 @@ from shrinkserve.export.to_onnx import from_network
 from shrinkserve.runtimes.answerer import Images, Logits
 from shrinkserve.runtimes.checkpoint import normalise
 from shrinkserve.runtimes.onnx import OnnxModel
-from shrinkserve.runtimes.openvino import HINTS, OpenVinoModel
+from shrinkserve.runtimes.openvino import HINTS, OpenVinoModel, shared_core
 
 Ask = Callable[[Images], Logits]
 RUNTIMES: dict[str, Target] = {"onnxruntime": "onnxruntime-cpu", "openvino": "openvino"}
@@ -123,7 +123,6 @@ def _compiled(path: Path, precision: str) -> Callable[[int], Ask]:
 
 def _dynamic(path: Path) -> Callable[[int], Ask]:
     """OpenVINO as it takes the file by itself, to see what `FixedBatches` saves."""
-    import openvino
 
     def opener(threads: int) -> Ask:
         properties = {
@@ -131,8 +130,7 @@ def _dynamic(path: Path) -> Callable[[int], Ask]:
             "INFERENCE_PRECISION_HINT": HINTS["int8"],
             "ENABLE_CPU_PINNING": "NO",
         }
-        core = openvino.Core()
-        compiled = core.compile_model(str(path), "CPU", {**properties, "INFERENCE_NUM_THREADS": threads})
+        compiled = shared_core().compile_model(str(path), "CPU", {**properties, "INFERENCE_NUM_THREADS": threads})
         request = compiled.create_infer_request()
         return lambda images: request.infer({"images": images})["logits"]
 

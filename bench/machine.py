@@ -88,10 +88,10 @@ def _onnxruntime(model: onnx.ModelProto, threads: int) -> Callable[[], Any]:
 def _openvino(model: onnx.ModelProto, threads: int, precision: str) -> Callable[[], Any]:
     import io
 
-    import openvino
+    from shrinkserve.runtimes.openvino import shared_core
 
     properties = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": precision}
-    core = openvino.Core()
+    core = shared_core()
     request = core.compile_model(core.read_model(io.BytesIO(model.SerializeToString())), "CPU", properties)
     created, feed = request.create_infer_request(), {"a": _input()}
     return lambda: created.infer(feed)

@@ -31,7 +31,7 @@ from shrinkserve.benchmark.environment import environment
 from shrinkserve.export.optimise import SHIPPED
 from shrinkserve.export.samples import synthetic
 from shrinkserve.runtimes.onnx import INPUT, open_session
-from shrinkserve.runtimes.openvino import HINTS
+from shrinkserve.runtimes.openvino import HINTS, shared_core
 
 Microseconds = dict[tuple[str, str], list[float]]
 """(operator, node) -> its time in every answer."""
@@ -52,15 +52,13 @@ def in_onnxruntime(path: Path, images: np.ndarray[Any, Any], answers: int, threa
 
 
 def in_openvino(path: Path, images: np.ndarray[Any, Any], answers: int, threads: int, precision: str) -> Microseconds:
-    import openvino
-
     properties = {
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_PRECISION_HINT": precision,
         "INFERENCE_NUM_THREADS": threads,
         "PERF_COUNT": True,
     }
-    request = openvino.Core().compile_model(str(path), "CPU", properties).create_infer_request()
+    request = shared_core().compile_model(str(path), "CPU", properties).create_infer_request()
     taken: Microseconds = defaultdict(list)
     for _ in range(answers + WARM_UP):
         request.infer({INPUT: images})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +24,18 @@ BATCHES = (4, 1)
 """Sizes that a graph is compiled for. A fixed size saves a tenth to a quarter of the time, a larger one no more."""
 
 
+@cache
+def shared_core() -> Any:
+    """The process's `openvino.Core`.
+
+    One, and never ended: each that compiles for the CPU gives the thread another stack for its signal handlers, and
+    two that end in the order in which they began leave the thread with the one that is gone: the next signal is fatal.
+    """
+    import openvino
+
+    return openvino.Core()
+
+
 class FixedBatches:
     """A graph compiled for batches of 4 and of 1, which any other batch is cut into.
 
@@ -41,9 +54,7 @@ class FixedBatches:
     """
 
     def __init__(self, path: Path, properties: Mapping[str, Any]) -> None:
-        import openvino
-
-        core = openvino.Core()
+        core = shared_core()
         self.model = core.read_model(str(path))
         self._requests: dict[int, Any] = {}
         shapes = {port.get_any_name(): port.partial_shape for port in self.model.inputs}

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -35,6 +37,22 @@ def path(tmp_path: Path) -> Path:
     graph = helper.make_graph(nodes, "found", [images], outputs, [numpy_helper.from_array(weight, "weight")])
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), tmp_path / "m.onnx")
     return tmp_path / "m.onnx"
+
+
+def test_a_signal_is_handled_when_models_have_come_and_gone(path: Path) -> None:
+    """In a process of its own: what this is about ends it."""
+    program = """
+import os, pathlib, signal, sys
+from shrinkserve.runtimes.openvino import OpenVinoModel
+signal.signal(signal.SIGUSR1, lambda *_: print("handled"))
+first = OpenVinoModel(pathlib.Path(sys.argv[1]))
+second = OpenVinoModel(pathlib.Path(sys.argv[1]))
+del first
+del second
+os.kill(os.getpid(), signal.SIGUSR1)
+"""
+    done = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr
 
 
 def test_answers_as_onnx_runtime(path: Path) -> None:

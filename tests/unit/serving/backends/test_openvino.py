@@ -116,6 +116,7 @@ def test_config_that_does_not_fit_the_file(tmp_path: Path) -> None:
 
 
 def test_properties_of_the_config() -> None:
+    from shrinkserve.runtimes.openvino import shared_core
     from shrinkserve.serving.backends.openvino import properties
 
     def of(**parameters: str) -> dict[str, str]:
@@ -135,17 +136,18 @@ def test_properties_of_the_config() -> None:
     assert of(ENABLE_CPU_PINNING="YES")["ENABLE_CPU_PINNING"] == "YES"
     assert of(HINT_BF16="YES")["INFERENCE_PRECISION_HINT"] == "bf16"
     assert of(INFERENCE_NUM_THREADS="3", NUM_STREAMS="2")["INFERENCE_NUM_THREADS"] == "3"
-    compiled = openvino.Core().compile_model(_identity(), "CPU", of(HINT_BF16="YES"))
+    compiled = shared_core().compile_model(_identity(), "CPU", of(HINT_BF16="YES"))
     assert compiled.get_property("INFERENCE_PRECISION_HINT") in (openvino.Type.bf16, openvino.Type.f32)
 
 
 def test_threads_are_not_bound_to_cores() -> None:
     """Instances are processes: each would bind its thread to the first core, and two would share one."""
+    from shrinkserve.runtimes.openvino import shared_core
     from shrinkserve.serving.backends.openvino import properties
 
     before = affinities()  # of other libraries' threads too
     config = {"instance_group": [{"count": 1}], "parameters": {"INFERENCE_NUM_THREADS": {"string_value": "1"}}}
-    compiled = openvino.Core().compile_model(_products(), "CPU", properties(ModelArguments(config, Path("model.xml"))))
+    compiled = shared_core().compile_model(_products(), "CPU", properties(ModelArguments(config, Path("model.xml"))))
     request, looks, whole = compiled.create_infer_request(), 0, os.sched_getaffinity(0)
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(request.infer, {0: np.zeros((1000, 1000), np.float32)})
