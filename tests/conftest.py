@@ -13,8 +13,10 @@ from hypothesis import HealthCheck, settings
 from shrinkserve.cli import main
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # OpenMP threads that spin while they wait starve each other
-# A shell starts what runs in its background with Ctrl-C ignored, and children inherit that: tests send them one.
+# A shell starts what runs in its background with Ctrl-C ignored, and nohup ignores the hang-up; children inherit both,
+# and tests send them such signals.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # Machines are shared: how long an example takes says nothing about the code.
 settings.register_profile("shared", deadline=None, suppress_health_check=[HealthCheck.too_slow])
