@@ -58,7 +58,9 @@ def in_openvino(path: Path, images: np.ndarray[Any, Any], answers: int, threads:
         "INFERENCE_NUM_THREADS": threads,
         "PERF_COUNT": True,
     }
-    request = shared_core().compile_model(str(path), "CPU", properties).create_infer_request()
+    model = shared_core().read_model(str(path))
+    model.reshape({INPUT: images.shape})  # as `FixedBatches` compiles it
+    request = shared_core().compile_model(model, "CPU", properties).create_infer_request()
     taken: Microseconds = defaultdict(list)
     for _ in range(answers + WARM_UP):
         request.infer({INPUT: images})

@@ -12,7 +12,7 @@ import sysconfig
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from http.client import HTTPConnection
 from pathlib import Path
@@ -28,6 +28,9 @@ FOLDER = platformdirs.user_cache_path("shrinkserve") / "peers"
 """Where peers are installed; may be removed at any time."""
 PROGRAMS = Path(__file__).parent / "peers"
 READY_SECONDS = 90
+ANSWER_SECONDS = 60
+PORTS = 3
+"""Ports in a row that a peer may take."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,7 @@ def grpc_target(
             def answer(images: Pixels) -> Any:
                 given = triton.InferInput("images", images.shape, "UINT8")
                 given.set_data_from_numpy(images)
-                return client.infer(model, [given], outputs=wanted).as_numpy("logits")
+                return client.infer(model, [given], outputs=wanted, client_timeout=ANSWER_SECONDS).as_numpy("logits")
 
             yield answer
 
@@ -98,7 +101,7 @@ def litserve_target(name: str, port: int) -> Target:
 
     @contextmanager
     def connect() -> Iterator[Answer]:
-        with closing(HTTPConnection("127.0.0.1", port, timeout=60)) as connection:
+        with closing(HTTPConnection("127.0.0.1", port, timeout=ANSWER_SECONDS)) as connection:
 
             def answer(images: Pixels) -> Any:
                 body = json.dumps({"images": base64.b64encode(images.tobytes()).decode(), "shape": images.shape})
@@ -109,6 +112,16 @@ def litserve_target(name: str, port: int) -> Target:
             yield answer
 
     return Target(name, "server", "float32", f"http://127.0.0.1:{port}", connect)
+
+
+def free_ports() -> int:
+    """The first of `PORTS` ports in a row that nobody listens on."""
+    while True:
+        with ExitStack() as held, suppress(OSError, OverflowError):
+            first = held.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1]
+            for port in range(first + 1, first + PORTS):
+                held.enter_context(socket.create_server(("127.0.0.1", port)))
+            return int(first)
 
 
 class SilentError(Exception):
@@ -122,8 +135,7 @@ def running(peer: Peer, model: Path, size: int, instances: int, threads: int) ->
     Raises:
         SilentError: it does not answer; with the end of its log.
     """
-    with socket.create_server(("127.0.0.1", 0)) as holder:
-        port = int(holder.getsockname()[1])
+    port = free_ports()
     program = PROGRAMS / peer.program
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | {
         "MODEL": str(model),
