@@ -222,7 +222,7 @@ class Valid(threading.Thread):
         super().__init__(daemon=True)
         self._url, self._rng = url, np.random.default_rng(seed)
         self.stop = threading.Event()
-        self.right, self.faults, self.twice = 0, Counter[str](), Counter[str]()
+        self.right, self.faults, self.again = 0, Counter[str](), Counter[str]()
 
     def run(self) -> None:
         """Until `stop` is set."""
@@ -243,13 +243,14 @@ class Valid(threading.Thread):
                 self.faults["wrong answer"] += not good
 
     def _ask(self, client: Client, question: Question) -> Reply:
-        """As `Client.classify` does: once more when the server says that it did not look at the request."""
-        try:
-            return client.ask(question)
-        except UnavailableError as fault:
-            self.twice[str(fault).partition(": ")[2].partition(" (")[0]] += 1
-            time.sleep(RETRY_PAUSES[0])
-            return client.ask(question)
+        """As `Client.classify` does: again, up to three times, when the server did not look at the request."""
+        for pause in RETRY_PAUSES:
+            try:
+                return client.ask(question)
+            except UnavailableError as fault:
+                self.again[str(fault).partition(": ")[2].partition(" (")[0]] += 1
+                time.sleep(pause)
+        return client.ask(question)
 
 
 def memory(pid: int) -> float:
@@ -307,7 +308,7 @@ def main() -> int:
     right = sum(thread.right for thread in beside)
     failed = sum((thread.faults for thread in beside), Counter[str]())
     failed = +failed  # without those that never happened
-    twice = sum((thread.twice for thread in beside), Counter[str]())
+    again = sum((thread.again for thread in beside), Counter[str]())
     about = environment()
     record = {
         "title": "Malformed requests against the pip server, with valid ones beside them",
@@ -321,11 +322,11 @@ def main() -> int:
         "seconds": took,
         "valid_requests_right": right,
         "valid_requests_failed": dict(failed),
-        "valid_requests_asked_twice": dict(twice),
+        "valid_requests_asked_again": dict(again),
         "memory_mib": {"before": before, "after": after},
         "notes": [
             f"valid requests beside them, two clients over HTTP and two over gRPC: {right} right, {failed.total()} "
-            f"failed or wrong {dict(failed) or ''}; {twice.total()} asked a second time {dict(twice) or ''}",
+            f"failed or wrong {dict(failed) or ''}; {again.total()} asked again {dict(again) or ''}",
             "Triton 2.51 takes the number of rows as 32 bits: a request that claims 2^62 of them passes its check, and "
             "the batch that it joins is refused as a whole; our client then asks again",
             f"memory of the server's processes: {before:.0f} MiB before, {after:.0f} MiB after",
