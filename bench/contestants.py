@@ -55,17 +55,15 @@ def contestants(network: nn.Module, scale: Scale, folder: Path, *, compiled: boo
     """All of them; the files are written to `folder`."""
     plain, peer = plain_files(network, scale, folder)
     samples = synthetic(scale.size, 16)
-    yield Contestant("plain", "onnxruntime", "float32", _session(plain))
+    yield Contestant("plain", "onnxruntime", "float32", _opener(plain, "onnxruntime", "float32"))
     for what, source in (("ours", plain), ("EfficientNet-Lite0", peer)):
         for runtime, target in RUNTIMES.items():
             float32, int8 = folder / f"{what}-{runtime}.onnx", folder / f"{what}-{runtime}-int8.onnx"
             optimised(source, float32, SHIPPED[target])
             quantised(float32, int8, runtime, samples)
-            opener = _session if runtime == "onnxruntime" else _compiled
-            yield Contestant(what, runtime, "float32", opener(float32, "float32"))
-            yield Contestant(what, runtime, "int8", opener(int8, "int8"))
-            if runtime == "openvino":
-                yield Contestant(what, runtime, "bfloat16", _compiled(float32, "bfloat16"))
+            for precision, file in (("float32", float32), ("int8", int8), ("bfloat16", float32)):
+                if (runtime, precision) != ("onnxruntime", "bfloat16"):  # it has no kernels for that
+                    yield Contestant(what, runtime, precision, _opener(file, runtime, precision))
             if runtime == "openvino" and what == "ours":
                 yield Contestant("ours with a dynamic batch", runtime, "int8", _dynamic(int8))
     ask = partial(eager, network, scale)
@@ -113,11 +111,9 @@ def eager(network: nn.Module, scale: Scale, dtype: torch.dtype, threads: int, *,
     return ask
 
 
-def _session(path: Path, _precision: str = "float32") -> Callable[[int], Ask]:
-    return lambda threads: OnnxModel(path, threads).answer
-
-
-def _compiled(path: Path, precision: str) -> Callable[[int], Ask]:
+def _opener(path: Path, runtime: str, precision: str) -> Callable[[int], Ask]:
+    if runtime == "onnxruntime":
+        return lambda threads: OnnxModel(path, threads).answer
     return lambda threads: OpenVinoModel(path, threads, HINTS[precision]).answer
 
 

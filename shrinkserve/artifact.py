@@ -258,6 +258,15 @@ def check_writable(folder: Path) -> None:
         raise _refused(folder, fault.strerror or type(fault).__name__) from fault
 
 
+@contextmanager
+def unwritable(path: Path) -> Iterator[None]:
+    """Turn the operating system's refusals into one line that names `path`."""
+    try:
+        yield
+    except OSError as fault:
+        raise _unwritable(path, fault) from fault
+
+
 def _unwritable(path: Path, fault: OSError) -> ArtifactError:
     file = next((parent for parent in path.parents if parent.is_file()), None)
     return _refused(path, f"{file} is a file" if file else fault.strerror or type(fault).__name__)

@@ -78,12 +78,10 @@ def bench(  # noqa: PLR0913, PLR0917 - one parameter an option
     from shrinkserve.benchmark.gates import Gates, parse_duration, read_gates
     from shrinkserve.benchmark.load import Timing
     from shrinkserve.benchmark.loads import LoadPlan
-    from shrinkserve.benchmark.record import HTML
     from shrinkserve.benchmark.slo import Slo
     from shrinkserve.benchmark.stages import Wanted
-    from shrinkserve.benchmark.summary import render
     from shrinkserve.benchmark.target import parse_payloads
-    from shrinkserve.errors import ConfigError, GateError
+    from shrinkserve.errors import ConfigError
 
     if arrivals not in {"poisson", "constant"}:
         raise ConfigError("--arrivals", expected="poisson or constant", found=repr(arrivals))
@@ -117,6 +115,14 @@ def bench(  # noqa: PLR0913, PLR0917 - one parameter an option
     )
     with _Progress() as progress:
         record = run_bench(options, progress)
+    _tell(record, out)
+
+
+def _tell(record: dict[str, Any], out: Path | None) -> None:
+    from shrinkserve.benchmark.record import HTML
+    from shrinkserve.benchmark.summary import render
+    from shrinkserve.errors import GateError
+
     render(record)
     if out:
         typer.echo(f"report: {out / HTML}")

@@ -131,11 +131,12 @@ def make_variants(
     """
     if not kinds:
         return []
-    samples = load_samples(options.data_root, preprocess, OnnxModel(model).classes)
+    classes = OnnxModel(model).classes
+    samples = load_samples(options.data_root, preprocess, classes)
     calibration = _calibration(options.data_root, preprocess)
 
     def int8(target: Target) -> Int8:
-        judges = load_samples(options.data_root, preprocess, OnnxModel(model).classes, limit=JUDGING_IMAGES)
+        judges = load_samples(options.data_root, preprocess, classes, limit=JUDGING_IMAGES)
         return Int8(target, calibration, options.max_top1_drop, validation=judges)
 
     makers = {

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from shrinkserve.errors import ArtifactError
+from shrinkserve.artifact import unwritable
 
 LOCK = ".lock"
 _AT_FDCWD = -100
@@ -175,17 +175,6 @@ def sync_tree(folder: Path) -> None:
     for path in sorted(folder.rglob("*"), reverse=True):
         sync(path)
     sync(folder)
-
-
-@contextmanager
-def unwritable(path: Path) -> Iterator[None]:
-    """Turn the operating system's refusals into one line that names `path`."""
-    try:
-        yield
-    except OSError as fault:
-        reason = fault.strerror or str(fault)
-        do = "choose another place, free some space or mend its permissions"
-        raise ArtifactError(f"{path}: cannot be written ({reason})", do=do) from fault
 
 
 def _prefix(root: Path) -> str:

@@ -23,7 +23,16 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from shrinkserve.artifact import Card, check_writable, read_card, safe_join, sha256_file, verify_file, write_atomic
+from shrinkserve.artifact import (
+    Card,
+    check_writable,
+    read_card,
+    safe_join,
+    sha256_file,
+    unwritable,
+    verify_file,
+    write_atomic,
+)
 from shrinkserve.config import ServingConfig
 from shrinkserve.errors import ArtifactError, ConfigError
 from shrinkserve.serving import exchange, family, jpeg, model_config
@@ -163,7 +172,7 @@ class Repository(Holdings):
 
     def _place(self, source: Path, target: Path, sha256: str) -> None:
         """Copy a file into a staged folder; a hard link to the old one is replaced, not written into."""
-        with exchange.unwritable(target):
+        with unwritable(target):
             target.unlink(missing_ok=True)
             shutil.copyfile(source, target)
         verify_file(target, sha256)

@@ -8,6 +8,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from shrinkserve.artifact import unwritable
 from shrinkserve.errors import ArtifactError, ConfigError
 from shrinkserve.training.logs import METRICS, read_metrics
 
@@ -52,10 +53,8 @@ def plot(run: Path, target: Path) -> Path:
         axes.set_xlabel("updates")
     loss.legend(frameon=False)
     figure.suptitle(run.resolve().name)
-    try:
+    with unwritable(target):
         figure.savefig(target, dpi=150)
-    except OSError as fault:
-        raise ArtifactError(f"{target}: cannot be written ({fault.strerror})", do="choose another place") from fault
     return target
 
 

@@ -174,7 +174,7 @@ def expressions() -> Iterator[tuple[str, str]]:
 @pytest.mark.parametrize(("where", "expression"), list(expressions()))
 def test_expressions_are_promql(where: str, expression: str) -> None:
     promql_parser = pytest.importorskip("promql_parser", reason="needs promql-parser")
-    promql_parser.parse(expression)
+    assert promql_parser.parse(expression), where
 
 
 def test_alert_rules_have_what_prometheus_wants() -> None:
