@@ -1,8 +1,10 @@
 """Triton's backend `onnxruntime` in Python: serves on a CPU what NVIDIA's C++ backend of that name serves.
 
 It reads the same config: the parameters of github.com/triton-inference-server/onnxruntime_backend (README, "Model
-Config Options"), plus any key of ONNX Runtime's session config (`session.*`). Two defaults differ, because several
-one-process instances share the machine: they share out the cores, and threads hardly spin while they wait.
+Config Options"), plus any key of ONNX Runtime's session config (`session.*`). Three defaults differ, because several
+one-process instances share the machine: they share out the cores, threads hardly spin while they wait, and memory is
+not planned for each size of a batch: with all sizes up to 32 an instance of ShrinkCNN-A took 500 MiB and not 860, and
+was as fast.
 """
 
 from __future__ import annotations
@@ -79,7 +81,7 @@ def session_options(arguments: ModelArguments) -> ort.SessionOptions:
     if arguments.whole_number("execution_mode", 0):
         options.execution_mode = ort.ExecutionMode.ORT_PARALLEL
     options.enable_cpu_mem_arena = bool(arguments.whole_number("enable_mem_arena", 1))
-    options.enable_mem_pattern = bool(arguments.whole_number("enable_mem_pattern", 1))
+    options.enable_mem_pattern = bool(arguments.whole_number("enable_mem_pattern", 0))
     level = arguments.config.get("optimization", {}).get("graph", {}).get("level", 0)
     if level:
         if level not in LEVELS:

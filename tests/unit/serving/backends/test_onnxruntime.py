@@ -256,7 +256,7 @@ def test_session_options_of_the_config(monkeypatch: pytest.MonkeyPatch) -> None:
                 "inter_op_thread_count": "4",
                 "execution_mode": "1",
                 "enable_mem_arena": "0",
-                "enable_mem_pattern": "0",
+                "enable_mem_pattern": "1",
                 "session.intra_op.allow_spinning": "0",
                 "session.set_denormal_as_zero": "1",
             },
@@ -266,7 +266,8 @@ def test_session_options_of_the_config(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (chosen.intra_op_num_threads, chosen.inter_op_num_threads) == (5, 4)
     assert chosen.execution_mode == ort.ExecutionMode.ORT_PARALLEL
     assert not chosen.enable_cpu_mem_arena
-    assert not chosen.enable_mem_pattern
+    assert chosen.enable_mem_pattern
+    assert not plain.enable_mem_pattern, "memory planned for each size of a batch is never given back"
     assert chosen.graph_optimization_level == ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
     assert chosen.get_session_config_entry("session.intra_op.allow_spinning") == "0"
     assert chosen.get_session_config_entry("session.set_denormal_as_zero") == "1"
