@@ -4,7 +4,8 @@
 
 JPEG photographs to the ensemble (DALI and ONNX Runtime) of the pip server, over gRPC, at times drawn before (Poisson)
 whether or not earlier requests were answered. Memory is what the server and its backends' processes hold for
-themselves plus their share of what they share (PSS), so shared memory is counted once.
+themselves plus their share of what they share (PSS), so shared memory is counted once; before the clock runs a crowd
+of requests has had every pool grow to the largest batch.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ from shrinkserve.benchmark.load import Load, Timing, closed_loop, open_loop
 from shrinkserve.benchmark.pace import Open
 
 LOAD = 0.8
-SETTLED = 300.0
-"""Seconds after which memory should not grow any more: pools have met their largest batches, which come by rarely."""
+CROWD = 128
+"""Requests at once before the clock runs: every batch is as large as it may be, so that no pool has to grow later."""
 MINUTE = 6
 """Windows, each of ten seconds."""
 
@@ -67,9 +68,9 @@ class Memory:
         self._stop.set()
         self._thread.join()
 
-    def slope(self, after: float) -> float:
-        """MiB a minute, by least squares, of the samples from `after` seconds on."""
-        times, sizes = np.array([sample for sample in self.samples if sample[0] >= after]).T
+    def slope(self) -> float:
+        """MiB a minute, by least squares."""
+        times, sizes = np.array(self.samples).T
         return float(60 * np.polyfit(times, sizes, 1)[0])
 
     def _look(self) -> None:
@@ -111,7 +112,6 @@ def main() -> int:
     scale, window, every, warm = (QUICK, 1.0, 0.2, 0.5) if options.quick else (FULL, 10.0, 5.0, 2.0)
     count = 2 if options.quick else max(1, options.seconds // 10)
     seconds = window * count
-    settled = min(SETTLED, seconds / 2)
     notes: list[str] = []
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="shrinkserve-bench-")))
@@ -123,15 +123,16 @@ def main() -> int:
         target = by_server(server.grpc_url).target
         most = closed_loop(target, images, 8, Timing(warm, window / 2, 2, 2)).throughput
         rate = LOAD * most
+        closed_loop(target, images, CROWD, Timing(warm, window / 2, 2, 2))
         print(f"{most:.1f} images/s at most; {rate:.1f} for {seconds:g} s", flush=True)
         with Memory(server.pid, every) as memory:
             load = open_loop(target, images, Open(rate), 64, Timing(0.0, window, count + 1, count))
     errors = sum(window.errors for window in load.windows)
-    slope, first, last = memory.slope(settled), memory.samples[0][1], memory.samples[-1][1]
+    slope, first, last = memory.slope(), memory.samples[0][1], memory.samples[-1][1]
     said = (
         f"{load.throughput:.1f} images/s, {LOAD:.0%} of {most:.1f}, for {seconds:g} s: {errors} errors, "
         f"{load.unsent} unsent; memory {first:.0f} MiB at first, {last:.0f} MiB at last, "
-        f"{slope:+.2f} MiB a minute after {settled:g} s"
+        f"{slope:+.2f} MiB a minute"
     )
     print(said)
     about = environment("nvidia-dali-cuda120", "nvidia-dali-cuda130")
