@@ -13,6 +13,7 @@ import sys
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from functools import cache
+from types import TracebackType
 from typing import Any
 from weakref import WeakSet
 
@@ -93,7 +94,7 @@ class PortableLoader:
             sampler=numbers,
             num_workers=min(self._workers, len(numbers)),
             multiprocessing_context="fork" if sys.platform == "linux" else None,
-            worker_init_fn=_leave_signals_to_the_parent,
+            worker_init_fn=_belong_to_the_parent,
             generator=torch.Generator(),  # it draws a seed for its workers, which must not touch the trainer's stream
         )
 
@@ -131,8 +132,21 @@ class _Epoch:
         return images[: len(good)], labels[: len(good)], np.array(good, dtype=np.int64), messages
 
 
-def _leave_signals_to_the_parent(_: int) -> None:
+def _belong_to_the_parent(_: int) -> None:
     # Ctrl-C and a scheduler's SIGTERM reach the whole process group. The trainer then ends its step and writes a
     # checkpoint, for which it needs its batches; it stops the workers itself, and they stop when it is gone.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.excepthook = _told_unless_the_parent_is_gone
+
+
+def _told_unless_the_parent_is_gone(
+    kind: type[BaseException], fault: BaseException, trace: TracebackType | None
+) -> None:
+    """Errors of images travel to the trainer; this hook gets those of the thread that hands batches over.
+
+    It would print a traceback for each worker whose trainer was killed while it fetched a batch, beside the one line
+    that tells the user what happened.
+    """
+    if not issubclass(kind, (ConnectionError, EOFError)):
+        sys.__excepthook__(kind, fault, trace)
