@@ -28,6 +28,8 @@ class Snapshot:
 class Holdings:
     """A model repository, to be looked at.
 
+    What is asked of versions takes either name of a model: what people call it, or Triton's of its classifier.
+
     Args:
         root: its folder.
     """
@@ -71,7 +73,7 @@ class Holdings:
         Raises:
             ConfigError: no such model.
         """
-        return versions_in(self._folder(name))
+        return versions_in(self.root / self.classifier(name))
 
     def active(self, name: str) -> int:
         """The version that answers.
@@ -80,7 +82,7 @@ class Holdings:
             ConfigError: no such model.
             ArtifactError: the configuration cannot be read or does not say.
         """
-        return model_config.active_version(self.config(name))
+        return model_config.active_version(self.config(self.classifier(name)))
 
     def version_before(self, name: str) -> int:
         """The newest version that is older than the one that answers.
@@ -100,11 +102,12 @@ class Holdings:
         Raises:
             ConfigError: no such model or version.
         """
-        known = self.versions(name)
+        folder = self.root / self.classifier(name)
+        known = versions_in(folder)
         if version not in known:
             shown = ", ".join(map(str, known))
-            raise ConfigError(f"{self.root / name}: no such version", expected=f"one of {shown}", found=version)
-        return self.root / name / str(version)
+            raise ConfigError(f"{folder}: no such version", expected=f"one of {shown}", found=version)
+        return folder / str(version)
 
     def config(self, name: str) -> pb.ModelConfig:
         """A model's configuration.

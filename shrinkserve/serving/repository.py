@@ -8,8 +8,8 @@ ROOT/MODEL/VERSION/model.onnx
 ROOT/MODEL/VERSION/card.json   where it came from, and the sha256 of the files beside it
 ```
 
-MODEL is Triton's name of a classifier, ``NAME_classifier`` where `export` wrote it (`family`); the folders with which
-it takes encoded images follow its changes (`jpeg`).
+MODEL is Triton's name of a classifier, ``NAME_classifier`` where `export` wrote it (`family`); methods that change one
+take NAME as well. The folders with which it takes encoded images follow its changes (`jpeg`).
 
 Every change is made on a copy of the model's folder (hard links, so it costs nothing) which then takes the place
 of the folder in one step, under a lock that all publishers share.
@@ -83,7 +83,8 @@ class Repository(Holdings):
         """Add a version of a model and make it the one that answers.
 
         Args:
-            name: the model's name: letters, digits, ``-``, ``_`` and ``.``.
+            name: the model's name: letters, digits, ``-``, ``_`` and ``.``. A new one that shall take encoded images
+                ends in ``_classifier``.
             model_file: the ONNX file; input ``images`` uint8 [N, S, S, 3], outputs ``logits`` and
                 ``probabilities`` float32 [N, classes].
             card: of the model file; names its sha256 under ``model.onnx``. Further files that it names are taken
@@ -102,6 +103,8 @@ class Repository(Holdings):
         """
         check_name(name)
         _check_version(version)
+        if self.root.is_dir():
+            name = family.known_classifier(name, self.models())
         if MODEL not in card.files:
             raise ArtifactError(f"card of {name}: no sha256 of {MODEL}", do="export the model again")
         with self._changed(name, encoded=encoded) as folder:
@@ -184,6 +187,7 @@ class Repository(Holdings):
             ConfigError: no such model or version.
             ArtifactError: a damaged version, or a place that cannot be written.
         """
+        name = self.classifier(name)
         self.known_version(name, version)
         with self._changed(name) as folder:
             read_card(folder / str(version))
@@ -196,6 +200,7 @@ class Repository(Holdings):
             ConfigError: no such model or engine.
             ArtifactError: a configuration that cannot be read, or a place that cannot be written.
         """
+        name = self.classifier(name)
         path = self.config_path(name, engine).relative_to(self.root / name)
         with self._changed(name) as folder:
             config = model_config.read(folder / path)
@@ -209,6 +214,7 @@ class Repository(Holdings):
             ConfigError: no such model or version, or the one that answers.
             ArtifactError: a place that cannot be written.
         """
+        name = self.classifier(name)
         active = self.active(name)
         for version in versions:
             self.known_version(name, version)
@@ -225,8 +231,7 @@ class Repository(Holdings):
             ConfigError: no such model, not the name of a classifier, or DALI is not installed.
             ArtifactError: a place that cannot be written.
         """
-        self._folder(name)
-        with self._changed(name, encoded=True):
+        with self._changed(self.classifier(name), encoded=True):
             pass
 
     def restore(self, name: str, before: Snapshot | None) -> None:

@@ -254,7 +254,7 @@ def test_what_does_not_fit_is_skipped_and_mended(tmp_path: Path, make_model: Mak
     found = choose(repository.root)
     assert found.whole == [CLASSIFIER, "tiny_preprocess"]
     assert f"complete it with: shrinkserve repo add-jpeg tiny --repository {repository.root}" in found.skipped["tiny"]
-    repository.add_jpeg(CLASSIFIER)
+    repository.add_jpeg("tiny")
     assert list(problems(repository, CLASSIFIER)) == []
     assert choose(repository.root, ["tiny"]).whole == PARTS
     assert choose(repository.root, [CLASSIFIER]).whole == [CLASSIFIER]

@@ -84,6 +84,21 @@ def test_newest_version_answers_with_its_own_contract(repository: Repository, mo
     assert config.instance_group[0].count == 3, "what was chosen for the model outlives a version"
 
 
+def test_either_name_of_a_model_is_taken(repository: Repository, model_file: Path, card: Card) -> None:
+    """What people call it, and Triton's name of its classifier."""
+    repository.add("digits_classifier", model_file, card)
+    for name in ("digits", "digits_classifier"):
+        assert repository.add(name, model_file, card).parent == repository.root / "digits_classifier"
+        repository.configure(name, ServingConfig(max_batch_size=len(name)))
+        assert repository.config("digits_classifier").max_batch_size == len(name)
+        repository.activate(name, 1)
+        assert repository.active(name) == 1
+        assert repository.card(name, 1).name == "digits_classifier"
+        repository.remove(name, repository.versions(name)[1:])
+        assert repository.versions(name) == [1]
+    assert repository.models() == ["digits_classifier"]
+
+
 def test_initial_options_give_way_to_what_was_tuned(repository: Repository, model_file: Path, card: Card) -> None:
     initial = ServingConfig(max_batch_size=8)
     repository.add("digits", model_file, card, initial=initial)
