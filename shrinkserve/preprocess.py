@@ -118,7 +118,9 @@ def decode(encoded: bytes, name: str = "image") -> Image.Image:
     except DataError:
         raise
     except Exception as fault:  # Pillow's decoders raise many kinds, down to SyntaxError and struct.error
-        raise DataError(f"{name}: not an image that can be decoded ({fault})", do="give a whole JPEG or PNG") from fault
+        # The message of the first kind is an address in memory.
+        why = "of no format that is known" if isinstance(fault, pil.UnidentifiedImageError) else fault
+        raise DataError(f"{name}: not an image that can be decoded ({why})", do="give a whole JPEG or PNG") from fault
 
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import platform
@@ -17,7 +18,7 @@ from http import HTTPStatus
 from importlib import metadata
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from shrinkserve.errors import RequestError, ShrinkServeError
@@ -192,20 +193,24 @@ def examine_server(url: str) -> Iterator[Finding]:
     if parts.scheme != "http" or not parts.hostname:
         raise RequestError(f"{url}: not an address that can be examined", expected="http://HOST:PORT")
     status, body = _ask(url, "GET", "/v2")
-    if status != 200:
-        yield Finding("fault", url, f"no Triton answers ({body})", "start one with `shrinkserve serve`")
+    about = _parsed(body) if status == HTTPStatus.OK else {}
+    if "version" not in about:
+        why = body if status == 0 else f"HTTP {status}"
+        yield Finding(
+            "fault", url, f"no Triton answers ({why})", "start one with `shrinkserve serve`, or check the URL"
+        )
         return
-    version = str(json.loads(body).get("version", "unknown"))
+    version = str(about["version"])
     old = version == pip_server.TRITON_VERSION
     yield Finding("note" if old else "ok", "server", f"Triton {version}" + f"; {OLD}" * old, KEEP * old)
     ready, _ = _ask(url, "GET", "/v2/health/ready")
-    if ready != 200:
+    if ready != HTTPStatus.OK:
         yield Finding("fault", "readiness", f"not ready (HTTP {ready})", "look at its log")
     yield from _models(url)
     local = _is_local(parts.hostname)
     for name, (method, path) in OPEN_APIS.items():
         status, _ = _ask(url, method, path)
-        if status == 200:
+        if status == HTTPStatus.OK:
             level: Level = "note" if local else "fault"
             yield Finding(level, name, "open to whoever reaches the port", "serve with a token: SHRINKSERVE_TOKEN")
         else:
@@ -217,7 +222,7 @@ def examine_server(url: str) -> Iterator[Finding]:
 def _models(url: str) -> Iterator[Finding]:
     """What is loaded, by the statistics, which are open to all."""
     status, body = _ask(url, "GET", "/v2/models/stats")
-    loaded = {one["name"] for one in json.loads(body).get("model_stats", [])} if status == HTTPStatus.OK else set()
+    loaded = {one["name"] for one in _parsed(body).get("model_stats", [])} if status == HTTPStatus.OK else set()
     left = sorted(name for name in loaded if name.endswith(CANDIDATE))
     names = family.known_models(loaded - set(left))
     shown = [f"{name} (takes JPEG)" if {name, family.classifier(name)} <= loaded else name for name in names]
@@ -242,5 +247,15 @@ def _ask(url: str, method: str, path: str) -> tuple[int, str]:
             return int(reply.status), reply.read(1 << 20).decode(errors="replace")
     except urllib.error.HTTPError as fault:
         return fault.code, fault.read(1 << 16).decode(errors="replace")
-    except (OSError, ValueError) as fault:
-        return 0, str(getattr(fault, "reason", fault)) or os.strerror(0)
+    except (OSError, ValueError, http.client.HTTPException) as fault:
+        reason = getattr(fault, "reason", fault)
+        return 0, getattr(reason, "strerror", None) or type(reason).__name__
+
+
+def _parsed(body: str) -> dict[str, Any]:
+    """A JSON object; empty when it is none."""
+    try:
+        value = json.loads(body)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}

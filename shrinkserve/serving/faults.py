@@ -18,6 +18,8 @@ _FULL = "maximum queue size"
 _BETWEEN = ("in ensemble", "unexpected shape for input", "for model")
 """Of an ensemble, some of whose parts are of the next version already."""
 _CROWDED = ", max allowed is"
+_LIBRARIES = {"geventhttpclient", "_parser", "gevent", "aiohttp", "json", "rapidjson"}
+"""Whose faults mean that what answered, if anything did, is no Triton: another service has the port."""
 _FORGOTTEN = "Unable to find shared memory region"
 
 
@@ -33,9 +35,15 @@ def explained(url: str) -> Iterator[None]:
     except OSError as fault:
         _raise(url, fault.strerror or str(fault), "UNAVAILABLE", fault)
     except Exception as fault:
-        if type(fault).__module__.partition(".")[0] not in {"geventhttpclient", "gevent", "aiohttp"}:
+        if type(fault).__module__.partition(".")[0] not in _LIBRARIES:
             raise
-        _raise(url, str(fault) or type(fault).__name__, "UNAVAILABLE", fault)
+        _raise(url, _first_line(fault), "UNAVAILABLE", fault)
+
+
+def _first_line(fault: Exception) -> str:
+    """What a library says, without the bytes that it quotes."""
+    said = getattr(fault, "message", "") or (fault.args[0] if fault.args else "")
+    return next(iter(str(said).strip().splitlines()), type(fault).__name__).rstrip(":")
 
 
 class UnknownModelError(RequestError):

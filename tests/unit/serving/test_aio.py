@@ -5,6 +5,7 @@ import socket
 from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -109,6 +110,16 @@ def test_no_server_and_a_silent_one(protocol: str) -> None:
         run(url, lambda client: ask(client, "no answer in time"), timeout=0.3)
     run(url, lambda client: ask(client, "no server answers"))
     assert run(url, lambda client: client.ready()) is False
+
+
+@pytest.mark.parametrize("port", ["grpc", "metrics"])
+def test_another_service_at_the_port(tiny_server: TritonServer, port: str) -> None:
+    async def ask(client: AsyncClient) -> None:
+        with pytest.raises(RequestError, match=r"no server answers \(.+\); .*check the URL") as caught:
+            await client.models()
+        assert "\\x" not in str(caught.value), "bytes of another protocol"
+
+    run(f"http://{urlsplit(getattr(tiny_server, f'{port}_url')).netloc}", ask)
 
 
 def test_an_abandoned_stream_leaves_no_task(url: str, photos: list[Path]) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import onnxruntime
@@ -141,6 +142,18 @@ def test_no_server(dead_url: str) -> None:
 def test_server_that_hangs_up(hanging_up_url: str) -> None:
     with Client(hanging_up_url) as client, pytest.raises(RequestError, match="no server answers"):
         client.infer("tiny", np.zeros((1, 8, 8, 3), np.uint8))
+
+
+@pytest.mark.parametrize("port", ["grpc", "metrics"])
+def test_another_service_at_the_port(tiny_server: TritonServer, port: str) -> None:
+    """Ports are easily mixed up; neither of these speaks the HTTP of Triton's protocol."""
+    address = urlsplit(getattr(tiny_server, f"{port}_url")).netloc
+    with (
+        Client(f"http://{address}") as client,
+        pytest.raises(RequestError, match=r"no server answers \(.+\); .*check the URL") as caught,
+    ):
+        client.models()
+    assert "\n" not in str(caught.value)
 
 
 def test_server_that_never_answers(silent_url: str) -> None:

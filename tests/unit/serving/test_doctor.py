@@ -7,6 +7,7 @@ import shutil
 import socket
 from importlib import metadata
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -97,6 +98,15 @@ def test_no_server_and_no_address() -> None:
     assert (finding.level, "refused" in finding.what) == ("fault", True)
     with pytest.raises(RequestError, match="expected http://HOST:PORT"):
         list(doctor.examine_server("ftp://somewhere"))
+
+
+@pytest.mark.parametrize("port", ["grpc", "metrics"])
+def test_another_service_at_the_port(tiny_server: TritonServer, port: str) -> None:
+    address = urlsplit(getattr(tiny_server, f"{port}_url")).netloc
+    (finding,) = doctor.examine_server(f"http://{address}")
+    assert finding.level == "fault"
+    assert finding.what.startswith("no Triton answers (")
+    assert finding.do.endswith("or check the URL")
 
 
 def test_command(tiny_repository: Repository, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
