@@ -104,7 +104,12 @@ def choose(
     held = Holdings(root)
     engines = {other for name in found.whole for other in held.engines(name)}
     if engine is not None and engine not in engines:
-        raise ConfigError(f"{root}: no such engine", expected=", ".join(sorted(engines)) or "none", found=engine)
+        raise ConfigError(
+            f"{root}: no such engine",
+            expected=", ".join(sorted(engines)) or "none, as there is only the default one",
+            found=engine,
+            do="leave --config out, or add an engine with `shrinkserve export --to`",
+        )
     known = sorted([*found.whole, *found.skipped])
     if not known:
         raise ServerError(f"{root}: no model in this repository", do="make one with `shrinkserve export`")

@@ -6,6 +6,7 @@ noticed by the kernel (`guard`), and the Python backend's stubs end by themselve
 
 from __future__ import annotations
 
+import errno
 import http.client
 import os
 import re
@@ -321,12 +322,21 @@ def _bindable(hosts: Mapping[str, str], ports: Mapping[str, int]) -> dict[str, i
                 listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 listener.bind(address[4])
             except OSError as fault:
-                raise ServerError(
-                    f"{host}:{port} cannot be bound for {service} ({fault.strerror})",
-                    do=f"stop what holds it, or give another --{service}-port; 0 lets a free one be chosen",
-                ) from fault
+                raise _unbindable(service, host, port, fault) from fault
             chosen[service] = int(listener.getsockname()[1])
     return chosen
+
+
+def _unbindable(service: str, host: str, port: int, fault: OSError) -> ServerError:
+    """What to do about it depends on whether the port or the address is at fault."""
+    if fault.errno == errno.EADDRINUSE:
+        do = f"stop what holds it, or give another --{service}-port; 0 lets a free one be chosen"
+    elif fault.errno == errno.EACCES:
+        do = f"give a --{service}-port above 1023"
+    else:
+        do = "give an address of this machine (--host)"
+    where = f"{host}:{port}" if port else host
+    return ServerError(f"{where} cannot be bound for {service} ({fault.strerror})", do=do)
 
 
 def _is_loopback(host: str) -> bool:

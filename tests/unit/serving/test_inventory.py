@@ -48,7 +48,7 @@ def test_engine_of_its_own_files(root: Path) -> None:
     assert take(root, "other").skipped["tiny"].startswith("half made, no 1/other.onnx; ")
     shutil.copy(root / "tiny/1/model.onnx", root / "tiny/1/other.onnx")
     assert choose(root, engine="other").whole == ["tiny", "wide"]
-    with pytest.raises(ConfigError, match="no such engine: expected other, found another"):
+    with pytest.raises(ConfigError, match="no such engine: expected other, found another; leave --config out"):
         choose(root, engine="another")
 
 
