@@ -42,7 +42,7 @@ def list_models(
     from shrinkserve.serving.repository import Repository
 
     held = Repository(repository)
-    rows = [_summary(held, name) for name in held.classifiers()]
+    rows = [_summary(held, name) for name in (held.classifiers() if as_json else _chosen(held, None))]
     if as_json:
         typer.echo(json.dumps(rows, indent=1))
         return
@@ -53,6 +53,14 @@ def list_models(
             f"{row['size']}x{row['size']}, {row['classes']} classes, {row['precision']}, top-1 {row['top1']}, "
             f"made {row['created']}"
         )
+
+
+def _chosen(held: Repository, name: str | None) -> list[str]:
+    """Triton's name of a model's classifier, or of all; a folder without any is not the one that was meant."""
+    found = held.classifiers() if name is None else [held.classifier(name)]
+    if not found:
+        raise ArtifactError(f"{held.root}: no model in this repository", do="make one with `shrinkserve export`")
+    return found
 
 
 def _summary(repository: Repository, name: str) -> dict[str, Any]:
@@ -174,7 +182,7 @@ def verify(
 
     held = Repository(repository)
     found = 0
-    for model in [held.classifier(name)] if name is not None else held.classifiers():
+    for model in _chosen(held, name):
         lines = list(problems(held, model))
         for line in lines:
             typer.echo(f"error: {line}", err=True)
@@ -200,7 +208,7 @@ def gc(
     held = Repository(repository)
     held.models()  # none is made where none was
     with held.locked():
-        for model in [held.classifier(name)] if name is not None else held.classifiers():
+        for model in _chosen(held, name):
             active = held.active(model)
             others = [version for version in held.versions(model) if version != active]
             surplus = others[: len(others) - keep] if keep < len(others) else []

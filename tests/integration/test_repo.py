@@ -74,6 +74,8 @@ def test_verify_lists_what_is_wrong(root: Path, capsys: pytest.CaptureFixture[st
     ("words", "message"),
     [
         (["list", "--repository", "nowhere"], "nowhere: no such model repository"),
+        (["list", "--repository", "."], "no model in this repository; make one with `shrinkserve export`"),
+        (["verify", "--repository", "."], "no model in this repository; make one with `shrinkserve export`"),
         (["show", "cats"], "no such model: expected one of smoke, found cats"),
         (["show", "../smoke"], "model name: expected"),
         (["rollback", "smoke"], "no version before 1"),
@@ -87,8 +89,14 @@ def test_verify_lists_what_is_wrong(root: Path, capsys: pytest.CaptureFixture[st
     ],
 )
 def test_mistakes_are_one_line(
-    smoke_repository: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+    smoke_repository: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    message: str,
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     where = [] if "--repository" in words else ["--repository", str(smoke_repository)]
     assert main(["repo", *words, *where]) == 2
     captured = capsys.readouterr()
