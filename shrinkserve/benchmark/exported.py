@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 
-from shrinkserve.artifact import Card, read_card
+from shrinkserve.artifact import read_card
 from shrinkserve.benchmark.target import Target, local
 from shrinkserve.errors import ArtifactError
-from shrinkserve.runtimes import Answerer
+from shrinkserve.runtimes import Answerer, open_engine
 from shrinkserve.runtimes.onnx import OnnxModel
-from shrinkserve.serving.engines import Engine, engines_of
+from shrinkserve.serving.engines import engines_of
 from shrinkserve.serving.family import known_classifier
 from shrinkserve.serving.holdings import versions_in
 from shrinkserve.serving.model_config import MODEL
@@ -39,7 +37,8 @@ def graph_stage(folder: Path) -> Target:
     """A version's float32 graph in ONNX Runtime."""
     card = read_card(folder)
     precision = str(card.details.get("precision", "float32"))
-    return _stage("onnx", precision, folder / MODEL, card, lambda path: OnnxModel(path, spin=False))
+    graph = OnnxModel(folder / MODEL, spin=False)
+    return _stage("onnx", precision, folder, graph, card.files[MODEL])
 
 
 def engine_stages(folder: Path) -> tuple[list[Target], list[str]]:
@@ -47,39 +46,16 @@ def engine_stages(folder: Path) -> tuple[list[Target], list[str]]:
     card = read_card(folder)
     stages, left_out = [], []
     for engine in engines_of(card):
+        runtime = "onnx" if engine.backend == "onnxruntime" else engine.backend
         try:
-            stages.append(_engine(folder, engine, card))
+            answerer = open_engine(folder, engine.to_dict())
         except ArtifactError as fault:
             left_out.append(f"{engine.name}: {fault}")
+        else:
+            stages.append(_stage(runtime, engine.precision, folder, answerer, card.files[engine.file]))
     return stages, left_out
 
 
-def _engine(folder: Path, engine: Engine, card: Card) -> Target:
-    path = folder / engine.file
-    if engine.backend == "onnxruntime":
-        return _stage("onnx", engine.precision, path, card, lambda path: OnnxModel(path, spin=False))
-    if engine.backend == "openvino":
-        if find_spec("openvino") is None:
-            raise ArtifactError("OpenVINO is not installed", do="pip install 'shrinkserve[openvino]'")
-        from shrinkserve.runtimes.openvino import OpenVinoModel
-
-        hint = engine.parameters.get("INFERENCE_PRECISION_HINT")
-        return _stage(
-            "openvino",
-            engine.precision,
-            path,
-            card,
-            lambda path: OpenVinoModel(path, precision="bf16" if hint == "bf16" else "f32"),
-        )
-    from shrinkserve.runtimes.tensorrt import TensorRtModel
-
-    built = (engine.record.get("steps") or [{}])[-1].get("built")
-    if engine.backend != "tensorrt" or built is None:
-        raise ArtifactError(f"backend {engine.backend} cannot be asked without a server")
-    return _stage("tensorrt", engine.precision, path, card, lambda path: TensorRtModel(path, built))
-
-
-def _stage(runtime: str, precision: str, path: Path, card: Card, opener: Callable[[Path], Answerer]) -> Target:
+def _stage(runtime: str, precision: str, folder: Path, answerer: Answerer, sha256: str) -> Target:
     kind, exact = "onnx" if runtime == "onnx" else "engine", precision == "float32"
-    name = f"{runtime} {precision} v{path.parent.name}"
-    return local(name, opener(path), kind, precision, card.files[path.name], exact=exact)
+    return local(f"{runtime} {precision} v{folder.name}", answerer, kind, precision, sha256, exact=exact)

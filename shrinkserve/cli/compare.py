@@ -23,7 +23,7 @@ def register(app: typer.Typer) -> None:
 
 def compare(
     reference: Annotated[
-        str, typer.Argument(help="What is taken as right: run, version, .onnx, .plan, or server URL.")
+        str, typer.Argument(help="What is right: run, run@raw, version, version@engine, .onnx, .plan, or server URL.")
     ],
     candidate: Annotated[str, typer.Argument(help="What is judged: the same kinds.")],
     data: Annotated[Path | None, typer.Option(help="Dataset whose validation images are asked.")] = None,
@@ -92,6 +92,6 @@ def _open(source: str, model: str | None) -> Answerer:
         return ServedModel(source, model)
     from shrinkserve.runtimes import open_artifact
 
-    if not Path(source).exists():
+    if not Path(source).exists() and not Path(source.rpartition("@")[0]).is_dir():
         raise ArtifactError(f"{source}: no such file or folder", do="name a run folder, an .onnx file or a URL")
     return open_artifact(Path(source))

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
+
+from shrinkserve.artifact import CARD, read_card
+from shrinkserve.preprocess import Preprocess
 
 Images = npt.NDArray[np.uint8]
 """uint8 [N, S, S, 3], RGB at the network's size, not normalised."""
@@ -33,3 +37,17 @@ class Answerer(Protocol):
     def answer(self, images: Images) -> Logits:
         """The logits of a batch of any size from 1."""
         ...
+
+
+def described(path: Path, logits: int) -> tuple[list[str], Preprocess | None]:
+    """Class names and preprocessing of a model's file, as the ``card.json`` beside it has them.
+
+    Without a card, or with one of another number of classes, the names are ``"0"``, ``"1"``, ...
+
+    Raises:
+        ArtifactError: a file that is not its card's.
+    """
+    card = read_card(path.parent) if (path.parent / CARD).is_file() else None
+    known = card.classes if card else []
+    classes = known if len(known) == logits else [str(index) for index in range(logits)]
+    return classes, Preprocess.from_dict(card.preprocess) if card and card.preprocess else None

@@ -9,10 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from shrinkserve.artifact import CARD, Card, read_card
 from shrinkserve.errors import ArtifactError
-from shrinkserve.preprocess import Preprocess
-from shrinkserve.runtimes.answerer import Images, Logits
+from shrinkserve.runtimes.answerer import Images, Logits, described
 
 INPUT = "images"
 OUTPUTS = ("logits", "probabilities")
@@ -37,18 +35,11 @@ class OnnxModel:
         self.path = path
         self.session = open_session(path, threads, spin=spin)
         self.size, logits = self._interface()
-        self.card: Card | None = read_card(path.parent) if (path.parent / CARD).is_file() else None
-        known = self.card.classes if self.card else []
-        self.classes = known if len(known) == logits else [str(index) for index in range(logits)]
+        self.classes, self.preprocess = described(path, logits)
 
     @property
     def name(self) -> str:
         return f"{self.path} (ONNX Runtime)"
-
-    @property
-    def preprocess(self) -> Preprocess | None:
-        """What happens to an image before it, where the card beside the file says so."""
-        return Preprocess.from_dict(self.card.preprocess) if self.card else None
 
     def answer(self, images: Images) -> Logits:
         return self.infer(images)["logits"]

@@ -10,9 +10,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from shrinkserve.artifact import CARD, read_card
 from shrinkserve.errors import ArtifactError
-from shrinkserve.runtimes.answerer import Images, Logits
+from shrinkserve.runtimes.answerer import Images, Logits, described
 
 Hint = Literal["f32", "bf16"]
 Arrays = Mapping[str, npt.NDArray[Any]]
@@ -115,8 +114,7 @@ class OpenVinoModel:
         self.path, self.precision = path, precision
         self.size = int(self.batches.model.input("images").partial_shape[1].get_length())
         count = int(self.batches.model.output("logits").partial_shape[1].get_length())
-        known = read_card(path.parent).classes if (path.parent / CARD).is_file() else []
-        self.classes = known if len(known) == count else [str(index) for index in range(count)]
+        self.classes, self.preprocess = described(path, count)
 
     @property
     def name(self) -> str:

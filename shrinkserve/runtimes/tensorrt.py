@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from shrinkserve.artifact import CARD, read_card
+from shrinkserve.artifact import read_card
 from shrinkserve.errors import ArtifactError
-from shrinkserve.runtimes.answerer import Images, Logits
+from shrinkserve.runtimes.answerer import Images, Logits, described
 
 INPUT, LOGITS = "images", "logits"
 BUILT = "built"
@@ -105,8 +105,7 @@ class TensorRtModel:
         shape = tuple(self.engine.get_tensor_shape(INPUT))
         self.size, self.max_batch = int(shape[1]), int(self.engine.get_tensor_profile_shape(INPUT, 0)[2][0])
         count = int(tuple(self.engine.get_tensor_shape(LOGITS))[1])
-        known = read_card(path.parent).classes if (path.parent / CARD).is_file() else []
-        self.classes = known if len(known) == count else [str(index) for index in range(count)]
+        self.classes, self.preprocess = described(path, count)
 
     @property
     def name(self) -> str:
