@@ -114,4 +114,5 @@ def _fail(message: str, code: int) -> int:
 
 def run() -> None:
     """The console script."""
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # it writes what a fault's one line says again, in its own way
     sys.exit(main())

@@ -77,6 +77,11 @@ def _raise(url: str, message: str, status: str, fault: Exception) -> NoReturn:
         raise UnavailableError(f"{url}: refused with the others of its batch ({message})", do="ask again") from fault
     if _FORGOTTEN in message:
         raise UnavailableError(f"{url}: the server started anew meanwhile ({message})", do="ask again") from fault
+    if "certificate verify failed" in message.lower().replace("_", " "):
+        variable = "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH" if url.startswith("grpc") else "SSL_CERT_FILE"
+        raise UnavailableError(
+            f"{url}: its certificate is not trusted", do=f"name the file that vouches for it: {variable}=FILE"
+        ) from fault
     if "UNAVAILABLE" in status:
         raise UnavailableError(
             f"{url}: no server answers ({message})", do="start one with `shrinkserve serve`, or check the URL"

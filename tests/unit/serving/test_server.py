@@ -227,6 +227,11 @@ def test_tls_of_grpc(tiny_repository: Repository, tmp_path: Path) -> None:
         with triton_grpc.InferenceServerClient(address, ssl=True, root_certificates=str(certificate)) as client:
             assert client.is_server_ready()
         with (
+            Client(server.grpc_url) as stranger,
+            pytest.raises(RequestError, match=r"not trusted; name the file .* GRPC_DEFAULT_SSL_ROOTS_FILE_PATH="),
+        ):
+            stranger.models()
+        with (
             triton_grpc.InferenceServerClient(address) as client,
             pytest.raises(InferenceServerException, match=r"UNAVAILABLE|unavailable"),
         ):
