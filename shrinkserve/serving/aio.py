@@ -36,7 +36,7 @@ from shrinkserve.serving.faults import (
     unknown,
     unsteady,
 )
-from shrinkserve.serving.images import Source, encoded_bytes, name_of
+from shrinkserve.serving.images import Source, encoded_bytes, name_of, numbered
 from shrinkserve.serving.model_config import LOGITS, PROBABILITIES
 from shrinkserve.serving.transport import CHANNEL, Question, Reply, model_statistics, parse_config, parse_url, request
 
@@ -105,7 +105,7 @@ class AsyncClient:
         """As `Client.stream`; images are decoded in threads, so the event loop is not held up."""
         name = model or await self.only_model()
         batch = min((await self._contract(name)).max_batch_size or 1, MAX_BATCH)
-        work = (self._classify(name, chunk, top, priority) for chunk in chunks(sources, batch))
+        work = (self._classify(name, chunk, top, priority) for chunk in chunks(numbered(sources), batch))
         async with aclosing(_in_order(work, workers)) as answers:
             async for outcomes in answers:
                 for outcome in outcomes:
@@ -120,7 +120,7 @@ class AsyncClient:
             await self._contract(name)
         if not {name, classifier(name)} <= set(await self.models()):
             raise no_encoded(self.url, name)
-        work = (self._classify_encoded(name, *item, top, priority) for item in enumerate(sources))
+        work = (self._classify_encoded(name, *item, top, priority) for item in numbered(sources))
         async with aclosing(_in_order(work, workers)) as outcomes:
             async for outcome in outcomes:
                 yield outcome

@@ -110,10 +110,10 @@ def best(probabilities: npt.NDArray[np.float32], classes: list[str], top: int) -
     return [Prediction(classes[index], float(probabilities[index])) for index in order]
 
 
-def chunks(items: Iterable[Item], size: int) -> Iterator[list[tuple[int, Item]]]:
-    """Items with their positions, in lists of `size`; the last may be shorter."""
-    numbered = iter(enumerate(items))
-    while chunk := list(islice(numbered, size)):
+def chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Items in lists of `size`; the last may be shorter."""
+    rest = iter(items)
+    while chunk := list(islice(rest, size)):
         yield chunk
 
 

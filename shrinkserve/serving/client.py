@@ -36,7 +36,7 @@ from shrinkserve.serving.faults import (
     unknown,
     unsteady,
 )
-from shrinkserve.serving.images import Source, encoded_bytes, name_of
+from shrinkserve.serving.images import Source, encoded_bytes, name_of, numbered
 from shrinkserve.serving.model_config import LOGITS, PROBABILITIES
 from shrinkserve.serving.transport import Question, Reply, connect, parse_url
 
@@ -165,7 +165,7 @@ class Client:
         def work(chunk: list[tuple[int, Source]]) -> list[Outcome]:
             return self._classify(name, chunk, top, priority)
 
-        for outcomes in in_order(work, chunks(sources, batch), self._threads, workers):
+        for outcomes in in_order(work, chunks(numbered(sources), batch), self._threads, workers):
             yield from outcomes
 
     def stream_encoded(
@@ -200,7 +200,7 @@ class Client:
                 return Outcome(label, fault=DataError(f"{label}: {fault.what}"))
             return Outcome(label, labelled(reply), reply.version)
 
-        yield from in_order(work, enumerate(sources), self._threads, workers)
+        yield from in_order(work, numbered(sources), self._threads, workers)
 
     def only_model(self) -> str:
         """The name of the one model that is served.

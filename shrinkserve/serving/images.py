@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,18 @@ from shrinkserve.preprocess import MAX_BYTES, Pixels, Preprocess
 
 Source = str | os.PathLike[str] | bytes | npt.NDArray[np.uint8]
 """An image: its path, its encoded bytes, or its pixels (uint8, height x width x 3, RGB, of any size)."""
+
+
+def numbered(sources: Iterable[Source]) -> Iterator[tuple[int, Source]]:
+    """Images with their positions.
+
+    Raises:
+        DataError: one image, whose letters or bytes would be taken for many.
+    """
+    if isinstance(sources, str | os.PathLike | bytes):
+        found = f"one ({type(sources).__name__})"
+        raise DataError("images", expected="a list or another iterable of them", found=found, do="write [image]")
+    return enumerate(sources)
 
 
 def name_of(source: Source, position: int) -> str:

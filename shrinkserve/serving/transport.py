@@ -120,7 +120,7 @@ def parse_url(url: str, timeout: float, token: str | None = None, *, shared_memo
         shared_memory: hand images over in the memory of this machine.
 
     Raises:
-        ConfigError: not such a URL.
+        ConfigError: not such a URL, or no time at all.
     """
     try:
         parts = urlsplit(url)
@@ -130,6 +130,8 @@ def parse_url(url: str, timeout: float, token: str | None = None, *, shared_memo
         address = ""
     if not address or parts.scheme not in {"http", "https", "grpc", "grpcs"}:
         raise ConfigError("server URL", expected="http://HOST:PORT or grpc://HOST:PORT", found=repr(url))
+    if not timeout > 0:  # the libraries would take 0 for no limit, or for one that has passed
+        raise ConfigError("timeout", expected="more than 0 s", found=timeout)
     return Endpoint(url, parts.scheme, address, timeout, token, shared_memory)
 
 

@@ -55,6 +55,13 @@ def test_paths_bytes_and_arrays_give_the_same(client: Client, tiny_repository: R
     assert client.classify([str(path) for path in photos], "tiny") == answers
 
 
+def test_one_image_is_no_list_of_images(client: Client, photos: list[Path]) -> None:
+    """A path's letters and an image's bytes can be iterated over, too."""
+    for one in (photos[0], str(photos[0]), photos[0].read_bytes()):
+        with pytest.raises(DataError, match=r"images: expected a list .*, found one \(.+\); write \[image\]"):
+            client.classify(one, "tiny")  # type: ignore[arg-type]
+
+
 def test_rank_is_best_first(client: Client, photos: list[Path]) -> None:
     for ranked in client.rank(photos, "wide", top=7):
         probabilities = [probability for _, probability in ranked]
@@ -154,7 +161,7 @@ def test_best_sorts_stably(probabilities: list[float], top: int) -> None:
 @given(st.lists(st.integers()), st.integers(1, 5))
 def test_chunks_hold_every_item_once(items: list[int], size: int) -> None:
     made = list(chunks(items, size))
-    assert [item for chunk in made for item in chunk] == list(enumerate(items))
+    assert [item for chunk in made for item in chunk] == items
     assert all(len(chunk) == size for chunk in made[:-1])
 
 

@@ -185,6 +185,12 @@ def test_url_that_is_none(url: str) -> None:
         Client(url)
 
 
+@pytest.mark.parametrize("timeout", [0, -1, float("nan")])
+def test_no_time_at_all(timeout: float) -> None:
+    with pytest.raises(ConfigError, match="timeout: expected more than 0 s, found"):
+        Client("grpc://127.0.0.1:8001", timeout=timeout)
+
+
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_server_that_dies(tiny_repository: Repository, tmp_path: Path, protocol: str) -> None:
     server = TritonServer(tiny_repository.root, ServerOptions(models=["tiny"], log_file=tmp_path / "log"))
