@@ -1,7 +1,7 @@
 """Run a program so that it, and all that it starts, ends with the process that asked for it.
 
 `python guard.py PARENT_PID FOLDER PROGRAM [ARGUMENT ...]` runs the program in a session of its own and ends as it
-ends; it removes FOLDER, which is the program's for as long as it runs.
+ends; it removes FOLDER, which is the program's for as long as it runs, and what Triton leaves elsewhere.
 
 SIGTERM is passed on, for an end in order; SIGUSR1 ends the program at once. The kernel sends us SIGTERM when our
 parent dies, however that happened. Processes that the program leaves behind become our children: they get a moment
@@ -101,6 +101,30 @@ def _shared_memory(pid: int) -> set[str]:
     return {name[5] for name in fields if name[5:] and name[5].startswith("/dev/shm/triton_")}  # noqa: S108 - to compare
 
 
+def sweep(place: Path, library: str) -> None:
+    """Remove empty folders that Triton's Python backend makes and leaves, unless a process that may need one runs.
+
+    The backend knows no other place for them, and their names do not tell whose they are.
+
+    Args:
+        place: the folder that they are in.
+        library: name of the backend's library, which such a process has mapped.
+    """
+    # In this order: whoever made one of these still runs, or has ended.
+    left = [path for path in place.glob("python_env_*") if path.stat().st_uid == os.getuid()]
+    if left and not any(_has_mapped(process, library) for process in Path("/proc").glob("[0-9]*")):
+        for path in left:
+            with suppress(OSError):  # not empty, or another guard was faster
+                path.rmdir()
+
+
+def _has_mapped(process: Path, library: str) -> bool:
+    try:
+        return f"/{library}" in (process / "maps").read_text()
+    except OSError:  # it has ended, or is another user's
+        return False
+
+
 def _tie_to(parent: int) -> None:
     """Ask the kernel for a SIGTERM when the parent dies."""
     _prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
@@ -118,6 +142,7 @@ def main() -> None:
     parent, folder, *program = sys.argv[1:]
     code = Guarded(program, int(parent)).wait()
     shutil.rmtree(folder, ignore_errors=True)
+    sweep(Path("/tmp"), "libtriton_python.so")  # noqa: S108 - where the backend makes them, whatever TMPDIR says
     sys.exit(code if code >= 0 else 128 - code)
 
 

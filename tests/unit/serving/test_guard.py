@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
@@ -74,6 +75,36 @@ def test_kills_what_the_program_leaves_behind(tmp_path: Path) -> None:
     assert process.wait(timeout=20) == 3
     assert not psutil.pid_exists(orphan)
     process.stdout.close()
+
+
+MAPS = """
+import mmap, sys
+with open(sys.argv[1], "r+b") as file:
+    mapped = mmap.mmap(file.fileno(), 0)
+print("up", flush=True)
+input()
+"""
+
+
+def test_sweeps_what_no_running_backend_can_need(tmp_path: Path) -> None:
+    empty, full, other = (tmp_path / name for name in ("python_env_aBcDeF", "python_env_123456", "else"))
+    for folder in (empty, full, other):
+        folder.mkdir()
+    (full / "environment").write_text("")
+    library = tmp_path / f"lib{uuid.uuid4().hex}.so"
+    library.write_text("mapped")
+    with subprocess.Popen(
+        [sys.executable, "-c", MAPS, str(library)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as backend:
+        assert backend.stdout is not None
+        backend.stdout.readline()
+        guard.sweep(tmp_path, library.name)
+        assert empty.exists(), "a process that has mapped the library runs"
+        backend.communicate(b"\n")
+    guard.sweep(tmp_path, library.name)
+    assert not empty.exists()
+    assert full.exists()
+    assert other.exists()
 
 
 def test_program_ends_when_the_parent_is_killed(tmp_path: Path) -> None:
