@@ -8,7 +8,7 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,8 +20,12 @@ _RENAME_EXCHANGE = 2
 
 
 @contextmanager
-def locked(root: Path) -> Iterator[None]:
+def locked(root: Path, waits: Callable[[], None] = lambda: None) -> Iterator[None]:
     """Hold the lock of a repository; a second one waits. The kernel lets go of it when its holder dies.
+
+    Args:
+        root: the repository.
+        waits: is called before a wait begins.
 
     Raises:
         ArtifactError: the folder cannot be written.
@@ -30,7 +34,11 @@ def locked(root: Path) -> Iterator[None]:
         root.mkdir(parents=True, exist_ok=True)
         handle = os.open(root / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            waits()
+            fcntl.flock(handle, fcntl.LOCK_EX)
         yield
     finally:
         os.close(handle)

@@ -83,7 +83,7 @@ def publish(
         raise ConfigError("model name", expected=f"one that does not end in {CANDIDATE}", found=name)
     version = Version(replace(card, name=name), model)
     say(f"verified {source}: sha256 as in its card ({len(card.files)}), weights {card.weights_sha256[:12]}")
-    with repository.locked():
+    with repository.locked(lambda: say(f"waiting: another publisher is at work in {repository.root}")):
         encoded = encoded and not (repository.root / name).exists()
         anew = decodes_anew(repository, version.card)
         if anew and live is not None and not live.allow_gap:

@@ -18,7 +18,7 @@ of the folder in one step, under a lock that all publishers share.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -54,15 +54,18 @@ class Repository(Holdings):
         self._held = 0
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self, waits: Callable[[], None] = lambda: None) -> Iterator[None]:
         """Keep other publishers waiting during several changes; may be nested.
+
+        Args:
+            waits: is called when another publisher is at work, before it is waited for.
 
         Raises:
             ArtifactError: the folder cannot be written.
         """
         with ExitStack() as stack:
             if not self._held:
-                stack.enter_context(exchange.locked(self.root))
+                stack.enter_context(exchange.locked(self.root, waits))
             self._held += 1
             try:
                 yield

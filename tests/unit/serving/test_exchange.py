@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,22 @@ def test_unchanged_files_are_links_not_copies(tmp_path: Path) -> None:
     with changed_folder(target):
         pass
     assert (target / "big").stat().st_ino == inode
+
+
+def test_who_has_to_wait_is_told(tmp_path: Path) -> None:
+    told, inside = threading.Event(), threading.Event()
+
+    def second() -> None:
+        with locked(tmp_path, waits=told.set):
+            inside.set()
+
+    with ThreadPoolExecutor() as pool:
+        with locked(tmp_path, waits=lambda: pytest.fail("nobody is at work")):
+            waiting = pool.submit(second)
+            assert told.wait(60)
+            assert not inside.is_set()
+        waiting.result()
+    assert inside.is_set()
 
 
 def test_lock_of_an_impossible_place(tmp_path: Path) -> None:
