@@ -245,7 +245,8 @@ def tune(
     if tuning.duel:
         rounds = ", ".join(f"{before:.0f} -> {after:.0f}" for before, after in tuning.duel)
         typer.echo(f"within the limit, measured in turns, configured -> best: {rounds} images/s")
-    typer.echo(f"written: {tuning.chosen}")
+    kept = tuning.chosen == tuning.trials[0].choice
+    typer.echo(f"kept, as nothing else is clearly better: {tuning.chosen}" if kept else f"written: {tuning.chosen}")
     if tuning.chosen.engine is not None:
         typer.echo(f"start the server with --config {tuning.chosen.engine} to run it")
 
