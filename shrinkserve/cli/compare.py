@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from shrinkserve.cli.export import report
-from shrinkserve.errors import ArtifactError, GateError
+from shrinkserve.errors import GateError
 
 if TYPE_CHECKING:
     from shrinkserve.runtimes import Answerer
@@ -43,6 +44,7 @@ def compare(
     preprocess = getattr(right, "preprocess", None) or getattr(judged, "preprocess", None)
     samples = load_samples(data, preprocess or Preprocess(size=right.size), limit=limit)
     outcome = ask(right, judged, samples, Tolerance(tolerance), max_batch)
+    outcome = replace(outcome, reference=reference, candidate=candidate)  # a name may be the same on both sides
     if as_json:
         typer.echo(json.dumps(outcome.to_dict(), indent=1))
     else:
@@ -92,6 +94,4 @@ def _open(source: str, model: str | None) -> Answerer:
         return ServedModel(source, model)
     from shrinkserve.runtimes import open_artifact
 
-    if not Path(source).exists() and not Path(source.rpartition("@")[0]).is_dir():
-        raise ArtifactError(f"{source}: no such file or folder", do="name a run folder, an .onnx file or a URL")
     return open_artifact(Path(source))

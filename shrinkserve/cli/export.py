@@ -63,7 +63,7 @@ def export(  # noqa: PLR0913, PLR0917 - a command's options are its arguments
     from shrinkserve.export.exporter import MODEL, Options, serving_options
     from shrinkserve.export.optimise import check_target
     from shrinkserve.export.samples import is_version, trained_on
-    from shrinkserve.export.variants import VariantOptions, parse_kinds
+    from shrinkserve.export.variants import VariantOptions, check_runtimes, parse_kinds
     from shrinkserve.serving.repository import Repository
 
     if (run is None) == (onnx is None):
@@ -79,6 +79,7 @@ def export(  # noqa: PLR0913, PLR0917 - a command's options are its arguments
     engine = EngineOptions(1, min(opt_batch, max_batch), max_batch, workspace, level, compatibility, gpu)
     runtime: Any = "openvino" if target == "openvino" else "onnxruntime"
     wanted = VariantOptions(data, runtime, max_top1_drop, engine, builder, cache, build_log)
+    check_runtimes(kinds, wanted)
     if run and is_version(run):
         _add_engines(run, kinds, wanted)
         return

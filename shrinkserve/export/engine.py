@@ -127,8 +127,37 @@ def import_library(library: Library) -> ModuleType:
             return importlib.import_module(name)
         except (ImportError, OSError) as fault:  # a wheel without its libraries raises either
             reason = str(fault)
-    package = {"tensorrt": "tensorrt", "tensorrt_rtx": "tensorrt-rtx-cu12"}[library]
-    raise ConfigError(f"{library} cannot be imported ({reason})", do=f"pip install {package}")
+    do = {
+        "tensorrt": "pip install tensorrt where the GPU is, or give --builder tensorrt_rtx, which builds without one",
+        "tensorrt_rtx": "pip install tensorrt-rtx-cu12",
+    }[library]
+    raise ConfigError(f"{library} cannot be imported ({reason})", do=do)
+
+
+def check_builder(library: Library, options: EngineOptions) -> None:
+    """That a plan can be built here, which is asked before the work of minutes that comes before it.
+
+    Raises:
+        ConfigError: the library is not installed, or there is no GPU that it could build for.
+    """
+    trt, ahead = import_library(library), options.compute_capability
+    if ahead is not None:
+        _capability(trt, ahead)
+    elif gpu()["compute_capability"] is None:
+        do = "on the machine with the GPU, or name the GPU: --builder tensorrt_rtx --gpu 8.9"
+        raise ConfigError(f"{library} has no GPU here to build for", do=f"build {do}")
+
+
+def _capability(trt: ModuleType, wanted: str) -> Any:
+    """The builder's name of a compute capability."""
+    if not hasattr(trt, "ComputeCapability"):
+        what = f"{trt.__name__} builds for the GPU of its machine only"
+        raise ConfigError(what, do="leave the compute capability out, or build with tensorrt_rtx")
+    known = {name: value for name, value in trt.ComputeCapability.__members__.items() if name.startswith("SM")}
+    if f"SM{_digits(wanted)}" not in known:
+        expected = f"one of {', '.join(f'{name[2:-1]}.{name[-1]}' for name in known)}"
+        raise ConfigError("compute capability", expected=expected, found=wanted)
+    return known[f"SM{_digits(wanted)}"]
 
 
 def build(
@@ -200,12 +229,7 @@ def _configure(trt: ModuleType, config: Any, options: EngineOptions) -> None:
     levels = {"none": "NONE", "ampere+": "AMPERE_PLUS", "same_compute_capability": "SAME_COMPUTE_CAPABILITY"}
     config.hardware_compatibility_level = getattr(trt.HardwareCompatibilityLevel, levels[options.compatibility])
     if options.compute_capability is not None:
-        if not hasattr(trt, "ComputeCapability"):
-            what = f"{trt.__name__} builds for the GPU of its machine only"
-            raise ConfigError(what, do="leave the compute capability out, or build with tensorrt_rtx")
-        capability = getattr(trt.ComputeCapability, f"SM{_digits(options.compute_capability)}", None)
-        if capability is None:
-            raise ConfigError("compute capability", expected="e.g. 8.9", found=options.compute_capability)
+        capability = _capability(trt, options.compute_capability)
         config.num_compute_capabilities = 1
         config.set_compute_capability(capability, 0)
 

@@ -111,7 +111,7 @@ class Parity:
         if not self.flipped or self.flipped[0].margin <= self.near_tie:
             return []
         worst = self.flipped[0]
-        what = f"image {worst.image} changed from class {worst.right} to {worst.found}, {worst.margin:.3g} apart"
+        what = f"image {worst.image} changed from output {worst.right} to {worst.found}, {worst.margin:.3g} apart"
         return [f"{what} (a near tie: {self.near_tie:.3g})"]
 
     def to_dict(self) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -13,7 +14,7 @@ import numpy as np
 from shrinkserve.artifact import safe_join
 from shrinkserve.data import evaluation_batches, open_dataset
 from shrinkserve.errors import ConfigError
-from shrinkserve.export.engine import Engine, EngineOptions, Library, built_record, import_library
+from shrinkserve.export.engine import Engine, EngineOptions, Library, built_record, check_builder, import_library
 from shrinkserve.export.parity import compare, demand
 from shrinkserve.export.precision import TOLERANCES, Lower
 from shrinkserve.export.quantise import Target
@@ -110,6 +111,19 @@ def parse_kinds(text: str) -> list[Kind]:
         found = ", ".join(unknown) or repr(text)
         raise ConfigError("--to", expected=f"names out of fp32, {', '.join(KINDS)}", found=found)
     return [kind for kind in KINDS if kind in wanted]
+
+
+def check_runtimes(kinds: Sequence[Kind], options: VariantOptions) -> None:
+    """That what makes these variants is here, which is asked before the work.
+
+    Raises:
+        ConfigError: TensorRT is not installed, or has no GPU to build for.
+        ModuleNotFoundError: OpenVINO is not installed.
+    """
+    if "tensorrt" in kinds or "tensorrt-int8" in kinds:
+        check_builder(options.library, options.engine)
+    if "bf16" in kinds or ("int8" in kinds and options.runtime == "openvino"):
+        import_module("openvino")
 
 
 def make_variants(

@@ -22,8 +22,10 @@ def open_artifact(path: Path) -> Answerer:
         ArtifactError: missing, damaged, of another kind, or an engine that this machine cannot run.
     """
     folder, at, part = path.name.rpartition("@")
-    if at and not path.exists():
+    if at and not path.exists() and path.with_name(folder).is_dir():
         return _open_part(path.with_name(folder), part)
+    if not path.exists():
+        raise ArtifactError(f"{path}: no such file or folder", do="name what `train` or `export` wrote")
     if path.is_dir():
         if read_card(path, verify=False).kind == "onnx":
             return open_artifact(path / "model.onnx")

@@ -17,6 +17,7 @@ from shrinkserve.cli import main
 from shrinkserve.export.passes import FoldBatchNorm
 from shrinkserve.preprocess import Preprocess
 from shrinkserve.runtimes.onnx import OnnxModel
+from shrinkserve.runtimes.tensorrt import gpu as gpu_here
 from shrinkserve.serving.server import ServerOptions, TritonServer
 
 ROOT = Path(__file__).parents[2]
@@ -118,6 +119,11 @@ def test_engines_are_added_to_a_version_and_refused_where_they_do_not_fit(
         assert "the plan does not fit this machine: expected tensorrt_rtx" in error
         assert f"compute capability {number // 10}.{number % 10}" in error
         assert f"shrinkserve export {version} --to tensorrt --builder tensorrt_rtx" in error
+    if gpu_here()["gpu"] is None:
+        assert main(["export", version, *ahead]) == 2
+        assert "tensorrt_rtx has no GPU here to build for; " in capsys.readouterr().err
+    assert main(["export", version, *ahead, "--gpu", "3.3"]) == 2
+    assert "compute capability: expected one of 7.5, 8.0, 8.6, " in capsys.readouterr().err
     assert main(["export", version]) == 2
     assert "expected engines to add to this version, e.g. --to tensorrt, found none" in capsys.readouterr().err
 

@@ -125,7 +125,7 @@ def test_an_answer_that_changes_by_more_than_a_near_tie_always_fails(
     outcome = compare(Fixed("a", logits), Fixed("b", moved), numbered(40), tolerance)
     assert outcome.worst <= outcome.limit
     assert [fault.split(",")[0] for fault in outcome.faults] == [
-        f"image {image} changed from class {first} to {second}"
+        f"image {image} changed from output {first} to {second}"
     ]
 
 
