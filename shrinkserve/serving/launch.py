@@ -115,11 +115,13 @@ def _version(text: str) -> tuple[int, ...]:
 def _compose(folder: Path, home: Path, stub: Path) -> None:
     """Write the backend directory: Triton's Python backend, and a folder a backend of ours that it runs.
 
-    Copies, since Triton refuses a backend library that a link leads out of its directory.
+    The library is a copy, since Triton refuses one that a link leads out of its directory. The stub is a link: a
+    program that was written a moment ago may not run (ETXTBSY) while anything still holds it open, a process that
+    this one forked meanwhile above all, and Triton would wait for it.
     """
     python = folder / "backends/python"
     shutil.copytree(home / pip_server.SERVER / "backends/python", python)
-    shutil.copy(stub, python)
+    (python / pip_server.STUB).symlink_to(stub)
     for backend in BACKENDS:
         model = folder / "backends" / backend / "model.py"
         model.parent.mkdir()

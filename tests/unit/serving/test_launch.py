@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -79,3 +80,13 @@ def test_backends_that_this_environment_cannot_run(monkeypatch: pytest.MonkeyPat
     assert missing.keys() == {"dali", "tensorrt"}
     assert missing["dali"] == "pip install 'shrinkserve[dali]'"
     assert "NVIDIA's container" in missing["tensorrt"]
+
+
+def test_the_stub_was_written_long_before_it_runs(tmp_path: Path) -> None:
+    """Linux refuses to run what is open for writing anywhere (ETXTBSY), as in a process that was forked meanwhile."""
+    pip_server.fetch(Path("models"))
+    begun = time.time_ns()
+    launch.prepare(Path("models"), tmp_path)
+    stub = tmp_path / "backends/python" / pip_server.STUB
+    assert os.access(stub, os.X_OK)
+    assert stub.stat().st_mtime_ns < begun
