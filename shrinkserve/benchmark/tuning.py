@@ -26,6 +26,7 @@ from shrinkserve.errors import GateError, ServerError
 from shrinkserve.serving import model_config
 from shrinkserve.serving.client import Client
 from shrinkserve.serving.exchange import linked_copy
+from shrinkserve.serving.family import public
 from shrinkserve.serving.repository import Repository
 from shrinkserve.serving.server import ServerOptions, TritonServer
 
@@ -144,6 +145,7 @@ def tune(
         ConfigError: no such model.
         GateError: no way holds the limit; nothing is written.
     """
+    name = repository.classifier(name)
     tuning = Tuning(limit, [])
     present = model_config.options_of(repository.config(name))
 
@@ -161,7 +163,7 @@ def tune(
     if not tuning.best.worth(limit):
         fastest = min((load.latency.percentile(99) for trial in tuning.trials for load in trial.loads), default=None)
         found = "nothing could be served" if fastest is None else f"{fastest * 1e3:.1f} ms at best"
-        raise GateError(f"no way to run {name} here holds a p99 of {limit * 1e3:g} ms: {found}")
+        raise GateError(f"no way to run {public(name)} here holds a p99 of {limit * 1e3:g} ms: {found}")
     _duel(repository, name, tuning, timing)
     repository.configure(name, tuning.chosen.options, tuning.chosen.engine)
     return tuning

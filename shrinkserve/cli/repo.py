@@ -167,7 +167,7 @@ def rollback(
 
     held = Repository(repository)
     with _live(url, token) as live:
-        version = roll_back(held, held.classifier(name), to, live)
+        version = roll_back(held, name, to, live)
     typer.echo(f"version {version} of {name} answers")
 
 
@@ -235,8 +235,7 @@ def tune(
         raise ConfigError("--slo", expected="p99=DURATION such as p99=20ms", found=repr(slo))
     limit = parse_duration(duration, "--slo")
     say = (lambda _: None) if as_json else typer.echo
-    held = Repository(repository)
-    tuning = measure(held, held.classifier(name), limit, say=say)
+    tuning = measure(Repository(repository), name, limit, say=say)
     if as_json:
         typer.echo(json.dumps(tuning.to_dict(), indent=1))
         return

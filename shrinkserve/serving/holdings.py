@@ -59,6 +59,15 @@ class Holdings:
         self._folder(found)
         return found
 
+    def classifier_or_new(self, name: str) -> str:
+        """`classifier`, or `name` itself where there is no such model yet, nor a repository perhaps.
+
+        Raises:
+            ConfigError: a name that cannot be.
+        """
+        check_name(name)
+        return family.known_classifier(name, self.models()) if self.root.is_dir() else name
+
     def classifiers(self) -> list[str]:
         """Names of the models that have cards, sorted: those that `export` made, not what was added to them.
 

@@ -16,7 +16,6 @@ from shrinkserve.errors import ConfigError, RequestError
 from shrinkserve.serving import jpeg
 from shrinkserve.serving.client import Client
 from shrinkserve.serving.family import public, whole
-from shrinkserve.serving.holdings import check_name
 from shrinkserve.serving.repository import Repository
 from shrinkserve.serving.shadow import Limits, compare
 from shrinkserve.serving.trials import CANDIDATE, Version, beside, decodes_anew, in_scratch_server, worst_difference
@@ -77,8 +76,7 @@ def publish(
         GateError: the comparison with the version before missed a limit.
     """
     card, model = open_verified(source)
-    name = name or card.name
-    check_name(name)
+    name = repository.classifier_or_new(name or card.name)
     if name.endswith(CANDIDATE):
         raise ConfigError("model name", expected=f"one that does not end in {CANDIDATE}", found=name)
     version = Version(replace(card, name=name), model)
@@ -117,6 +115,7 @@ def roll_back(repository: Repository, name: str, version: int | None = None, liv
         ArtifactError: a damaged version.
         RequestError: the live server cannot load it; the present one goes on answering.
     """
+    name = repository.classifier(name)
     with repository.locked():
         version = version or repository.version_before(name)
         card, model = open_verified(repository.known_version(name, version))

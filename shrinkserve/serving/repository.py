@@ -104,10 +104,8 @@ class Repository(Holdings):
             ConfigError: a name or version that cannot be, a version that is there already, or no DALI for `encoded`.
             ArtifactError: a model file that is not its card's, an incomplete card, or a place that cannot be written.
         """
-        check_name(name)
+        name = self.classifier_or_new(name)
         _check_version(version)
-        if self.root.is_dir():
-            name = family.known_classifier(name, self.models())
         if MODEL not in card.files:
             raise ArtifactError(f"card of {name}: no sha256 of {MODEL}", do="export the model again")
         with self._changed(name, encoded=encoded) as folder:

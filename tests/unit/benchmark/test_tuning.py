@@ -100,6 +100,6 @@ def test_nothing_is_written_when_nothing_holds(changed: Repository, monkeypatch:
     monkeypatch.setattr(tuning, "DELAYS_US", ())
     monkeypatch.setattr(tuning, "BATCHES", ())
     before = changed.config("smoke_classifier")
-    with pytest.raises(GateError, match=r"no way to run smoke_classifier here holds a p99 of 0\.001 ms"):
-        tune(changed, "smoke_classifier", limit=1e-6, timing=QUICK, concurrencies=(1,))
+    with pytest.raises(GateError, match=r"no way to run smoke here holds a p99 of 0\.001 ms"):
+        tune(changed, "smoke", limit=1e-6, timing=QUICK, concurrencies=(1,))
     assert changed.config("smoke_classifier") == before

@@ -251,6 +251,14 @@ def test_rollback_needs_a_version(tmp_path: Path, source: Path) -> None:
         roll_back(repository, "tiny", 7)
 
 
+def test_either_name_of_a_model_is_taken(tmp_path: Path, make_model: MakeModel) -> None:
+    repository = Repository(tmp_path / "models")
+    repository.add("tiny_classifier", *make_model(0))
+    place = publish(repository, written(*make_model(1)), name="tiny", scratch=False)
+    assert place == repository.root / "tiny_classifier" / "2"
+    assert roll_back(repository, "tiny") == 1
+
+
 @pytest.mark.parametrize("protocol", ["http", "grpc"])
 def test_a_client_follows_a_version_of_another_contract(
     live_server: TritonServer, make_model: MakeModel, protocol: str
