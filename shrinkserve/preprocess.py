@@ -106,6 +106,7 @@ def decode(encoded: bytes, name: str = "image") -> Image.Image:
         DataError: not an image, a damaged one, or one beyond `MAX_BYTES` or `MAX_PIXELS`.
     """
     from PIL import Image as pil
+    from PIL import UnidentifiedImageError
 
     if len(encoded) > MAX_BYTES:
         raise DataError(f"{name}: the file is too large", expected=f"at most {MAX_BYTES} bytes", found=len(encoded))
@@ -119,7 +120,7 @@ def decode(encoded: bytes, name: str = "image") -> Image.Image:
         raise
     except Exception as fault:  # Pillow's decoders raise many kinds, down to SyntaxError and struct.error
         # The message of the first kind is an address in memory.
-        why = "of no format that is known" if isinstance(fault, pil.UnidentifiedImageError) else fault
+        why = "of no format that is known" if isinstance(fault, UnidentifiedImageError) else fault
         raise DataError(f"{name}: not an image that can be decoded ({why})", do="give a whole JPEG or PNG") from fault
 
 
