@@ -21,7 +21,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -78,8 +78,13 @@ class Deployment:
 
 
 @contextmanager
-def ours(models: Path, shape: tuple[int, int], engine: str | None, entries: dict[str, str]) -> Iterator[Target]:
-    """The pip server on a copy of the repository whose config asks for so many instances and threads."""
+def ours(
+    models: Path, shape: tuple[int, int], engine: str | None, entries: dict[str, str], *, shared: bool = False
+) -> Iterator[Target]:
+    """The pip server on a copy of the repository whose config asks for so many instances and threads.
+
+    Asked as the peers are, over gRPC, or by our client that hands images over in `shared` memory.
+    """
     with tempfile.TemporaryDirectory(prefix="shrinkserve-bench-") as scratch:
         root = Path(scratch) / "models"
         shutil.copytree(models / CLASSIFIER, root / CLASSIFIER)  # without the parts that decode JPEG
@@ -96,7 +101,15 @@ def ours(models: Path, shape: tuple[int, int], engine: str | None, entries: dict
         with TritonServer(root, options) as server, Client(server.grpc_url) as client:
             address = server.grpc_url.removeprefix("grpc://")
             precision = client.contract(CLASSIFIER).precision
-            yield rivals.grpc_target("grpc", address, CLASSIFIER, precision, lambda: client.statistics(CLASSIFIER))
+            target = rivals.grpc_target("grpc", address, CLASSIFIER, precision, lambda: client.statistics(CLASSIFIER))
+            yield replace(target, open=partial(in_shared_memory, server.grpc_url)) if shared else target
+
+
+@contextmanager
+def in_shared_memory(url: str) -> Iterator[Answer]:
+    """A connection whose images do not pass a socket."""
+    with Client(url, shared_memory=True) as client:
+        yield lambda images: client.infer(CLASSIFIER, images)[0]
 
 
 @contextmanager
@@ -127,6 +140,8 @@ def deployments(models: Path, size: int, peers: Sequence[rivals.Peer], *, quick:
     for engine in (None, *Repository(models).engines(CLASSIFIER)):
         name = f"shrinkserve {engine or 'float32'}"
         found += [Deployment(name, shape, partial(ours, models, shape, engine, {}), loads[shape]) for shape in loads]
+    handed = partial(ours, models, LATENCY, None, {}, shared=True)
+    found.append(Deployment("shrinkserve float32, shared memory", LATENCY, handed, loads[LATENCY]))
     asleep = partial(ours, models, LATENCY, None, WAITS[", no spins"])
     found.append(Deployment("shrinkserve float32, no spins", LATENCY, asleep, (alone,)))
     for peer in peers:
@@ -134,7 +149,7 @@ def deployments(models: Path, size: int, peers: Sequence[rivals.Peer], *, quick:
         found += [Deployment(peer.name, shape, partial(started, *shape), loads[shape]) for shape in loads]
     if quick:
         kept = {("bare session", LATENCY), ("shrinkserve float32", LATENCY), ("shrinkserve bfloat16", THROUGHPUT)}
-        kept |= {(peer.name, LATENCY) for peer in peers[:1]}
+        kept |= {("shrinkserve float32, shared memory", LATENCY), *((peer.name, LATENCY) for peer in peers[:1])}
         found = [one for one in found if (one.server, one.shape) in kept]
     return found
 
@@ -240,6 +255,10 @@ def verdict(rows: list[dict[str, Any]], peers: set[str]) -> list[str]:
     sessions = {f"bare session{waits}" for waits in WAITS}
     bare, one = best(sessions, 1, "p50_ms", batch=1), best({"shrinkserve float32"}, 1, "p50_ms")
     said.append(f"p50 at concurrency 1: {one:.2f} ms, {one / bare:.2f} x the fastest session's {bare:.2f} ms")
+    handed = {"shrinkserve float32, shared memory"}
+    if handed <= served:
+        shared = best(handed, 1, "p50_ms")
+        said.append(f"the same with images in shared memory: {shared:.2f} ms, {shared / bare:.2f} x")
     session_best, many = (
         best(names, at, "images_per_second") for names, at in ((sessions, 1), ({"shrinkserve float32"}, 8))
     )
