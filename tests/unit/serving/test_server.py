@@ -109,7 +109,7 @@ def test_taken_port(tiny_repository: Repository, tmp_path: Path, service: str) -
             pass
 
 
-@pytest.mark.parametrize("host", ["192.0.2.1", "no-such-host.invalid"])  # RFC 5737 and 6761: nobody's
+@pytest.mark.parametrize("host", ["203.0.113.77", "no-such-host.invalid"])  # RFC 5737 and 6761: nobody's
 def test_address_of_another_machine(tiny_repository: Repository, tmp_path: Path, host: str) -> None:
     server = TritonServer(tiny_repository.root, options(tmp_path, host=host, insecure=True))
     with pytest.raises(ServerError, match=rf"{host} cannot be bound .*give an address of this machine"), server:
