@@ -51,12 +51,14 @@ class Holdings:
         """Triton's name of the classifier that people call `name`.
 
         Raises:
-            ConfigError: no such model.
+            ConfigError: no such model, or another part of one.
             ArtifactError: no such repository.
         """
         check_name(name)
-        found = family.known_classifier(name, self.models())
-        self._folder(found)
+        known = self.models()
+        found = family.known_classifier(name, known)
+        if found not in known or family.public(found) not in family.known_models(known):
+            raise self._unknown(name)
         return found
 
     def classifier_or_new(self, name: str) -> str:
@@ -139,9 +141,12 @@ class Holdings:
     def _folder(self, name: str) -> Path:
         check_name(name)
         if not (self.root / name / CONFIG).is_file():
-            known = ", ".join(family.known_models(self.models())) or "none"
-            raise ConfigError(f"{self.root}: no such model", expected=f"one of {known}", found=family.public(name))
+            raise self._unknown(name)
         return self.root / name
+
+    def _unknown(self, name: str) -> ConfigError:
+        known = ", ".join(family.known_models(self.models())) or "none"
+        return ConfigError(f"{self.root}: no such model", expected=f"one of {known}", found=family.public(name))
 
     def config_path(self, name: str, engine: str | None = None) -> Path:
         """The configuration of a model's default engine, or of a named one.

@@ -99,6 +99,15 @@ def test_either_name_of_a_model_is_taken(repository: Repository, model_file: Pat
     assert repository.models() == ["digits_classifier"]
 
 
+def test_another_part_of_a_model_is_no_model(repository: Repository, model_file: Path, card: Card) -> None:
+    repository.add("digits_classifier", model_file, card)
+    decoder = repository.root / "digits_preprocess"
+    decoder.mkdir()
+    (decoder / "config.pbtxt").write_text('name: "digits_preprocess" backend: "dali" max_batch_size: 1')
+    with pytest.raises(ConfigError, match="expected one of digits, found digits_preprocess"):
+        repository.active("digits_preprocess")
+
+
 def test_initial_options_give_way_to_what_was_tuned(repository: Repository, model_file: Path, card: Card) -> None:
     initial = ServingConfig(max_batch_size=8)
     repository.add("digits", model_file, card, initial=initial)
