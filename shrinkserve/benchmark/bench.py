@@ -16,7 +16,7 @@ from shrinkserve.benchmark.loads import LoadPlan, Requests, run_loads
 from shrinkserve.benchmark.slo import Slo, search
 from shrinkserve.benchmark.stages import Stages, Wanted, find_stages
 from shrinkserve.data import Dataset, open_dataset
-from shrinkserve.errors import DataError, ShrinkServeError
+from shrinkserve.errors import ConfigError, DataError, ShrinkServeError
 
 BATCH = 32
 """Images a request of the accuracy measurement, at most."""
@@ -67,6 +67,7 @@ def run_bench(options: Options, progress: Progress) -> dict[str, Any]:
     """
     earlier = read_record(options.baseline) if options.baseline else None  # which may be in the folder of this one
     stages = find_stages(options.wanted)
+    _check_batches(options.loads, stages)
     dataset = open_dataset(options.data, "validation")
     _check_classes(dataset, stages)
     batch = min(stages.max_batch_size, BATCH)
@@ -91,6 +92,14 @@ def run_bench(options: Options, progress: Progress) -> dict[str, Any]:
         found["misses"] = misses(found, options.gates)
         record.write(found, options.json, options.out, dataset)
     return found
+
+
+def _check_batches(loads: LoadPlan, stages: Stages) -> None:
+    """A batch that the server refuses is said before the minutes until it would be sent."""
+    largest, most = max(loads.batches, default=1), stages.max_batch_size
+    if stages.contract is not None and largest > most:
+        do = "export it with a larger --max-batch, or ask for less"
+        raise ConfigError("--batch", expected=f"at most {most} images, the server's largest", found=largest, do=do)
 
 
 def _check_classes(dataset: Dataset, stages: Stages) -> None:

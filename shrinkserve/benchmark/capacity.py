@@ -97,7 +97,7 @@ def read_service(record: dict[str, Any], target: str | None = None, instances: i
     mine = sorted((load for load in alone if load["target"] == name), key=lambda load: int(load["batch"]))
     if not mine or mine[0]["batch"] != 1:
         raise ArtifactError(
-            f"record: no load test of {target or 'a server'} at concurrency 1 and batch 1",
+            f"the record has no load test of {target or 'a server'} at concurrency 1 and batch 1",
             do="measure one: shrinkserve bench ... --concurrency 1 --concurrency 8 --batch 4 --batch 16 --json FILE",
         )
     sizes = [int(load["batch"]) for load in mine]

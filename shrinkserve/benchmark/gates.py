@@ -97,7 +97,7 @@ def parse_duration(text: str, where: str = "duration") -> float:
 
 def misses(record: dict[str, Any], gates: Gates) -> list[str]:
     """A line for every bound that a bench record does not hold."""
-    return [*_accuracy(record, gates), *_latency(record, gates), *_promises(record)]
+    return [*_accuracy(record, gates), *_latency(record, gates), *_throughput(record, gates), *_promises(record)]
 
 
 def _accuracy(record: dict[str, Any], gates: Gates) -> Iterator[str]:
@@ -119,23 +119,30 @@ def _accuracy(record: dict[str, Any], gates: Gates) -> Iterator[str]:
 
 
 def _latency(record: dict[str, Any], gates: Gates) -> Iterator[str]:
-    best: dict[str, float] = {}
     if not record["loads"] and not record["partial"] and (gates.max_p99, gates.min_throughput) != (None, None):
         yield "no load test that could hold what is asked of latency and throughput: name a --url, or add --everywhere"
     for load in record["loads"]:
-        name = describe_load(load)
-        quotable = load["images_per_second"] if load["valid"] else 0.0
-        best[load["target"]] = max(best.get(load["target"], 0.0), quotable)
-        p99 = load["latency"]["percentiles"]["p99"]["value"]
+        name, p99 = describe_load(load), load["latency"]["percentiles"]["p99"]["value"]
         if gates.max_p99 is None:
             continue
         if not load["valid"]:
             yield f"{name}: p99 cannot be judged ({'; '.join(load['reasons'])})"
         elif p99 > 1e3 * gates.max_p99:
             yield f"{name}: p99 {p99:.1f} ms, at most {1e3 * gates.max_p99:g} ms asked"
-    for target, throughput in best.items():
-        if gates.min_throughput is not None and throughput < gates.min_throughput:
-            yield f"{target}: {throughput:.1f} images/s at best, at least {gates.min_throughput:g} asked"
+
+
+def _throughput(record: dict[str, Any], gates: Gates) -> Iterator[str]:
+    if gates.min_throughput is None:
+        return
+    valid: dict[str, list[float]] = {load["target"]: [] for load in record["loads"]}
+    for load in record["loads"]:
+        if load["valid"]:
+            valid[load["target"]].append(load["images_per_second"])
+    for target, figures in valid.items():
+        if not figures:
+            yield f"{target}: throughput cannot be judged (no load test gave valid figures)"
+        elif max(figures) < gates.min_throughput:
+            yield f"{target}: {max(figures):.1f} images/s at best, at least {gates.min_throughput:g} asked"
 
 
 def _promises(record: dict[str, Any]) -> Iterator[str]:
@@ -151,7 +158,10 @@ def _promises(record: dict[str, Any]) -> Iterator[str]:
     for figure in (record.get("baseline") or {}).get("figures", ()):
         if figure["verdict"] == "regression":
             was, now = figure["before"]["value"], figure["now"]["value"]
-            yield f"{figure['figure']}: was {was:.4g}, is {now:.4g} {figure['unit']}, beyond both intervals"
+            why = "beyond both intervals"
+            if "mcnemar_p" in figure:
+                why = f"{figure['lost']} images lost, {figure['gained']} gained (p = {figure['mcnemar_p']:.2g})"
+            yield f"{figure['figure']}: was {was:.4g}, is {now:.4g} {figure['unit']}, {why}"
 
 
 def describe_load(load: dict[str, Any]) -> str:

@@ -152,7 +152,10 @@ def plan(  # noqa: PLR0913, PLR0917 - one parameter an option
     from shrinkserve.benchmark import capacity
     from shrinkserve.benchmark.baseline import read_record
     from shrinkserve.benchmark.slo import Slo
+    from shrinkserve.errors import ConfigError
 
+    if check and data is None:
+        raise ConfigError("--check", expected="--data with the dataset whose images are sent", found="none")
     measured = read_record(record)
     replica = capacity.Replica(capacity.read_service(measured, target, instances), max_batch, instances)
     found = capacity.size(replica, rate, Slo.parse(slo))
@@ -162,23 +165,20 @@ def plan(  # noqa: PLR0913, PLR0917 - one parameter an option
         f"{who} {rate:g} requests/s with {found['slo']}: {'' if count == 1 else 'each '}{each:.1f} of at most "
         f"{found['highest_each']:.1f}, p50 {found['p50_ms']:.2f} ms, p99 {found['p99_ms']:.2f} ms (simulated)"
     )
-    if check:
+    if check and data:
         found["check"] = _check(replica, check, data, str(measured["model"]))
     if json:
         write_atomic(json, (dumps(found, indent=1) + "\n").encode())
 
 
-def _check(replica: Replica, url: str, data: Path | None, model: str) -> list[dict[str, Any]]:
+def _check(replica: Replica, url: str, data: Path, model: str) -> list[dict[str, Any]]:
     from shrinkserve.benchmark import capacity
     from shrinkserve.benchmark.load import Timing
     from shrinkserve.benchmark.loads import payload
     from shrinkserve.benchmark.target import server
     from shrinkserve.data import open_dataset
-    from shrinkserve.errors import ConfigError
     from shrinkserve.serving.client import Client
 
-    if data is None:
-        raise ConfigError("--check", expected="--data with the dataset whose images are sent")
     with Client(url) as client:
         contract = client.contract(model)
     requests = payload(open_dataset(data, "validation"), contract.preprocess, 1)

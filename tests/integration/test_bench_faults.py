@@ -130,6 +130,15 @@ def test_mistakes_are_said_before_anything_is_measured(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_batch_that_the_server_refuses_is_said_before_anything_is_measured(
+    server: TritonServer, digits: Path, smoke_run: Path, tmp_path: Path, capsys
+) -> None:
+    words = ("--data", digits, "--checkpoint", smoke_run, "--url", server.grpc_url, "--out", tmp_path / "out")
+    assert bench(*words, "--batch", 500) == 2
+    assert "--batch: expected at most 32 images, the server's largest, found 500" in error(capsys)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_plan_from_measured_times_and_one_without(
     server: TritonServer, digits: Path, smoke_run: Path, tmp_path: Path, capsys
 ) -> None:
@@ -144,6 +153,8 @@ def test_a_plan_from_measured_times_and_one_without(
     assert made["replicas"] * made["highest_each"] >= 50000 > (made["replicas"] - 1) * made["highest_each"]
     assert len(made["check"]) == 4
     assert all(row["predicted_p99_ms"] > 0 and row["measured_p99_ms"] > 0 for row in made["check"])
+    assert main([*ask, "--slo", "p99=1s", "--check", server.grpc_url]) == 2
+    assert "--check: expected --data with the dataset" in error(capsys)
     assert main([*ask, "--slo", "p99=1us"]) == 2
     assert "cannot be met by any number of replicas" in error(capsys)
     assert bench(*words, "--concurrency", 2, "--json", record) == 0

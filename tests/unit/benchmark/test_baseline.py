@@ -80,8 +80,11 @@ def test_figures_that_are_not_valid_are_not_compared() -> None:
 
 def test_accuracy_is_compared_image_by_image() -> None:
     """Nine of 364 images lost is within the intervals, and yet no accident: exact McNemar, p = 2 / 2**9."""
-    found = compare(record(0.975, right="0" * 9 + "1" * 355), record(0.98))[0]
+    now = record(0.975, right="0" * 9 + "1" * 355)
+    found = compare(now, record(0.98))[0]
     assert (found["lost"], found["gained"], found["verdict"]) == (9, 0, "regression")
+    (line, *_) = misses({**now, "baseline": {"figures": [found]}}, Gates())
+    assert line == "server grpc: top-1: was 0.98, is 0.975 fraction, 9 images lost, 0 gained (p = 0.0039)"
     assert found["mcnemar_p"] == pytest.approx(2 / 2**9)
     exchanged = compare(record(right="0" * 5 + "1" * 359), record(right="1" * 359 + "0" * 5))[0]
     assert (exchanged["lost"], exchanged["gained"], exchanged["verdict"]) == (5, 5, "same within the intervals")

@@ -56,7 +56,8 @@ def test_every_test_of_a_plan_is_run_and_targets_take_turns(requests: Requests) 
     seen: list = []
     pixels = recording("server grpc", seen)
     encoded = replace(recording("server grpc jpeg", []), payload="jpeg")
-    plan = LoadPlan(concurrency=(1, 2), rates=(40.0,), arrivals="constant", batches=(4,), in_flight=2, timing=BRIEF)
+    named_twice = {"concurrency": (1, 2, 1), "batches": (1, 4, 4), "rates": (40.0, 40.0)}  # and measured once
+    plan = LoadPlan(**named_twice, arrivals="constant", in_flight=2, timing=BRIEF)
     loads = list(run_loads(plan, [pixels, encoded], requests, lambda _: None))
     assert [(load.target, load.workers, load.batch, load.rate) for load in loads] == [
         ("server grpc", 1, 1, None), ("server grpc jpeg", 1, 1, None),
