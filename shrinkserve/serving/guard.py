@@ -68,6 +68,8 @@ class Guarded:
                 break
             if pid == self._pid:
                 self._runs = False
+                for orphan in _children():  # of a program that was killed, they know what it shared with them
+                    self._shared |= _shared_memory(orphan)
                 code = os.waitstatus_to_exitcode(status)
                 signal.alarm(ORPHAN_SECONDS)
         for region in self._shared:
@@ -88,16 +90,30 @@ class Guarded:
 
     def _send(self, number: int) -> None:
         """Signal the program, and note its shared memory: a Triton that is still loading dies of a SIGTERM too."""
-        with suppress(ProcessLookupError, FileNotFoundError):  # it has ended just now
+        with suppress(ProcessLookupError):  # it has ended just now
             os.kill(self._pid, signal.SIGSTOP)
             self._shared |= _shared_memory(self._pid)
             os.kill(self._pid, number)
             os.kill(self._pid, signal.SIGCONT)
 
 
+def _children() -> list[int]:
+    """Of this process, orphans that the kernel made ours among them."""
+    found = []
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it has ended
+            parent = status.read_text().rpartition(")")[2].split()[1]  # after a name that may hold anything
+            if int(parent) == os.getpid():
+                found.append(int(status.parent.name))
+    return found
+
+
 def _shared_memory(pid: int) -> set[str]:
     """Files of the shared memory that a Triton has mapped; it removes them only when it ends in order."""
-    fields = [line.split(maxsplit=5) for line in Path(f"/proc/{pid}/maps").read_text().splitlines()]
+    try:
+        fields = [line.split(maxsplit=5) for line in Path(f"/proc/{pid}/maps").read_text().splitlines()]
+    except OSError:  # it has ended just now
+        return set()
     return {name[5] for name in fields if name[5:] and name[5].startswith("/dev/shm/triton_")}  # noqa: S108 - to compare
 
 

@@ -78,12 +78,33 @@ def test_kills_what_the_program_leaves_behind(tmp_path: Path) -> None:
 
 
 MAPS = """
-import mmap, sys
+import mmap, signal, sys
 with open(sys.argv[1], "r+b") as file:
     mapped = mmap.mmap(file.fileno(), 0)
 print("up", flush=True)
 input()
 """
+
+
+KILLED = """
+import os, signal, subprocess, sys
+backend = subprocess.Popen([sys.executable, "-c", *sys.argv[1:]], stdout=subprocess.PIPE)
+backend.stdout.readline()
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_shared_memory_of_a_killed_program_goes(tmp_path: Path) -> None:
+    """Where memory is short the kernel kills the program itself; its backends still have what it shared with them."""
+    region = Path("/dev/shm") / f"triton_test_{uuid.uuid4().hex}"
+    region.write_text("shared")
+    process = run(
+        tmp_path / "none", sys.executable, "-c", KILLED, MAPS.replace("input()", "signal.pause()"), str(region)
+    )
+    assert process.wait(timeout=20) == 128 + signal.SIGKILL
+    assert process.stdout is not None
+    process.stdout.close()
+    assert not region.exists()
 
 
 def test_sweeps_what_no_running_backend_can_need(tmp_path: Path) -> None:
