@@ -103,13 +103,16 @@ def _check_batches(loads: LoadPlan, stages: Stages) -> None:
 
 
 def _check_classes(dataset: Dataset, stages: Stages) -> None:
-    if len(dataset.classes) != len(stages.classes):
-        raise DataError(
-            f"{dataset.root}: not the classes of model {stages.model}",
-            expected=f"{len(stages.classes)} classes",
-            found=len(dataset.classes),
-            do="name the dataset that it was trained on",
-        )
+    """Labels that mean other classes, or the same in another order, would judge every answer wrongly."""
+    theirs, ours = list(dataset.classes), list(stages.classes)
+    if theirs == ours:
+        return
+    expected, found = f"{len(ours)} classes", f"{len(theirs)}"
+    if len(theirs) == len(ours):
+        number = next(n for n, pair in enumerate(zip(ours, theirs, strict=True)) if pair[0] != pair[1])
+        expected, found = f"class {number} to be {ours[number]!r}", f"{theirs[number]!r}"
+    what, do = f"{dataset.root}: not the classes of model {stages.model}", "name the dataset that it was trained on"
+    raise DataError(what, expected=expected, found=found, do=do)
 
 
 def _measure_accuracy(found: dict[str, Any], plan: Plan, chain: Chain, journal: Journal | None, at: Progress) -> None:

@@ -143,7 +143,8 @@ def _export(start: Product, reference: Answerer, first: Step, card: Card, folder
         "max_batch": options.max_batch,
         "steps": list(product.records),
         "tuning": comparisons,
-        "data": None if options.data_root is None else str(options.data_root),
+        # Resolved: engines may be added from another folder, and are judged by the same images.
+        "data": None if options.data_root is None else str(options.data_root.resolve()),
     }
     finished = replace(
         card,

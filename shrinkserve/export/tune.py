@@ -80,7 +80,7 @@ def tune(
             best = options[winner]
             timed = {name: round(1e3 * s, 3) for name, s in zip(names, seconds, strict=True)}
             comparisons.append({"what": what, "milliseconds": timed, "kept": names[winner]})
-            report(f"{what}: kept {names[winner]} of {timed} ms")
+            report(f"{what}: {names[winner]} kept; {', '.join(f'{name} {ms:g} ms' for name, ms in timed.items())}")
     return Tuned(best, comparisons)
 
 

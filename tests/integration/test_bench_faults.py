@@ -57,13 +57,18 @@ def test_a_damaged_record_is_named_and_the_report_is_partial(
 def test_a_folder_without_validation_images_and_one_with_a_broken_one(
     smoke_run: Path, digits: Path, tmp_path: Path, capsys
 ) -> None:
-    words = ("--checkpoint", smoke_run, "--repository", tmp_path / "none")
+    run = shutil.copytree(smoke_run, tmp_path / "run")
+    words = ("--checkpoint", run, "--repository", tmp_path / "none")
     for name in (digits / "labels.txt").read_text().split():
         (tmp_path / "val" / name).mkdir(parents=True)
         Image.new("RGB", (9, 9)).save(tmp_path / "val" / name / "1.jpg")
     (tmp_path / "empty" / "val").mkdir(parents=True)
     assert bench("--data", tmp_path / "empty", *words) == 2
     assert str(tmp_path / "empty") in error(capsys)
+    assert bench("--data", tmp_path, *words) == 2  # the folders' names in order are not those of the shards
+    assert "not the classes of model smoke: expected class 0 to be 'background', found '0'" in error(capsys)
+    card = json.loads((run / "card.json").read_text())
+    (run / "card.json").write_text(json.dumps({**card, "classes": sorted(card["classes"])}))
     broken = tmp_path / "val" / "7" / "1.jpg"
     broken.write_bytes(broken.read_bytes()[:100])
     assert bench("--data", tmp_path, *words) == 2

@@ -40,6 +40,18 @@ def test_without_a_dataset_the_run_s_own_images_judge(
     assert f"256 of 364 validation images of {digits}" in capsys.readouterr().out
 
 
+def test_engines_that_are_added_elsewhere_are_judged_by_the_same_images(
+    smoke_run: Path, digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The card says where the data are, whatever folder the command was typed in."""
+    monkeypatch.chdir(digits.parent)
+    assert main(["export", str(smoke_run), "--data", digits.name, "--repository", str(tmp_path / "models")]) == 0
+    monkeypatch.chdir(tmp_path)
+    capsys.readouterr()
+    assert main(["export", "models/smoke_classifier/1", "--to", "fp16"]) == 0
+    assert f"256 of 364 validation images of {digits}" in capsys.readouterr().out
+
+
 def test_compare_passes_and_fails_as_a_gate(
     smoke_repository: Path, smoke_run: Path, digits: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
