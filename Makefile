@@ -10,9 +10,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --no-input --disable-pip-version-check --constraint constraints.txt
 STAMPS := $(VENV)/stamps
 TORCH := 2.13.0
+GROUPS_OF_TESTS := test-commands test-package test-comparisons test-serving
 TENSORRT_NAMES := tensorrt-stubs==10.13.0.35.1 tensorrt-cu12-bindings==11.4.0.106
 
-.PHONY: help quickstart test test-slow test-gpu check format bench wheel clean
+.PHONY: help quickstart test $(GROUPS_OF_TESTS) test-slow test-gpu check format bench wheel clean
 
 help: ## Print this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -21,11 +22,22 @@ quickstart: $(STAMPS)/cpu ## Digits to a real Triton on this machine: data, trai
 	$(BIN)/shrinkserve quickstart
 
 test: $(STAMPS)/dev $(STAMPS)/chromium ## Run the tests
+	@# Two groups at once, the longest first: a server's tests wait half of their time. Each is printed as it ends.
+	@$(MAKE) --no-print-directory --jobs=2 --keep-going --output-sync=target $(GROUPS_OF_TESTS)
+
+test-commands:
+	$(BIN)/python -m pytest tests/integration tests/gpu --ignore=tests/integration/test_comparisons.py
+
+test-package:
 	@# A process each, as in production: torch, DALI, OpenVINO and TensorRT-RTX in one, gRPC and the server in another.
-	$(BIN)/python -m pytest tests/integration tests/gpu
 	$(BIN)/python -m pytest tests/unit --ignore=tests/unit/export --ignore=tests/unit/runtimes --ignore=tests/unit/serving
 	$(BIN)/python -m pytest tests/unit/export
 	$(BIN)/python -m pytest tests/unit/runtimes
+
+test-comparisons:
+	$(BIN)/python -m pytest tests/integration/test_comparisons.py
+
+test-serving:
 	$(BIN)/python -m pytest tests/unit/serving
 
 test-slow: $(STAMPS)/dev ## Run the tests that wait for the network's time-outs
