@@ -85,7 +85,9 @@ def verdict(record: dict[str, Any]) -> str:
     parts = []
     if same:
         parts.append(f"{_listed(same)} answer{'s' if len(same) == 1 else ''} as the checkpoint does")
-    parts += [f"{name} differs from it on {count:,}" for name, count in flips.items() if count]
+    for name, count in flips.items():
+        if count:
+            parts.append(f"{name} differs from {'it' if parts else 'the checkpoint'} on {count:,}")
     sentence = f"On {accuracy['images']:,} images {_listed(parts)}; top-1 {percent(top1)}"
     held = [search for search in record["slo"] if search["requests_per_second"]]
     if held:

@@ -52,6 +52,8 @@ def test_who_differs_is_named_with_the_number() -> None:
     assert "server grpc answers as the checkpoint does and server grpc jpeg differs from it on 1,203; top-1" in verdict(
         found
     )
+    alone = verdict(record({"openvino bfloat16 v1": 40}))
+    assert alone.startswith("On 50,000 images openvino bfloat16 v1 differs from the checkpoint on 40; top-1")
     assert tiles(found)[0] == {
         "name": "other answers than the checkpoint", "value": "1,203", "more": "of 50,000, server grpc jpeg",
     }  # fmt: skip
