@@ -103,13 +103,18 @@ def _check_batches(loads: LoadPlan, stages: Stages) -> None:
 
 
 def _check_classes(dataset: Dataset, stages: Stages) -> None:
-    """Labels that mean other classes, or the same in another order, would judge every answer wrongly."""
+    """Labels that mean classes in another order would judge every answer wrongly.
+
+    Names of another kind, synsets beside words, say nothing about the order: then the number has to do.
+    """
     theirs, ours = list(dataset.classes), list(stages.classes)
-    if theirs == ours:
-        return
     expected, found = f"{len(ours)} classes", f"{len(theirs)}"
     if len(theirs) == len(ours):
-        number = next(n for n, pair in enumerate(zip(ours, theirs, strict=True)) if pair[0] != pair[1])
+        known = set(theirs)
+        pairs = enumerate(zip(ours, theirs, strict=True))
+        number = next((n for n, (one, other) in pairs if one != other and one in known), None)
+        if number is None:
+            return
         expected, found = f"class {number} to be {ours[number]!r}", f"{theirs[number]!r}"
     what, do = f"{dataset.root}: not the classes of model {stages.model}", "name the dataset that it was trained on"
     raise DataError(what, expected=expected, found=found, do=do)

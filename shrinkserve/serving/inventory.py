@@ -12,6 +12,9 @@ from shrinkserve.errors import ConfigError, ServerError
 from shrinkserve.serving import family, jpeg, model_config
 from shrinkserve.serving.holdings import Holdings, versions_in
 
+SKIPPED = ", which is skipped"
+"""How a reason ends that is another model's."""
+
 
 @dataclass(frozen=True)
 class Inventory:
@@ -55,6 +58,7 @@ def take(root: Path, engine: str | None = None, unavailable: Mapping[str, str] |
             skipped[name] = f"needs {config.backend}, which is not installed; {unavailable[config.backend]}"
     skipped |= _ensembles_that_misfit(root, configs, skipped)
     skipped |= _ensembles_that_lack(root, configs, skipped)
+    skipped |= _pipelines_for_nothing(configs, skipped)
     return Inventory([name for name in configs if name not in skipped], dict(sorted(skipped.items())))
 
 
@@ -77,10 +81,24 @@ def _ensembles_that_lack(
     for name, config in configs.items():
         for step in config.ensemble_scheduling.step:
             if step.model_name in skipped:
-                found[name] = f"needs {step.model_name}, which is skipped"
+                found[name] = _lacking(step.model_name)
             elif step.model_name not in configs:
                 found[name] = _half_made(root, name, f"no {step.model_name}")
     return found
+
+
+def _pipelines_for_nothing(configs: Mapping[str, pb.ModelConfig], skipped: Mapping[str, str]) -> dict[str, str]:
+    """Those that decode for a classifier that is skipped."""
+    classifiers = {name: family.classifier(name.removesuffix(family.PREPROCESS)) for name in configs}
+    return {
+        name: _lacking(model)
+        for name, model in classifiers.items()
+        if name.endswith(family.PREPROCESS) and model in skipped and name not in skipped
+    }
+
+
+def _lacking(part: str) -> str:
+    return f"needs {part}{SKIPPED}"
 
 
 def _half_made(root: Path, name: str, fault: str) -> str:
@@ -102,7 +120,7 @@ def choose(
     """
     found = take(root, engine, unavailable)
     held = Holdings(root)
-    engines = {other for name in found.whole for other in held.engines(name)}
+    engines = {other for name in held.models() for other in held.engines(name)}
     if engine is not None and engine not in engines:
         raise ConfigError(
             f"{root}: no such engine",
@@ -119,7 +137,8 @@ def choose(
         raise ConfigError(f"{root}: no such model", expected=expected, found=", ".join(unknown))
     for parts in chosen.values():
         if not set(parts) & set(found.whole):
-            raise ServerError(f"{root / parts[0]}: {found.skipped[parts[0]]}")
+            cause = min(parts, key=lambda part: found.skipped[part].endswith(SKIPPED))
+            raise ServerError(f"{root / cause}: {found.skipped[cause]}")
     wanted = {part for parts in chosen.values() for part in parts}
     whole = [name for name in found.whole if name in wanted]
     return Inventory(whole, {name: why for name, why in found.skipped.items() if name in wanted})

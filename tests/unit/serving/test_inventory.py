@@ -66,3 +66,27 @@ def test_backends_that_are_not_there(root: Path) -> None:
     assert (found.whole, found.skipped["tiny"]) == ([], "needs onnxruntime, which is not installed; pip install it")
     with pytest.raises(ServerError, match="tiny: needs onnxruntime, which is not installed; pip install it"):
         choose(root, ["tiny"], unavailable={"onnxruntime": "pip install it"})
+
+
+def test_an_engine_whose_backend_is_not_there(root: Path) -> None:
+    """It is known, and the reason is the server's lack; a part that decodes for it does not run alone."""
+    for name, config in {
+        "cat": 'platform: "ensemble" ensemble_scheduling { step { model_name: "cat_classifier" } }',
+        "cat_preprocess": 'backend: "python" default_model_filename: "model.py"',
+    }.items():
+        (root / name / "1").mkdir(parents=True)
+        (root / name / "config.pbtxt").write_text(f'name: "{name}" {config}')
+    (root / "cat_preprocess/1/model.py").touch()
+    shutil.copytree(root / "tiny", root / "cat_classifier")
+    text = (root / "cat_classifier/config.pbtxt").read_text().replace('"tiny"', '"cat_classifier"')
+    (root / "cat_classifier/config.pbtxt").write_text(text)
+    (root / "cat_classifier/configs").mkdir()
+    (root / "cat_classifier/configs/fast.pbtxt").write_text(text.replace('"onnxruntime"', '"tensorrt"'))
+    lack = {"tensorrt": "use the container"}
+    found = take(root, "fast", lack)
+    reason = "needs tensorrt, which is not installed; use the container"
+    assert (found.whole, found.skipped["cat_classifier"]) == (["tiny", "wide"], reason)
+    assert found.skipped["cat_preprocess"] == "needs cat_classifier, which is skipped"
+    with pytest.raises(ServerError, match=f"cat_classifier: {reason}"):
+        choose(root, ["cat"], "fast", lack)
+    assert choose(root, engine="fast", unavailable=lack).whole == ["tiny", "wide"]
