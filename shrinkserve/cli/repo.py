@@ -167,7 +167,7 @@ def rollback(
 
     held = Repository(repository)
     with _live(url, token) as live:
-        version = roll_back(held, name, to, live)
+        version = roll_back(held, name, to, live, say=typer.echo)
     typer.echo(f"version {version} of {name} answers")
 
 

@@ -104,8 +104,21 @@ def _gap(name: str) -> ConfigError:
     )
 
 
-def roll_back(repository: Repository, name: str, version: int | None = None, live: Live | None = None) -> int:
+def roll_back(
+    repository: Repository,
+    name: str,
+    version: int | None = None,
+    live: Live | None = None,
+    say: Say = lambda _: None,
+) -> int:
     """Make an older version the one that answers; the one before the present one when `version` is None.
+
+    Args:
+        repository: that holds it.
+        name: the model's.
+        version: which.
+        live: the server that answers from the repository.
+        say: is told what the server answers with now.
 
     Returns:
         The version that answers now.
@@ -121,10 +134,11 @@ def roll_back(repository: Repository, name: str, version: int | None = None, liv
         card, model = open_verified(repository.known_version(name, version))
         with _undone_on_failure(repository, name, live):
             before = jpeg.state(repository.root, name)
+            precision = _precision(repository, name, live)
             repository.activate(name, version)
             if live is not None:
                 _load(live.client, repository, name, before)
-                _confirm(live.client, version, Version(replace(card, name=name), model))
+                say(_confirm(live.client, version, Version(replace(card, name=name), model), precision))
     return version
 
 
@@ -151,11 +165,11 @@ def _switch(
     card = version.card
     with _undone_on_failure(repository, card.name, live):
         before = jpeg.state(repository.root, card.name)
+        precision = _precision(repository, card.name, live)
         place = repository.add(card.name, version.model.path, card, options=options, encoded=encoded)
         if live is not None:
             _load(live.client, repository, card.name, before)
-            _confirm(live.client, int(place.name), version)
-            say(f"live server: version {place.name} answers")
+            say(_confirm(live.client, int(place.name), version, precision))
     say(f"published {place}")
     return place
 
@@ -190,8 +204,16 @@ def _load(client: Client, repository: Repository, name: str, before: list[bytes]
     client.load(name if jpeg.state(repository.root, name) == before else public(name))
 
 
-def _confirm(client: Client, number: int, version: Version) -> None:
-    """The server answers with the version that it was to load.
+def _precision(repository: Repository, name: str, live: Live | None) -> str | None:
+    """That of the answers so far; None without a server, or where it does not serve the model yet."""
+    if live is not None and name in repository.models():
+        with suppress(RequestError):
+            return live.client.contract(name).precision
+    return None
+
+
+def _confirm(client: Client, number: int, version: Version, precision: str | None) -> str:
+    """The server answers with the version that it was to load; says so, and whether not in `precision` as the one before.
 
     Raises:
         RequestError: it answers with another: it serves another repository.
@@ -207,3 +229,8 @@ def _confirm(client: Client, number: int, version: Version) -> None:
             do="name the URL of the server that serves it",
         )
     worst_difference(client, card.name, version)
+    said = f"live server: version {number} answers"
+    if precision in {None, contract.precision}:
+        return said
+    # Triton runs a version by its default engine when it has none of the name that the server was started with.
+    return f"{said} in {contract.precision}, not {precision} as the one before: not both have the engine that is served"

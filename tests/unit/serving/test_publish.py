@@ -226,6 +226,12 @@ def test_a_server_that_runs_another_engine(tmp_path: Path, make_model: MakeModel
         expected = OnnxModel(place / int8.file).answer(images)
         np.testing.assert_allclose(client.infer("tiny", images)[0], expected, rtol=1e-5)
         assert roll_back(repository, "tiny", None, Live(client)) == 1
+        said: list[str] = []
+        without = written(*make_model(seed=9))
+        publish(repository, without, live=Live(client, photos(4)), scratch=False, say=said.append)
+        assert "live server: version 3 answers in float32, not int8 as the one before" in "\n".join(said)
+        roll_back(repository, "tiny", 2, Live(client), said.append)
+        assert "live server: version 2 answers in int8, not float32 as the one before" in said[-1]
 
 
 def engine_of(engine: Engine) -> dict[str, object]:
