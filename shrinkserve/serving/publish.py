@@ -213,7 +213,7 @@ def _precision(repository: Repository, name: str, live: Live | None) -> str | No
 
 
 def _confirm(client: Client, number: int, version: Version, precision: str | None) -> str:
-    """The server answers with the version that it was to load; says so, and whether not in `precision` as the one before.
+    """Check that the server answers with what it was to load; says so, and whether not in `precision` as before.
 
     Raises:
         RequestError: it answers with another: it serves another repository.
