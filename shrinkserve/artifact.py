@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -283,11 +284,17 @@ def utc_now() -> str:
 
 
 def versions(packages: Sequence[str] = ()) -> dict[str, str]:
-    """Versions of Python, the platform, this package and those of `packages` that are installed."""
+    """Versions of Python, the platform, this package and those of `packages` that are installed.
+
+    With the build of one that is loaded and says it (``2.13.0+cu130``): PyTorch's package leaves it out on PyPI.
+    """
     found = {"python": platform.python_version(), "platform": platform.platform()}
     for package in ("shrinkserve", *packages):
         try:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
+        build = str(getattr(sys.modules.get(package), "__version__", ""))
+        if build.startswith(f"{found[package]}+"):
+            found[package] = build
     return found

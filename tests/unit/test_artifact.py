@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+import types
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -162,3 +164,14 @@ def test_tensor_hash_sees_names_values_types_and_shapes() -> None:
         {"c": base["a"], "b": base["b"]},
     ]
     assert len({artifact.tensors_sha256(x) for x in [base, *others]}) == 5
+
+
+def test_the_build_of_a_loaded_package_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch from PyPI is 2.13.0 to pip and 2.13.0+cu130 to itself."""
+    plain = metadata.version("networkx")
+    loaded = types.ModuleType("networkx")
+    monkeypatch.setitem(sys.modules, "networkx", loaded)
+    for own, told in {f"{plain}+cu130": f"{plain}+cu130", "0.0": plain, plain: plain}.items():
+        loaded.__version__ = own  # type: ignore[attr-defined]
+        assert artifact.versions(["networkx", "no-such-package"]).get("networkx") == told
+    assert "no-such-package" not in artifact.versions(["no-such-package"])
