@@ -96,3 +96,21 @@ def open_session(path: Path, threads: int | None = None, *, spin: bool = True, p
     except Exception as fault:  # ONNX Runtime raises a dozen unrelated classes, one a status code
         reason = str(fault).splitlines()[0]
         raise ArtifactError(f"{path}: ONNX Runtime cannot load it ({reason})", do="export the model again") from fault
+
+
+def check_weights(path: Path) -> None:
+    """Refuse a graph that reads weights from outside its folder: ONNX Runtime 1.23 takes them from anywhere.
+
+    Args:
+        path: an .onnx file that ONNX Runtime can load.
+
+    Raises:
+        ArtifactError: a tensor whose file is not in the folder.
+    """
+    import onnx
+
+    try:
+        onnx.load(path)
+    except onnx.checker.ValidationError as fault:
+        reason = str(fault).splitlines()[0]
+        raise ArtifactError(f"{path}: its weights are outside its folder ({reason})", do="export it again") from fault

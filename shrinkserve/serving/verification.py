@@ -12,7 +12,7 @@ from tritonclient.grpc import model_config_pb2 as pb
 from shrinkserve.artifact import Card, read_card
 from shrinkserve.errors import ArtifactError, ParityError, ShrinkServeError
 from shrinkserve.preprocess import Preprocess
-from shrinkserve.runtimes.onnx import OnnxModel
+from shrinkserve.runtimes.onnx import OnnxModel, check_weights
 from shrinkserve.serving import jpeg, model_config
 from shrinkserve.serving.activation import labels_text
 from shrinkserve.serving.engines import configuration, configuration_path, engines_of
@@ -35,25 +35,13 @@ def open_verified(folder: Path) -> tuple[Card, OnnxModel]:
     if MODEL not in card.files:
         raise ArtifactError(f"{folder}: its card does not name {MODEL}", do="export the model again")
     model = OnnxModel(folder / MODEL)
-    _check_external_data(folder / MODEL)
+    check_weights(folder / MODEL)
     _same(folder, "image size", Preprocess.from_dict(card.preprocess).size, model.size)
     _same(folder, "number of classes", len(card.classes), len(model.classes))
     failed = [str(check.get("step", check.get("check"))) for check in card.checks if check.get("passed") is False]
     if failed:
         raise ParityError(f"{folder}: its card records a failed check ({', '.join(failed)})", do="export it again")
     return card, model
-
-
-def _check_external_data(path: Path) -> None:
-    """Weights that a graph keeps in other files lie beside it. ONNX Runtime 1.23 takes them from anywhere."""
-    import onnx
-
-    try:
-        onnx.load(path)
-    except onnx.checker.ValidationError as fault:
-        raise ArtifactError(
-            f"{path}: its weights are outside its folder ({str(fault).splitlines()[0]})", do="export the model again"
-        ) from fault
 
 
 def problems(repository: Repository, name: str) -> Iterator[str]:
