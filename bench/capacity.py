@@ -50,7 +50,8 @@ def main() -> int:
             os.sched_setaffinity(0, cores[-1:])
             target, a_window = server(running.grpc_url, "capacity", "float32"), 0 if options.quick else 400
             replica = calibrated(target, scale.images(8), timing)
-            rows = check(replica, target, ones(scale.images(8)), LOADS, timing, print, a_window)
+            rates = [load * replica.unhurried for load in LOADS]
+            rows = check(replica, target, ones(scale.images(8)), rates, timing, print, a_window)
     result = {
         "title": "Capacity plan: predicted against measured latency, one replica, gRPC, Poisson arrivals",
         "date": about["date"],

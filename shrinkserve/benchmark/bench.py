@@ -16,7 +16,9 @@ from shrinkserve.benchmark.loads import LoadPlan, Requests, run_loads
 from shrinkserve.benchmark.slo import Slo, search
 from shrinkserve.benchmark.stages import Stages, Wanted, find_stages
 from shrinkserve.data import Dataset, open_dataset
+from shrinkserve.data.shards import BACKGROUND
 from shrinkserve.errors import ConfigError, DataError, ShrinkServeError
+from shrinkserve.runtimes.openmp import release_helpers
 
 BATCH = 32
 """Images a request of the accuracy measurement, at most."""
@@ -117,6 +119,8 @@ def _check_classes(dataset: Dataset, stages: Stages) -> None:
             return
         expected, found = f"class {number} to be {ours[number]!r}", f"{theirs[number]!r}"
     what, do = f"{dataset.root}: not the classes of model {stages.model}", "name the dataset that it was trained on"
+    if ours[0] == BACKGROUND and len(ours) == len(theirs) + 1:
+        do = f"a folder has no class of background: `shrinkserve data pack {dataset.root} DIR` makes records, which do"
     raise DataError(what, expected=expected, found=found, do=do)
 
 
@@ -145,6 +149,7 @@ def _measure_loads(
 ) -> None:
     plan = options.loads
     targets = plan.targets(stages.targets)
+    release_helpers()  # of this thread, which went through all images: the workers' own would sleep beside them
     for load in run_loads(plan, targets, requests, say):
         found["loads"].append(load.to_dict())
     for target in targets if options.slo else ():

@@ -113,6 +113,12 @@ def read_service(record: dict[str, Any], target: str | None = None, instances: i
 _COMPUTE = ("compute_input", "compute_infer", "compute_output")
 
 
+def most_measured(record: dict[str, Any], target: str) -> float:
+    """The most requests/s of one image that a target was seen to answer: beyond them a plan extrapolates."""
+    mine = [load for load in record["loads"] if load["target"] == target and load["batch"] == 1]
+    return max((float(load["images_per_second"]) for load in mine), default=0.0)
+
+
 def _held_longer(
     record: dict[str, Any], target: str, instances: int, sizes: Sequence[int], compute: Seconds, alone: float
 ) -> Seconds:
@@ -219,10 +225,11 @@ def check(
     replica: Replica,
     target: Target,
     requests: Sequence[Images],
-    fractions: Sequence[float],
+    rates: Sequence[float],
     timing: Timing,
     say: Callable[[str], None],
     a_window: int = 300,
+    slo: Slo | None = None,
 ) -> list[dict[str, Any]]:
     """Predicted and measured latency of a real server at several loads.
 
@@ -230,15 +237,15 @@ def check(
         replica: what is believed of the server.
         target: the server.
         requests: uint8 [1, S, S, 3] each.
-        fractions: of the rate with one image a batch, or with full ones where that is less, e.g. 0.3.
+        rates: the loads, in requests/s.
         timing: of each measurement.
         say: told before each.
         a_window: windows are longer than `timing` says where fewer requests would be due in one: a 99th percentile
             of some hundred requests is the luck of a few.
+        slo: what each row says about whether it ``holds``.
     """
     rows = []
-    for fraction in fractions:
-        rate = fraction * replica.unhurried
+    for rate in rates:
         say(f"check: {target.name} at {rate:.1f} requests/s")
         enough = replace(timing, window=max(timing.window, a_window / rate))
         load = open_loop(target, requests, Open(rate), 64, enough)
@@ -250,5 +257,7 @@ def check(
             row[f"measured_p{percent}_ms"] = 1e3 * load.latency.percentile(percent)
         ends = load.latency.interval(99)
         row |= {"measured_p99_low_ms": 1e3 * ends.low, "measured_p99_high_ms": 1e3 * ends.high}
+        if slo is not None:
+            row["holds"] = slo.holds(load)
         rows.append(row)
     return rows

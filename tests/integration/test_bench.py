@@ -156,6 +156,23 @@ def test_data_of_other_classes(server: TritonServer, smoke_run: Path, tmp_path: 
     assert "not the classes of model smoke: expected 11 classes, found 2" in one_line(capsys)
 
 
+def test_a_folder_without_the_background_is_told_how_to_become_records(
+    server: TritonServer, smoke_run: Path, tmp_path: Path, capsys
+) -> None:
+    from PIL import Image
+
+    for name in map(str, range(10)):
+        (tmp_path / "folder" / "val" / name).mkdir(parents=True)
+        Image.new("RGB", (9, 9)).save(tmp_path / "folder" / "val" / name / "1.png")
+    words = ("--checkpoint", smoke_run, "--url", server.grpc_url, "--window", 0.1, "--concurrency", 1)
+    assert bench("--data", tmp_path / "folder", *words) == 2
+    command = f"shrinkserve data pack {tmp_path / 'folder'} DIR"
+    assert f"`{command}` makes records" in one_line(capsys)
+    assert main([*command.split()[1:-1], str(tmp_path / "records")]) == 0
+    assert bench("--data", tmp_path / "records", *words, "--json", tmp_path / "bench.json") == 0
+    assert json.loads((tmp_path / "bench.json").read_text())["accuracy"]["images"] == 10
+
+
 def test_a_server_that_dies_leaves_a_partial_record_and_one_line(
     smoke_repository: Path, digits: Path, smoke_run: Path, tmp_path: Path, capsys
 ) -> None:

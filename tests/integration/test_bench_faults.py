@@ -153,12 +153,20 @@ def test_a_plan_from_measured_times_and_one_without(
     assert bench(*words, "--concurrency", 1, "--batch", 8, "--json", record) == 0
     ask = ["bench", "plan", str(record), "--rate", "50000"]
     check = ["--check", server.grpc_url, "--data", str(digits), "--json", str(plan)]
-    assert main([*ask, "--slo", "p99=1s", *check]) == 0
-    assert "replicas of server grpc answer 50000 requests/s" in capsys.readouterr().out
-    made = json.loads(plan.read_text())
+    code = main([*ask, "--slo", "p99=1s", *check])
+    told, made = capsys.readouterr(), json.loads(plan.read_text())
+    assert "replicas of server grpc answer 50000 requests/s" in told.out
+    assert made["requests_per_second_each"] > made["measured_each"] > 0
+    assert f"a replica was measured up to {made['measured_each']:.1f} requests/s: beyond is simulated" in told.out
     assert made["replicas"] * made["highest_each"] >= 50000 > (made["replicas"] - 1) * made["highest_each"]
-    assert len(made["check"]) == 4
+    assert len(made["check"]) == 5
+    assert made["check"][-1]["requests_per_second"] == made["requests_per_second_each"]
+    assert code == (0 if made["check"][-1]["holds"] else 1)  # a busy machine may not reach it
+    assert code == 0 or "this replica does not keep p99=1000ms at the planned" in told.err
     assert all(row["predicted_p99_ms"] > 0 and row["measured_p99_ms"] > 0 for row in made["check"])
+    assert main(["bench", "plan", str(record), "--rate", "20", "--slo", "p99=1s"]) == 0
+    assert "1 replica of server grpc answers 20 requests/s" in (calm := capsys.readouterr().out)
+    assert "was measured up to" not in calm
     assert main([*ask, "--slo", "p99=1s", "--check", server.grpc_url]) == 2
     assert "--check: expected --data with the dataset" in error(capsys)
     assert main([*ask, "--slo", "p99=1us"]) == 2

@@ -47,6 +47,17 @@ def test_what_answers_alike_and_how_fast() -> None:
     assert "3,000 images/s with a p99 of 9.00 ms (server http, concurrency 4)" in verdict(found)
 
 
+def test_the_speed_is_that_of_production_where_there_is_one() -> None:
+    """`--everywhere` loads the stages in this process too: a graph without a server around it is always faster."""
+    loads = load("onnx float32 v1", 11_589, 1.7), load("server grpc", 4011.3, 18.26)
+    found = record({"server grpc": 0}, *loads)
+    assert "; 4,011 images/s with a p99 of 18.3 ms (server grpc, concurrency 4)" in verdict(found)
+    assert [tile["more"] for tile in tiles(found)[2:]] == ["server grpc, concurrency 4"] * 2
+    found["stages"] = [{"name": "checkpoint ema", "kind": "checkpoint"}, {"name": "onnx float32 v1", "kind": "onnx"}]
+    found["accuracy"]["stages"][1]["stage"] = "onnx float32 v1"
+    assert "; 11,589 images/s with a p99 of 1.70 ms (onnx float32 v1, concurrency 4)" in verdict(found)
+
+
 def test_who_differs_is_named_with_the_number() -> None:
     found = record({"server grpc": 0, "server grpc jpeg": 1203})
     assert "server grpc answers as the checkpoint does and server grpc jpeg differs from it on 1,203; top-1" in verdict(
