@@ -70,7 +70,7 @@ def main(argv: list[str] | None = None) -> int:
     except (KeyboardInterrupt, typer.Abort):
         return _fail("interrupted", 130)
     except ClickError as fault:
-        return _explain_usage(fault)
+        return _explain_usage(fault, sys.argv[1:] if argv is None else argv)
     except (ShrinkServeError, ModuleNotFoundError, OSError) as fault:
         message = _explain(fault)
         if message is None or os.environ.get("SHRINKSERVE_DEBUG"):
@@ -91,10 +91,10 @@ def _explain(fault: Exception) -> str | None:
     return how if lacking in EXTRAS else None
 
 
-def _explain_usage(fault: typer.BadParameter) -> int:
+def _explain_usage(fault: typer.BadParameter, argv: list[str]) -> int:
     """One line for a misspelt command line; a group alone is answered with its commands."""
     context = getattr(fault, "ctx", None)
-    command = context.command_path if context else "shrinkserve"
+    command = context.command_path if context else _named(argv)
     message = fault.format_message()
     if context and message == context.get_help():
         typer.echo(message, err=True)
@@ -105,6 +105,16 @@ def _explain_usage(fault: typer.BadParameter) -> int:
         message = message.replace("Value error, ", "")
         message = message if found in message else f"{message}, found {found}"
     return _fail(f"{message.rstrip('.')}; see `{command} --help`", 2)
+
+
+def _named(argv: list[str]) -> str:
+    """The command that a command line begins with, where its fault does not know it."""
+    path, group = ["shrinkserve"], typer.main.get_command(app)
+    for word in argv:
+        if (command := getattr(group, "commands", {}).get(word)) is None:
+            break
+        path, group = [*path, word], command
+    return " ".join(path)
 
 
 def _fail(message: str, code: int) -> int:

@@ -73,8 +73,17 @@ def from_config(config: pb.ModelConfig, classes: list[str], expected: str | None
         expected: hash of the only preprocessing that is accepted (`Preprocess.contract`); None accepts any.
 
     Raises:
-        RequestError: the model was not published by this package, contradicts itself, or is not the expected one.
+        RequestError: the model is no classifier, was not published by this package, contradicts itself, or is not the
+            expected one.
     """
+    outputs = [output.name for output in config.output]
+    if PROBABILITIES not in outputs:
+        raise RequestError(
+            f"model {config.name}: is no classifier",
+            expected=f"an output {PROBABILITIES}",
+            found=", ".join(outputs) or "none",
+            do="ask for the model whose part it is",
+        )
     own = model_config.parameters(config)
     try:
         preprocess = Preprocess.from_dict(json.loads(own["preprocess"]))

@@ -119,6 +119,10 @@ def test_a_model_that_decodes(root: Path, digits: Path, tmp_path: Path, capsys: 
             words = ["predict", str(folder), "--url", server.grpc_url, "--model", "smoke", "--json", *encoded]
             assert main(words) == 0
             records.append(json.loads(capsys.readouterr().out))
+        part = ["predict", str(folder), "--url", server.grpc_url, "--model", "smoke_preprocess"]
+        assert main(part) == 2
+        refused = capsys.readouterr().err
+    assert "model smoke_preprocess: is no classifier: expected an output probabilities, found" in refused
     prepared, encoded_ones = records
     assert [one["image"] for one in encoded_ones] == [one["image"] for one in prepared]
     pairs = zip(prepared, encoded_ones, strict=True)

@@ -30,6 +30,8 @@ def test_help_imports_nothing_heavy() -> None:
         (["nonsense"], "No such command 'nonsense'"),
         (["--nonsense"], "No such option: --nonsense"),
         (["data", "digits"], "Missing argument 'DIR'; see `shrinkserve data digits --help`"),
+        (["serve", "--tls", "a"], "Option '--tls' requires 2 arguments; see `shrinkserve serve --help`"),
+        (["bench", "plan", "--rate"], "Option '--rate' requires an argument; see `shrinkserve bench plan --help`"),
         (["describe", "a", "--input-size", "big"], "unable to parse string as an integer, found 'big';"),
         (["export", "run", "--weights", "best"], "Invalid value for '--weights': 'best' is not one of 'ema', 'raw';"),
         (["serve", "--http-port", "70000"], "less than or equal to 65535, found '70000';"),
