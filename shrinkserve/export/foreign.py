@@ -44,6 +44,7 @@ class AdaptedOnnx:
         model = graph.load(source)
         _take_pixels(model, self.preprocess)
         _give_logits(model)
+        graph.unique_names(model)  # by which later steps tell layers apart
         graph.save(model, target)
         return {"operators": graph.operators(model)}
 

@@ -48,12 +48,15 @@ def operators(model: ir.Model) -> dict[str, int]:
 
 
 def unique_names(model: ir.Model) -> None:
-    """Give nodes and tensors that share a name a number each: ``pool``, ``pool_1``, ..."""
+    """Give nodes and tensors that share a name a number each: ``pool``, ``pool_1``, ...
+
+    A node without a name, which ONNX allows, is called after its operator.
+    """
     interface = {value.name for value in (*model.graph.inputs, *model.graph.outputs)}
     values: Counter[str | None] = Counter([*interface, *model.graph.initializers])
     nodes: Counter[str | None] = Counter()
     for node in model.graph:
-        node.name = _numbered(node.name, nodes)
+        node.name = _numbered(node.name or node.op_type, nodes)
         for value in node.outputs:
             if value.name not in interface:
                 value.name = _numbered(value.name, values)

@@ -58,6 +58,21 @@ def test_a_foreign_classifier_keeps_its_answers(tmp_path: Path, softmax: bool) -
     assert "BatchNormalization" not in operators
 
 
+def test_layers_without_a_name_get_one(tmp_path: Path) -> None:
+    """ONNX does not ask for names; int8 tells layers apart by them."""
+    path, _ = write(tmp_path)
+    model = onnx.load(path)
+    for node in model.graph.node:
+        node.name = ""
+    onnx.save(model, path)
+    (out := tmp_path / "out").mkdir()
+    export_foreign(path, PREPROCESS, CLASSES, out, Options(max_batch=3), name="foreign")
+    made = onnx.load(out / "model.onnx").graph.node
+    assert "" not in (names := [node.name for node in made])
+    assert len(set(names)) == len(names)
+    assert {node.name.rpartition("_")[0] or node.name for node in made if node.op_type == "Conv"} <= {"Conv"}
+
+
 def test_another_interface_is_refused(tmp_path: Path) -> None:
     path, _ = write(tmp_path)
     with pytest.raises(ArtifactError, match=r"expected one input float32 \[N, 3, 32, 32\]"):

@@ -14,6 +14,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from shrinkserve.errors import ArtifactError
+from shrinkserve.export import graph
+from shrinkserve.export.activations import clip, observe
+from shrinkserve.export.quantise import SCHEMES, quantise
 from shrinkserve.runtimes.onnx import OnnxModel
 from shrinkserve.runtimes.openvino import FixedBatches, OpenVinoModel
 
@@ -27,7 +30,7 @@ def path(tmp_path: Path) -> Path:
     nodes = [
         helper.make_node("Cast", ["images"], ["floats"], to=TensorProto.FLOAT),
         helper.make_node("Transpose", ["floats"], ["planes"], perm=[0, 3, 1, 2]),
-        helper.make_node("Conv", ["planes", "weight"], ["found"]),
+        helper.make_node("Conv", ["planes", "weight"], ["found"], name="conv"),
         helper.make_node("GlobalAveragePool", ["found"], ["mean"]),
         helper.make_node("Flatten", ["mean"], ["logits"]),
         helper.make_node("Softmax", ["logits"], ["probabilities"], axis=1),
@@ -43,6 +46,9 @@ def test_a_signal_is_handled_when_models_have_come_and_gone(path: Path) -> None:
     """In a process of its own: what this is about ends it."""
     program = """
 import os, pathlib, signal, sys
+from shrinkserve.export import graph
+from shrinkserve.export.activations import clip, observe
+from shrinkserve.export.quantise import SCHEMES, quantise
 from shrinkserve.runtimes.openvino import OpenVinoModel
 signal.signal(signal.SIGUSR1, lambda *_: print("handled"))
 first = OpenVinoModel(pathlib.Path(sys.argv[1]))
@@ -59,12 +65,27 @@ def test_answers_as_onnx_runtime(path: Path) -> None:
     images = np.random.default_rng(1).integers(0, 256, (11, SIZE, SIZE, 3), dtype=np.uint8)
     model, session = OpenVinoModel(path, threads=1), OnnxModel(path, threads=1)
     assert (model.size, len(model.classes)) == (SIZE, 8)
-    for size in (1, 3, 4, 11):  # cut into batches of 4 and of 1
+    assert model.batches.sizes == (2, 1)
+    for size in (1, 3, 4, 11):
         np.testing.assert_allclose(model.answer(images[:size]), session.answer(images[:size]), rtol=1e-4, atol=1e-2)
     kept = model.answer(images[:4])
     before = kept.copy()
     model.answer(images[4:8])
     np.testing.assert_array_equal(kept, before, err_msg="an answer is not the next one's memory")
+
+
+def test_the_smaller_the_values_between_layers_the_larger_the_batches(path: Path, tmp_path: Path) -> None:
+    images = np.random.default_rng(3).integers(0, 256, (13, SIZE, SIZE, 3), dtype=np.uint8)
+    assert OpenVinoModel(path, precision="bf16").batches.sizes == (4, 1)
+    model = graph.load(path)
+    ranges = clip(observe(model, images), "minmax", SCHEMES["openvino"].levels)
+    onnx.save(quantise(model, ranges, "openvino"), tmp_path / "int8.onnx")
+    eight, right = OpenVinoModel(tmp_path / "int8.onnx", threads=1), OnnxModel(path, threads=1)
+    assert eight.batches.sizes == (8, 4, 1)
+    expected = right.answer(images)
+    for size in (1, 4, 7, 8, 13):
+        near = 0.02 * np.abs(expected).max()
+        np.testing.assert_allclose(eight.answer(images[:size]), expected[:size], rtol=0, atol=near)
 
 
 def test_what_is_dynamic_in_more_than_its_batch_is_run_as_it_is(tmp_path: Path) -> None:
