@@ -85,14 +85,17 @@ def _repeats(ask: Ask, images: Images, slice_: float) -> int:
     return max(1, int(slice_ / (time.perf_counter() - started)))
 
 
-def throughput(crews: dict[str, list[Ask]], images: Images, turns: int, window: float) -> dict[str, list[float]]:
-    """Images a second of all instances together, one figure a turn."""
-    found: dict[str, list[float]] = {name: [] for name in crews}
+def throughput(
+    crews: dict[str, list[Ask]], batches: Sequence[Images], turns: int, window: float
+) -> dict[tuple[str, int], list[float]]:
+    """Images a second of all instances together, one figure a turn, by crew and size of the batch."""
+    found: dict[tuple[str, int], list[float]] = {(name, len(images)): [] for images in batches for name in crews}
     for turn in range(turns + 1):
-        for name, crew in crews.items():
-            rate = _rate(crew, images, window)
-            if turn:  # the first one warms up
-                found[name].append(rate)
+        for images in batches:
+            for name, crew in crews.items():
+                rate = _rate(crew, images, window)
+                if turn:  # the first one warms up
+                    found[name, len(images)].append(rate)
     return found
 
 
@@ -150,13 +153,11 @@ def throughput_rows(entrants: Sequence[Contestant], effort: Effort, cores: int) 
             name = f"{entrant.name} {instances}x{threads}"
             crews[name] = [entrant.open(threads) for _ in range(instances)]
             described[name] = {"what": entrant.name, "instances": instances, "threads": threads}
-    rows = []
-    for size in (1, 4, 8):
-        found = throughput(crews, effort.scale.images(size), max(2, effort.turns // 3), effort.window)
-        for name, rates in found.items():
-            middle, fastest = round(statistics.median(rates), 1), round(max(rates), 1)
-            rows.append({**described[name], "batch": size, "images_per_second": middle, "fastest_turn": fastest})
-            show(rows[-1])
+    rows, batches = [], [effort.scale.images(size) for size in (1, 4, 8)]
+    for (name, size), rates in throughput(crews, batches, max(2, effort.turns // 2), effort.window).items():
+        middle, fastest = round(statistics.median(rates), 1), round(max(rates), 1)
+        rows.append({**described[name], "batch": size, "images_per_second": middle, "fastest_turn": fastest})
+        show(rows[-1])
     return rows
 
 
