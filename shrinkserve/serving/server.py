@@ -37,8 +37,8 @@ from shrinkserve.serving.transport import RESTRICTED_KEY
 
 GUARDED = ("model-repository", "shared-memory", "trace", "logging")
 """The groups of Triton's APIs that a token guards."""
-LISTENS = "Started HTTPService at"
-"""Triton's line when HTTP is up: before it, whoever answers at the port is another server."""
+LISTENS = "Started Metrics Service at"
+"""Triton's line when all its ports are up, metrics last: before it, whoever answers at a port is another server."""
 DRAINED = "All models are stopped"
 """Triton's line when no request is in flight any more and none is taken."""
 
@@ -61,7 +61,7 @@ class ServerOptions:
             leaves them open. Triton takes it on its command line, where users of the same machine can read it.
         tls: certificate and key (PEM) of gRPC. Triton has no TLS for HTTP and metrics: those then stay on loopback.
         max_request: most bytes of a request over HTTP, where tritonserver can be told; the pip server cannot.
-        arguments: further arguments of tritonserver.
+        arguments: further arguments of tritonserver; HTTP and metrics have to stay on.
         ready_seconds: how long loading the models may take.
     """
 

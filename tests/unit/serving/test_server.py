@@ -57,6 +57,8 @@ def options(tmp_path: Path, **more: object) -> ServerOptions:
 
 def test_serves_all_models_and_stops(tiny_repository: Repository, tmp_path: Path) -> None:
     with TritonServer(tiny_repository.root, options(tmp_path)) as server:
+        # Metrics come last, some 40 ms after HTTP and readiness.
+        assert "Started Metrics Service" in (tmp_path / "triton.log").read_text()
         assert server.models == ["tiny", "wide"]
         with urllib.request.urlopen(server.metrics_url, timeout=10) as page:
             assert b"nv_inference_request_success" in page.read()
