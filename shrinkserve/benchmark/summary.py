@@ -132,7 +132,7 @@ def _tile(name: str, value: str, more: str) -> dict[str, str]:
 def _served(record: dict[str, Any]) -> tuple[dict[str, int], float]:
     """Flips against the checkpoint of each server (without one: of the last stage), and the lowest top-1 of these."""
     reference = record["stages"][record["reference"]]["name"]
-    names = [stage["name"] for stage in record["stages"] if stage["kind"] == "server"] or [record["stages"][-1]["name"]]
+    names = _servers(record) or [record["stages"][-1]["name"]]
     counts = {c["after"]: c["flips"] for c in record["accuracy"]["comparisons"] if c["before"] == reference}
     top1 = min(score["top1"]["value"] for score in record["accuracy"]["stages"] if score["stage"] in names)
     return {name: counts.get(name, 0) for name in names}, top1
@@ -151,8 +151,12 @@ def _fastest(record: dict[str, Any]) -> dict[str, Any] | None:
 
 def _quotable(record: dict[str, Any]) -> list[dict[str, Any]]:
     """Valid load tests: of servers where there is one, as no user is answered by a stage in this process."""
-    servers = {stage["name"] for stage in record["stages"] if stage["kind"] == "server"}
+    servers = _servers(record)
     return [load for load in record["loads"] if load["valid"] and (not servers or load["target"] in servers)]
+
+
+def _servers(record: dict[str, Any]) -> list[str]:
+    return [stage["name"] for stage in record["stages"] if stage["kind"] == "server"]
 
 
 def _listed(words: list[str]) -> str:

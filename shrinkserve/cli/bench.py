@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from shrinkserve.benchmark.slo import Slo
 
 CHECKED_LOADS = (0.2, 0.4, 0.6, 0.8)
+SPINS = "20000"
+"""How long torch's threads wait for the next operator by spinning: long enough to be there (0.1 ms), too short to take
+the cores from the server beside them. Read when torch is loaded."""
 TRITON_URLS = ["http://127.0.0.1:8000", "grpc://127.0.0.1:8001"]
 
 
@@ -75,9 +78,7 @@ def bench(  # noqa: PLR0913, PLR0917 - one parameter an option
     json: Annotated[Path | None, typer.Option(help="File for the record alone.")] = None,
 ) -> None:
     """Prove that a server answers as the checkpoint does. And how fast."""
-    # torch's threads wait for the next operator by spinning: long enough to be there (0.1 ms), too short to take the
-    # cores from the server beside them. Read when torch is loaded.
-    os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+    os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
     from shrinkserve.benchmark.bench import Options, run_bench
     from shrinkserve.benchmark.gates import Gates, parse_duration, read_gates
     from shrinkserve.benchmark.load import Timing

@@ -46,9 +46,6 @@ def test_a_signal_is_handled_when_models_have_come_and_gone(path: Path) -> None:
     """In a process of its own: what this is about ends it."""
     program = """
 import os, pathlib, signal, sys
-from shrinkserve.export import graph
-from shrinkserve.export.activations import clip, observe
-from shrinkserve.export.quantise import SCHEMES, quantise
 from shrinkserve.runtimes.openvino import OpenVinoModel
 signal.signal(signal.SIGUSR1, lambda *_: print("handled"))
 first = OpenVinoModel(pathlib.Path(sys.argv[1]))
