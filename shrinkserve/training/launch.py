@@ -17,7 +17,7 @@ from torch.distributed.run import config_from_args, parse_args
 
 from shrinkserve import errors
 from shrinkserve.errors import ShrinkServeError
-from shrinkserve.training.processes import OWN_STORE, threads_each
+from shrinkserve.training.processes import OWN_STORE, STORE, one_machine, threads_each
 
 FAULTS = "SHRINKSERVE_FAULTS"
 """Environment variable: the folder where a launched process leaves its error, so that it is told once."""
@@ -39,13 +39,16 @@ def launch(argv: Sequence[str], processes: int, *, restarts: int = 0) -> int:
     """
     # The launcher's own log tells of every failed process with a traceback of its own.
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
-    options = ["--standalone", "--nproc-per-node", str(processes), "--max-restarts", str(restarts)]
+    options = ["--nproc-per-node", str(processes), "--max-restarts", str(restarts)]
     arguments = parse_args([*options, "--module", "shrinkserve", *argv])  # type: ignore[no-untyped-call]
-    arguments.rdzv_backend, arguments.rdzv_endpoint = "c10d", "localhost:0"  # what --standalone stands for
     os.environ.setdefault("OMP_NUM_THREADS", str(threads_each(processes)))
     os.environ[OWN_STORE] = "1"  # processes that are started again must not find what lost ones left
-    with tempfile.TemporaryDirectory(prefix="shrinkserve-") as faults:
-        os.environ[FAULTS] = faults
+    with tempfile.TemporaryDirectory(prefix="shrinkserve-") as faults, one_machine():
+        # The processes find each other through files in a private folder. --standalone uses a TCP store instead: it
+        # listens on all interfaces, has no authentication, and the launcher unpickles its content.
+        arguments.rdzv_backend, arguments.rdzv_conf = "c10d", "store_type=file"
+        arguments.rdzv_endpoint = str(Path(faults) / "rendezvous")
+        os.environ[FAULTS], os.environ[STORE] = faults, str(Path(faults) / "ranks")
         config, command, words = config_from_args(arguments)
         try:
             elastic_launch(config, command)(*words)
@@ -54,7 +57,7 @@ def launch(argv: Sequence[str], processes: int, *, restarts: int = 0) -> int:
         except ChildFailedError as fault:
             return _tell(fault, Path(faults))
         finally:
-            del os.environ[FAULTS]
+            del os.environ[FAULTS], os.environ[STORE]
     return 0
 
 

@@ -19,7 +19,7 @@ from types import FrameType
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch._C._distributed_c10d import HashStore
+from torch._C._distributed_c10d import FileStore, HashStore, Store
 
 from shrinkserve.errors import ConfigError, ShrinkServeError
 
@@ -28,6 +28,18 @@ SILENCE = timedelta(minutes=30)
 
 OWN_STORE = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"
 """Environment variable of torchrun: with "1" processes that are started again meet in a store of their own."""
+
+STORE = "SHRINKSERVE_STORE"
+"""Environment variable of `launch`: path prefix of the file through which the processes of one machine connect."""
+
+SOCKETS = {"GLOO_SOCKET_IFNAME": "{}", "NCCL_SOCKET_IFNAME": "={}"}
+"""Environment variables that name the network interface of gloo and NCCL ("=" asks NCCL for an exact match)."""
+
+OPEN_PORTS = (
+    "warning: training on several machines opens ports without authentication; "
+    "let only the training nodes reach them (docs/training.md)"
+)
+"""Printed once at the start of a run on several machines."""
 
 
 @dataclass(frozen=True)
@@ -95,10 +107,14 @@ def join(threads: int | None = None) -> Iterator[Ranks]:
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     threads_before = torch.get_num_threads()
     device = _device(int(os.environ.get("LOCAL_RANK", "0")), threads)
-    store = None
+    store: Store | None = None
     if "MASTER_ADDR" in os.environ and world > 1:
         _refuse_stale_store()
         _die_with_parent()
+        if prefix := os.environ.get(STORE):  # a new file after each restart: the old one has the lost ranks' addresses
+            store = FileStore(f"{prefix}-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", world)
+        if rank == 0 and int(os.environ.get("GROUP_WORLD_SIZE", "1")) > 1:
+            print(OPEN_PORTS, file=sys.stderr)
     else:
         rank, world, store = 0, 1, HashStore()
     backend = "nccl" if device.type == "cuda" else "gloo"
@@ -112,6 +128,22 @@ def join(threads: int | None = None) -> Iterator[Ranks]:
     finally:
         dist.destroy_process_group()
         torch.set_num_threads(threads_before)
+
+
+@contextmanager
+def one_machine() -> Iterator[None]:
+    """Restrict the sockets of gloo and NCCL to loopback, for processes that are started in the block."""
+    loopback = "lo0" if sys.platform == "darwin" else "lo"
+    before = {name: os.environ.get(name) for name in SOCKETS}
+    os.environ |= {name: form.format(loopback) for name, form in SOCKETS.items()}
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _peer_lost(fault: RuntimeError) -> bool:

@@ -36,9 +36,12 @@ def test_two_nodes_by_hand(tmp_path: Path, digits: Path) -> None:
     names = environment(HEAD="localhost", NODES=2, GPUS=1)
     command = ["bash", str(LAUNCH / "torchrun.sh"), "smoke", "--data", str(digits), "--out", str(tmp_path / "run")]
     nodes = [subprocess.Popen(command, env=names, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    warnings = 0
     for node in nodes:
         errors = node.communicate(timeout=240)[1]
         assert node.returncode == 0, errors
+        warnings += errors.count("opens ports without authentication")
+    assert warnings == 1
     assert read_card(tmp_path / "run").metrics["images"] == 364
     (entry,) = json.loads((tmp_path / "run" / "environment.json").read_text())
     assert entry["processes"] == 2
@@ -52,6 +55,20 @@ def test_every_launcher_lets_processes_start_again(name: str, monkeypatch: pytes
     monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
     with pytest.raises(ConfigError, match=f"export {OWN_STORE}=1 before torchrun"), join():
         pass
+
+
+@pytest.mark.parametrize("name", ["torchrun.sh", "slurm.sbatch", "kubernetes.yaml"])
+def test_launcher_names_its_open_ports(name: str) -> None:
+    assert "authentication" in (LAUNCH / name).read_text()
+
+
+def test_pytorchjob_network_policy_admits_only_the_job() -> None:
+    job, policy = yaml.safe_load_all((LAUNCH / "kubernetes.yaml").read_text())
+    assert (policy["apiVersion"], policy["kind"]) == ("networking.k8s.io/v1", "NetworkPolicy")
+    pods = {"matchLabels": {"training.kubeflow.org/job-name": job["metadata"]["name"]}}
+    assert policy["spec"]["podSelector"] == pods
+    assert policy["spec"]["policyTypes"] == ["Ingress"]
+    assert policy["spec"]["ingress"] == [{"from": [{"podSelector": pods}]}]
 
 
 SHIMS = {
@@ -88,7 +105,7 @@ def test_slurm_puts_a_job_back_that_ran_out_of_time(tmp_path: Path, digits: Path
 
 def test_a_pytorchjob_runs_our_command(digits: Path, capsys: pytest.CaptureFixture[str]) -> None:
     client = pytest.importorskip("kubernetes.client", reason="needs the Kubernetes client")
-    job = yaml.safe_load((LAUNCH / "kubernetes.yaml").read_text())
+    job = next(yaml.safe_load_all((LAUNCH / "kubernetes.yaml").read_text()))
     assert (job["apiVersion"], job["kind"]) == ("kubeflow.org/v1", "PyTorchJob")
     template = job["spec"]["pytorchReplicaSpecs"]["Worker"]["template"]
     api = client.ApiClient()

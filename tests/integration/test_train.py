@@ -81,6 +81,18 @@ def test_a_stopped_launch_writes_a_checkpoint_and_leaves_no_process(tmp_path: Pa
     assert not any(worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE for worker in workers)
 
 
+def test_train_nproc_listens_on_loopback_only(tmp_path: Path, digits: Path) -> None:
+    out = tmp_path / "run"
+    words = ("train", "smoke", "--data", digits, "--out", out, "--nproc", 2, "--set", "schedule.epochs=500", *SMOKE)
+    with subprocess.Popen(command(*words), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True) as process:
+        workers = descendants(process, 2)
+        wait_for_checkpoint(out, process)
+        found = [c for p in (psutil.Process(process.pid), *workers) for c in p.net_connections("inet")]
+        process.terminate()
+    assert found  # gloo's connections between the processes
+    assert not [c.laddr for c in found if c.laddr.ip not in {"127.0.0.1", "::1"}]
+
+
 def test_a_killed_launcher_takes_its_processes_along(tmp_path: Path, digits: Path) -> None:
     out = tmp_path / "run"
     words = ("train", "smoke", "--data", digits, "--out", out, "--nproc", 2, "--set", "schedule.epochs=500", *SMOKE)

@@ -5,6 +5,9 @@
 #
 # HEAD is any one of the machines; --out must be on a disk that all of them share. A machine that is lost and comes
 # back joins again: all processes then go on from the last checkpoint, MAX_RESTARTS times at most.
+#
+# Security: PORT (29500 by default) on HEAD and random ports on all nodes have no authentication; who reaches them can
+# run code as you. Let only the training nodes reach each other's ports (firewall or private network).
 set -euo pipefail
 
 : "${HEAD:?the name of one of the machines}" "${NODES:?how many machines}"
