@@ -13,7 +13,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,10 @@ Pixels = npt.NDArray[np.uint8]
 
 MAX_BYTES = 64 << 20
 """The largest encoded image that is read, in bytes."""
+MAX_SIZE = 4096
+"""The largest input height and width of a network, in pixels."""
+LIMIT = 1e9
+"""Numbers of a description are smaller than this: refuses infinity, NaN and integers that no float represents."""
 MAX_PIXELS = 80_000_000
 """The largest image that is decoded, in pixels: a small file can claim a huge picture."""
 
@@ -60,9 +64,27 @@ class Preprocess:
     def from_dict(cls, raw: dict[str, Any]) -> Preprocess:
         """Read back what `to_dict` wrote; raises `DataError` when it is something else."""
         try:
-            return cls(**{**raw, "mean": tuple(raw["mean"]), "std": tuple(raw["std"])})
+            found = cls(**{**raw, "mean": tuple(raw["mean"]), "std": tuple(raw["std"])})
         except (TypeError, KeyError) as fault:
             raise DataError(f"not a preprocessing description ({fault})", do="export the model again") from fault
+        for name, (valid, expected) in found._checks().items():
+            if not valid:
+                shown = repr(getattr(found, name))[:60]
+                what = f"preprocessing description: {name}"
+                raise DataError(what, expected=expected, found=shown, do="export the model again")
+        return found
+
+    def _checks(self) -> dict[str, tuple[bool, str]]:
+        """Return for each field if its value is valid, and what is expected."""
+        filters = get_args(Interpolation)
+        size_valid = type(self.size) is int and 0 < self.size <= MAX_SIZE
+        return {
+            "size": (size_valid, f"an integer from 1 to {MAX_SIZE}"),
+            "crop_fraction": (_is_number(self.crop_fraction) and 0 < self.crop_fraction <= 1, "above 0 and up to 1"),
+            "interpolation": (self.interpolation in filters, f"one of {', '.join(filters)}"),
+            "mean": (len(self.mean) == 3 and all(map(_is_number, self.mean)), "three finite numbers"),
+            "std": (len(self.std) == 3 and all(_is_number(x) and x > 0 for x in self.std), "three numbers above 0"),
+        }
 
     @property
     def contract(self) -> str:
@@ -91,6 +113,10 @@ class Preprocess:
     def evaluate_bytes(self, encoded: bytes, name: str = "image") -> Pixels:
         """`decode` and `evaluate` in one step."""
         return self.evaluate(decode(encoded, name))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LIMIT
 
 
 def decode(encoded: bytes, name: str = "image") -> Image.Image:

@@ -101,11 +101,10 @@ def read_preprocess(path: Path) -> Preprocess:
     except ValidationError as fault:
         faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in fault.errors())
         raise ConfigError(f"{path}: {faults}", do="mend the keys it names") from fault
-    if preprocess.size < 1 or not 0 < preprocess.crop_fraction <= 1 or not min(preprocess.std) > 0:
-        expected = "size from 1, crop_fraction above 0 and up to 1, every std above 0"
-        found = f"{preprocess.size}, {preprocess.crop_fraction}, {list(preprocess.std)}"
-        raise ConfigError(f"{path}: out of range", expected=expected, found=found)
-    return preprocess
+    try:
+        return Preprocess.from_dict(preprocess.to_dict())
+    except DataError as fault:
+        raise ConfigError(f"{path}: out of range ({fault.what})", expected=fault.expected, found=fault.found) from fault
 
 
 def read_labels(path: Path) -> list[str]:

@@ -96,6 +96,36 @@ def test_description_round_trip_and_contract() -> None:
         Preprocess.from_dict({"sise": 3})
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({"size": size} for size in (0, -1, 4097, 40_000, 2.5, True, "32", None)),
+        *({"crop_fraction": part} for part in (0, -1, 1.01, 10**400, float("nan"), "1", None)),
+        *({"interpolation": name} for name in ("evil", "", 3, None, ["bicubic"])),
+        *(
+            {"mean": mean}
+            for mean in ("abc", [0.5] * 4, [0, 0, 10**400], [0, 0, "1"])
+        ),
+        *({"std": std} for std in ([0.5, 0.5, 0], [0.5, 0.5, -1], [1, 1, float("nan")], [1, 1], "abc", [[1], 1, 1])),
+    ],
+)
+def test_from_dict_rejects_invalid_values(change: dict[str, object]) -> None:
+    with pytest.raises(DataError, match=next(iter(change))) as caught:
+        Preprocess.from_dict({**Preprocess().to_dict(), **change})
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@given(st.recursive(st.none() | st.booleans() | st.floats() | st.integers() | st.text(), st.lists, max_leaves=4))
+def test_from_dict_raises_only_data_error(value: object) -> None:
+    for name, valid in Preprocess().to_dict().items():
+        try:
+            found = Preprocess.from_dict({**Preprocess().to_dict(), name: value})
+        except DataError:
+            continue
+        assert found.contract
+        assert type(valid) is type(found.to_dict()[name]) or isinstance(value, int)
+
+
 def test_find_images(tmp_path: Path) -> None:
     for name in ("b.JPG", "a.png", "notes.txt", "sub/c.webp"):
         (tmp_path / name).parent.mkdir(exist_ok=True)

@@ -90,9 +90,10 @@ def test_another_interface_is_refused(tmp_path: Path) -> None:
         ("size = 224\nmena = [1]", "unknown keys.*found mena"),
         ("size = 'a'", "size: "),
         ("size =", "not a readable"),
-        ("std = [0.5, 0, 0.5]", r"out of range.*every std above 0, found 224, 0.875, \[0.5, 0.0, 0.5\]"),
+        ("std = [0.5, 0, 0.5]", r"out of range.*std.*three numbers above 0, found \(0.5, 0.0, 0.5\)"),
         ("crop_fraction = 1.5", "out of range"),
         ("size = 0", "out of range"),
+        ("mean = [inf, 0.5, 0.5]", "out of range"),
     ],
 )
 def test_faults_of_a_preprocessing_file(tmp_path: Path, text: str, fault: str) -> None:
