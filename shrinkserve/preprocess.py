@@ -137,7 +137,7 @@ def decode(encoded: bytes, name: str = "image") -> Image.Image:
     if len(encoded) > MAX_BYTES:
         raise DataError(f"{name}: the file is too large", expected=f"at most {MAX_BYTES} bytes", found=len(encoded))
     try:
-        image = pil.open(io.BytesIO(encoded))
+        image = pil.open(io.BytesIO(encoded), formats=FORMATS)
         if image.width * image.height > MAX_PIXELS:
             size = f"{image.width}x{image.height}"
             raise DataError(f"{name}: the picture is too large", expected=f"at most {MAX_PIXELS} pixels", found=size)
@@ -151,6 +151,8 @@ def decode(encoded: bytes, name: str = "image") -> Image.Image:
 
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP")
+"""Pillow's names of the formats of `IMAGE_SUFFIXES`. Its other decoders are more to attack: EPS starts Ghostscript."""
 
 
 def find_images(paths: Iterable[Path]) -> list[Path]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -50,7 +51,7 @@ def test_without_scaling_the_pixels_are_the_crop_itself() -> None:
 @pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "CMYK", "1", "I;16"])
 def test_every_colour_model_becomes_rgb(mode: str) -> None:
     image = Image.new(mode, (40, 30))
-    seen = Preprocess(size=32).evaluate_bytes(encode(image, "TIFF" if mode == "CMYK" else "PNG"))
+    seen = Preprocess(size=32).evaluate_bytes(encode(image, "JPEG" if mode == "CMYK" else "PNG"))
     assert seen.shape == (32, 32, 3)
 
 
@@ -67,6 +68,22 @@ def test_exif_orientation_is_ignored() -> None:
 def test_bytes_that_are_no_image(junk: bytes) -> None:
     with pytest.raises(DataError, match=r"x\.jpg: not an image"):
         preprocess.decode(junk, "x.jpg")
+
+
+@pytest.mark.parametrize("form", ["EPS", "TIFF", "GIF", "PPM", "ICO"])
+def test_decode_rejects_other_formats(form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ghostscript = tmp_path / "gs"
+    ghostscript.write_text(f"#!/bin/sh\ntouch {tmp_path}/started\n")
+    ghostscript.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    with pytest.raises(DataError, match="of no format that is known"):
+        preprocess.decode(encode(Image.new("RGB", (32, 32)), form), "x.jpg")
+    assert not (tmp_path / "started").exists()
+
+
+def test_formats_match_suffixes() -> None:
+    Image.init()
+    assert {Image.EXTENSION[suffix] for suffix in preprocess.IMAGE_SUFFIXES} == set(preprocess.FORMATS)
 
 
 def test_a_truncated_jpeg_is_refused() -> None:
@@ -102,10 +119,7 @@ def test_description_round_trip_and_contract() -> None:
         *({"size": size} for size in (0, -1, 4097, 40_000, 2.5, True, "32", None)),
         *({"crop_fraction": part} for part in (0, -1, 1.01, 10**400, float("nan"), "1", None)),
         *({"interpolation": name} for name in ("evil", "", 3, None, ["bicubic"])),
-        *(
-            {"mean": mean}
-            for mean in ("abc", [0.5] * 4, [0, 0, 10**400], [0, 0, "1"])
-        ),
+        *({"mean": mean} for mean in ("abc", [0.5] * 4, [0, 0, 10**400], [0, 0, "1"])),
         *({"std": std} for std in ([0.5, 0.5, 0], [0.5, 0.5, -1], [1, 1, float("nan")], [1, 1], "abc", [[1], 1, 1])),
     ],
 )

@@ -15,7 +15,7 @@ import numpy as np
 from nvidia import dali
 from PIL import Image, UnidentifiedImageError
 
-from shrinkserve.preprocess import MAX_BYTES, MAX_PIXELS
+from shrinkserve.preprocess import FORMATS, MAX_BYTES, MAX_PIXELS
 from shrinkserve.serving.backends.arguments import ModelArguments
 from shrinkserve.serving.backends.batching import Array, Inputs, answer
 
@@ -75,7 +75,7 @@ def check_image(encoded: Array) -> None:
     if encoded.size > MAX_BYTES:
         raise ValueError(f"the image is too large: expected at most {MAX_BYTES} bytes, found {encoded.size}")
     try:
-        with Image.open(io.BytesIO(encoded.tobytes())) as image:
+        with Image.open(io.BytesIO(encoded.tobytes()), formats=FORMATS) as image:
             width, height = image.size
     except UnidentifiedImageError:  # whose message is an address in memory
         raise ValueError("not an image (of no format that is known)") from None

@@ -129,11 +129,12 @@ def test_images_of_different_lengths_come_in_one_batch(
         (b"hello, this is no picture", r"not an image \(of no format that is known\)"),
         (b"\0" * 300, "not an image"),
         (picture(5)[:100], "not an image"),
+        (picture(5, "EPS"), r"not an image \(of no format that is known\)"),
         (picture(5)[:-200], "Failed to decode"),
         (claims(60_000, 60_000), "too large|limit"),
         (claims(11_000, 11_000), "too large"),
     ],
-    ids=["nothing", "text", "zeros", "header", "truncated", "bomb", "large"],
+    ids=["nothing", "text", "zeros", "header", "format", "truncated", "bomb", "large"],
 )
 def test_only_the_request_with_a_bad_image_fails(
     client: triton.InferenceServerClient, together: Together, bad: bytes, reason: str
