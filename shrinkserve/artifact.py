@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import sys
 import tempfile
@@ -276,6 +277,35 @@ def _unwritable(path: Path, fault: OSError) -> ArtifactError:
 def _refused(path: Path, reason: str) -> ArtifactError:
     do = "choose another place, free some space or mend its permissions"
     return ArtifactError(f"{path}: cannot be written ({reason})", do=do)
+
+
+def recorded_path(path: Path) -> str:
+    """Return a path as artifacts record it: with ``~`` for the home folder, so that it does not name the user."""
+    return _without_home(str(path))
+
+
+def open_recorded(path: str) -> Path:
+    """Return the path that `recorded_path` wrote."""
+    return Path.home() / path[2:] if path.startswith("~/") else Path(path)
+
+
+def recorded_command(argv: Sequence[str]) -> list[str]:
+    """Return a command line as artifacts record it: without secrets and without the home folder."""
+    words = [_without_home(_USERINFO.sub("://***@", word)) for word in argv]
+    for index, word in enumerate(words):
+        if word.startswith("--token="):
+            words[index] = "--token=***"
+        elif index and argv[index - 1] == "--token":
+            words[index] = "***"
+    return words
+
+
+_USERINFO = re.compile(r"://[^/\s]*@")
+
+
+def _without_home(text: str) -> str:
+    home = str(Path.home())
+    return text if home == "/" else re.sub(rf"(?<![^=:]){re.escape(home)}(?=/|$)", "~", text)
 
 
 def utc_now() -> str:

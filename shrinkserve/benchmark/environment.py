@@ -11,7 +11,7 @@ from typing import Any
 
 import psutil
 
-from shrinkserve.artifact import utc_now, versions
+from shrinkserve.artifact import recorded_command, utc_now, versions
 
 LIBRARIES = ("torch", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tritonclient", "numpy", "pillow")
 
@@ -39,7 +39,7 @@ def environment(*libraries: str) -> dict[str, Any]:
 
 
 def command() -> str:
-    """What was typed: ``shrinkserve bench ...`` or ``python bench/loader.py ...``."""
+    """What was typed: ``shrinkserve bench ...`` or ``python bench/loader.py ...``; without secrets."""
     program = Path(sys.argv[0])
     if program.name == "__main__.py":  # python -m shrinkserve
         words = [program.parent.name]
@@ -47,7 +47,7 @@ def command() -> str:
         words = ["python", sys.argv[0]]
     else:
         words = [program.name]
-    return shlex.join([*words, *sys.argv[1:]])
+    return shlex.join(recorded_command([*words, *sys.argv[1:]]))
 
 
 def _cpu_name() -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from shrinkserve.artifact import Card, read_card, sha256_file, utc_now, versions
+from shrinkserve.artifact import Card, read_card, recorded_path, sha256_file, utc_now, versions
 from shrinkserve.config import ServingConfig, parse_recipe
 from shrinkserve.export.check import check_file, check_probabilities
 from shrinkserve.export.foreign import AdaptedOnnx, ForeignModel, check_interface
@@ -72,7 +72,7 @@ def export_onnx(run: Path, folder: Path, options: Options = Options(), *, weight
         kind="onnx",
         name=source.name,
         weights=weights,
-        parents={str(tensors): sha256_file(tensors)},
+        parents={recorded_path(tensors): sha256_file(tensors)},
         preprocess=source.preprocess,
         classes=source.classes,
     )
@@ -105,7 +105,7 @@ def export_foreign(
         kind="onnx",
         name=name,
         weights="as given",
-        parents={str(path): sha256_file(path)},
+        parents={recorded_path(path): sha256_file(path)},
         preprocess=preprocess.to_dict(),
         classes=list(classes),
     )
@@ -144,7 +144,7 @@ def _export(start: Product, reference: Answerer, first: Step, card: Card, folder
         "steps": list(product.records),
         "tuning": comparisons,
         # Resolved: engines may be added from another folder, and are judged by the same images.
-        "data": None if options.data_root is None else str(options.data_root.resolve()),
+        "data": None if options.data_root is None else recorded_path(options.data_root.resolve()),
     }
     finished = replace(
         card,

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from shrinkserve.artifact import read_card
+from shrinkserve.artifact import open_recorded, read_card
 from shrinkserve.data import evaluation_batches, open_dataset
 from shrinkserve.preprocess import Preprocess
 
@@ -79,7 +79,9 @@ def trained_on(folder: Path) -> Path | None:
     """
     card = read_card(folder, verify=False)
     recorded = card.details.get("data")
-    return Path(recorded) if recorded and Path(recorded).is_dir() else None
+    if not isinstance(recorded, str) or not recorded:
+        return None
+    return path if (path := open_recorded(recorded)).is_dir() else None
 
 
 def synthetic(size: int, count: int) -> Samples:

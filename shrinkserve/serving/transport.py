@@ -122,6 +122,8 @@ def parse_url(url: str, timeout: float, token: str | None = None, *, shared_memo
     Raises:
         ConfigError: not such a URL, or no time at all.
     """
+    if "@" in url:  # would otherwise appear in messages and reports
+        raise ConfigError("server URL: contains a user name or password", do="give http://HOST:PORT and --token")
     try:
         parts = urlsplit(url)
         host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname

@@ -14,7 +14,17 @@ import torch
 from safetensors.torch import save
 
 from shrinkserve.arch.spec import Spec, to_dict
-from shrinkserve.artifact import CARD, Card, sha256_file, tensors_sha256, utc_now, versions, write_atomic
+from shrinkserve.artifact import (
+    CARD,
+    Card,
+    recorded_command,
+    recorded_path,
+    sha256_file,
+    tensors_sha256,
+    utc_now,
+    versions,
+    write_atomic,
+)
 from shrinkserve.config import Recipe, load_recipe
 from shrinkserve.errors import ConfigError
 from shrinkserve.runtimes.checkpoint import weights
@@ -83,7 +93,13 @@ def note_environment(out: Path, place: Mapping[str, Any]) -> None:
 
     One a start: a run that was resumed may have gone on with other versions.
     """
-    entry = {"started": utc_now(), "command": sys.argv, **place, "git": _git(), "versions": versions(LIBRARIES)}
+    entry = {
+        "started": utc_now(),
+        "command": recorded_command(sys.argv),
+        **place,
+        "git": _git(),
+        "versions": versions(LIBRARIES),
+    }
     path = out / ENVIRONMENT
     entries = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
     write_atomic(path, (json.dumps([*entries, entry], indent=1) + "\n").encode())
@@ -138,7 +154,7 @@ def finish(
         spec=to_dict(spec),
         recipe=recipe.to_dict(),
         metrics=dict(metrics),
-        details={"command": sys.argv, "data": str(data.resolve()), "git": _git()},
+        details={"command": recorded_command(sys.argv), "data": recorded_path(data.resolve()), "git": _git()},
         created=utc_now(),
         versions=versions(LIBRARIES),
     )

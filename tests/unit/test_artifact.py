@@ -175,3 +175,14 @@ def test_the_build_of_a_loaded_package_is_told(monkeypatch: pytest.MonkeyPatch) 
         loaded.__version__ = own  # type: ignore[attr-defined]
         assert artifact.versions(["networkx", "no-such-package"]).get("networkx") == told
     assert "no-such-package" not in artifact.versions(["no-such-package"])
+
+
+def test_recorded_paths_hide_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/alice")
+    path = Path("/home/alice/data/x")
+    assert artifact.recorded_path(path) == "~/data/x"
+    assert artifact.open_recorded("~/data/x") == path
+    assert artifact.recorded_path(Path("/home/alicette/x")) == "/home/alicette/x"
+    assert artifact.recorded_path(Path("/mnt/home/alice/x")) == "/mnt/home/alice/x"
+    command = artifact.recorded_command(["/home/alice/bin/shrinkserve", "--out=/home/alice/run", "--token", "T"])
+    assert command == ["~/bin/shrinkserve", "--out=~/run", "--token", "***"]

@@ -78,6 +78,9 @@ def test_a_gpu_that_tells_its_temperature_only_later(nvml: SimpleNamespace) -> N
         (["/venv/bin/shrinkserve", "bench", "--out", "a b"], "shrinkserve bench --out 'a b'"),
         (["/venv/lib/shrinkserve/__main__.py", "bench"], "shrinkserve bench"),
         (["bench/loader.py", "--quick"], "python bench/loader.py --quick"),
+        (["shrinkserve", "bench", "--url", "http://me:SECRET@h:1"], "shrinkserve bench --url 'http://***@h:1'"),
+        (["shrinkserve", "bench", "--token", "SECRET"], "shrinkserve bench --token '***'"),
+        (["shrinkserve", "bench", "--token=SECRET"], "shrinkserve bench '--token=***'"),
     ],
 )
 def test_the_command_can_be_typed_again(monkeypatch: pytest.MonkeyPatch, argv: list[str], typed: str) -> None:

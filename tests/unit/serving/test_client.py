@@ -179,6 +179,13 @@ def test_answer_that_never_ends() -> None:
             client.infer("tiny", np.zeros((1, 8, 8, 3), np.uint8))
 
 
+@pytest.mark.parametrize("url", ["http://user:SECRET@127.0.0.1:8000", "grpc://SECRET@host:1"])
+def test_client_rejects_url_with_password(url: str) -> None:
+    with pytest.raises(ConfigError, match="--token") as caught:
+        Client(url)
+    assert "SECRET" not in str(caught.value)
+
+
 @pytest.mark.parametrize("url", ["", "127.0.0.1:8000", "ftp://host:1", "http://host", "grpc://host:port", "http://:80"])
 def test_url_that_is_none(url: str) -> None:
     with pytest.raises(ConfigError, match="expected http://HOST:PORT or grpc://HOST:PORT"):

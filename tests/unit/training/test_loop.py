@@ -19,7 +19,7 @@ import torch.distributed as dist
 from safetensors.numpy import load_file
 
 from shrinkserve import arch
-from shrinkserve.artifact import read_card, tensors_sha256
+from shrinkserve.artifact import read_card, recorded_command, tensors_sha256
 from shrinkserve.config import Recipe, load_recipe, parse_recipe
 from shrinkserve.data import open_dataset
 from shrinkserve.errors import ArtifactError, ConfigError, DataError, ShrinkServeError, SpecError
@@ -48,7 +48,7 @@ def test_the_run_folder_is_whole(run: Path, colours: Path) -> None:
     (environment,) = json.loads((run / "environment.json").read_text())
     assert environment["versions"]["torch"] == torch.__version__
     assert environment["processes"] == 1
-    assert environment["command"] == sys.argv
+    assert environment["command"] == recorded_command(sys.argv)
     checkout = Path(__file__).parents[3]
     if (checkout / ".git").exists():
         head = subprocess.run(["git", "-C", checkout, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
