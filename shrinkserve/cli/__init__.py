@@ -12,6 +12,7 @@ import typer
 from shrinkserve import __version__
 from shrinkserve.cli import bench, compare, data, describe, export, predict, quickstart, recipe, repo, serve, train
 from shrinkserve.errors import ShrinkServeError
+from shrinkserve.text import printable
 
 # typer carries click inside or beside itself, by version; its public names lead to the classes either way.
 ClickError = cast("type[typer.BadParameter]", typer.BadParameter.__mro__[2])
@@ -118,7 +119,7 @@ def _named(argv: list[str]) -> str:
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"error: {printable(' '.join(message.split()))}", file=sys.stderr)
     return code
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from shrinkserve.cli.export import report
+from shrinkserve.cli.output import say
 from shrinkserve.errors import GateError
 
 if TYPE_CHECKING:
@@ -46,12 +47,12 @@ def compare(
     outcome = ask(right, judged, samples, Tolerance(tolerance), max_batch)
     outcome = replace(outcome, reference=reference, candidate=candidate)  # a name may be the same on both sides
     if as_json:
-        typer.echo(json.dumps(outcome.to_dict(), indent=1))
+        say(json.dumps(outcome.to_dict(), indent=1))
     else:
         report({"step": f"{outcome.candidate} against {outcome.reference}", **outcome.to_dict()})
         for flip in outcome.flipped:
             named, found = (right.classes[index] for index in (flip.right, flip.found))
-            typer.echo(f"image {flip.image}: {named} became {found}, {flip.margin:.3g} apart in the reference")
+            say(f"image {flip.image}: {named} became {found}, {flip.margin:.3g} apart in the reference")
     if outcome.faults:
         raise GateError("the answers differ", expected=f"within {outcome.limit:.3g}", found="; ".join(outcome.faults))
 
@@ -69,11 +70,11 @@ def inspect(
     if other is not None:
         found = dict(differences(found, look(other)))
     if as_json:
-        typer.echo(json.dumps(found, indent=1))
+        say(json.dumps(found, indent=1))
         return
     for key, value in found.items():
         shown = "  ->  ".join(map(_shown, value)) if other is not None else _shown(value)
-        typer.echo(f"{key}: {shown}")
+        say(f"{key}: {shown}")
 
 
 def _shown(value: Any) -> str:

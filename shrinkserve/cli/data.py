@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from shrinkserve.cli.output import say
 from shrinkserve.errors import GateError
 
 Root = Annotated[Path, typer.Argument(metavar="DIR", help="The dataset: TFRecord shards or an image folder.")]
@@ -29,7 +30,7 @@ def digits(target: Annotated[Path, typer.Argument(metavar="DIR", help="Where to 
     from shrinkserve.data.digits import write_digits
 
     counts = write_digits(target)
-    typer.echo(f"wrote {target}: {counts['train']} training and {counts['validation']} validation images, 10 classes")
+    say(f"wrote {target}: {counts['train']} training and {counts['validation']} validation images, 10 classes")
 
 
 def pack(
@@ -56,10 +57,10 @@ def pack(
         progress=lambda done, count: _progress("shards", done, count),
     )
     for message in bad:
-        typer.echo(f"left out: {message}", err=True)
+        say(f"left out: {message}", err=True)
     counts = ", ".join(f"{len(sources)} {split}" for split, sources in collection.images.items())
     left_out = f", {len(bad)} left out" if bad else ""
-    typer.echo(f"wrote {target}: {counts} images{left_out} in {len(shards)} shards, {len(collection.synsets)} classes")
+    say(f"wrote {target}: {counts} images{left_out} in {len(shards)} shards, {len(collection.synsets)} classes")
 
 
 def index(root: Root) -> None:
@@ -77,7 +78,7 @@ def index(root: Root) -> None:
         shards = [Shard.scan(path) for path in ShardDataset.files(folder, split)]
         for shard in shards:
             write_index(shard)
-        typer.echo(f"wrote {folder / 'index'}: {len(shards)} files, {sum(map(len, shards))} records")
+        say(f"wrote {folder / 'index'}: {len(shards)} files, {sum(map(len, shards))} records")
 
 
 def verify(
@@ -102,19 +103,17 @@ def verify(
     )
     bad = [entry for report in reports for entry in report.bad]
     if as_json:
-        typer.echo(json.dumps([dataclasses.asdict(report) for report in reports], indent=1))
+        say(json.dumps([dataclasses.asdict(report) for report in reports], indent=1))
     new = [entry for entry in bad if entry.offset not in known.get(entry.path, ())]
     for entry in () if as_json else bad:
-        typer.echo(f"{'bad' if entry in new else 'in quarantine'}: {entry}")
+        say(f"{'bad' if entry in new else 'in quarantine'}: {entry}")
     for report in () if as_json else reports:
         counts = report.counts.values()
         spread = f"{min(counts)} to {max(counts)} a class" if counts else "none good"
-        typer.echo(
-            f"{report.split}: {sum(counts)} good images, {len(counts)} classes ({spread}), {len(report.bad)} bad"
-        )
+        say(f"{report.split}: {sum(counts)} good images, {len(counts)} classes ({spread}), {len(report.bad)} bad")
     if quarantine:
         path = write_quarantine(root, bad)
-        typer.echo(f"wrote {path}: {len(bad)} entries" if bad else "nothing to quarantine", err=as_json)
+        say(f"wrote {path}: {len(bad)} entries" if bad else "nothing to quarantine", err=as_json)
     elif new:
         raise GateError(f"{root}: {len(new)} bad images", do="skip them with --quarantine, or pack their shards again")
 
@@ -125,11 +124,11 @@ def info(root: Root, as_json: Json = False) -> None:
 
     splits = describe(root)
     if as_json:
-        typer.echo(json.dumps([dataclasses.asdict(split) for split in splits], indent=1))
+        say(json.dumps([dataclasses.asdict(split) for split in splits], indent=1))
         return
     for split in splits:
         width, height = split.median_size
-        typer.echo(
+        say(
             f"{split.split}: {split.images} images in {split.files} files ({split.layout}), {split.classes} logits, "
             f"median {width}x{height} pixels and {split.median_bytes} bytes, {split.quarantined} in quarantine"
         )
@@ -138,4 +137,4 @@ def info(root: Root, as_json: Json = False) -> None:
 def _progress(what: str, done: int, count: int) -> None:
     """A line each tenth of the way, to stderr."""
     if done == count or done * 10 // count != (done - 1) * 10 // count:
-        typer.echo(f"{done}/{count} {what}", err=True)
+        say(f"{done}/{count} {what}", err=True)

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from shrinkserve.cli.output import say
 from shrinkserve.errors import ConfigError, DataError
+from shrinkserve.text import printable, spreadsheet_cell
 
 if TYPE_CHECKING:
     from shrinkserve.serving.classify import Outcome
@@ -86,7 +88,7 @@ def _report(faults: list[DataError]) -> None:
     if len(faults) == 1:
         raise faults[0]
     for fault in faults:
-        typer.echo(f"error: {fault}", err=True)
+        say(f"error: {' '.join(str(fault).split())}", err=True)
     if faults:
         raise DataError(f"{len(faults)} images could not be classified", do="see the lines above")
 
@@ -94,9 +96,9 @@ def _report(faults: list[DataError]) -> None:
 def _write_table(outcomes: Iterable[Outcome], model: str) -> None:  # noqa: ARG001
     for outcome in outcomes:
         if outcome.predictions:
-            typer.echo(outcome.name)
+            say(printable(outcome.name))
         for label, probability in outcome.predictions:
-            typer.echo(f"  {probability:8.2%}  {label}")
+            say(f"  {probability:8.2%}  {printable(label)}")
 
 
 def _write_csv(outcomes: Iterable[Outcome], model: str) -> None:
@@ -104,7 +106,8 @@ def _write_csv(outcomes: Iterable[Outcome], model: str) -> None:
     rows.writerow(["image", "model", "version", "rank", "label", "probability"])
     for outcome in outcomes:
         for rank, (label, probability) in enumerate(outcome.predictions, 1):
-            rows.writerow([outcome.name, model, outcome.version, rank, label, f"{probability:.8g}"])
+            texts = [spreadsheet_cell(printable(text)) for text in (outcome.name, model, label)]
+            rows.writerow([*texts[:2], outcome.version, rank, texts[2], f"{probability:.8g}"])
 
 
 def _write_json(outcomes: Iterable[Outcome], model: str) -> None:
@@ -118,7 +121,7 @@ def _write_json(outcomes: Iterable[Outcome], model: str) -> None:
             else:
                 record["version"] = outcome.version
                 record["top"] = [{"label": label, "probability": value} for label, value in outcome.predictions]
-            typer.echo(f"{separator} {json.dumps(record, ensure_ascii=False)}", nl=False)
+            say(f"{separator} {json.dumps(record, ensure_ascii=False)}", nl=False)
             separator = ",\n"
     finally:
         if separator == ",\n":

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from shrinkserve.cli.output import say
 from shrinkserve.errors import ArtifactError, ConfigError
 
 if TYPE_CHECKING:
@@ -44,11 +45,11 @@ def list_models(
     held = Repository(repository)
     rows = [_summary(held, name) for name in (held.classifiers() if as_json else _chosen(held, None))]
     if as_json:
-        typer.echo(json.dumps(rows, indent=1))
+        say(json.dumps(rows, indent=1))
         return
     for row in rows:
         others = ", ".join(str(v) for v in row["versions"] if v != row["active"]) or "none"
-        typer.echo(
+        say(
             f"{row['name']}: version {row['active']} answers (others: {others}); takes {' and '.join(row['takes'])}; "
             f"{row['size']}x{row['size']}, {row['classes']} classes, {row['precision']}, top-1 {row['top1']}, "
             f"made {row['created']}"
@@ -99,8 +100,8 @@ def show(
     card = asdict(held.card(name, version or held.active(name)))
     if len(card["classes"]) > 20:
         card["classes"] = [*card["classes"][:20], f"... {len(card['classes'])} in all"]
-    typer.echo(json.dumps(card, indent=1, ensure_ascii=False))
-    typer.echo(model_config.to_text(held.config(name)), nl=False)
+    say(json.dumps(card, indent=1, ensure_ascii=False))
+    say(model_config.to_text(held.config(name)), nl=False)
 
 
 def publish(  # noqa: PLR0913, PLR0917 - a command's options
@@ -138,7 +139,7 @@ def publish(  # noqa: PLR0913, PLR0917 - a command's options
     images = _validation_images(data, shadow) if data is not None else []
     with _live(url, token, images=images, limits=Limits(max_flips, max_slowdown), allow_gap=allow_gap) as live:
         publishing.publish(
-            Repository(repository), source, name=model, encoded=encoded, scratch=scratch, live=live, say=typer.echo
+            Repository(repository), source, name=model, encoded=encoded, scratch=scratch, live=live, say=say
         )
 
 
@@ -151,7 +152,7 @@ def add_jpeg(name: Name, repository: Root = DEFAULT) -> None:
     model = held.classifier(name)
     held.add_jpeg(model)
     for part in parts(model)[1:]:
-        typer.echo(f"wrote {repository / part}")
+        say(f"wrote {repository / part}")
 
 
 def rollback(
@@ -167,8 +168,8 @@ def rollback(
 
     held = Repository(repository)
     with _live(url, token) as live:
-        version = roll_back(held, name, to, live, say=typer.echo)
-    typer.echo(f"version {version} of {name} answers")
+        version = roll_back(held, name, to, live, say=say)
+    say(f"version {version} of {name} answers")
 
 
 def verify(
@@ -185,9 +186,9 @@ def verify(
     for model in _chosen(held, name):
         lines = list(problems(held, model))
         for line in lines:
-            typer.echo(f"error: {line}", err=True)
+            say(f"error: {line}", err=True)
         if not lines:
-            typer.echo(f"{public(model)}: whole; versions {', '.join(map(str, held.versions(model)))}")
+            say(f"{public(model)}: whole; versions {', '.join(map(str, held.versions(model)))}")
         found += len(lines)
     if found:
         raise ArtifactError(
@@ -215,7 +216,7 @@ def gc(
             if surplus and not dry_run:
                 held.remove(model, surplus)
             verb = "would remove" if dry_run else "removed"
-            typer.echo(f"{public(model)}: {verb} {', '.join(map(str, surplus)) or 'nothing'}; {active} answers")
+            say(f"{public(model)}: {verb} {', '.join(map(str, surplus)) or 'nothing'}; {active} answers")
 
 
 def tune(
@@ -234,20 +235,20 @@ def tune(
     if quantity != "p99":
         raise ConfigError("--slo", expected="p99=DURATION such as p99=20ms", found=repr(slo))
     limit = parse_duration(duration, "--slo")
-    say = (lambda _: None) if as_json else typer.echo
-    tuning = measure(Repository(repository), name, limit, say=say)
+    report = (lambda _: None) if as_json else say
+    tuning = measure(Repository(repository), name, limit, say=report)
     if as_json:
-        typer.echo(json.dumps(tuning.to_dict(), indent=1))
+        say(json.dumps(tuning.to_dict(), indent=1))
         return
-    typer.echo(table(tuning))
-    typer.echo(explain_batching(tuning))
+    say(table(tuning))
+    say(explain_batching(tuning))
     if tuning.duel:
         rounds = ", ".join(f"{before:.0f} -> {after:.0f}" for before, after in tuning.duel)
-        typer.echo(f"within the limit, measured in turns, configured -> best: {rounds} images/s")
+        say(f"within the limit, measured in turns, configured -> best: {rounds} images/s")
     kept = tuning.chosen == tuning.trials[0].choice
-    typer.echo(f"kept, as nothing else is clearly better: {tuning.chosen}" if kept else f"written: {tuning.chosen}")
+    say(f"kept, as nothing else is clearly better: {tuning.chosen}" if kept else f"written: {tuning.chosen}")
     if tuning.chosen.engine is not None:
-        typer.echo(f"start the server with --config {tuning.chosen.engine} to run it")
+        say(f"start the server with --config {tuning.chosen.engine} to run it")
 
 
 @contextmanager

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from shrinkserve.cli.output import say
+
 
 def register(app: typer.Typer) -> None:
     """Add this module's commands to the application."""
@@ -68,7 +70,7 @@ def serve(  # noqa: PLR0913 - the options of a server
     try:
         server = TritonServer(repository, options)
         for name, lack in server.skipped.items():
-            typer.echo(f"skipped {name}: {lack}", err=True)
+            say(f"skipped {name}: {lack}", err=True)
         with server:
             typer.echo(f"serving {', '.join(known_models(server.models))}; Ctrl-C stops it; log: {server.log_file}")
             for url in (server.http_url, server.grpc_url, server.metrics_url):
@@ -97,6 +99,6 @@ def doctor(
     else:
         for finding in findings:
             do = f"; {finding.do}" if finding.do else ""
-            typer.echo(f"{finding.level:6}{finding.subject}: {finding.what}{do}")
+            say(f"{finding.level:6}{finding.subject}: {finding.what}{do}")
     if any(finding.level == "fault" for finding in findings):
         raise typer.Exit(1)

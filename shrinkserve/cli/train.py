@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from shrinkserve.cli.groups import RunByDefault
+from shrinkserve.cli.output import say
 
 if TYPE_CHECKING:
     from shrinkserve.config import Recipe
@@ -174,4 +175,4 @@ def evaluate(
     if worst := confusions(found, classes, 10):
         typer.echo("most frequent errors (label -> answer):")
         for label, answer, count in worst:
-            typer.echo(f"  {label} -> {answer}: {count}")
+            say(f"  {label} -> {answer}: {count}")

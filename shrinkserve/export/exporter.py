@@ -13,6 +13,7 @@ import numpy as np
 
 from shrinkserve.artifact import Card, read_card, recorded_path, sha256_file, utc_now, versions
 from shrinkserve.config import ServingConfig, parse_recipe
+from shrinkserve.errors import ArtifactError
 from shrinkserve.export.check import check_file, check_probabilities
 from shrinkserve.export.foreign import AdaptedOnnx, ForeignModel, check_interface
 from shrinkserve.export.optimise import SHIPPED, OptimisedOnnx, Plan, Target
@@ -25,6 +26,7 @@ from shrinkserve.preprocess import Preprocess
 from shrinkserve.runtimes.answerer import Answerer
 from shrinkserve.runtimes.checkpoint import Checkpoint, Weights
 from shrinkserve.runtimes.onnx import OnnxModel
+from shrinkserve.text import check_class_names
 
 MODEL = "model.onnx"
 PACKAGES = ("torch", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "numpy")
@@ -122,6 +124,7 @@ def serving_options(run: Path, max_batch: int) -> ServingConfig:
 
 def _export(start: Product, reference: Answerer, first: Step, card: Card, folder: Path, options: Options) -> Card:
     """Take `start` through `first` and the graph passes, check the file, write it and the completed card."""
+    check_class_names(card.classes, ArtifactError)
     samples = load_samples(options.data_root, Preprocess.from_dict(card.preprocess), card.classes)
 
     def opener(path: Path, state: State) -> Answerer:  # noqa: ARG001

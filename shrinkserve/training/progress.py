@@ -8,6 +8,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from shrinkserve.text import printable
 from shrinkserve.training.metrics import Evaluation
 
 
@@ -49,7 +50,7 @@ class Display:
 
     def say(self, line: str) -> None:
         """Print a line above the bars."""
-        self._console.print(line, markup=False)
+        self._console.print(printable(line, keep="\n\t"), markup=False)
 
     def step(self, epoch: int, done: int) -> None:
         """`done` updates of `epoch` (from 0) are behind us."""
