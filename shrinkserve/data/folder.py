@@ -10,6 +10,7 @@ from shrinkserve.data.dataset import Record, Split
 from shrinkserve.data.quarantine import read_quarantine
 from shrinkserve.errors import DataError
 from shrinkserve.preprocess import IMAGE_SUFFIXES, MAX_BYTES
+from shrinkserve.text import check_class_names
 
 FOLDERS: dict[Split, tuple[str, ...]] = {"train": ("train",), "validation": ("val", "validation")}
 
@@ -73,8 +74,9 @@ class FolderDataset:
 
 
 def class_names(folder: Path) -> list[str]:
-    """Sorted names of the class folders; raises `DataError` when there is none."""
+    """Sorted names of the class folders; raises `DataError` when there is none, or one that no list can hold."""
     names = sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
     if not names:
         raise DataError(f"{folder}: no class folders", expected=f"{folder}/<class>/*.jpg", found="an empty folder")
+    check_class_names(names, DataError, str(folder))
     return names

@@ -24,6 +24,7 @@ from shrinkserve.data.tfrecord import write_record
 from shrinkserve.data.writing import example
 from shrinkserve.errors import DataError
 from shrinkserve.preprocess import MAX_BYTES, decode
+from shrinkserve.text import check_class_names
 
 PLAN = ".pack.json"
 IMAGES_PER_SHARD: dict[Split, int] = {"train": 1252, "validation": 391}
@@ -83,6 +84,7 @@ def pack(
     Raises:
         DataError: a bad image, or a target that holds something else.
     """
+    check_class_names([*collection.synsets, *collection.texts], DataError)
     _claim(target, shards)
     for folder in {shard.path.parent for shard in shards}:
         folder.mkdir(exist_ok=True)

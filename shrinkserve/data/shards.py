@@ -15,6 +15,7 @@ from shrinkserve.data.index import open_shard
 from shrinkserve.data.quarantine import read_quarantine
 from shrinkserve.data.tfrecord import Shard
 from shrinkserve.errors import ArtifactError, DataError
+from shrinkserve.text import check_class_names
 
 LABELS = "labels.txt"
 BACKGROUND = "background"
@@ -71,6 +72,7 @@ class ShardDataset:
         """Names in the order of the logits: from labels.txt, which is made from the records when it is absent."""
         if not (root / LABELS).exists():
             names = _names_in_records(root)
+            check_class_names(names, DataError, str(root))
             with suppress(ArtifactError):  # a dataset on a read-only disk is read through each time
                 write_atomic(root / LABELS, ("\n".join(names) + "\n").encode())
             return names

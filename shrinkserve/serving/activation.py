@@ -11,6 +11,7 @@ from shrinkserve.errors import ArtifactError
 from shrinkserve.serving import model_config
 from shrinkserve.serving.engines import CONFIGS, configuration, configuration_path, engines_of
 from shrinkserve.serving.model_config import CONFIG, LABELS
+from shrinkserve.text import check_class_names
 
 
 def activate(folder: Path, version: int, options: ServingConfig | None = None) -> None:
@@ -45,9 +46,7 @@ def labels_text(classes: Sequence[str]) -> str:
     """The content of ``labels.txt``: a class a line.
 
     Raises:
-        ArtifactError: a class name that is more than one line.
+        ArtifactError: a class name that is more than one line, or contains control characters.
     """
-    for name in classes:
-        if len(name.splitlines()) > 1 or name != name.strip("\r\n"):
-            raise ArtifactError("class names", expected="one line each", found=repr(name))
+    check_class_names(classes, ArtifactError)
     return "".join(f"{name}\n" for name in classes)

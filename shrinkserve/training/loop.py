@@ -23,7 +23,8 @@ from shrinkserve.arch.spec import Spec, to_dict
 from shrinkserve.artifact import CARD, Card, read_card
 from shrinkserve.config import Recipe
 from shrinkserve.data import Dataset, TrainLoader, open_dataset, train_loader
-from shrinkserve.errors import ArtifactError, ConfigError, ShrinkServeError
+from shrinkserve.errors import ArtifactError, ConfigError, DataError, ShrinkServeError
+from shrinkserve.text import check_class_names
 from shrinkserve.training import checkpoints, run_folder
 from shrinkserve.training.checkpoints import Snapshot
 from shrinkserve.training.learner import Learner, environment
@@ -287,9 +288,11 @@ def agreed_classes(recipe: Recipe, training: Dataset, validation: Dataset) -> li
 
     Raises:
         ConfigError: they do not.
+        DataError: a class name that is more than one line or contains control characters.
     """
     if training.classes != validation.classes:
         raise ConfigError(f"{training.root}: the training and validation splits have different classes")
+    check_class_names(training.classes, DataError, str(training.root))
     if recipe.model.classes not in (None, len(training.classes)):
         raise ConfigError(
             "model.classes",

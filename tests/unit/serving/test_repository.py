@@ -173,6 +173,8 @@ def test_class_names_are_one_line_each() -> None:
     assert labels_text(["a b", "ü"]) == "a b\nü\n"
     with pytest.raises(ArtifactError, match="one line each"):
         labels_text(["two\nlines"])
+    with pytest.raises(ArtifactError, match="without control characters"):
+        labels_text(["\x1b[31mred"])
 
 
 def _add_for_ever(root: Path, model_file: Path) -> None:
