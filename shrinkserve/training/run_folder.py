@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,7 @@ from shrinkserve.artifact import (
     recorded_path,
     sha256_file,
     tensors_sha256,
+    unwritable,
     utc_now,
     versions,
     write_atomic,
@@ -56,13 +60,14 @@ def prepare(out: Path, recipe: Recipe, *, resume: bool, overwrite: bool, allow_c
     if not run and out.is_dir() and any(out.iterdir()):
         raise ConfigError(f"{out}: holds files, and no run", do="name a new or an empty folder")
     if run and overwrite:
-        for path in (out / name for name in OURS):
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-    elif run and not resume:
+        with _replaced(out):
+            write_atomic(out / RECIPE, recipe.to_toml().encode())
+        return
+    if run and not resume:
         raise ConfigError(
             f"{out}: holds a run already", do="give --resume to go on with it, --overwrite to begin again"
         )
-    elif run and (changed := _changes(load_recipe(out / RECIPE), recipe)):
+    if run and (changed := _changes(load_recipe(out / RECIPE), recipe)):
         if not allow_changes:
             raise ConfigError(
                 f"{out}: the run there has another recipe: {', '.join(changed)}",
@@ -70,6 +75,33 @@ def prepare(out: Path, recipe: Recipe, *, resume: bool, overwrite: bool, allow_c
             )
         (out / CARD).unlink(missing_ok=True)  # a finished run that now is to go on
     write_atomic(out / RECIPE, recipe.to_toml().encode())
+
+
+@contextmanager
+def _replaced(out: Path) -> Iterator[None]:
+    """Move the run in `out` aside, and remove it at the end of the block; a failure in the block moves it back.
+
+    Links are removed, not what they lead to.
+    """
+    with unwritable(out):
+        aside = Path(tempfile.mkdtemp(prefix=".overwritten-", dir=out))
+    moved: list[str] = []
+    try:
+        with unwritable(out):
+            for name in OURS:
+                if os.path.lexists(out / name):
+                    (out / name).rename(aside / name)
+                    moved.append(name)
+        yield
+    except BaseException:
+        for name in moved:
+            (aside / name).rename(out / name)
+        aside.rmdir()
+        raise
+    with unwritable(aside):
+        for path in aside.iterdir():
+            path.unlink() if path.is_symlink() or not path.is_dir() else shutil.rmtree(path)
+        aside.rmdir()
 
 
 def _changes(before: Recipe, now: Recipe) -> list[str]:

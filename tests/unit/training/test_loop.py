@@ -24,7 +24,7 @@ from shrinkserve.config import Recipe, load_recipe, parse_recipe
 from shrinkserve.data import open_dataset
 from shrinkserve.errors import ArtifactError, ConfigError, DataError, ShrinkServeError, SpecError
 from shrinkserve.runtimes.checkpoint import Checkpoint
-from shrinkserve.training import checkpoints
+from shrinkserve.training import checkpoints, run_folder
 from shrinkserve.training.evaluation import evaluate_source
 from shrinkserve.training.learner import Learner
 from shrinkserve.training.logs import METRICS, read_metrics
@@ -122,6 +122,36 @@ def test_overwrite_begins_again(tmp_path: Path, colours: Path, tiny: Make) -> No
     second = train(recipe, colours, out, overwrite=True)
     assert second.weights_sha256 == first.weights_sha256  # deterministic, from the same seed
     assert len(read_metrics(out / METRICS)) == 2
+
+
+def test_overwrite_removes_links_and_not_their_targets(tmp_path: Path, run: Path, tiny: Make) -> None:
+    out, disk = tmp_path / "run", tmp_path / "disk"
+    shutil.copytree(run, out)
+    (out / "checkpoints").rename(disk)
+    (out / "checkpoints").symlink_to(disk)
+    (out / "raw.safetensors").unlink()
+    (out / "raw.safetensors").symlink_to(tmp_path / "absent")
+    before = sorted(disk.iterdir())
+    run_folder.prepare(out, tiny(), resume=False, overwrite=True)
+    assert [path.name for path in out.iterdir()] == ["recipe.toml"]
+    assert sorted(disk.iterdir()) == before
+
+
+def test_overwrite_that_fails_keeps_the_old_run(
+    tmp_path: Path, run: Path, tiny: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(run, out)
+    before = sorted(path.relative_to(out) for path in out.rglob("*"))
+
+    def full(path: Path, content: bytes) -> None:
+        raise ArtifactError(f"{path}: cannot be written (No space left on device)")
+
+    monkeypatch.setattr(run_folder, "write_atomic", full)
+    with pytest.raises(ArtifactError, match="No space left"):
+        run_folder.prepare(out, tiny(), resume=False, overwrite=True)
+    assert sorted(path.relative_to(out) for path in out.rglob("*")) == before
+    assert read_card(out)
 
 
 def test_a_folder_of_other_files_is_left_alone(tmp_path: Path, colours: Path, tiny: Make) -> None:
