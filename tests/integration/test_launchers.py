@@ -71,6 +71,19 @@ def test_pytorchjob_network_policy_admits_only_the_job() -> None:
     assert policy["spec"]["ingress"] == [{"from": [{"podSelector": pods}]}]
 
 
+def test_pytorchjob_fits_pod_security_restricted() -> None:
+    job = next(yaml.safe_load_all((LAUNCH / "kubernetes.yaml").read_text()))
+    pod = job["spec"]["pytorchReplicaSpecs"]["Worker"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert pod["automountServiceAccountToken"] is False
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert container["securityContext"]["allowPrivilegeEscalation"] is False
+    assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    assert {"cpu", "memory", "nvidia.com/gpu"} <= container["resources"]["limits"].keys()
+    assert all({"persistentVolumeClaim", "emptyDir"} & volume.keys() for volume in pod["volumes"])
+
+
 SHIMS = {
     "srun": 'shift\nexec "$@"',
     "scontrol": 'case $1 in show) echo localhost ;; *) echo "$@" >"$REQUEUED" ;; esac',
