@@ -107,7 +107,9 @@ def _parse_card(content: bytes) -> Card:
     """A card out of a file from anywhere; raises `ValueError` or `TypeError` when it is none."""
     if len(content) > MAX_CARD_BYTES:
         raise ValueError(f"more than {MAX_CARD_BYTES} bytes")
-    card = Card(**json.loads(content))
+    raw = json.loads(content)
+    json.dumps(raw, ensure_ascii=False).encode()  # lone surrogates: no file name, label or message can have them
+    card = Card(**raw)
     for name, kind in get_type_hints(Card).items():
         if not _fits(getattr(card, name), kind):
             raise ValueError(f"{name} is not what it should be")
@@ -148,6 +150,12 @@ def safe_join(folder: Path, name: str) -> Path:
         ArtifactError: an absolute name, or one that climbs out.
     """
     path = folder / name
+    try:
+        path.resolve()
+        path.is_file()
+    except (OSError, ValueError) as fault:  # a NUL, a surrogate, thousands of letters
+        what = f"{folder}: names a file that cannot exist"
+        raise ArtifactError(what, found=ascii(name)[:100], do="do not use this artifact") from fault
     if Path(name).is_absolute() or not path.resolve().is_relative_to(folder.resolve()):
         raise ArtifactError(f"{folder}: names a file outside itself", found=repr(name), do="do not use this artifact")
     return path

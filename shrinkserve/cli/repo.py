@@ -79,7 +79,7 @@ def _summary(repository: Repository, name: str) -> dict[str, Any]:
         "size": card.preprocess.get("size"),
         "classes": len(card.classes),
         "precision": model_config.parameters(config).get("precision", "unknown"),
-        "top1": "not measured" if top1 is None else f"{top1:.2%}",
+        "top1": f"{top1:.2%}" if isinstance(top1, int | float) else "not measured",
         "created": card.created or "at an unknown time",
     }
 

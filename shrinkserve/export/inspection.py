@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from shrinkserve.arch.counts import count
 from shrinkserve.arch.spec import from_dict
-from shrinkserve.artifact import CARD, read_card, sha256_file
+from shrinkserve.artifact import CARD, Card, read_card, sha256_file
 from shrinkserve.errors import ArtifactError
 from shrinkserve.export import graph
 from shrinkserve.export.editing import attribute
@@ -110,6 +110,14 @@ def _built(path: Path) -> dict[str, Any]:
 
 def _card(folder: Path) -> dict[str, Any]:
     card = read_card(folder)
+    try:
+        return _described(card)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as fault:
+        reason = f"{type(fault).__name__}: {fault}"
+        raise ArtifactError(f"{folder / CARD}: damaged card ({reason})", do="export the model again") from fault
+
+
+def _described(card: Card) -> dict[str, Any]:
     steps = card.details.get("steps", [])
     return {
         "kind": card.kind,

@@ -28,6 +28,15 @@ def server(root: Path, tmp_path: Path) -> Iterator[TritonServer]:
         yield server
 
 
+def test_list_survives_a_damaged_card(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (path,) = root.glob("smoke*/1/card.json")
+    card = json.loads(path.read_text())
+    for top1 in ("0.9", [], {}):
+        path.write_text(json.dumps({**card, "metrics": {"top1": top1}}))
+        assert main(["repo", "list", "--repository", str(root)]) == 0
+        assert "top-1 not measured" in capsys.readouterr().out
+
+
 def test_list_and_show(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["repo", "list", "--repository", str(root)]) == 0
     assert capsys.readouterr().out.startswith("smoke: version 1 answers (others: none); ")

@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import types
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
@@ -186,3 +188,27 @@ def test_recorded_paths_hide_the_home_folder(monkeypatch: pytest.MonkeyPatch) ->
     assert artifact.recorded_path(Path("/mnt/home/alice/x")) == "/mnt/home/alice/x"
     command = artifact.recorded_command(["/home/alice/bin/shrinkserve", "--out=/home/alice/run", "--token", "T"])
     assert command == ["~/bin/shrinkserve", "--out=~/run", "--token", "***"]
+
+
+def test_shutil_error_is_explained(tmp_path: Path) -> None:
+    with (
+        pytest.raises(ArtifactError, match=r"cannot be written \(No space left\)"),
+        artifact.unwritable(tmp_path / "x"),
+    ):
+        raise shutil.Error([("a", "b", "No space left")])
+
+
+@pytest.mark.parametrize("name", ["a\0b", "x" * 5000, "\ud800"])
+def test_card_with_impossible_file_names_is_refused(tmp_path: Path, name: str) -> None:
+    card = make(tmp_path / "a")
+    replace(card, files={name: "0" * 64}).write(tmp_path / "a")
+    with pytest.raises(ArtifactError) as caught:
+        artifact.read_card(tmp_path / "a")
+    assert str(caught.value).isprintable()
+
+
+def test_card_with_a_surrogate_is_refused(tmp_path: Path) -> None:
+    card = make(tmp_path / "a")
+    replace(card, classes=["\ud800"]).write(tmp_path / "a")
+    with pytest.raises(ArtifactError, match="not a readable card"):
+        artifact.read_card(tmp_path / "a")
