@@ -1,17 +1,19 @@
 """The skip list: images that `data verify --quarantine` found to be bad and that datasets leave out.
 
 ``<root>/quarantine.tsv`` holds a line ``path <tab> offset <tab> reason`` each: the path relative to the root, the
-offset of the record in its shard in bytes (0 for an image file).
+offset of the record in its shard in bytes (0 for an image file). A path with control characters is a JSON text.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from shrinkserve.artifact import write_atomic
 from shrinkserve.errors import DataError
+from shrinkserve.text import printable
 
 FILE = "quarantine.tsv"
 
@@ -48,15 +50,29 @@ def read_quarantine(root: Path) -> dict[str, frozenset[int]]:
                 found=repr(line[:60]),
                 do="write it again with `shrinkserve data verify --quarantine`",
             )
-        found.setdefault(path, set()).add(int(rest[0]))
+        found.setdefault(_unquoted(path), set()).add(int(rest[0]))
     return {path: frozenset(offsets) for path, offsets in found.items()}
+
+
+def _quoted(path: str) -> str:
+    """Return `path` without tabs and line breaks: as in JSON where it has any, or begins like such a text."""
+    return path if path.isprintable() and not path.startswith('"') else json.dumps(path)
+
+
+def _unquoted(path: str) -> str:
+    """Return the path that `_quoted` got."""
+    try:
+        found = json.loads(path) if path.startswith('"') else path
+    except ValueError:
+        return path
+    return found if isinstance(found, str) else path
 
 
 def write_quarantine(root: Path, bad: Sequence[BadImage]) -> Path:
     """Replace the skip list; an empty one removes the file. Returns its path."""
     path = root / FILE
     if bad:
-        lines = (f"{b.path}\t{b.offset}\t{' '.join(b.reason.split())}\n" for b in bad)
+        lines = (f"{_quoted(b.path)}\t{b.offset}\t{printable(' '.join(b.reason.split()))}\n" for b in bad)
         write_atomic(path, "".join(lines).encode())
     else:
         path.unlink(missing_ok=True)
