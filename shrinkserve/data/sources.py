@@ -93,6 +93,9 @@ def _from_tars(folder: Path) -> Collection:
         members = sorted(_members(folder / VALIDATION_TAR), key=lambda source: source.filename)
         if len(members) != len(truth):
             raise DataError(f"{folder / VALIDATION_SYNSETS}: lines", expected=len(members), found=len(truth))
+        if unknown := sorted(set(truth) - labels.keys()):
+            what = f"{folder / VALIDATION_SYNSETS}: not a synset of {SYNSETS}"
+            raise DataError(what, found=", ".join(unknown[:3]))
         images["validation"] = [
             Source(m.path, m.offset, m.size, labels[synset], m.filename)
             for m, synset in zip(members, truth, strict=True)
@@ -112,18 +115,20 @@ def _members(path: Path) -> Iterator[Source]:
     try:
         with tarfile.open(path, "r:") as outer:
             for member in outer:
-                if member.name.endswith(".tar"):
+                if member.isfile() and member.name.endswith(".tar"):
                     stream = outer.extractfile(member)
                     with tarfile.open(fileobj=stream, mode="r:") as inner:
                         for image in filter(tarfile.TarInfo.isfile, inner):
                             yield _source(path, member.offset_data + image.offset_data, image)
                 elif member.isfile():
                     yield _source(path, member.offset_data, member)
-    except (OSError, tarfile.TarError) as fault:
+    except (OSError, ValueError, tarfile.TarError) as fault:
         raise DataError(f"{path}: cannot be read ({fault})", do="fetch it again") from fault
 
 
 def _source(path: Path, offset: int, member: tarfile.TarInfo) -> Source:
+    if member.size < 0 or offset < 0:
+        raise DataError(f"{path}: member {member.name}: size", expected="0 or more bytes", found=member.size)
     return Source(str(path), offset, member.size, 0, Path(member.name).name)
 
 
