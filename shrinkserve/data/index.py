@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from shrinkserve.artifact import write_atomic
-from shrinkserve.data.tfrecord import Shard
+from shrinkserve.data.tfrecord import OVERHEAD, Shard
 from shrinkserve.errors import ArtifactError
 
 
@@ -60,5 +60,7 @@ def _read_index(path: Path) -> Shard | None:
     if len(starts) != len(sizes):
         return None
     offsets = np.concatenate([[0], np.cumsum(sizes)])
+    if len(sizes) and not sizes.min() >= OVERHEAD:
+        return None
     whole = np.array_equal(offsets[:-1], starts) and offsets[-1] == path.stat().st_size
     return Shard(path, offsets) if whole else None

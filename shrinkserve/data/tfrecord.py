@@ -18,11 +18,14 @@ import numpy as np
 import numpy.typing as npt
 
 from shrinkserve.errors import DataError
+from shrinkserve.preprocess import MAX_BYTES
 
 HEADER = struct.Struct("<QI")
 FOOTER = struct.Struct("<I")
 OVERHEAD = HEADER.size + FOOTER.size
 MAX_OPEN_FILES = 256
+MAX_RECORD = MAX_BYTES + (1 << 20)
+"""The largest record that is read, in bytes: the largest image with its labels. A sparse file may claim any length."""
 
 
 def masked_crc(data: bytes) -> int:
@@ -84,6 +87,8 @@ class Shard:
             DataError: unreadable, truncated or damaged; with the offset.
         """
         start, end = int(self.offsets[number]), int(self.offsets[number + 1])
+        if not OVERHEAD <= end - start <= MAX_RECORD + OVERHEAD:
+            raise _damaged(self.where(number), "size of the record", f"{OVERHEAD} to {MAX_RECORD} bytes", end - start)
         try:
             # Held while it is read: of two threads that open a shard at once, only one's file stays in the cache.
             file = _open(self)

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import struct
+import tracemalloc
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shrinkserve.data.index import index_path, open_shard
 from shrinkserve.data.tfrecord import OVERHEAD, Shard, masked_crc, write_record
 from shrinkserve.errors import DataError
 
@@ -80,3 +83,28 @@ def test_a_file_that_tensorboard_wrote_and_one_that_it_reads(tmp_path: Path) -> 
 def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot be read"):
         Shard.scan(tmp_path / "none")
+
+
+def test_sparse_file_with_one_huge_record_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    size = 3 << 30
+    length = struct.pack("<Q", size)
+    with (tmp_path / "s").open("wb") as stream:
+        stream.write(length + struct.pack("<I", masked_crc(length)))
+        stream.truncate(size + OVERHEAD)
+    shard = Shard.scan(tmp_path / "s")
+    tracemalloc.start()
+    with pytest.raises(DataError, match="at byte 0: size of the record"):
+        shard.read(0)
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize("sizes", [(5, 63), (0, 68), (68, 0)])
+def test_index_with_records_that_are_too_small_is_made_again(tmp_path: Path, sizes: tuple[int, int]) -> None:
+    path = write(tmp_path / "s", b"first record", b"second record, longer")
+    assert path.stat().st_size == sum(sizes) - 3
+    index_path(path).parent.mkdir()
+    first, second = sizes[0], path.stat().st_size - sizes[0]
+    index_path(path).write_text(f"0 {first}\n{first} {second}\n")
+    shard = open_shard(path)
+    assert [shard.read(number) for number in range(len(shard))] == [b"first record", b"second record, longer"]
