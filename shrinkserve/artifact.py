@@ -265,7 +265,7 @@ def check_writable(folder: Path) -> None:
         with tempfile.TemporaryFile(dir=nearest):  # permissions alone say nothing to root, of /proc or a read-only disk
             pass
     except OSError as fault:
-        raise _refused(folder, fault.strerror or type(fault).__name__) from fault
+        raise _refused(folder, _reason(fault)) from fault
 
 
 @contextmanager
@@ -279,7 +279,17 @@ def unwritable(path: Path) -> Iterator[None]:
 
 def _unwritable(path: Path, fault: OSError) -> ArtifactError:
     file = next((parent for parent in path.parents if parent.is_file()), None)
-    return _refused(path, f"{file} is a file" if file else fault.strerror or type(fault).__name__)
+    return _refused(path, f"{file} is a file" if file else _reason(fault))
+
+
+def _reason(fault: OSError) -> str:
+    """Return why it failed; `shutil.Error` has no `strerror` but a list of (from, to, reason)."""
+    if fault.strerror:
+        return fault.strerror
+    entries = fault.args[0] if fault.args else None
+    if isinstance(entries, list) and entries and isinstance(entries[0], tuple):
+        return str(entries[0][-1])
+    return type(fault).__name__
 
 
 def _refused(path: Path, reason: str) -> ArtifactError:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from shrinkserve.artifact import unwritable
+from shrinkserve.artifact import write_atomic
 from shrinkserve.errors import ArtifactError, ConfigError
 from shrinkserve.training.logs import METRICS, read_metrics
 
@@ -53,8 +54,9 @@ def plot(run: Path, target: Path) -> Path:
         axes.set_xlabel("updates")
     loss.legend(frameon=False)
     figure.suptitle(run.resolve().name)
-    with unwritable(target):
-        figure.savefig(target, dpi=150)
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=150, format=target.suffix[1:].lower())
+    write_atomic(target, picture.getvalue())
     return target
 
 
