@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from shrinkserve.artifact import read_card
+from shrinkserve.artifact import CARD, read_card, verify_file
 from shrinkserve.errors import ArtifactError
 from shrinkserve.runtimes.answerer import Images, Logits, described
 
@@ -95,6 +95,7 @@ class TensorRtModel:
             raise ArtifactError(f"{path}: no such file", do="name a plan that `export --to tensorrt` wrote")
         trt = _library(str(built["library"]))
         check_fit(path, built, {"version": getattr(trt, "__version__", None), **gpu()}, rebuild)
+        _check_sha256(path)
         self.path, self.trt = path, trt
         self.runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
         self.engine = self.runtime.deserialize_cuda_engine(path.read_bytes())
@@ -136,6 +137,14 @@ class TensorRtModel:
         self.stream.synchronize()
         logits: Logits = tensors[LOGITS].cpu().numpy()
         return logits
+
+
+def _check_sha256(path: Path) -> None:
+    """Compare a plan with the card beside it, if there is one, before TensorRT loads it: a plan can contain code."""
+    if (path.parent / CARD).is_file():
+        expected = read_card(path.parent, verify=False).files.get(path.name)
+        if expected is not None:
+            verify_file(path, expected)
 
 
 def _library(name: str) -> Any:

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import types
 from pathlib import Path
 
 import pytest
 
+from shrinkserve.artifact import Card, sha256_file
 from shrinkserve.errors import ArtifactError
+from shrinkserve.runtimes import tensorrt
 from shrinkserve.runtimes.tensorrt import TensorRtModel, check_fit, gpu
 
 BUILT = {
@@ -60,4 +63,15 @@ def test_no_gpu_is_said_so(tmp_path: Path):
     plan = tmp_path / "model.plan"
     plan.write_bytes(b"plan")
     with pytest.raises(ArtifactError, match="no GPU"):
+        TensorRtModel(plan, BUILT)
+
+
+def test_changed_plan_is_not_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = tmp_path / "model.plan"
+    plan.write_bytes(b"as exported")
+    Card(kind="onnx", name="m", files={plan.name: sha256_file(plan)}).write(tmp_path)
+    plan.write_bytes(b"changed")
+    monkeypatch.setattr(tensorrt, "_library", lambda _: types.SimpleNamespace())
+    monkeypatch.setattr(tensorrt, "check_fit", lambda *_: None)
+    with pytest.raises(ArtifactError, match="sha256 does not match"):
         TensorRtModel(plan, BUILT)
