@@ -177,7 +177,8 @@ def verify(
     repository: Root = DEFAULT,
 ) -> None:
     """Check files against cards, configurations against graphs. Their real inputs, outputs and batches are asked."""
-    from shrinkserve.serving.family import public
+    from shrinkserve.serving.family import public, whole
+    from shrinkserve.serving.inventory import runs_code
     from shrinkserve.serving.repository import Repository
     from shrinkserve.serving.verification import problems
 
@@ -190,6 +191,9 @@ def verify(
         if not lines:
             say(f"{public(model)}: whole; versions {', '.join(map(str, held.versions(model)))}")
         found += len(lines)
+    for model in set() if name else sorted(set(held.models()) - {p for c in held.classifiers() for p in whole(c)}):
+        if why := runs_code(repository / model):
+            typer.echo(f"warning: {model}: runs code ({why}); serve it only if you trust who wrote it", err=True)
     if found:
         raise ArtifactError(
             f"{repository}: {found} problems", do="publish again, or `repo rollback` to a whole version"

@@ -173,6 +173,16 @@ def examine_repository(root: Path, engine: str | None = None) -> Iterator[Findin
     for name in found.whole:
         engines = ", ".join(held.engines(name))
         yield Finding("ok", f"model {name}", "whole" + (f"; other engines (--config): {engines}" if engines else ""))
+    for name in held.models():
+        try:
+            why = inventory.runs_code(root / name)
+        except ShrinkServeError as fault:
+            yield Finding("fault", f"model {name}", str(fault.what), fault.do or "")
+            continue
+        if why:
+            ours = name in held.classifiers()  # what `export` writes never does
+            do = "remove it unless you trust who wrote it"
+            yield Finding("fault" if ours else "note", f"code of {name}", f"runs code ({why})", do)
     for name, lack in found.skipped.items():
         what, _, do = lack.partition("; ")
         yield Finding("fault", f"model {name}", what, do)

@@ -29,6 +29,8 @@ ENCODED = "jpeg"
 """The input of an ensemble that takes encoded images."""
 THREADS = {"onnxruntime": "intra_op_thread_count", "openvino": "INFERENCE_NUM_THREADS"}
 """Backend -> its parameter for the threads of one instance; for both, 0 is as many as there are cores."""
+PRECISIONS = ("float32", "float16", "bfloat16", "int8")
+"""Precisions of a graph's arithmetic that a card may name."""
 PREFIX = "shrinkserve."
 """What the keys of our own parameters begin with; Triton hands them out and reads none of them."""
 
@@ -131,10 +133,23 @@ def set_contract(config: pb.ModelConfig, card: Card, version: int) -> None:
         "preprocess": json.dumps(preprocess.to_dict()),
         "contract": preprocess.contract,
         "weights_sha256": card.weights_sha256,
-        "precision": str(card.details.get("precision", "float32")),
+        "precision": precision_of(card),
     }
     for key, value in own.items():
         config.parameters[PREFIX + key].string_value = value
+
+
+def precision_of(card: Card) -> str:
+    """Return the precision of a card's ``model.onnx``.
+
+    Raises:
+        ArtifactError: not one of `PRECISIONS`.
+    """
+    found = card.details.get("precision", "float32")
+    if found not in PRECISIONS:
+        expected = f"one of {', '.join(PRECISIONS)}"
+        raise ArtifactError(f"card of {card.name}: precision", expected=expected, found=repr(found)[:100])
+    return str(found)
 
 
 def _fill_warmup(config: pb.ModelConfig) -> None:

@@ -37,7 +37,7 @@ from shrinkserve.config import ServingConfig
 from shrinkserve.errors import ArtifactError, ConfigError
 from shrinkserve.serving import exchange, family, jpeg, model_config
 from shrinkserve.serving.activation import activate
-from shrinkserve.serving.engines import CONFIGS, DETAILS, Engine, configuration_path
+from shrinkserve.serving.engines import CONFIGS, DETAILS, Engine, check_files, configuration_path, engines_of
 from shrinkserve.serving.holdings import Holdings, Snapshot, check_name, versions_in
 from shrinkserve.serving.model_config import CONFIG, MODEL
 
@@ -108,6 +108,7 @@ class Repository(Holdings):
         _check_version(version)
         if MODEL not in card.files:
             raise ArtifactError(f"card of {name}: no sha256 of {MODEL}", do="export the model again")
+        check_files(card)
         with self._changed(name, encoded=encoded) as folder:
             taken = versions_in(folder)
             number = version or max(taken, default=0) + 1
@@ -168,8 +169,11 @@ class Repository(Holdings):
                 hashes[file] = sha256_file(source)
                 self._place(source, safe_join(place, file), hashes[file])
             engines = {**card.details.get(DETAILS, {}), engine.name: engine.to_dict()}
-            details = {**card.details, DETAILS: engines}
-            replace(card, files={**card.files, **hashes}, details=details).write(place)
+            card = replace(card, files={**card.files, **hashes}, details={**card.details, DETAILS: engines})
+            needed = {MODEL}.union(*(one.files for one in engines_of(card)))
+            for file in card.files.keys() - needed:  # of the engine that was replaced
+                safe_join(place, file).unlink(missing_ok=True)
+            replace(card, files={file: card.files[file] for file in card.files if file in needed}).write(place)
             if number == self.active(name):
                 activate(model, number)
         return configuration_path(self.root / name, engine.name)

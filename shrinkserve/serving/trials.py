@@ -37,9 +37,15 @@ CANDIDATE = ".candidate"
 TOLERANCE = 1e-3
 """Largest difference between a server's logits and ONNX Runtime's here, as part of the largest logit: both run one
 file, on processors and in batches that may differ."""
-LOOSE = {"float16": 0.02, "bfloat16": 0.1, "int8": 0.5}
-"""The same where a server runs an engine that cannot be run here by itself: only that it is the right network, as
-`export` has compared the engine's answers with the network's."""
+LOOSE = {
+    ("openvino", "bfloat16"): 0.1,
+    ("openvino", "int8"): 0.5,
+    ("tensorrt", "float16"): 0.02,
+    ("tensorrt", "bfloat16"): 0.1,
+    ("tensorrt", "int8"): 0.5,
+}
+"""Tolerance by backend and precision for engines that cannot be run here. It only shows that the engine is of the right
+network; `export` has compared the engine's answers with the network's."""
 DECODING_TOLERANCE = 0.1
 """Largest difference between probabilities where the server decoded: DALI and Pillow round pixels differently."""
 
@@ -58,7 +64,7 @@ class Version:
 
     def engine(self, served: Contract) -> Engine | None:
         """The engine with which a server answers that has a version of this model; None: the default one."""
-        own = str(self.card.details.get("precision", "float32"))
+        own = model_config.precision_of(self.card)
         if (served.backend, served.precision) == ("onnxruntime", own):
             return None
         wanted = (served.backend, served.precision)
@@ -68,7 +74,7 @@ class Version:
         """What answers as that server has to, and how closely: the part of the largest logit that may be between."""
         engine = self.engine(served)
         if engine is None or engine.backend != "onnxruntime":
-            return self.model, TOLERANCE if engine is None else LOOSE[engine.precision]
+            return self.model, TOLERANCE if engine is None else LOOSE.get((engine.backend, engine.precision), TOLERANCE)
         return OnnxModel(self.model.path.with_name(engine.file)), TOLERANCE
 
     def read(self, file: str) -> bytes:

@@ -15,8 +15,9 @@ from shrinkserve.preprocess import Preprocess
 from shrinkserve.runtimes.onnx import OnnxModel, check_weights
 from shrinkserve.serving import jpeg, model_config
 from shrinkserve.serving.activation import labels_text
-from shrinkserve.serving.engines import configuration, configuration_path, engines_of
-from shrinkserve.serving.family import public
+from shrinkserve.serving.engines import check_files, configuration, configuration_path, engines_of
+from shrinkserve.serving.family import public, whole
+from shrinkserve.serving.inventory import runs_code
 from shrinkserve.serving.model_config import INPUT, LABELS, LOGITS, MODEL, PROBABILITIES
 from shrinkserve.serving.repository import Repository
 
@@ -34,6 +35,8 @@ def open_verified(folder: Path) -> tuple[Card, OnnxModel]:
     card = read_card(folder, "onnx")
     if MODEL not in card.files:
         raise ArtifactError(f"{folder}: its card does not name {MODEL}", do="export the model again")
+    check_files(card)
+    model_config.precision_of(card)
     model = OnnxModel(folder / MODEL)
     check_weights(folder / MODEL)
     _same(folder, "image size", Preprocess.from_dict(card.preprocess).size, model.size)
@@ -48,6 +51,9 @@ def problems(repository: Repository, name: str) -> Iterator[str]:
     """Everything that is wrong with a model, a line each; every version is looked at."""
     root, active = repository.root, None
     try:
+        for part in dict.fromkeys([name, *whole(name)]):
+            if (root / part).is_dir() and (why := runs_code(root / part)):
+                yield f"{root / part}: runs code ({why}); remove the model unless you trust who wrote it"
         config = repository.config(name)
         active = model_config.active_version(config)
         card, model = open_verified(repository.known_version(name, active))

@@ -4,24 +4,28 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from shrinkserve.artifact import Card
+from shrinkserve.artifact import Card, sha256_file
+from shrinkserve.cli import main
 from shrinkserve.config import ServingConfig
 from shrinkserve.errors import ArtifactError, ConfigError
 from shrinkserve.runtimes.onnx import OnnxModel
-from shrinkserve.serving import model_config
+from shrinkserve.serving import doctor, model_config
 from shrinkserve.serving.client import Client
 from shrinkserve.serving.engines import Engine, engines_of
+from shrinkserve.serving.publish import publish
 from shrinkserve.serving.repository import Repository
 from shrinkserve.serving.server import ServerOptions, TritonServer
 from shrinkserve.serving.verification import problems
 
 MakeModel = Callable[..., tuple[Path, Card]]
 INT8 = Engine("int8", "onnxruntime", "model.int8.onnx", "int8", record={"top1_drop": 0.001})
-PLANS = Engine("tensorrt", "tensorrt", "model.plan", "float16", {"8.9": "model.sm89.plan"}, {"k": "v"})
+HINT = {"INFERENCE_PRECISION_HINT": "v"}
+PLANS = Engine("tensorrt", "tensorrt", "model.plan", "float16", {"8.9": "model.sm89.plan"}, HINT)
 
 
 @pytest.fixture
@@ -51,7 +55,7 @@ def test_a_configuration_of_its_own(repository: Repository, built: Path) -> None
     base = repository.config("tiny")
     assert (config.input, config.output, config.version_policy) == (base.input, base.output, base.version_policy)
     assert model_config.parameters(config)["precision"] == "float16"
-    assert config.parameters["k"].string_value == "v"
+    assert config.parameters["INFERENCE_PRECISION_HINT"].string_value == "v"
     assert "intra_op_thread_count" not in config.parameters
     assert engines_of(repository.card("tiny", 1)) == [PLANS]
     assert list(problems(repository, "tiny")) == []
@@ -149,3 +153,95 @@ def test_a_plan_that_takes_smaller_batches(repository: Repository, built: Path) 
     repository.add_engine("tiny", replace(PLANS, record=record), built)
     (line,) = problems(repository, "tiny")
     assert line.endswith("tensorrt.pbtxt: batch: model.plan takes up to 8, the config up to 32")
+
+
+SHELL = "x$(touch${IFS}pwned).onnx"
+FAST = {"backend": "onnxruntime", "file": "model.onnx", "precision": "float32"}
+
+
+@pytest.mark.parametrize(
+    ("name", "raw", "message"),
+    [
+        ("../config", {"backend": "python", "file": "model.py", "precision": "int8"}, "model name"),
+        ("../../../../escaped/by_name", FAST, "model name"),
+        ("fast", {"backend": "python", "file": "model.py", "precision": "int8"}, "backend: expected one of"),
+        ("fast", FAST | {"file": "model.py"}, r"file: expected NAME\.onnx"),
+        ("fast", FAST | {"file": "../../../x"}, "file: expected"),
+        ("fast", FAST | {"file": SHELL}, "file: expected"),
+        ("fast", FAST | {"file": "absent.onnx"}, "file: expected"),
+        ("fast", FAST | {"file": 7}, "file: expected"),
+        ("fast", FAST | {"precision": "free text"}, "precision: expected one of"),
+        ("fast", FAST | {"capabilities": {"8.9": "../../x.onnx"}}, "capabilities: expected"),
+        ("fast", FAST | {"capabilities": {"8.9": "absent.onnx"}}, "file: expected"),
+        ("fast", FAST | {"parameters": {"EXECUTION_ENV_PATH": "x.tar.gz"}}, "parameters: expected keys"),
+        ("fast", FAST | {"parameters": {"INFERENCE_PRECISION_HINT": 1}}, "parameters: expected"),
+        ("fast", FAST | {"parameters": []}, "parameters: expected"),
+        ("fast", FAST | {"record": {"built": []}}, "record: expected an object"),
+        ("fast", {"backend": [], "file": "model.onnx"}, "backend: expected one of"),
+        ("fast", FAST | {"more": 1}, "unexpected keyword argument 'more'"),
+        ("fast", "text", "engine 'fast'"),
+    ],
+)
+@pytest.mark.parametrize("scratch", [True, False])
+def test_publish_refuses_engine_that_export_would_not_write(
+    tmp_path: Path, make_model: MakeModel, name: str, raw: Any, message: str, scratch: bool
+) -> None:
+    source, card = make_model(0)
+    for file in ("model.py", SHELL):
+        (source.parent / file).write_text("raise SystemExit")
+    files = {file: sha256_file(source.with_name(file)) for file in ("model.onnx", "model.py", SHELL)}
+    card = replace(card, files=files, details={"engines": {name: raw}})
+    card.write(source.parent)
+    repository = Repository(tmp_path / "deep" / "models")
+    with pytest.raises(ArtifactError, match=message) as caught:
+        publish(repository, source.parent, scratch=scratch)
+    assert len(str(caught.value).splitlines()) == 1
+    with pytest.raises(ArtifactError, match=message):
+        repository.add("tiny", source, card)
+    assert list(tmp_path.rglob("*.p*")) == []
+
+
+@pytest.mark.parametrize("details", [{}, {"engines": []}, {"engines": None}, {"precision": ["int8"]}])
+def test_publish_refuses_files_that_no_engine_names(tmp_path: Path, make_model: MakeModel, details: Any) -> None:
+    source, card = make_model(0)
+    (source.parent / "model.py").write_text("raise SystemExit")
+    files = {file: sha256_file(source.with_name(file)) for file in ("model.onnx", "model.py")}
+    card = replace(card, files=files if not details else card.files, details=details)
+    card.write(source.parent)
+    with pytest.raises(ArtifactError, match=r"files: expected .* found 'model\.py'|engines: |precision: "):
+        publish(Repository(tmp_path / "models"), source.parent, scratch=False)
+    assert not (tmp_path / "models").exists()
+
+
+def test_add_engine_removes_files_of_the_engine_it_replaces(repository: Repository, built: Path) -> None:
+    repository.add_engine("tiny", PLANS, built)
+    repository.add_engine("tiny", replace(PLANS, capabilities={}), built)
+    assert repository.card("tiny", 1).files.keys() == {"model.onnx", "model.plan"}
+    assert not (repository.root / "tiny/1/model.sm89.plan").exists()
+    assert list(problems(repository, "tiny")) == []
+
+
+def test_doctor_names_file_names_that_a_shell_would_run(repository: Repository) -> None:
+    path = repository.root / "tiny" / "config.pbtxt"
+    path.write_text(path.read_text().replace('filename: "model.onnx"', f'filename: "{SHELL}"'))
+    (repository.root / "tiny/1" / SHELL).write_text("")
+    found = {finding.subject: finding for finding in doctor.examine_repository(repository.root)}
+    assert found["code of tiny"].what == f"runs code (config.pbtxt: file name {SHELL!r})"
+
+
+@pytest.mark.parametrize("where", ["config.pbtxt", "configs/fast.pbtxt", "1/model.py"])
+def test_verify_and_doctor_name_models_that_run_code(
+    repository: Repository, where: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    foreign = repository.root / "foreign"
+    for path in (repository.root / "tiny" / where, foreign / "config.pbtxt"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text('backend: "python"\n' if path.suffix == ".pbtxt" else "")
+    (foreign / "1").mkdir()
+    (foreign / "1/model.py").write_text("")
+    assert any("tiny: runs code (" in line for line in problems(repository, "tiny"))
+    assert main(["repo", "verify", "--repository", str(repository.root)]) == 2
+    assert "warning: foreign: runs code (1/model.py)" in capsys.readouterr().err
+    found = {finding.subject: finding for finding in doctor.examine_repository(repository.root)}
+    assert found["code of tiny"].level == "fault"
+    assert (found["code of foreign"].level, found["code of foreign"].what) == ("note", "runs code (1/model.py)")
