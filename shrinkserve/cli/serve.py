@@ -34,7 +34,8 @@ def serve(  # noqa: PLR0913 - the options of a server
         str | None,
         typer.Option(
             envvar="SHRINKSERVE_TOKEN",
-            help="What clients must know for model control, shared memory, trace and logging. By default nobody can.",
+            help="What clients must know for model control, shared memory, trace and logging. Without it, no model can "
+            "be loaded or unloaded.",
         ),
     ] = None,
     max_request: Annotated[
@@ -63,6 +64,7 @@ def serve(  # noqa: PLR0913 - the options of a server
         metrics_port=metrics_port,
         log_file=log_file,
         insecure=insecure,
+        fixed=not token,
         token=token or secrets.token_urlsafe(),
         tls=tls,
         max_request=max_request << 20,
@@ -71,6 +73,8 @@ def serve(  # noqa: PLR0913 - the options of a server
         server = TritonServer(repository, options)
         for name, lack in server.skipped.items():
             say(f"skipped {name}: {lack}", err=True)
+        if token:
+            say("warning: users of this machine can read the token from tritonserver's command line", err=True)
         with server:
             typer.echo(f"serving {', '.join(known_models(server.models))}; Ctrl-C stops it; log: {server.log_file}")
             for url in (server.http_url, server.grpc_url, server.metrics_url):

@@ -56,7 +56,7 @@ class ServerOptions:
         metrics_port: port of the Prometheus metrics.
         log_file: where the server's log goes; by default a file named by the port in the user's log folder.
         insecure: let the pip server bind any address.
-        fixed: load all that the repository holds and let nobody change it, with or without a token.
+        fixed: let nobody change what is loaded, with or without a token (``--model-control-mode=none``).
         token: what a client has to know to use the APIs that change a server or show its inside (`GUARDED`). None
             leaves them open. Triton takes it on its command line, where users of the same machine can read it.
         tls: certificate and key (PEM) of gRPC. Triton has no TLS for HTTP and metrics: those then stay on loopback.
@@ -201,7 +201,13 @@ class TritonServer:
         prepared = launch.prepare(self.repository, Path(folder))
         limit = f"--http-max-input-size={options.max_request}"
         limits = [limit] if launch.understands(prepared, limit.partition("=")[0]) else []
-        arguments = [str(prepared.executable), *self._arguments(), *prepared.arguments, *limits, *options.arguments]
+        arguments = [
+            str(prepared.executable),
+            *self._arguments(Path(folder)),
+            *prepared.arguments,
+            *limits,
+            *options.arguments,
+        ]
         log = self._resources.enter_context(rotating_log(self.log_file))
         self._process = subprocess.Popen(
             [sys.executable, "-I", guard.__file__, str(os.getpid()), folder, *arguments],
@@ -219,10 +225,9 @@ class TritonServer:
         self._resources.callback(self._process.stdout.close)
         self._resources.callback(self._reader.join)
 
-    def _arguments(self) -> list[str]:
+    def _arguments(self, folder: Path) -> list[str]:
         arguments = [
-            f"--model-repository={self.repository.resolve()}",
-            *self._loading(),
+            *self._loading(folder),
             "--exit-timeout-secs=4",
         ]
         for service, host in self._hosts.items():
@@ -237,10 +242,17 @@ class TritonServer:
             arguments += ["--grpc-use-ssl=true", f"--grpc-server-cert={certificate}", f"--grpc-server-key={key}"]
         return arguments
 
-    def _loading(self) -> list[str]:
+    def _loading(self, folder: Path) -> list[str]:
+        repository = self.repository.resolve()
         if self.options.fixed:
-            return ["--model-control-mode=none"]
-        return ["--model-control-mode=explicit", *(f"--load-model={name}" for name in self.models)]
+            # Triton then loads all that it finds, so it gets a folder of links to the chosen models.
+            chosen = folder / "models"
+            chosen.mkdir()
+            for name in self.models:
+                (chosen / name).symlink_to(repository / name, target_is_directory=True)
+            return [f"--model-repository={chosen}", "--model-control-mode=none"]
+        loaded = (f"--load-model={name}" for name in self.models)
+        return [f"--model-repository={repository}", "--model-control-mode=explicit", *loaded]
 
     def _forward(self, stream: IO[str], write: Callable[[str], None]) -> None:
         for line in stream:

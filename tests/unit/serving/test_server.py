@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 import urllib.request
@@ -215,6 +217,52 @@ def test_a_fixed_server_is_changed_by_nobody(tiny_repository: Repository, tmp_pa
             with pytest.raises(RequestError, match="not allowed"):
                 change("tiny")
         client.infer("tiny", np.zeros((1, 8, 8, 3), np.uint8))
+
+
+def test_fixed_server_serves_chosen_models_only(tiny_repository: Repository, tmp_path: Path) -> None:
+    with (
+        TritonServer(tiny_repository.root, options(tmp_path, fixed=True, models=["wide"])) as server,
+        Client(server.grpc_url) as client,
+    ):
+        assert client.models() == ["wide"]
+        assert len(client.contract("wide").classes) == 300
+        client.infer("wide", np.zeros((1, 16, 16, 3), np.uint8))
+    assert (tiny_repository.root / "wide" / "1" / "model.onnx").is_file()
+
+
+@pytest.mark.parametrize("token", [[], ["--token", "only-for-friends"]])
+def test_serve_without_token_refuses_load_with_any_word_of_its_command_line(
+    tiny_repository: Repository, tmp_path: Path, token: list[str]
+) -> None:
+    ports = [word for service in ("http", "grpc", "metrics") for word in (f"--{service}-port", "0")]
+    place = ["--repository", str(tiny_repository.root), "--log-file", str(tmp_path / "triton.log")]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "shrinkserve", "serve", *place, *ports, *token],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={key: value for key, value in os.environ.items() if key != "SHRINKSERVE_TOKEN"},
+    )
+    try:
+        assert process.stdout is not None
+        _, url, *_ = [process.stdout.readline().strip() for _ in range(4)]
+        words = {word for child in psutil.Process(process.pid).children(recursive=True) for word in child.cmdline()}
+        secrets = {part for word in words for part in re.split(r"[=:, ]", word)} - {""}
+        assert "shrinkserve-token" in secrets
+        statuses = set()
+        for secret in secrets:
+            with Client(url, token=secret) as client:
+                try:
+                    client.load("tiny")
+                    statuses.add("loaded")
+                except RequestError:
+                    statuses.add("refused")
+    finally:
+        process.terminate()
+        _, errors = process.communicate(timeout=30)
+    assert ("loaded" in statuses) == bool(token)
+    assert errors.startswith("warning: users of this machine can read the token" if token else "")
+    assert bool(errors) == bool(token)
 
 
 def test_tls_of_grpc(tiny_repository: Repository, tmp_path: Path) -> None:
