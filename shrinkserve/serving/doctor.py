@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import platform
+import re
 import shutil
 import socket
 import subprocess
@@ -211,8 +212,7 @@ def examine_server(url: str) -> Iterator[Finding]:
         )
         return
     version = str(about["version"])
-    old = version == pip_server.TRITON_VERSION
-    yield Finding("note" if old else "ok", "server", f"Triton {version}" + f"; {OLD}" * old, KEEP * old)
+    yield _release(version)
     ready, _ = _ask(url, "GET", "/v2/health/ready")
     if ready != HTTPStatus.OK:
         yield Finding("fault", "readiness", f"not ready (HTTP {ready})", "look at its log")
@@ -227,6 +227,22 @@ def examine_server(url: str) -> Iterator[Finding]:
             yield Finding("ok", name, f"guarded (HTTP {status})")
     if not local:
         yield Finding("note", "transport", "HTTP without TLS beyond this machine", "put a TLS proxy before it")
+
+
+def _release(version: str) -> Finding:
+    """Judge a server's version. That of the server from PyPI is known to be old and is served on loopback only."""
+    if version == pip_server.TRITON_VERSION:
+        return Finding("note", "server", f"Triton {version}; {OLD}", KEEP)
+    number = re.match(r"(\d{1,4})\.(\d{1,4})", version)
+    if number is None:
+        return Finding(
+            "note", "server", f"Triton {version[:40]!r}, whose release cannot be told", "check its bulletins"
+        )
+    if tuple(map(int, number.groups())) >= pip_server.FLOOR:
+        return Finding("ok", "server", f"Triton {version}")
+    floor = ".".join(map(str, pip_server.FLOOR))
+    what = f"Triton {version} has known critical faults, fixed by {floor}: see {pip_server.BULLETINS}"
+    return Finding("fault", "server", what, f"serve with {pip_server.CONTAINER} or a later one")
 
 
 def _models(url: str) -> Iterator[Finding]:

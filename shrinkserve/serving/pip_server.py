@@ -27,7 +27,12 @@ WHEEL_SHA256 = "21f063ff93bb426d0c06b7a55e7eb9efcfe62c0dddd9a908e9877e18710128df
 TRITON_VERSION = "2.51.0"
 GLIBC = (2, 35)
 """What the wheel was built against: its tag is manylinux_2_35."""
-CONTAINER = "nvcr.io/nvidia/tritonserver:25.08-py3"
+CONTAINER = "nvcr.io/nvidia/tritonserver:26.08-py3"
+"""NVIDIA's container, in every document and manifest. A tag, as the digest of an image depends on the registry and the
+platform; docs/serving.md says how to move it and how to pin a digest."""
+FLOOR = (2, 71)
+"""Oldest Triton without published critical faults: 2.71.0 is the one of container 26.07."""
+BULLETINS = "https://www.nvidia.com/en-us/security/"
 
 SERVER = Path("pytriton/tritonserver")
 LIBRARIES = Path("nvidia_pytriton.libs")

@@ -155,10 +155,28 @@ def test_what_changes_a_server_needs_the_token(where: str) -> None:
 
 def test_one_release_of_the_container() -> None:
     release = CONTAINER.rpartition(":")[2]
-    texts = {path: path.read_text() for path in [*DEPLOY.rglob("*.yaml"), DEPLOY.parent / "model_repository/README.md"]}
-    found = {path: set(re.findall(r"\b\d\d\.\d\d-py3\b", text)) for path, text in texts.items()}
+    root = DEPLOY.parent
+    places = [
+        *DEPLOY.rglob("*.*ml"),
+        *root.glob("*.md"),
+        *root.glob("docs/**/*.md"),
+        root / "model_repository/README.md",
+    ]
+    found = {path: set(re.findall(r"\b\d\d\.\d\d-py3\b", path.read_text())) for path in {*places} if path.is_file()}
+    named = {str(path.relative_to(root)) for path, releases in found.items() if releases}
     assert {release} == set().union(*found.values())
-    assert sum(map(bool, found.values())) == 4
+    assert named >= {
+        "README.md",
+        "model_repository/README.md",
+        "deploy/compose.yaml",
+        "deploy/kubernetes/deployment.yaml",
+        "deploy/kserve/inferenceservice.yaml",
+    }
+
+
+def test_container_is_one_without_published_critical_faults() -> None:
+    year, month = map(int, re.findall(r"\d\d", CONTAINER.rpartition(":")[2])[:2])
+    assert (year, month) >= (26, 7)
 
 
 def expressions() -> Iterator[tuple[str, str]]:

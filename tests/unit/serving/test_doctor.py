@@ -114,3 +114,17 @@ def test_command(tiny_repository: Repository, tmp_path: Path, capsys: pytest.Cap
     assert {"level", "subject", "what", "do"} == set(json.loads(capsys.readouterr().out)[0])
     assert main(["doctor", "--repository", str(tmp_path)]) == 1
     assert f"fault {tmp_path}: no model in this repository; make one" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("version", "level"),
+    [("2.51.0", "note"), ("2.60.0", "fault"), ("2.70.1", "fault"), ("2.71.0", "ok"), ("3.0.0", "ok"), ("x", "note")],
+)
+def test_server_older_than_the_floor_is_a_fault(
+    monkeypatch: pytest.MonkeyPatch, version: str, level: doctor.Level
+) -> None:
+    monkeypatch.setattr(doctor, "_ask", lambda *_: (200, json.dumps({"version": version})))
+    found = by_subject(list(doctor.examine_server("http://127.0.0.1:1")))["server"]
+    assert found.level == level
+    assert ("https://www.nvidia.com/en-us/security/" in found.what) == (level == "fault")
+    assert ("loopback" in found.do) == (version == "2.51.0")
