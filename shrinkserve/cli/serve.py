@@ -87,6 +87,7 @@ def serve(  # noqa: PLR0913 - the options of a server
 def doctor(
     repository: Annotated[Path | None, typer.Option(help="A model repository to look at too.")] = None,
     url: Annotated[str | None, typer.Option(help="A running server to look at too: http://HOST:PORT.")] = None,
+    grpc_url: Annotated[str | None, typer.Option(help="The same server's gRPC: grpc://HOST:PORT.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON list.")] = False,
 ) -> None:
     """Print the findings; exit code 1 when one of them is a fault."""
@@ -97,7 +98,7 @@ def doctor(
 
     findings = [*doctors.examine_machine()]
     findings += doctors.examine_repository(repository) if repository else []
-    findings += doctors.examine_server(url) if url else []
+    findings += doctors.examine_server(url, grpc_url) if url else []
     if as_json:
         typer.echo(json.dumps([asdict(finding) for finding in findings], indent=1))
     else:

@@ -191,11 +191,12 @@ def examine_repository(root: Path, engine: str | None = None) -> Iterator[Findin
         yield Finding("fault", str(root), "no model in this repository", "make one with `shrinkserve export`")
 
 
-def examine_server(url: str) -> Iterator[Finding]:
+def examine_server(url: str, grpc_url: str | None = None) -> Iterator[Finding]:
     """What runs at a URL, and what it lets anybody do.
 
     Args:
         url: ``http://HOST:PORT``.
+        grpc_url: ``grpc://HOST:PORT`` of the same server, whose APIs are restricted by options of their own.
 
     Raises:
         RequestError: not such a URL.
@@ -219,14 +220,51 @@ def examine_server(url: str) -> Iterator[Finding]:
     yield from _models(url)
     local = _is_local(parts.hostname)
     for name, (method, path) in OPEN_APIS.items():
-        status, _ = _ask(url, method, path)
-        if status == HTTPStatus.OK:
-            level: Level = "note" if local else "fault"
-            yield Finding(level, name, "open to whoever reaches the port", "serve with a token: SHRINKSERVE_TOKEN")
-        else:
-            yield Finding("ok", name, f"guarded (HTTP {status})")
+        status, why = _ask(url, method, path)
+        is_open = {200: True, 403: False}.get(status)
+        yield _guard(name, is_open, f"HTTP {status}" if status else why, local=local)
+    if grpc_url is not None:
+        yield from _grpc_guards(grpc_url)
     if not local:
         yield Finding("note", "transport", "HTTP without TLS beyond this machine", "put a TLS proxy before it")
+
+
+def _guard(name: str, is_open: bool | None, found: str, *, local: bool) -> Finding:
+    if is_open is None:
+        return Finding("note", name, f"could not be asked ({found})", "ask again when the server is idle")
+    if is_open:
+        level: Level = "note" if local else "fault"
+        return Finding(level, name, "open to whoever reaches the port", "serve with a token: SHRINKSERVE_TOKEN")
+    return Finding("ok", name, f"guarded ({found})")
+
+
+def _grpc_guards(url: str) -> Iterator[Finding]:
+    """Ask the same APIs by gRPC.
+
+    Raises:
+        RequestError: not such a URL.
+    """
+    parts = urlsplit(url)
+    if parts.scheme != "grpc" or not parts.hostname or not parts.port:
+        raise RequestError(f"{url}: not an address that can be examined", expected="grpc://HOST:PORT")
+    from tritonclient import grpc
+
+    with grpc.InferenceServerClient(parts.netloc) as client:
+        for name, call in (
+            ("model control", client.get_model_repository_index),
+            ("shared memory", client.get_system_shared_memory_status),
+            ("tracing", client.get_trace_settings),
+            ("logging", client.get_log_settings),
+        ):
+            is_open, found = None, "no answer"
+            try:
+                call(client_timeout=SECONDS)
+                is_open = True
+            except grpc.InferenceServerException as fault:
+                found = str(fault.message())[:100]
+                if "restricted" in found:
+                    is_open, found = False, "gRPC"
+            yield _guard(f"{name} by gRPC", is_open, found, local=_is_local(parts.hostname))
 
 
 def _release(version: str) -> Finding:

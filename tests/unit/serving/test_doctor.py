@@ -128,3 +128,37 @@ def test_server_older_than_the_floor_is_a_fault(
     assert found.level == level
     assert ("https://www.nvidia.com/en-us/security/" in found.what) == (level == "fault")
     assert ("loopback" in found.do) == (version == "2.51.0")
+
+
+@pytest.mark.parametrize(
+    ("status", "level", "what"),
+    [
+        (200, "note", "open"),
+        (403, "ok", "guarded"),
+        *((n, "note", "could not be asked") for n in (0, 404, 429, 500, 503)),
+    ],
+)
+def test_only_403_is_guarded(monkeypatch: pytest.MonkeyPatch, status: int, level: str, what: str) -> None:
+    def ask(_url: str, _method: str, path: str) -> tuple[int, str]:
+        return (200, json.dumps({"version": "2.71.0"})) if path == "/v2" else (status, "timed out")
+
+    monkeypatch.setattr(doctor, "_ask", ask)
+    found = by_subject(list(doctor.examine_server("http://127.0.0.1:1")))
+    for name in doctor.OPEN_APIS:
+        assert found[name].level == level
+        assert found[name].what.startswith(what)
+
+
+@pytest.mark.parametrize("guarded", [False, True])
+def test_grpc_is_asked_as_well(tiny_repository: Repository, tmp_path: Path, guarded: bool) -> None:
+    groups = "model-repository,shared-memory,trace,logging:key=value1234"
+    arguments = [f"--http-restricted-api={groups}", *([f"--grpc-restricted-protocol={groups}"] if guarded else [])]
+    options = ServerOptions(models=["tiny"], log_file=tmp_path / "triton.log", arguments=arguments)
+    with TritonServer(tiny_repository.root, options) as server:
+        found = by_subject(list(doctor.examine_server(server.http_url, server.grpc_url)))
+    for name in doctor.OPEN_APIS:
+        assert found[name].level == "ok"
+        assert found[f"{name} by gRPC"].level == ("ok" if guarded else "note")
+        assert found[f"{name} by gRPC"].what.startswith("guarded" if guarded else "open")
+    unreachable = list(doctor._grpc_guards("grpc://127.0.0.1:1"))
+    assert {(one.level, one.what[:18]) for one in unreachable} == {("note", "could not be asked")}
