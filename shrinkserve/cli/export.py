@@ -153,7 +153,7 @@ def _add_engines(place: Path, kinds: Sequence[Kind], options: VariantOptions) ->
     with tempfile.TemporaryDirectory(prefix="shrinkserve-export-") as folder:
         card = read_card(place, "onnx")
         variants = _variants(place / MODEL, Path(folder), card, kinds, options)
-        repository = Repository(place.parent.parent)
+        repository = Repository(place.parent.parent, say=typer.echo)
         with repository.locked():
             known = read_card(place, verify=False).details.get(DETAILS, {})
             for variant in variants:
@@ -179,7 +179,7 @@ def _publish(
     from shrinkserve.serving.launch import importable
     from shrinkserve.serving.repository import Repository
 
-    repository, model = Repository(root), classifier(model)
+    repository, model = Repository(root, say=typer.echo), classifier(model)
     encoded = importable("nvidia.dali")
     with repository.locked():
         place = repository.add(model, staging / MODEL, card, version=version, initial=serving, encoded=encoded)

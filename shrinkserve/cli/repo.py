@@ -23,6 +23,7 @@ Url = Annotated[str | None, typer.Option(help="The server that answers from it: 
 Token = Annotated[
     str | None, typer.Option(envvar="SHRINKSERVE_TOKEN", help="The server's token for changing its models.")
 ]
+Wait = Annotated[float, typer.Option(min=0, help="Seconds to wait for another publisher.")]
 DEFAULT = Path("model_repository")
 
 
@@ -123,6 +124,7 @@ def publish(  # noqa: PLR0913, PLR0917 - a command's options
         bool,
         typer.Option("--allow-gap", help="Also when --url then refuses JPEG for a moment: another size or classes."),
     ] = False,
+    wait: Wait = 600,
 ) -> None:
     """Publish a version, once verified and tried out. A failure changes nothing."""
     from shrinkserve.artifact import read_card
@@ -139,16 +141,22 @@ def publish(  # noqa: PLR0913, PLR0917 - a command's options
     images = _validation_images(data, shadow) if data is not None else []
     with _live(url, token, images=images, limits=Limits(max_flips, max_slowdown), allow_gap=allow_gap) as live:
         publishing.publish(
-            Repository(repository), source, name=model, encoded=encoded, scratch=scratch, live=live, say=say
+            Repository(repository, wait=wait),
+            source,
+            name=model,
+            encoded=encoded,
+            scratch=scratch,
+            live=live,
+            say=say,
         )
 
 
-def add_jpeg(name: Name, repository: Root = DEFAULT) -> None:
+def add_jpeg(name: Name, repository: Root = DEFAULT, wait: Wait = 600) -> None:
     """Have a model take JPEG bytes too. NAME_preprocess is a DALI pipeline, NAME the ensemble with the classifier."""
     from shrinkserve.serving.family import parts
     from shrinkserve.serving.repository import Repository
 
-    held = Repository(repository)
+    held = Repository(repository, say=_to_stderr, wait=wait)
     model = held.classifier(name)
     held.add_jpeg(model)
     for part in parts(model)[1:]:
@@ -161,12 +169,13 @@ def rollback(
     to: Annotated[int | None, typer.Option(help="The version; the one before by default.")] = None,
     url: Url = None,
     token: Token = None,
+    wait: Wait = 600,
 ) -> None:
     """Make an older version the one that answers."""
     from shrinkserve.serving.publish import roll_back
     from shrinkserve.serving.repository import Repository
 
-    held = Repository(repository)
+    held = Repository(repository, say=_to_stderr, wait=wait)
     with _live(url, token) as live:
         version = roll_back(held, name, to, live, say=say)
     say(f"version {version} of {name} answers")
@@ -205,12 +214,13 @@ def gc(
     repository: Root = DEFAULT,
     keep: Annotated[int, typer.Option(min=0, help="Versions to keep besides the one that answers.")] = 2,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    wait: Wait = 600,
 ) -> None:
     """Remove old versions. The one that answers and the newest others stay."""
     from shrinkserve.serving.family import public
     from shrinkserve.serving.repository import Repository
 
-    held = Repository(repository)
+    held = Repository(repository, say=_to_stderr, wait=wait)
     held.models()  # none is made where none was
     with held.locked():
         for model in _chosen(held, name):
@@ -228,6 +238,7 @@ def tune(
     slo: Annotated[str, typer.Option(help="What must hold, e.g. p99=20ms, as a client on this machine sees it.")],
     repository: Root = DEFAULT,
     as_json: Annotated[bool, typer.Option("--json", help="Print every load as JSON.")] = False,
+    wait: Wait = 600,
 ) -> None:
     """Find what serves best on this machine. Instances, threads, batching, engines; written into the configuration."""
     from shrinkserve.benchmark.gates import parse_duration
@@ -240,7 +251,7 @@ def tune(
         raise ConfigError("--slo", expected="p99=DURATION such as p99=20ms", found=repr(slo))
     limit = parse_duration(duration, "--slo")
     report = (lambda _: None) if as_json else say
-    tuning = measure(Repository(repository), name, limit, say=report)
+    tuning = measure(Repository(repository, say=_to_stderr, wait=wait), name, limit, say=report)
     if as_json:
         say(json.dumps(tuning.to_dict(), indent=1))
         return
@@ -253,6 +264,10 @@ def tune(
     say(f"kept, as nothing else is clearly better: {tuning.chosen}" if kept else f"written: {tuning.chosen}")
     if tuning.chosen.engine is not None:
         say(f"start the server with --config {tuning.chosen.engine} to run it")
+
+
+def _to_stderr(line: str) -> None:
+    say(line, err=True)
 
 
 @contextmanager

@@ -5,43 +5,94 @@ from __future__ import annotations
 import ctypes
 import errno
 import fcntl
+import itertools
 import os
 import shutil
+import socket
+import stat
+import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import datetime, timezone
 from pathlib import Path
 
 from shrinkserve.artifact import unwritable
+from shrinkserve.errors import ArtifactError
 
 LOCK = ".lock"
+WAIT_SECONDS = 600.0
+"""How long a publisher waits for another; loading a large engine takes minutes."""
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 
 
 @contextmanager
-def locked(root: Path, waits: Callable[[], None] = lambda: None) -> Iterator[None]:
+def locked(root: Path, waits: Callable[[str], None] = lambda _: None, seconds: float = WAIT_SECONDS) -> Iterator[None]:
     """Hold the lock of a repository; a second one waits. The kernel lets go of it when its holder dies.
 
     Args:
         root: the repository.
-        waits: is called before a wait begins.
+        waits: is called before a wait begins, with who holds the lock.
+        seconds: how long to wait.
 
     Raises:
-        ArtifactError: the folder cannot be written.
+        ArtifactError: the folder cannot be written, its file system has no locks, or the wait took too long.
     """
     with unwritable(root):
         root.mkdir(parents=True, exist_ok=True)
-        handle = os.open(root / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        handle = os.open(root / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            waits()
-            fcntl.flock(handle, fcntl.LOCK_EX)
+        _restrict(root, handle)
+        if not _try_lock(root, handle):
+            waits(_holder(handle))
+            deadline = time.monotonic() + seconds
+            while not _try_lock(root, handle):
+                if time.monotonic() >= deadline:
+                    raise ArtifactError(
+                        f"{root}: another publisher is still at work after {seconds:g} s ({_holder(handle)})",
+                        do="wait for it or stop it, then try again; --wait SECONDS waits longer",
+                    )
+                time.sleep(0.05)
+        with suppress(OSError):  # a full disk; the lock is held all the same
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, _myself().encode(errors="replace"), 0)
         yield
     finally:
         os.close(handle)
+
+
+def _try_lock(root: Path, handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as fault:
+        raise ArtifactError(
+            f"{root / LOCK}: cannot be locked ({fault.strerror})", do="keep the repository on a file system with flock"
+        ) from fault
+    return True
+
+
+def _restrict(root: Path, handle: int) -> None:
+    """Let only those open the lock who may write the repository: to lock a file, reading it is enough."""
+    with suppress(OSError):  # another user's, who did this already
+        os.fchmod(handle, 0o660 if root.stat().st_mode & stat.S_IWGRP else 0o600)
+
+
+def _myself() -> str:
+    words = [Path(sys.argv[0] or "python").name, *itertools.takewhile(lambda word: word[:1] != "-", sys.argv[1:3])]
+    since = datetime.now(timezone.utc).isoformat(timespec="seconds")  # no options: one of them is a token
+    return f"pid {os.getpid()} on {socket.gethostname()} since {since}: {' '.join(words)}"
+
+
+def _holder(handle: int) -> str:
+    """Return who holds the lock, as written into it, on one line that is safe to print."""
+    with suppress(OSError):
+        text = os.pread(handle, 300, 0).decode(errors="replace")
+        return "".join(letter if letter.isprintable() else "?" for letter in text) or "unknown holder"
+    return "unknown holder"
 
 
 class Change:

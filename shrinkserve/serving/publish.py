@@ -81,7 +81,7 @@ def publish(
         raise ConfigError("model name", expected=f"one that does not end in {CANDIDATE}", found=name)
     version = Version(replace(card, name=name), model)
     say(f"verified {source}: sha256 as in its card ({len(card.files)}), weights {card.weights_sha256[:12]}")
-    with repository.locked(lambda: say(f"waiting: another publisher is at work in {repository.root}")):
+    with repository.locked(say):
         encoded = encoded and not (repository.root / name).exists()
         anew = decodes_anew(repository, version.card)
         if anew and live is not None and not live.allow_gap:
@@ -129,7 +129,7 @@ def roll_back(
         RequestError: the live server cannot load it; the present one goes on answering.
     """
     name = repository.classifier(name)
-    with repository.locked():
+    with repository.locked(say):
         version = version or repository.version_before(name)
         card, model = open_verified(repository.known_version(name, version))
         with _undone_on_failure(repository, name, live):

@@ -47,25 +47,32 @@ class Repository(Holdings):
 
     Args:
         root: its folder; made by the first `add`.
+        say: is called with a line before a change waits for another publisher.
+        wait: how many seconds a change waits for another publisher.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(
+        self, root: Path, *, say: Callable[[str], None] = lambda _: None, wait: float = exchange.WAIT_SECONDS
+    ) -> None:
         super().__init__(root)
+        self._say, self._wait = say, wait
         self._held = 0
 
     @contextmanager
-    def locked(self, waits: Callable[[], None] = lambda: None) -> Iterator[None]:
+    def locked(self, say: Callable[[str], None] | None = None) -> Iterator[None]:
         """Keep other publishers waiting during several changes; may be nested.
 
         Args:
-            waits: is called when another publisher is at work, before it is waited for.
+            say: is called with a line before a wait for another publisher; that of the repository when None.
 
         Raises:
-            ArtifactError: the folder cannot be written.
+            ArtifactError: the folder cannot be written or locked, or the other publisher takes too long.
         """
         with ExitStack() as stack:
             if not self._held:
-                stack.enter_context(exchange.locked(self.root, waits))
+                tell = say or self._say
+                line = f"waiting: another publisher is at work in {self.root}"
+                stack.enter_context(exchange.locked(self.root, lambda who: tell(f"{line} ({who})"), self._wait))
             self._held += 1
             try:
                 yield
