@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import fcntl
+import glob
 import itertools
 import os
 import shutil
@@ -237,7 +238,7 @@ def sync_tree(folder: Path) -> None:
 
 
 def _prefix(root: Path) -> str:
-    return f".{root.name}.staging-"
+    return f".{root.resolve().name}.staging-"
 
 
 def _staging_place(root: Path) -> Path:
@@ -251,7 +252,7 @@ def _staging_place(root: Path) -> Path:
 def _sweep(root: Path) -> None:
     """Remove what a killed publisher left; the lock says that none is at work."""
     for place in (root.resolve().parent, root):
-        for left in place.glob(f"{_prefix(root)}*"):
+        for left in place.glob(f"{glob.escape(_prefix(root))}*"):
             shutil.rmtree(left, ignore_errors=True)
 
 

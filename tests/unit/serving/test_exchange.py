@@ -148,3 +148,19 @@ def test_commands_say_that_they_wait(
     captured = capsys.readouterr()
     assert f"waiting: another publisher is at work in {root} (pid {os.getpid()}" in captured.out + captured.err
     assert captured.err.splitlines()[-1].startswith(f"error: {root}: another publisher is still at work after 0 s")
+
+
+def test_sweep_leaves_other_repositories_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "m*").mkdir()
+    (tmp_path / "here").mkdir()
+    others = [tmp_path / name for name in (".models.staging-1", "..staging-1")]
+    own = [tmp_path / name for name in (".m*.staging-1", ".here.staging-1")]
+    for folder in [*others, *own]:
+        folder.mkdir()
+    with changed_folder(tmp_path / "m*" / "model"):
+        pass
+    monkeypatch.chdir(tmp_path / "here")
+    with changed_folder(Path("model")):
+        pass
+    assert all(folder.exists() for folder in others)
+    assert not any(folder.exists() for folder in own)
