@@ -52,6 +52,12 @@ def test_compose_exposes_nothing_beyond_the_machine() -> None:
     assert all((DEPLOY / path).exists() for path in mounted if path.startswith("./"))
 
 
+def test_compose_has_no_default_login_and_limits_every_service() -> None:
+    services = load(DEPLOY / "compose.yaml")["services"]
+    assert services["grafana"]["environment"]["GF_SECURITY_DISABLE_INITIAL_ADMIN_CREATION"] == "true"
+    assert all({"mem_limit", "pids_limit"} <= service.keys() for service in services.values())
+
+
 def deserialise(data: Any, kind: str, models: types.ModuleType) -> Any:
     """An object of the official client's classes and back: a missing or unknown field, or a wrong type, shows."""
     client = pytest.importorskip("kubernetes.client", reason="needs the Kubernetes client")
