@@ -139,6 +139,14 @@ def test_kserve_inference_service() -> None:
     ]
 
 
+def test_kserve_writes_nowhere_but_in_its_own_volumes() -> None:
+    predictor = load(DEPLOY / "kserve" / "inferenceservice.yaml")["spec"]["predictor"]
+    assert predictor["automountServiceAccountToken"] is False
+    assert predictor["model"]["securityContext"]["readOnlyRootFilesystem"] is True
+    mounted = {mount["name"] for mount in predictor["model"]["volumeMounts"]}
+    assert mounted == {volume["name"] for volume in predictor["volumes"]} == {"shm", "tmp"}
+
+
 def arguments() -> dict[str, list[str]]:
     """Of tritonserver, by deployment."""
     (pod,) = load(DEPLOY / "kubernetes" / "deployment.yaml")["spec"]["template"]["spec"]["containers"]
