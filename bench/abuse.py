@@ -36,12 +36,12 @@ from PIL import Image
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from shrinkserve.artifact import write_atomic
-from shrinkserve.benchmark.environment import environment
+from shrinkserve.benchmark.report.environment import environment
 from shrinkserve.errors import RequestError
-from shrinkserve.serving.client import RETRY_PAUSES, Client
-from shrinkserve.serving.faults import UnavailableError
-from shrinkserve.serving.server import ServerOptions, TritonServer
-from shrinkserve.serving.transport import Question, Reply
+from shrinkserve.serving.client.client import RETRY_PAUSES, Client
+from shrinkserve.serving.client.errors import UnavailableError
+from shrinkserve.serving.client.transport import Question, Reply
+from shrinkserve.serving.server.server import ServerOptions, TritonServer
 
 SIZE = 32
 Kind = Callable[[np.random.Generator], "tuple[str, bytes, dict[str, str]]"]

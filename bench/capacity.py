@@ -23,13 +23,13 @@ from published import random_run
 
 from shrinkserve.artifact import write_atomic
 from shrinkserve.benchmark.capacity import Replica, check, read_service
-from shrinkserve.benchmark.environment import environment
-from shrinkserve.benchmark.load import Timing, closed_loop
-from shrinkserve.benchmark.target import Target, server
+from shrinkserve.benchmark.load.run import Timing, closed_loop
+from shrinkserve.benchmark.report.environment import environment
+from shrinkserve.benchmark.targets.target import Target, server
 from shrinkserve.export.exporter import MODEL, Options, export_onnx
-from shrinkserve.runtimes.answerer import Images
-from shrinkserve.serving.repository import Repository
-from shrinkserve.serving.server import ServerOptions, TritonServer
+from shrinkserve.runtimes.predictor import Images
+from shrinkserve.serving.repository.writer import Repository
+from shrinkserve.serving.server.server import ServerOptions, TritonServer
 
 LOADS = (0.2, 0.4, 0.6, 0.8, 0.9)
 MAX_BATCH = 8

@@ -15,16 +15,16 @@ from network import Scale
 from torch import nn
 
 from shrinkserve.export import graph
-from shrinkserve.export.activations import clip, observe
 from shrinkserve.export.foreign import AdaptedOnnx, read_preprocess
 from shrinkserve.export.optimise import SHIPPED, Plan, Target, optimise
-from shrinkserve.export.quantise import SCHEMES, quantise
+from shrinkserve.export.quantise.calibration import clip, observe
+from shrinkserve.export.quantise.static import SCHEMES, quantise
 from shrinkserve.export.samples import Samples, synthetic
 from shrinkserve.export.to_onnx import from_network
-from shrinkserve.runtimes.answerer import Images, Logits
 from shrinkserve.runtimes.checkpoint import normalise
 from shrinkserve.runtimes.onnx import OnnxModel
 from shrinkserve.runtimes.openvino import HINTS, OpenVinoModel, shared_core
+from shrinkserve.runtimes.predictor import Images, Logits
 
 Ask = Callable[[Images], Logits]
 RUNTIMES: dict[str, Target] = {"onnxruntime": "onnxruntime-cpu", "openvino": "openvino"}

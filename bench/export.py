@@ -33,9 +33,9 @@ from contestants import Ask, Contestant, contestants
 from network import FULL, QUICK, Scale, calibrated
 
 from shrinkserve.artifact import write_atomic
-from shrinkserve.benchmark.environment import environment
-from shrinkserve.runtimes.answerer import Images
+from shrinkserve.benchmark.report.environment import environment
 from shrinkserve.runtimes.checkpoint import Checkpoint
+from shrinkserve.runtimes.predictor import Images
 
 PLAIN = "plain, onnxruntime float32"
 PEER = "EfficientNet-Lite0"

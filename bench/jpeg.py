@@ -33,16 +33,16 @@ from published import CLASSIFIER, NAME, published
 from serving import CORES
 
 from shrinkserve.artifact import write_atomic
-from shrinkserve.benchmark.environment import environment
-from shrinkserve.benchmark.load import Load, Timing, closed_loop
-from shrinkserve.benchmark.serverside import Statistics, split
-from shrinkserve.benchmark.target import Answer, Pixels, Target
+from shrinkserve.benchmark.load.run import Load, Timing, closed_loop
+from shrinkserve.benchmark.load.triton_stats import Statistics, split
+from shrinkserve.benchmark.report.environment import environment
+from shrinkserve.benchmark.targets.target import Answer, Pixels, Target
 from shrinkserve.config import ServingConfig
-from shrinkserve.serving.classify import encoded_question
-from shrinkserve.serving.client import Client
-from shrinkserve.serving.contract import Contract
-from shrinkserve.serving.repository import Repository
-from shrinkserve.serving.server import ServerOptions, TritonServer
+from shrinkserve.serving.client.client import Client
+from shrinkserve.serving.client.model_info import Contract
+from shrinkserve.serving.client.prediction import encoded_question
+from shrinkserve.serving.repository.writer import Repository
+from shrinkserve.serving.server.server import ServerOptions, TritonServer
 
 
 @dataclass

@@ -30,7 +30,7 @@ import torch
 from PIL import Image
 
 from shrinkserve.artifact import write_atomic
-from shrinkserve.benchmark.environment import environment
+from shrinkserve.benchmark.report.environment import environment
 from shrinkserve.config import Recipe, parse_recipe
 from shrinkserve.data import Dataset, Record, open_dataset
 from shrinkserve.data import pack as packing

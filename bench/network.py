@@ -13,8 +13,8 @@ from shrinkserve.arch.module import compile_spec
 from shrinkserve.arch.spec import Spec
 from shrinkserve.export.samples import synthetic
 from shrinkserve.preprocess import Preprocess
-from shrinkserve.runtimes.answerer import Images
 from shrinkserve.runtimes.checkpoint import normalise
+from shrinkserve.runtimes.predictor import Images
 
 
 @dataclass(frozen=True)

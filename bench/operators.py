@@ -27,7 +27,7 @@ from contestants import optimised, plain_files, quantised
 from network import FULL, QUICK, Scale, calibrated
 
 from shrinkserve.artifact import write_atomic
-from shrinkserve.benchmark.environment import environment
+from shrinkserve.benchmark.report.environment import environment
 from shrinkserve.export.optimise import SHIPPED
 from shrinkserve.export.samples import synthetic
 from shrinkserve.runtimes.onnx import INPUT, open_session

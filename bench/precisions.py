@@ -25,19 +25,19 @@ sys.path.insert(0, str(Path(__file__).parent))
 from network import QUICK
 
 from shrinkserve.artifact import write_atomic
-from shrinkserve.benchmark.environment import environment
+from shrinkserve.benchmark.report.environment import environment
 from shrinkserve.data import evaluation_batches, open_dataset
 from shrinkserve.errors import GateError
 from shrinkserve.export.parity import answer_all
 from shrinkserve.export.precision import Lower
-from shrinkserve.export.quantise_step import INT8, Int8, open_graph
+from shrinkserve.export.quantise.step import INT8, Int8, open_graph
 from shrinkserve.export.samples import Samples, load_samples
 from shrinkserve.export.steps import ONNX
 from shrinkserve.export.variants import CALIBRATION_IMAGES
-from shrinkserve.runtimes.answerer import Answerer, Images
 from shrinkserve.runtimes.checkpoint import Checkpoint
 from shrinkserve.runtimes.onnx import OnnxModel
 from shrinkserve.runtimes.openvino import HINTS, OpenVinoModel
+from shrinkserve.runtimes.predictor import Answerer, Images
 
 NETWORKS = {"A, ReLU": "shrinkcnn-a", "B, Swish": "shrinkcnn-b"}
 

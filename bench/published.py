@@ -20,12 +20,12 @@ from safetensors.torch import save_file
 
 from shrinkserve.arch.spec import to_dict
 from shrinkserve.artifact import Card, sha256_file, tensors_sha256
-from shrinkserve.export.quantise_step import Int8
+from shrinkserve.export.quantise.step import Int8
 from shrinkserve.export.samples import synthetic
 from shrinkserve.export.variants import hint
 from shrinkserve.runtimes.checkpoint import weights
-from shrinkserve.serving.engines import Engine
-from shrinkserve.serving.repository import Repository
+from shrinkserve.serving.repository.engines import Engine
+from shrinkserve.serving.repository.writer import Repository
 
 NAME = "net"
 CLASSIFIER = f"{NAME}_classifier"

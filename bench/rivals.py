@@ -22,7 +22,7 @@ import numpy as np
 import platformdirs
 import tritonclient.grpc as triton
 
-from shrinkserve.benchmark.target import Answer, Pixels, Target
+from shrinkserve.benchmark.targets.target import Answer, Pixels, Target
 
 FOLDER = platformdirs.user_cache_path("shrinkserve") / "peers"
 """Where peers are installed; may be removed at any time."""

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from shrinkserve.artifact import write_atomic
-from shrinkserve.benchmark.environment import LIBRARIES
+from shrinkserve.benchmark.report.environment import LIBRARIES
 from shrinkserve.benchmark.report.markdown import table
 
 HERE = Path(__file__).parent

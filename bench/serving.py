@@ -35,16 +35,16 @@ from network import FULL, QUICK
 from published import CLASSIFIER, add_precisions, published
 
 from shrinkserve.artifact import write_atomic
-from shrinkserve.benchmark.environment import environment
-from shrinkserve.benchmark.load import Load, Timing, closed_loop
-from shrinkserve.benchmark.target import Answer, Pixels, Target
+from shrinkserve.benchmark.load.run import Load, Timing, closed_loop
+from shrinkserve.benchmark.report.environment import environment
+from shrinkserve.benchmark.targets.target import Answer, Pixels, Target
 from shrinkserve.config import ServingConfig
 from shrinkserve.errors import RequestError
 from shrinkserve.serving import model_config
-from shrinkserve.serving.client import Client
-from shrinkserve.serving.engines import configuration_path
-from shrinkserve.serving.repository import Repository
-from shrinkserve.serving.server import ServerOptions, TritonServer
+from shrinkserve.serving.client.client import Client
+from shrinkserve.serving.repository.engines import configuration_path
+from shrinkserve.serving.repository.writer import Repository
+from shrinkserve.serving.server.server import ServerOptions, TritonServer
 
 CORES = len(os.sched_getaffinity(0))
 LATENCY, THROUGHPUT = (1, CORES), (CORES, 1)

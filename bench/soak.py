@@ -32,9 +32,9 @@ from published import published
 from serving import CORES
 
 from shrinkserve.artifact import write_atomic
-from shrinkserve.benchmark.environment import environment
-from shrinkserve.benchmark.load import Load, Timing, closed_loop, open_loop
-from shrinkserve.benchmark.pace import Open
+from shrinkserve.benchmark.load.run import Load, Timing, closed_loop, open_loop
+from shrinkserve.benchmark.load.schedule import Open
+from shrinkserve.benchmark.report.environment import environment
 
 LOAD = 0.8
 CROWD = 128

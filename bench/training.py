@@ -33,12 +33,12 @@ from training_peers import Plain, Timm
 
 from shrinkserve import arch
 from shrinkserve.artifact import write_atomic
-from shrinkserve.benchmark.environment import environment
+from shrinkserve.benchmark.report.environment import environment
 from shrinkserve.config import Recipe, parse_recipe
 from shrinkserve.data import Batch, open_dataset, train_loader
 from shrinkserve.data.digits import write_digits
-from shrinkserve.training.learner import Learner
-from shrinkserve.training.processes import join
+from shrinkserve.training.distributed import join
+from shrinkserve.training.train_state import Learner
 
 Step = Callable[[Batch], float]
 Model = dict[str, Any]

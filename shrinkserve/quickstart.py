@@ -15,7 +15,7 @@ from pathlib import Path
 
 from shrinkserve.data import open_dataset
 from shrinkserve.errors import ServerError, ShrinkServeError
-from shrinkserve.serving import guard
+from shrinkserve.serving.server import supervisor
 
 STOP_SECONDS = 30
 """How long the server may take to end in order."""
@@ -105,7 +105,7 @@ class Stages:
         started = time.perf_counter()
         # The guard ends the server when this process dies, however that happens; the folder is what it removes then.
         scratch = tempfile.mkdtemp(prefix="shrinkserve-quickstart-")
-        guarded = [sys.executable, "-I", guard.__file__, str(os.getpid()), scratch]
+        guarded = [sys.executable, "-I", supervisor.__file__, str(os.getpid()), scratch]
         guarded += [sys.executable, "-m", "shrinkserve", *command]
         server = subprocess.Popen(guarded, stdout=subprocess.PIPE, text=True, start_new_session=True)
         try:

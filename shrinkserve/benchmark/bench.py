@@ -7,14 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from shrinkserve.benchmark import perf_analyzer, record
-from shrinkserve.benchmark.baseline import compare, read_record
-from shrinkserve.benchmark.chain import Chain, Plan, run_chain
-from shrinkserve.benchmark.gates import Gates, misses
-from shrinkserve.benchmark.journal import Journal
-from shrinkserve.benchmark.loads import LoadPlan, Requests, run_loads
-from shrinkserve.benchmark.slo import Slo, search
-from shrinkserve.benchmark.stages import Stages, Wanted, find_stages
+from shrinkserve.benchmark.accuracy.resume_log import Journal
+from shrinkserve.benchmark.accuracy.run import Chain, Plan, run_chain
+from shrinkserve.benchmark.load import perf_analyzer
+from shrinkserve.benchmark.load.plan import LoadPlan, Requests, run_loads
+from shrinkserve.benchmark.load.slo import Slo, search
+from shrinkserve.benchmark.report import record
+from shrinkserve.benchmark.report.baseline import compare, read_record
+from shrinkserve.benchmark.report.gates import Gates, misses
+from shrinkserve.benchmark.targets.discover import Stages, Wanted, find_stages
 from shrinkserve.data import Dataset, open_dataset
 from shrinkserve.data.shards import BACKGROUND
 from shrinkserve.errors import ConfigError, DataError, ShrinkServeError

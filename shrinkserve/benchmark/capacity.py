@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from shrinkserve.benchmark.histogram import Histogram
-from shrinkserve.benchmark.load import Timing, open_loop
-from shrinkserve.benchmark.pace import Open
-from shrinkserve.benchmark.slo import Slo
-from shrinkserve.benchmark.target import Images, Target
+from shrinkserve.benchmark.load.histogram import Histogram
+from shrinkserve.benchmark.load.run import Timing, open_loop
+from shrinkserve.benchmark.load.schedule import Open
+from shrinkserve.benchmark.load.slo import Slo
+from shrinkserve.benchmark.targets.target import Images, Target
 from shrinkserve.errors import ArtifactError, ConfigError
 
 Seconds = npt.NDArray[np.float64]

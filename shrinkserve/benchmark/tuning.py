@@ -19,16 +19,16 @@ from typing import Any
 
 import numpy as np
 
-from shrinkserve.benchmark.load import Load, Timing, closed_loop
-from shrinkserve.benchmark.target import server as server_target
+from shrinkserve.benchmark.load.run import Load, Timing, closed_loop
+from shrinkserve.benchmark.targets.target import server as server_target
 from shrinkserve.config import ServingConfig
 from shrinkserve.errors import GateError, ServerError
 from shrinkserve.serving import model_config
-from shrinkserve.serving.client import Client
-from shrinkserve.serving.exchange import linked_copy
-from shrinkserve.serving.family import public
-from shrinkserve.serving.repository import Repository
-from shrinkserve.serving.server import ServerOptions, TritonServer
+from shrinkserve.serving.client.client import Client
+from shrinkserve.serving.names import public
+from shrinkserve.serving.repository.transaction import linked_copy
+from shrinkserve.serving.repository.writer import Repository
+from shrinkserve.serving.server.server import ServerOptions, TritonServer
 
 CONCURRENCIES = (1, 2, 4, 8, 16)
 BATCHES = (1, 4, 32)

@@ -13,7 +13,7 @@ from shrinkserve.cli.groups import RunByDefault
 
 if TYPE_CHECKING:
     from shrinkserve.benchmark.capacity import Replica
-    from shrinkserve.benchmark.slo import Slo
+    from shrinkserve.benchmark.load.slo import Slo
 
 CHECKED_LOADS = (0.2, 0.4, 0.6, 0.8)
 SPINS = "20000"
@@ -80,12 +80,12 @@ def bench(  # noqa: PLR0913, PLR0917 - one parameter an option
     """Prove that a server answers as the checkpoint does. And how fast."""
     os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
     from shrinkserve.benchmark.bench import Options, run_bench
-    from shrinkserve.benchmark.gates import Gates, parse_duration, read_gates
-    from shrinkserve.benchmark.load import Timing
-    from shrinkserve.benchmark.loads import LoadPlan
-    from shrinkserve.benchmark.slo import Slo
-    from shrinkserve.benchmark.stages import Wanted
-    from shrinkserve.benchmark.target import parse_payloads
+    from shrinkserve.benchmark.load.plan import LoadPlan
+    from shrinkserve.benchmark.load.run import Timing
+    from shrinkserve.benchmark.load.slo import Slo
+    from shrinkserve.benchmark.report.gates import Gates, parse_duration, read_gates
+    from shrinkserve.benchmark.targets.discover import Wanted
+    from shrinkserve.benchmark.targets.target import parse_payloads
     from shrinkserve.errors import ConfigError
 
     if arrivals not in {"poisson", "constant"}:
@@ -124,8 +124,8 @@ def bench(  # noqa: PLR0913, PLR0917 - one parameter an option
 
 
 def _tell(record: dict[str, Any], out: Path | None) -> None:
-    from shrinkserve.benchmark.record import HTML
-    from shrinkserve.benchmark.summary import render
+    from shrinkserve.benchmark.report.record import HTML
+    from shrinkserve.benchmark.report.terminal import render
     from shrinkserve.errors import GateError
 
     render(record)
@@ -155,8 +155,8 @@ def plan(  # noqa: PLR0913, PLR0917 - one parameter an option
 
     from shrinkserve.artifact import write_atomic
     from shrinkserve.benchmark import capacity
-    from shrinkserve.benchmark.baseline import read_record
-    from shrinkserve.benchmark.slo import Slo
+    from shrinkserve.benchmark.load.slo import Slo
+    from shrinkserve.benchmark.report.baseline import read_record
     from shrinkserve.errors import ConfigError, GateError
 
     if check and data is None:
@@ -188,11 +188,11 @@ def _check(
     replica: Replica, promise: Slo, rates: list[float], url: str, data: Path, model: str
 ) -> list[dict[str, Any]]:
     from shrinkserve.benchmark import capacity
-    from shrinkserve.benchmark.load import Timing
-    from shrinkserve.benchmark.loads import payload
-    from shrinkserve.benchmark.target import server
+    from shrinkserve.benchmark.load.plan import payload
+    from shrinkserve.benchmark.load.run import Timing
+    from shrinkserve.benchmark.targets.target import server
     from shrinkserve.data import open_dataset
-    from shrinkserve.serving.client import Client
+    from shrinkserve.serving.client.client import Client
 
     with Client(url) as client:
         contract = client.contract(model)

@@ -90,7 +90,7 @@ def _shown(value: Any) -> str:
 
 def _open(source: str, model: str | None) -> Answerer:
     if "://" in source:
-        from shrinkserve.serving.served import ServedModel
+        from shrinkserve.serving.client.served_model import ServedModel
 
         return ServedModel(source, model)
     from shrinkserve.runtimes import open_artifact

@@ -59,12 +59,12 @@ def export(  # noqa: PLR0913, PLR0917 - a command's options are its arguments
     labels: Annotated[Path | None, typer.Option(help="With --onnx: class names, one a line.")] = None,
 ) -> None:
     """Export a run, or any ONNX file, to a model repository. Its answers are checked against those of its source."""
-    from shrinkserve.export.engine import EngineOptions
+    from shrinkserve.export.engine.build import EngineOptions
     from shrinkserve.export.exporter import MODEL, Options, serving_options
     from shrinkserve.export.optimise import check_target
     from shrinkserve.export.samples import is_version, trained_on
     from shrinkserve.export.variants import VariantOptions, check_runtimes, parse_kinds
-    from shrinkserve.serving.repository import Repository
+    from shrinkserve.serving.repository.writer import Repository
 
     if (run is None) == (onnx is None):
         raise ConfigError("export", expected="a run folder or --onnx FILE", found="both" if run else "neither")
@@ -102,8 +102,8 @@ def export(  # noqa: PLR0913, PLR0917 - a command's options are its arguments
 
 def _report_inputs(folder: Path) -> None:
     """What may be sent to the model."""
-    from shrinkserve.serving.family import public
-    from shrinkserve.serving.jpeg import takes_encoded
+    from shrinkserve.serving.names import public
+    from shrinkserve.serving.repository.ensemble import takes_encoded
 
     name = public(folder.name)
     if takes_encoded(folder.parent, folder.name):
@@ -142,8 +142,8 @@ def _add_engines(place: Path, kinds: Sequence[Kind], options: VariantOptions) ->
     from shrinkserve.artifact import read_card
     from shrinkserve.export.exporter import MODEL
     from shrinkserve.export.variants import with_plans_of
-    from shrinkserve.serving.engines import DETAILS, Engine
-    from shrinkserve.serving.repository import Repository
+    from shrinkserve.serving.repository.engines import DETAILS, Engine
+    from shrinkserve.serving.repository.writer import Repository
 
     if not kinds:
         raise ConfigError(
@@ -174,10 +174,10 @@ def _publish(
     serving: ServingConfig | None,
 ) -> Path:
     from shrinkserve.export.exporter import MODEL
-    from shrinkserve.serving.engines import Engine
-    from shrinkserve.serving.family import classifier
-    from shrinkserve.serving.launch import importable
-    from shrinkserve.serving.repository import Repository
+    from shrinkserve.serving.names import classifier
+    from shrinkserve.serving.repository.engines import Engine
+    from shrinkserve.serving.repository.writer import Repository
+    from shrinkserve.serving.server.launch import importable
 
     repository, model = Repository(root, say=typer.echo), classifier(model)
     encoded = importable("nvidia.dali")

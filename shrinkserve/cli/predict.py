@@ -18,7 +18,7 @@ from shrinkserve.errors import ConfigError, DataError
 from shrinkserve.text import printable, spreadsheet_cell
 
 if TYPE_CHECKING:
-    from shrinkserve.serving.classify import Outcome
+    from shrinkserve.serving.client.prediction import Outcome
 
 
 def register(app: typer.Typer) -> None:
@@ -40,7 +40,7 @@ def predict(  # noqa: PLR0913, PLR0917 - a command's options
     encoded: Annotated[bool, typer.Option("--encoded", help="Have the server decode the images.")] = False,
 ) -> None:
     """Classify images with a running server. They are prepared as the model's contract says."""
-    from shrinkserve.serving.client import Client
+    from shrinkserve.serving.client.client import Client
 
     if as_json and as_csv:
         raise ConfigError("--json and --csv", expected="one of them")

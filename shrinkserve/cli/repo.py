@@ -14,8 +14,8 @@ from shrinkserve.cli.output import say
 from shrinkserve.errors import ArtifactError, ConfigError
 
 if TYPE_CHECKING:
-    from shrinkserve.serving.publish import Live
-    from shrinkserve.serving.repository import Repository
+    from shrinkserve.serving.publish.publish import Live
+    from shrinkserve.serving.repository.writer import Repository
 
 Root = Annotated[Path, typer.Option("--repository", help="The model repository.")]
 Name = Annotated[str, typer.Argument(help="The model's name.")]
@@ -41,7 +41,7 @@ def list_models(
     repository: Root = DEFAULT, as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False
 ) -> None:
     """List the models, with the version that answers and the others."""
-    from shrinkserve.serving.repository import Repository
+    from shrinkserve.serving.repository.writer import Repository
 
     held = Repository(repository)
     rows = [_summary(held, name) for name in (held.classifiers() if as_json else _chosen(held, None))]
@@ -66,15 +66,16 @@ def _chosen(held: Repository, name: str | None) -> list[str]:
 
 
 def _summary(repository: Repository, name: str) -> dict[str, Any]:
-    from shrinkserve.serving import family, jpeg, model_config
+    from shrinkserve.serving import model_config, names
+    from shrinkserve.serving.repository import ensemble
 
     config = repository.config(name)
     active = model_config.active_version(config)
     card = repository.card(name, active, verify=False)
     top1 = card.metrics.get("top1")
     return {
-        "name": family.public(name),
-        "takes": ["JPEG", "pixels"] if jpeg.takes_encoded(repository.root, name) else ["pixels"],
+        "name": names.public(name),
+        "takes": ["JPEG", "pixels"] if ensemble.takes_encoded(repository.root, name) else ["pixels"],
         "active": active,
         "versions": repository.versions(name),
         "size": card.preprocess.get("size"),
@@ -94,7 +95,7 @@ def show(
     from dataclasses import asdict
 
     from shrinkserve.serving import model_config
-    from shrinkserve.serving.repository import Repository
+    from shrinkserve.serving.repository.writer import Repository
 
     held = Repository(repository)
     name = held.classifier(name)
@@ -128,11 +129,11 @@ def publish(  # noqa: PLR0913, PLR0917 - a command's options
 ) -> None:
     """Publish a version, once verified and tried out. A failure changes nothing."""
     from shrinkserve.artifact import read_card
-    from shrinkserve.serving import publish as publishing
-    from shrinkserve.serving.family import classifier
-    from shrinkserve.serving.launch import importable
-    from shrinkserve.serving.repository import Repository
-    from shrinkserve.serving.shadow import Limits
+    from shrinkserve.serving.names import classifier
+    from shrinkserve.serving.publish import publish as publishing
+    from shrinkserve.serving.publish.shadow import Limits
+    from shrinkserve.serving.repository.writer import Repository
+    from shrinkserve.serving.server.launch import importable
 
     if shadow and (url is None or data is None):
         raise ConfigError("--shadow", expected="--url of the server and --data with the images to send")
@@ -153,8 +154,8 @@ def publish(  # noqa: PLR0913, PLR0917 - a command's options
 
 def add_jpeg(name: Name, repository: Root = DEFAULT, wait: Wait = 600) -> None:
     """Have a model take JPEG bytes too. NAME_preprocess is a DALI pipeline, NAME the ensemble with the classifier."""
-    from shrinkserve.serving.family import parts
-    from shrinkserve.serving.repository import Repository
+    from shrinkserve.serving.names import parts
+    from shrinkserve.serving.repository.writer import Repository
 
     held = Repository(repository, say=_to_stderr, wait=wait)
     model = held.classifier(name)
@@ -172,8 +173,8 @@ def rollback(
     wait: Wait = 600,
 ) -> None:
     """Make an older version the one that answers."""
-    from shrinkserve.serving.publish import roll_back
-    from shrinkserve.serving.repository import Repository
+    from shrinkserve.serving.publish.publish import roll_back
+    from shrinkserve.serving.repository.writer import Repository
 
     held = Repository(repository, say=_to_stderr, wait=wait)
     with _live(url, token) as live:
@@ -186,10 +187,10 @@ def verify(
     repository: Root = DEFAULT,
 ) -> None:
     """Check files against cards, configurations against graphs. Their real inputs, outputs and batches are asked."""
-    from shrinkserve.serving.family import public, whole
-    from shrinkserve.serving.inventory import runs_code
-    from shrinkserve.serving.repository import Repository
-    from shrinkserve.serving.verification import problems
+    from shrinkserve.serving.names import public, whole
+    from shrinkserve.serving.repository.verify import problems
+    from shrinkserve.serving.repository.writer import Repository
+    from shrinkserve.serving.server.loadable import runs_code
 
     held = Repository(repository)
     found = 0
@@ -217,8 +218,8 @@ def gc(
     wait: Wait = 600,
 ) -> None:
     """Remove old versions. The one that answers and the newest others stay."""
-    from shrinkserve.serving.family import public
-    from shrinkserve.serving.repository import Repository
+    from shrinkserve.serving.names import public
+    from shrinkserve.serving.repository.writer import Repository
 
     held = Repository(repository, say=_to_stderr, wait=wait)
     held.models()  # none is made where none was
@@ -241,10 +242,10 @@ def tune(
     wait: Wait = 600,
 ) -> None:
     """Find what serves best on this machine. Instances, threads, batching, engines; written into the configuration."""
-    from shrinkserve.benchmark.gates import parse_duration
+    from shrinkserve.benchmark.report.gates import parse_duration
     from shrinkserve.benchmark.tuning import explain_batching, table
     from shrinkserve.benchmark.tuning import tune as measure
-    from shrinkserve.serving.repository import Repository
+    from shrinkserve.serving.repository.writer import Repository
 
     quantity, _, duration = slo.partition("=")
     if quantity != "p99":
@@ -273,8 +274,8 @@ def _to_stderr(line: str) -> None:
 @contextmanager
 def _live(url: str | None, token: str | None, **trial: Any) -> Iterator[Live | None]:
     """The server of a URL, if one was given, and how a version is tried there."""
-    from shrinkserve.serving.client import Client
-    from shrinkserve.serving.publish import Live
+    from shrinkserve.serving.client.client import Client
+    from shrinkserve.serving.publish.publish import Live
 
     if url is None:
         yield None

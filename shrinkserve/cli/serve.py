@@ -49,8 +49,8 @@ def serve(  # noqa: PLR0913 - the options of a server
     """Start the server, say where it is, and stop it at Ctrl-C or SIGTERM."""
     import secrets
 
-    from shrinkserve.serving.family import known_models
-    from shrinkserve.serving.server import ServerOptions, TritonServer
+    from shrinkserve.serving.names import known_models
+    from shrinkserve.serving.server.server import ServerOptions, TritonServer
 
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) != signal.SIG_IGN:  # nohup

@@ -23,9 +23,9 @@ from shrinkserve.export.steps import CHECKPOINT, ONNX, Product, State, Step, run
 from shrinkserve.export.to_onnx import OnnxFromCheckpoint
 from shrinkserve.export.tune import tune
 from shrinkserve.preprocess import Preprocess
-from shrinkserve.runtimes.answerer import Answerer
 from shrinkserve.runtimes.checkpoint import Checkpoint, Weights
 from shrinkserve.runtimes.onnx import OnnxModel
+from shrinkserve.runtimes.predictor import Answerer
 from shrinkserve.text import check_class_names
 
 MODEL = "model.onnx"

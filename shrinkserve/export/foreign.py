@@ -14,12 +14,12 @@ import onnx_ir as ir
 
 from shrinkserve.errors import ArtifactError, ConfigError, DataError
 from shrinkserve.export import graph, parity
-from shrinkserve.export.editing import add_constant, insert
+from shrinkserve.export.passes.editing import add_constant, insert
 from shrinkserve.export.samples import Samples
 from shrinkserve.export.steps import ONNX, State
 from shrinkserve.preprocess import Preprocess
-from shrinkserve.runtimes.answerer import Images, Logits
 from shrinkserve.runtimes.onnx import INPUT, OUTPUTS, open_session
+from shrinkserve.runtimes.predictor import Images, Logits
 
 if sys.version_info >= (3, 11):
     import tomllib

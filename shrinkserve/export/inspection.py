@@ -15,7 +15,7 @@ from shrinkserve.arch.spec import from_dict
 from shrinkserve.artifact import CARD, Card, read_card, sha256_file
 from shrinkserve.errors import ArtifactError
 from shrinkserve.export import graph
-from shrinkserve.export.editing import attribute
+from shrinkserve.export.passes.editing import attribute
 from shrinkserve.runtimes.tensorrt import BUILT
 
 

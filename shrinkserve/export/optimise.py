@@ -12,7 +12,6 @@ import onnx_ir as ir
 
 from shrinkserve.errors import ConfigError
 from shrinkserve.export import graph, parity
-from shrinkserve.export.editing import GraphPass
 from shrinkserve.export.passes import (
     ChainSums,
     ConcatToSum,
@@ -26,6 +25,7 @@ from shrinkserve.export.passes import (
     MergeSums,
     PadChannels,
 )
+from shrinkserve.export.passes.editing import GraphPass
 from shrinkserve.export.samples import Samples
 from shrinkserve.export.steps import ONNX, State
 

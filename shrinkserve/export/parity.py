@@ -11,7 +11,7 @@ import numpy as np
 
 from shrinkserve.errors import ParityError
 from shrinkserve.export.samples import Samples
-from shrinkserve.runtimes.answerer import Answerer, Images, Logits
+from shrinkserve.runtimes.predictor import Answerer, Images, Logits
 
 FEW = 10
 """Images that the small batch sizes are asked with; the largest one is asked with all."""

@@ -18,8 +18,8 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from shrinkserve.errors import ArtifactError
-from shrinkserve.export.activations import Histogram, observe
 from shrinkserve.export.parity import Tolerance
+from shrinkserve.export.quantise.calibration import Histogram, observe
 from shrinkserve.export.samples import Samples
 from shrinkserve.export.steps import ONNX, State
 

@@ -12,7 +12,7 @@ from shrinkserve.artifact import CARD, sha256_file
 from shrinkserve.errors import ConfigError
 from shrinkserve.export import parity
 from shrinkserve.export.samples import Samples
-from shrinkserve.runtimes.answerer import Answerer
+from shrinkserve.runtimes.predictor import Answerer
 
 Format = Literal["checkpoint", "onnx", "plan"]
 Precision = Literal["float32", "float16", "bfloat16", "int8"]

@@ -15,9 +15,9 @@ from shrinkserve.errors import ConfigError
 from shrinkserve.export import graph
 from shrinkserve.export.optimise import FORMS, SHIPPED, Plan, Target, optimise, stages
 from shrinkserve.export.samples import Samples
-from shrinkserve.runtimes.answerer import Answerer, Images
 from shrinkserve.runtimes.onnx import OnnxModel
 from shrinkserve.runtimes.openvino import OpenVinoModel
+from shrinkserve.runtimes.predictor import Answerer, Images
 
 ROUNDS, BURST = 10, 4
 """Turns that each candidate of a comparison gets, and answers that are timed in a turn."""

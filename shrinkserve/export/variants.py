@@ -14,16 +14,16 @@ import numpy as np
 from shrinkserve.artifact import safe_join
 from shrinkserve.data import evaluation_batches, open_dataset
 from shrinkserve.errors import ConfigError
-from shrinkserve.export.engine import Engine, EngineOptions, Library, built_record, check_builder, import_library
+from shrinkserve.export.engine.build import Engine, EngineOptions, Library, built_record, check_builder, import_library
 from shrinkserve.export.parity import compare, demand
 from shrinkserve.export.precision import TOLERANCES, Lower
-from shrinkserve.export.quantise import Target
-from shrinkserve.export.quantise_step import Int8, open_graph
+from shrinkserve.export.quantise.static import Target
+from shrinkserve.export.quantise.step import Int8, open_graph
 from shrinkserve.export.samples import Samples, load_samples, synthetic
 from shrinkserve.export.steps import ONNX, Opener, Product, State, Step, run_steps
 from shrinkserve.preprocess import Preprocess
-from shrinkserve.runtimes.answerer import Answerer, Images
 from shrinkserve.runtimes.onnx import OnnxModel
+from shrinkserve.runtimes.predictor import Answerer, Images
 from shrinkserve.runtimes.tensorrt import BUILT, TensorRtModel, gpu
 
 Kind = Literal["fp16", "bf16", "int8", "tensorrt", "tensorrt-int8"]

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shrinkserve.errors import ArtifactError
-from shrinkserve.runtimes.answerer import Images, Logits, described
+from shrinkserve.runtimes.predictor import Images, Logits, described
 
 INPUT = "images"
 OUTPUTS = ("logits", "probabilities")

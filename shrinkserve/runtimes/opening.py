@@ -9,7 +9,7 @@ from typing import Any
 
 from shrinkserve.artifact import read_card, safe_join
 from shrinkserve.errors import ArtifactError
-from shrinkserve.runtimes.answerer import Answerer
+from shrinkserve.runtimes.predictor import Answerer
 
 
 def open_artifact(path: Path) -> Answerer:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shrinkserve.errors import ArtifactError
-from shrinkserve.runtimes.answerer import Images, Logits, described
+from shrinkserve.runtimes.predictor import Images, Logits, described
 
 Hint = Literal["f32", "bf16"]
 Arrays = Mapping[str, npt.NDArray[Any]]

@@ -8,7 +8,7 @@ from typing import Any
 
 from shrinkserve.artifact import CARD, read_card, verify_file
 from shrinkserve.errors import ArtifactError
-from shrinkserve.runtimes.answerer import Images, Logits, described
+from shrinkserve.runtimes.predictor import Images, Logits, described
 
 INPUT, LOGITS = "images", "logits"
 BUILT = "built"

@@ -23,9 +23,10 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from shrinkserve.errors import RequestError, ShrinkServeError
-from shrinkserve.serving import family, inventory, launch, pip_server
-from shrinkserve.serving.holdings import Holdings
-from shrinkserve.serving.trials import CANDIDATE
+from shrinkserve.serving import names as serving_names
+from shrinkserve.serving.publish.candidate import CANDIDATE
+from shrinkserve.serving.repository.reader import Holdings
+from shrinkserve.serving.server import launch, loadable, pip_server
 
 Level = Literal["ok", "note", "fault"]
 DRIVER = Path("/dev/nvidiactl")
@@ -166,7 +167,7 @@ def _port(port: int, service: str) -> Finding:
 def examine_repository(root: Path, engine: str | None = None) -> Iterator[Finding]:
     """Which models of a repository would load."""
     try:
-        found = inventory.take(root, engine, launch.missing_backends())
+        found = loadable.take(root, engine, launch.missing_backends())
     except ShrinkServeError as fault:
         yield Finding("fault", "repository", str(fault.what), fault.do or "")
         return
@@ -176,7 +177,7 @@ def examine_repository(root: Path, engine: str | None = None) -> Iterator[Findin
         yield Finding("ok", f"model {name}", "whole" + (f"; other engines (--config): {engines}" if engines else ""))
     for name in held.models():
         try:
-            why = inventory.runs_code(root / name)
+            why = loadable.runs_code(root / name)
         except ShrinkServeError as fault:
             yield Finding("fault", f"model {name}", str(fault.what), fault.do or "")
             continue
@@ -288,8 +289,8 @@ def _models(url: str) -> Iterator[Finding]:
     status, body = _ask(url, "GET", "/v2/models/stats")
     loaded = {one["name"] for one in _parsed(body).get("model_stats", [])} if status == HTTPStatus.OK else set()
     left = sorted(name for name in loaded if name.endswith(CANDIDATE))
-    names = family.known_models(loaded - set(left))
-    shown = [f"{name} (takes JPEG)" if {name, family.classifier(name)} <= loaded else name for name in names]
+    names = serving_names.known_models(loaded - set(left))
+    shown = [f"{name} (takes JPEG)" if {name, serving_names.classifier(name)} <= loaded else name for name in names]
     yield Finding("ok" if names else "fault", "models", ", ".join(shown) or "none is loaded")
     for name in left:
         what = "still loaded: a publisher was killed while it tried a version out"

@@ -14,8 +14,8 @@ from shrinkserve.errors import ArtifactError, DataError
 from shrinkserve.preprocess import Preprocess
 from shrinkserve.runtimes.checkpoint import Checkpoint, chosen, restore
 from shrinkserve.training import checkpoints
+from shrinkserve.training.distributed import join
 from shrinkserve.training.metrics import Evaluation, evaluate
-from shrinkserve.training.processes import join
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from torch.distributed.run import config_from_args, parse_args
 
 from shrinkserve import errors
 from shrinkserve.errors import ShrinkServeError
-from shrinkserve.training.processes import OWN_STORE, STORE, one_machine, threads_each
+from shrinkserve.training.distributed import OWN_STORE, STORE, one_machine, threads_each
 
 FAULTS = "SHRINKSERVE_FAULTS"
 """Environment variable: the folder where a launched process leaves its error, so that it is told once."""

@@ -27,12 +27,12 @@ from shrinkserve.errors import ArtifactError, ConfigError, DataError, ShrinkServ
 from shrinkserve.text import check_class_names
 from shrinkserve.training import checkpoints, run_folder
 from shrinkserve.training.checkpoints import Snapshot
-from shrinkserve.training.learner import Learner, environment
+from shrinkserve.training.distributed import Ranks, StopRequest, join
 from shrinkserve.training.logs import Log
 from shrinkserve.training.metrics import Evaluation, evaluate
-from shrinkserve.training.processes import Ranks, StopRequest, join
 from shrinkserve.training.progress import Display, duration
 from shrinkserve.training.schedule import learning_rate
+from shrinkserve.training.train_state import Learner, environment
 
 LOG_STEPS = 10
 """Updates between two records of the training loss; reading it makes a GPU's queue run empty."""

@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 from shrinkserve.data import Dataset, evaluation_batches
 from shrinkserve.preprocess import Preprocess
 from shrinkserve.runtimes.checkpoint import normalise
-from shrinkserve.training.processes import Ranks
+from shrinkserve.training.distributed import Ranks
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ import torch.distributed as dist
 from shrinkserve import arch
 from shrinkserve.config import Recipe
 from shrinkserve.data import Batch, open_dataset, train_loader
-from shrinkserve.training.learner import Learner
+from shrinkserve.training.distributed import Ranks, join
 from shrinkserve.training.loop import agreed_classes
-from shrinkserve.training.processes import Ranks, join
+from shrinkserve.training.train_state import Learner
 
 WARM_UP, STEPS = 3, 12
 PARTS = ("wait for data", "copy, normalise", "forward", "backward", "all-reduce", "optimiser, EMA")

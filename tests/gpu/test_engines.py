@@ -15,11 +15,11 @@ from shrinkserve.arch.spec import to_dict
 from shrinkserve.artifact import Card
 from shrinkserve.errors import ConfigError
 from shrinkserve.export import graph
-from shrinkserve.export.activations import clip, observe
-from shrinkserve.export.engine import TOLERANCES, Engine, EngineOptions, import_library
+from shrinkserve.export.engine.build import TOLERANCES, Engine, EngineOptions, import_library
 from shrinkserve.export.parity import compare
 from shrinkserve.export.precision import Lower
-from shrinkserve.export.quantise import quantise
+from shrinkserve.export.quantise.calibration import clip, observe
+from shrinkserve.export.quantise.static import quantise
 from shrinkserve.export.samples import synthetic
 from shrinkserve.export.to_onnx import OnnxFromCheckpoint
 from shrinkserve.export.variants import VariantOptions, make_variants

@@ -18,8 +18,8 @@ from safetensors.numpy import load_file, save_file
 
 from shrinkserve.artifact import read_card, sha256_file, tensors_sha256
 from shrinkserve.cli import main
-from shrinkserve.serving.repository import Repository
-from shrinkserve.serving.server import ServerOptions, TritonServer
+from shrinkserve.serving.repository.writer import Repository
+from shrinkserve.serving.server.server import ServerOptions, TritonServer
 
 QUICK = ("--window", "0.2", "--payload", "tensor")
 

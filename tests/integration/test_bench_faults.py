@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from shrinkserve.cli import main
-from shrinkserve.serving.server import ServerOptions, TritonServer
+from shrinkserve.serving.server.server import ServerOptions, TritonServer
 
 
 @pytest.fixture(scope="module")

@@ -16,17 +16,17 @@ import numpy as np
 import psutil
 import pytest
 
-from shrinkserve.benchmark import perf_analyzer
-from shrinkserve.benchmark.load import Timing, closed_loop, open_loop
-from shrinkserve.benchmark.pace import Open
-from shrinkserve.benchmark.serverside import Statistics
-from shrinkserve.benchmark.target import server as server_target
+from shrinkserve.benchmark.load import perf_analyzer
+from shrinkserve.benchmark.load.run import Timing, closed_loop, open_loop
+from shrinkserve.benchmark.load.schedule import Open
+from shrinkserve.benchmark.load.triton_stats import Statistics
+from shrinkserve.benchmark.targets.target import server as server_target
 from shrinkserve.cli import main
 from shrinkserve.data import open_dataset
-from shrinkserve.serving.client import Client
-from shrinkserve.serving.engines import Engine
-from shrinkserve.serving.repository import Repository
-from shrinkserve.serving.server import ServerOptions, TritonServer
+from shrinkserve.serving.client.client import Client
+from shrinkserve.serving.repository.engines import Engine
+from shrinkserve.serving.repository.writer import Repository
+from shrinkserve.serving.server.server import ServerOptions, TritonServer
 
 TOKEN = "no-secret-in-a-test"
 

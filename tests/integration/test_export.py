@@ -18,7 +18,7 @@ from shrinkserve.export.passes import FoldBatchNorm
 from shrinkserve.preprocess import Preprocess
 from shrinkserve.runtimes.onnx import OnnxModel
 from shrinkserve.runtimes.tensorrt import gpu as gpu_here
-from shrinkserve.serving.server import ServerOptions, TritonServer
+from shrinkserve.serving.server.server import ServerOptions, TritonServer
 
 ROOT = Path(__file__).parents[2]
 

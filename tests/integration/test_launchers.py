@@ -18,7 +18,7 @@ from shrinkserve.artifact import read_card
 from shrinkserve.cli import main
 from shrinkserve.errors import ConfigError
 from shrinkserve.training import checkpoints
-from shrinkserve.training.processes import OWN_STORE, join
+from shrinkserve.training.distributed import OWN_STORE, join
 
 LAUNCH = Path(__file__).parents[2] / "train" / "launch"
 

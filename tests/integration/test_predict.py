@@ -19,7 +19,7 @@ import pytest
 from shrinkserve.cli import main
 from shrinkserve.data import open_dataset
 from shrinkserve.runtimes.checkpoint import Checkpoint
-from shrinkserve.serving.server import ServerOptions, TritonServer
+from shrinkserve.serving.server.server import ServerOptions, TritonServer
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,9 @@ import pytest
 
 from shrinkserve.cli import main
 from shrinkserve.data import open_dataset
-from shrinkserve.serving.client import Client
-from shrinkserve.serving.repository import Repository
-from shrinkserve.serving.server import ServerOptions, TritonServer
+from shrinkserve.serving.client.client import Client
+from shrinkserve.serving.repository.writer import Repository
+from shrinkserve.serving.server.server import ServerOptions, TritonServer
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shrinkserve.benchmark.baseline import compare
+from shrinkserve.benchmark.report.baseline import compare
 from shrinkserve.benchmark.report.html import to_html
 from shrinkserve.benchmark.report.markdown import to_markdown
 from shrinkserve.data import open_dataset

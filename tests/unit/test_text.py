@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from shrinkserve.cli import main, predict
 from shrinkserve.errors import ArtifactError, ConfigError, DataError
-from shrinkserve.serving.classify import Outcome
+from shrinkserve.serving.client.prediction import Outcome
 from shrinkserve.text import check_class_names, printable, spreadsheet_cell
 
 EVIL = "\x1b[31mRED\x1b]0;owned\x07\x9b2J\u202e\x7f"

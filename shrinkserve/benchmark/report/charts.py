@@ -5,17 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from shrinkserve.benchmark.report.svg import (
-    line,
-    linear,
-    log_ticks,
-    logarithmic,
-    marker,
-    path,
-    picture,
-    text,
-    ticks,
-)
+from shrinkserve.benchmark.report.svg import line, linear, log_ticks, logarithmic, marker, path, picture, text, ticks
 
 LETTER, TALL, MARK = 7.0, 13.0, 6.0
 """Width of a letter of a label and height of a line, on the safe side, and half a marker; in pixels."""

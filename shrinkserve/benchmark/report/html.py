@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from shrinkserve.benchmark.gates import describe_load
-from shrinkserve.benchmark.histogram import Histogram
+from shrinkserve.benchmark.load.histogram import Histogram
 from shrinkserve.benchmark.report import charts, numbers, svg, tree
 from shrinkserve.benchmark.report.flips import flip_groups
-from shrinkserve.benchmark.summary import outcome, tiles, verdict
+from shrinkserve.benchmark.report.gates import describe_load
+from shrinkserve.benchmark.report.terminal import outcome, tiles, verdict
 from shrinkserve.data import Dataset
 
 WIDE, NARROW = 1016.0, 358.0
@@ -21,7 +21,7 @@ def to_html(record: dict[str, Any], dataset: Dataset) -> str:
     """A record of `shrinkserve bench` as a self-contained page.
 
     Args:
-        record: see `shrinkserve.benchmark.record`.
+        record: see `shrinkserve.benchmark.report.record`.
         dataset: where the thumbnails come from.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from shrinkserve.export.editing import GraphPass, insert, is_dense, producer, replace
+from shrinkserve.export.passes.editing import GraphPass, insert, is_dense, producer, replace
 
 
 class ChainSums(GraphPass):

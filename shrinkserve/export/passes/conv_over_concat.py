@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from shrinkserve.export.editing import (
+from shrinkserve.export.passes.editing import (
     OverConcat,
     concat_sizes,
     conv_bias,

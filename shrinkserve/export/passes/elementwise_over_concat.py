@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
-from shrinkserve.export.editing import (
+from shrinkserve.export.passes.editing import (
     CHANNELS,
     OverConcat,
     concat_of,

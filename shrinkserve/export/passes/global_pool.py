@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from shrinkserve.export.editing import GraphPass, attribute, channels, constant, insert, replace
+from shrinkserve.export.passes.editing import GraphPass, attribute, channels, constant, insert, replace
 
 
 class GlobalPool(GraphPass):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
-from shrinkserve.export.editing import (
+from shrinkserve.export.passes.editing import (
     CHANNELS,
     Array,
     GraphPass,

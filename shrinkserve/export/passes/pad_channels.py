@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from shrinkserve.export.editing import (
+from shrinkserve.export.passes.editing import (
     CHANNELS,
     Array,
     GraphPass,
@@ -20,7 +20,7 @@ from shrinkserve.export.editing import (
     is_depthwise,
     set_conv,
 )
-from shrinkserve.export.layout import Layout
+from shrinkserve.export.passes.layout import Layout
 
 BY_CHANNEL = frozenset(
     {"Relu", "LeakyRelu", "Sigmoid", "HardSigmoid", "HardSwish", "Swish", "MaxPool", "AveragePool", "GlobalAveragePool"}

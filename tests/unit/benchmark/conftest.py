@@ -10,7 +10,7 @@ from contextlib import contextmanager, nullcontext
 import numpy as np
 import pytest
 
-from shrinkserve.benchmark.target import Answer, Logits, Pixels, Target
+from shrinkserve.benchmark.targets.target import Answer, Logits, Pixels, Target
 from shrinkserve.errors import RequestError
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from shrinkserve.benchmark.capacity import Replica, Service, highest_rate, read_service, simulate, size
-from shrinkserve.benchmark.histogram import Histogram
-from shrinkserve.benchmark.slo import Slo
+from shrinkserve.benchmark.load.histogram import Histogram
+from shrinkserve.benchmark.load.slo import Slo
 from shrinkserve.errors import ArtifactError, ConfigError
 
 FIXED = Service("server grpc", (1,), (0.01,), np.ones(1), overhead=0.0)

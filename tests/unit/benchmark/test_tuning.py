@@ -5,14 +5,14 @@ from pathlib import Path
 import pytest
 
 from shrinkserve.benchmark import tuning
-from shrinkserve.benchmark.histogram import Histogram
-from shrinkserve.benchmark.load import Load, Timing
-from shrinkserve.benchmark.recorder import Window
+from shrinkserve.benchmark.load.histogram import Histogram
+from shrinkserve.benchmark.load.recorder import Window
+from shrinkserve.benchmark.load.run import Load, Timing
 from shrinkserve.benchmark.tuning import Choice, Trial, Tuning, explain_batching, tune
 from shrinkserve.config import ServingConfig
 from shrinkserve.errors import GateError
 from shrinkserve.serving import model_config
-from shrinkserve.serving.repository import Repository
+from shrinkserve.serving.repository.writer import Repository
 
 QUICK = Timing(warmup=0.1, window=0.1, agree=1, most=1)
 

@@ -11,9 +11,9 @@ from shrinkserve.arch.spec import from_dict
 from shrinkserve.artifact import read_card
 from shrinkserve.errors import ConfigError
 from shrinkserve.export import graph
-from shrinkserve.export.editing import conv_weight, producer
 from shrinkserve.export.inspection import differences, inspect
 from shrinkserve.export.optimise import FORMS, SHIPPED, TARGETS, Plan, check_target, optimise, stages
+from shrinkserve.export.passes.editing import conv_weight, producer
 from shrinkserve.export.samples import synthetic
 from shrinkserve.export.to_onnx import OnnxFromCheckpoint
 from shrinkserve.export.tune import tune

@@ -9,8 +9,8 @@ import onnxruntime
 import pytest
 
 from shrinkserve.errors import ArtifactError
-from shrinkserve.export.activations import observe
 from shrinkserve.export.precision import DTYPES, Lower, lower
+from shrinkserve.export.quantise.calibration import observe
 from shrinkserve.export.samples import synthetic
 from shrinkserve.runtimes.onnx import OnnxModel
 from shrinkserve.runtimes.openvino import OpenVinoModel

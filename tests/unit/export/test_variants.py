@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from shrinkserve.errors import ConfigError, GateError
-from shrinkserve.export.engine import EngineOptions
+from shrinkserve.export.engine.build import EngineOptions
 from shrinkserve.export.variants import VariantOptions, make_variants, parse_kinds, with_plans_of
 from shrinkserve.preprocess import Preprocess
-from shrinkserve.runtimes.answerer import Images, Logits
 from shrinkserve.runtimes.openvino import OpenVinoModel
-from shrinkserve.serving.engines import Engine
+from shrinkserve.runtimes.predictor import Images, Logits
+from shrinkserve.serving.repository.engines import Engine
 
 PREPROCESS = Preprocess(size=32)
 SYNTHETIC = VariantOptions(None, max_top1_drop=20)
@@ -55,7 +55,7 @@ def test_int8_for_openvino_is_judged_as_it_is_served(tiny_onnx: Path, tmp_path: 
 
     answer = OpenVinoModel.answer
     monkeypatch.setattr(OpenVinoModel, "answer", spy)
-    monkeypatch.setattr("shrinkserve.export.quantise_step.timed", lambda *_: (0.002, 0.001))
+    monkeypatch.setattr("shrinkserve.export.quantise.step.timed", lambda *_: (0.002, 0.001))
     (int8,) = make_variants(tiny_onnx, ["int8"], tmp_path, PREPROCESS, replace(SYNTHETIC, runtime="openvino"))
     assert (int8.backend, int8.parameters) == ("openvino", {"INFERENCE_PRECISION_HINT": "bf16"})
     assert {(tiny_onnx.name, "f32"), (int8.file, "bf16")} <= asked

@@ -15,8 +15,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from shrinkserve.errors import ArtifactError
 from shrinkserve.export import graph
-from shrinkserve.export.activations import clip, observe
-from shrinkserve.export.quantise import SCHEMES, quantise
+from shrinkserve.export.quantise.calibration import clip, observe
+from shrinkserve.export.quantise.static import SCHEMES, quantise
 from shrinkserve.runtimes.onnx import OnnxModel
 from shrinkserve.runtimes.openvino import FixedBatches, OpenVinoModel
 

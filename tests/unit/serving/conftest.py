@@ -13,8 +13,8 @@ from onnx import TensorProto, helper, numpy_helper
 from shrinkserve.artifact import Card, sha256_file, tensors_sha256
 from shrinkserve.config import ServingConfig
 from shrinkserve.preprocess import Preprocess
-from shrinkserve.serving.repository import Repository
-from shrinkserve.serving.server import ServerOptions, TritonServer
+from shrinkserve.serving.repository.writer import Repository
+from shrinkserve.serving.server.server import ServerOptions, TritonServer
 
 MakeModel = Callable[..., tuple[Path, Card]]
 

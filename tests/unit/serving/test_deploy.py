@@ -18,11 +18,11 @@ import numpy as np
 import pytest
 import yaml
 
-from shrinkserve.serving.client import Client
-from shrinkserve.serving.pip_server import CONTAINER
-from shrinkserve.serving.repository import Repository
-from shrinkserve.serving.server import GUARDED, ServerOptions, TritonServer
-from shrinkserve.serving.transport import RESTRICTED_KEY
+from shrinkserve.serving.client.client import Client
+from shrinkserve.serving.client.transport import RESTRICTED_KEY
+from shrinkserve.serving.repository.writer import Repository
+from shrinkserve.serving.server.pip_server import CONTAINER
+from shrinkserve.serving.server.server import GUARDED, ServerOptions, TritonServer
 
 DEPLOY = Path(__file__).parents[3] / "deploy"
 KUBERNETES = sorted(set((DEPLOY / "kubernetes").glob("*.yaml")) - {DEPLOY / "kubernetes" / "prometheus-adapter.yaml"})

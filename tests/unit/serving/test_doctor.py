@@ -14,8 +14,8 @@ import pytest
 from shrinkserve.cli import main
 from shrinkserve.errors import RequestError
 from shrinkserve.serving import doctor
-from shrinkserve.serving.repository import Repository
-from shrinkserve.serving.server import ServerOptions, TritonServer
+from shrinkserve.serving.repository.writer import Repository
+from shrinkserve.serving.server.server import ServerOptions, TritonServer
 
 
 def by_subject(findings: list[doctor.Finding]) -> dict[str, doctor.Finding]:

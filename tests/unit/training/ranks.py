@@ -18,8 +18,8 @@ from typing import Any
 import torch.utils.tensorboard  # noqa: F401 - imported before the fork, not in each rank
 
 from shrinkserve.config import parse_recipe
-from shrinkserve.training.learner import Learner
 from shrinkserve.training.loop import train
+from shrinkserve.training.train_state import Learner
 
 
 def main() -> int:

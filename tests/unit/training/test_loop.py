@@ -25,11 +25,11 @@ from shrinkserve.data import open_dataset
 from shrinkserve.errors import ArtifactError, ConfigError, DataError, ShrinkServeError, SpecError
 from shrinkserve.runtimes.checkpoint import Checkpoint
 from shrinkserve.training import checkpoints, run_folder
+from shrinkserve.training.distributed import Ranks
 from shrinkserve.training.evaluation import evaluate_source
-from shrinkserve.training.learner import Learner
 from shrinkserve.training.logs import METRICS, read_metrics
 from shrinkserve.training.loop import Stopped, train
-from shrinkserve.training.processes import Ranks
+from shrinkserve.training.train_state import Learner
 
 Make = Callable[..., Recipe]
 SMALL = Path(__file__).parents[1] / "arch" / "small.prototxt"

@@ -15,9 +15,9 @@ from shrinkserve.artifact import read_card
 from shrinkserve.config import Recipe
 from shrinkserve.data import evaluation_batches, open_dataset
 from shrinkserve.preprocess import Preprocess
+from shrinkserve.training.distributed import join
 from shrinkserve.training.evaluation import evaluate_source
 from shrinkserve.training.metrics import Running, evaluate, hits
-from shrinkserve.training.processes import join
 
 PREPROCESS = Preprocess(size=32)
 

@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from random_graphs import Drawing, count, run
 
 from shrinkserve.export import passes
-from shrinkserve.export.editing import GraphPass, conv_weight
+from shrinkserve.export.passes.editing import GraphPass, conv_weight
 
 
 def drawing(channels: int = 3) -> Drawing:

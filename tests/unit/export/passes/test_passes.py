@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from random_graphs import models, run
 
 from shrinkserve.export import passes
-from shrinkserve.export.editing import GraphPass
+from shrinkserve.export.passes.editing import GraphPass
 
 PASSES: list[Callable[[], GraphPass]] = [
     passes.FoldBatchNorm,

@@ -17,7 +17,7 @@ from PIL import Image
 from tritonclient.utils import InferenceServerException
 
 from shrinkserve.errors import ServerError
-from shrinkserve.serving.server import ServerOptions, TritonServer
+from shrinkserve.serving.server.server import ServerOptions, TritonServer
 
 Together = Callable[[Sequence[Callable[[], Any]]], list[Any]]
 dali = pytest.importorskip("nvidia.dali", reason="DALI is not installed")

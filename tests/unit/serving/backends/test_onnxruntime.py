@@ -20,7 +20,7 @@ from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 from shrinkserve.errors import ServerError
 from shrinkserve.serving.backends import onnxruntime as backend
 from shrinkserve.serving.backends.arguments import ModelArguments
-from shrinkserve.serving.server import ServerOptions, TritonServer
+from shrinkserve.serving.server.server import ServerOptions, TritonServer
 
 Together = Callable[[Sequence[Callable[[], Any]]], list[Any]]
 TABLE = np.arange(15, dtype=np.float32).reshape(5, 3)

@@ -19,7 +19,7 @@ from tritonclient.utils import InferenceServerException
 
 from shrinkserve.errors import ServerError
 from shrinkserve.serving.backends.arguments import ModelArguments
-from shrinkserve.serving.server import ServerOptions, TritonServer
+from shrinkserve.serving.server.server import ServerOptions, TritonServer
 
 Together = Callable[[Sequence[Callable[[], Any]]], list[Any]]
 openvino = pytest.importorskip("openvino", reason="OpenVINO is not installed")

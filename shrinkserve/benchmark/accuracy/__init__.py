@@ -1,0 +1,1 @@
+"""Accuracy along the chain from checkpoint to server."""

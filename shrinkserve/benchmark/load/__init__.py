@@ -1,0 +1,1 @@
+"""Load tests: closed and open loop."""

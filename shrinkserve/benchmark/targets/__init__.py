@@ -1,0 +1,1 @@
+"""Benchmark targets: what can be measured, and where it is found."""

@@ -1,0 +1,1 @@
+"""Client for a Triton server: sync and async, HTTP and gRPC."""

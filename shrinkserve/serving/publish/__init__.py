@@ -1,0 +1,1 @@
+"""Publish a version to a live server, and roll it back."""

@@ -1,0 +1,1 @@
+"""Triton model repository: read, write, verify."""

@@ -1,0 +1,197 @@
+"""The pass over the data and its journal, on a folder of images and answers that are known."""
+
+from __future__ import annotations
+
+import tracemalloc
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from shrinkserve.benchmark.accuracy.resume_log import Journal
+from shrinkserve.benchmark.accuracy.run import Chain, Plan, run_chain
+from shrinkserve.benchmark.accuracy.score import LISTED_FLIPS
+from shrinkserve.benchmark.targets.target import Logits, Pixels, Target
+from shrinkserve.data import open_dataset
+from shrinkserve.errors import ArtifactError, RequestError
+from shrinkserve.preprocess import Preprocess
+
+COLOURS = {"dark": 20, "middle": 120, "light": 220}
+PREPROCESS = Preprocess(size=8)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("colours")
+    for split in ("train", "val"):
+        for name, value in COLOURS.items():
+            (root / split / name).mkdir(parents=True)
+            for number in range(7):
+                Image.new("RGB", (12, 12), (value + number,) * 3).save(root / split / name / f"{number}.png")
+    return root
+
+
+def by_brightness(images: Pixels) -> Logits:
+    """Right on every image: classes sorted by name are dark, light, middle."""
+    mean = images.mean(axis=(1, 2, 3))
+    centres = np.array([20, 220, 120], np.float32)
+    return -np.abs(mean[:, None] - centres).astype(np.float32)
+
+
+def all_but_the_lightest(images: Pixels) -> Logits:
+    """Calls the two lightest images dark."""
+    logits = by_brightness(images)
+    logits[images.mean(axis=(1, 2, 3)) > 224.5, 0] = 1.0
+    return logits
+
+
+@pytest.fixture
+def plan(folder: Path, make_target: Callable[..., Target]) -> Plan:
+    targets = [make_target("first", by_brightness), make_target("second", all_but_the_lightest, exact=False)]
+    return Plan(open_dataset(folder, "validation"), PREPROCESS, targets, [(0, 1)], batch_size=4)
+
+
+def finish(plan: Plan, chain: Chain, journal: Journal | None = None) -> Chain:
+    run_chain(plan, chain, journal.append if journal else lambda _: None)
+    return chain
+
+
+def test_every_image_is_counted_once_through_every_stage(plan: Plan) -> None:
+    chain = finish(plan, Chain.empty(plan))
+    first, second = chain.scores
+    assert (chain.done, first.images, first.top1, second.top1) == (21, 21, 21, 19)
+    (comparison,) = chain.comparisons
+    assert (comparison.flips, comparison.lost, comparison.gained) == (2, 2, 0)
+    assert [Path(flip.name).name for flip in comparison.listed] == ["5.png", "6.png"]
+    assert all((flip.before, flip.after, flip.label) == (1, 0, 1) for flip in comparison.listed)
+    assert not comparison.gated
+
+
+def test_limit_is_spread_evenly(plan: Plan) -> None:
+    some = Plan(plan.dataset, plan.preprocess, plan.targets, plan.links, 4, limit=3)
+    chain = finish(some, Chain.empty(some))
+    assert chain.done == some.images == 3
+    assert chain.scores[0].top1 == 3  # one of each class: the first would all be dark
+
+
+def test_a_stage_that_decodes_itself_is_given_what_the_dataset_holds(plan: Plan, make_target) -> None:
+    def decode_itself(encoded: list[bytes]) -> Logits:
+        images = [PREPROCESS.evaluate_bytes(one) for one in encoded]
+        return by_brightness(np.stack(images))
+
+    decoder = replace(make_target("decoder", decode_itself), payload="jpeg")
+    mixed = replace(plan, targets=[plan.targets[0], decoder])
+    chain = finish(mixed, Chain.empty(mixed))
+    assert chain.scores[1].top1 == chain.scores[1].images == 21
+    assert chain.comparisons[0].worst == 0
+
+
+def test_memory_does_not_grow_with_the_dataset(plan: Plan, make_target) -> None:
+    """Eight times the images, each a flip: beyond those that are listed, a pass keeps two dozen bytes of each."""
+
+    records = [plan.dataset.record(index) for index in range(len(plan.dataset))]
+
+    class Repeated:
+        def __init__(self, times: int) -> None:
+            self.root, self.split, self.classes = plan.dataset.root, plan.dataset.split, plan.dataset.classes
+            self._times = times
+
+        def __len__(self) -> int:
+            return self._times * len(records)
+
+        def record(self, index: int):
+            return records[index % len(records)]
+
+    contrary = make_target("contrary", lambda images: -by_brightness(images))
+
+    def peak(times: int) -> int:
+        many = replace(plan, dataset=Repeated(times), targets=[plan.targets[0], contrary], batch_size=32)
+        tracemalloc.start()
+        chain = finish(many, Chain.empty(many))
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert chain.comparisons[0].flips == chain.done == len(many.dataset) > LISTED_FLIPS
+        return most
+
+    assert peak(400) - peak(50) < 350 * len(records) * 50  # an image has 192 bytes of pixels
+
+
+def test_the_order_of_the_images_is_told_from_the_images(plan: Plan, make_target) -> None:
+    class Reversed:
+        def __init__(self, dataset) -> None:
+            self.root, self.split, self.classes = dataset.root, dataset.split, dataset.classes
+            self._dataset = dataset
+
+        def __len__(self) -> int:
+            return len(self._dataset)
+
+        def record(self, index: int):
+            return self._dataset.record(len(self) - 1 - index)
+
+    backwards = replace(plan, dataset=Reversed(plan.dataset))
+    first, second = finish(plan, Chain.empty(plan)), finish(backwards, Chain.empty(backwards))
+    assert first.fingerprint == second.fingerprint
+    assert first.order != second.order
+    assert first.scores[1].right == second.scores[1].right[::-1]
+
+
+class _Fails:
+    """Answers `good` requests, then the server is gone."""
+
+    def __init__(self, good: int) -> None:
+        self.good = good
+
+    def __call__(self, images: Pixels) -> Logits:
+        self.good -= 1
+        if self.good < 0:
+            raise RequestError("http://127.0.0.1:1: no server answers")
+        return all_but_the_lightest(images)
+
+
+def test_a_pass_that_was_cut_off_goes_on_where_it_stopped(plan: Plan, make_target, tmp_path: Path) -> None:
+    dying = Plan(
+        plan.dataset, PREPROCESS, [plan.targets[0], make_target("second", _Fails(3), exact=False)], [(0, 1)], 4
+    )
+    path = tmp_path / "out" / "accuracy.jsonl"
+    first = Journal(path, dying)
+    with pytest.raises(RequestError, match="second: failed after 12 of 21 images"):
+        finish(dying, first.restore(), first)
+    with path.open("a") as stream:
+        stream.write('{"done": 4, "scor')  # what a power cut leaves
+    seen: list[int] = []
+
+    def counting(images: Pixels) -> Logits:
+        seen.append(len(images))
+        return by_brightness(images)
+
+    again = Plan(plan.dataset, PREPROCESS, [make_target("first", counting), plan.targets[1]], [(0, 1)], 4)
+    second = Journal(path, again)
+    resumed = finish(again, second.restore(), second)
+    assert sum(seen) == 9
+    assert resumed.to_dict() == finish(plan, Chain.empty(plan)).to_dict()
+    assert Journal(path, again).restore().to_dict() == resumed.to_dict()
+
+
+def test_the_journal_of_another_measurement_is_refused(plan: Plan, tmp_path: Path) -> None:
+    path = tmp_path / "accuracy.jsonl"
+    Journal(path, plan).restore()
+    other = Plan(plan.dataset, Preprocess(size=16), plan.targets, plan.links, 4)
+    with pytest.raises(ArtifactError, match=r"of another measurement \(contract differ"):
+        Journal(path, other).restore()
+
+
+@pytest.mark.parametrize("content", ["", "{}\n", "[1]\n", "no journal\n", '{"done": 3}'])
+def test_what_is_no_journal_is_refused_or_begun_again(plan: Plan, tmp_path: Path, content: str) -> None:
+    path = tmp_path / "accuracy.jsonl"
+    path.write_text(content)
+    with pytest.raises(ArtifactError, match=r"accuracy\.jsonl"):
+        Journal(path, plan).restore()
+
+
+def test_a_place_that_cannot_be_written(plan: Plan, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ArtifactError, match="cannot be used"):
+        Journal(tmp_path / "file" / "accuracy.jsonl", plan).restore()

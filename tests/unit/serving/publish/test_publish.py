@@ -1,0 +1,413 @@
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import io
+import random
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from PIL import Image
+
+from shrinkserve.artifact import Card, sha256_file
+from shrinkserve.config import ServingConfig
+from shrinkserve.errors import ArtifactError, ConfigError, GateError, ParityError, RequestError, ServerError
+from shrinkserve.preprocess import Preprocess
+from shrinkserve.runtimes.onnx import OnnxModel
+from shrinkserve.runtimes.predictor import Images
+from shrinkserve.serving.client.async_client import AsyncClient
+from shrinkserve.serving.client.client import Client
+from shrinkserve.serving.client.prediction import Prediction
+from shrinkserve.serving.client.transport import Question
+from shrinkserve.serving.model_config import ENCODED, INPUT, PROBABILITIES
+from shrinkserve.serving.names import CLASSIFIER
+from shrinkserve.serving.publish.publish import Live, publish, roll_back
+from shrinkserve.serving.publish.shadow import Limits
+from shrinkserve.serving.repository.engines import Engine
+from shrinkserve.serving.repository.verify import problems
+from shrinkserve.serving.repository.writer import Repository
+from shrinkserve.serving.server.server import ServerOptions, TritonServer
+
+MakeModel = Callable[..., tuple[Path, Card]]
+ONE_INSTANCE = ServingConfig(max_batch_size=4, warmup=False)
+
+
+@pytest.fixture
+def source(make_model: MakeModel) -> Path:
+    return written(*make_model(seed=1))
+
+
+def written(model_file: Path, card: Card) -> Path:
+    card.write(model_file.parent)
+    return model_file.parent
+
+
+def refused_source(make_model: MakeModel) -> Path:
+    """A version of another shape than its configuration: whole as a file, and not loadable."""
+    model_file, card = make_model(seed=9)
+    model_file.write_bytes(b"no model")
+    return written(model_file, replace(card, files={"model.onnx": sha256_file(model_file)}))
+
+
+def photos(count: int) -> list[bytes]:
+    encoded = []
+    for colour in np.random.default_rng(0).integers(0, 256, (count, 3), np.uint8):
+        stream = io.BytesIO()
+        Image.new("RGB", (20, 20), tuple(map(int, colour))).save(stream, "PNG")
+        encoded.append(stream.getvalue())
+    return encoded
+
+
+def test_a_scratch_server_tries_it_first(tmp_path: Path, source: Path) -> None:
+    repository, said = Repository(tmp_path / "models"), []
+    place = publish(repository, source, options=ONE_INSTANCE, say=said.append)
+    assert place == repository.root / "tiny" / "1"
+    assert [line.split(":")[0].split()[0] for line in said] == ["verified", "scratch", "published"]
+    assert list(problems(repository, "tiny")) == []
+    assert repository.config("tiny").max_batch_size == 4
+
+
+def test_a_version_that_does_not_load_is_refused(tmp_path: Path, source: Path, make_model: MakeModel) -> None:
+    repository = Repository(tmp_path / "models")
+    publish(repository, source, scratch=False)
+    before = {path: path.read_bytes() for path in repository.root.rglob("*") if path.is_file()}
+    with pytest.raises(ArtifactError, match="ONNX Runtime cannot load it"):
+        publish(repository, refused_source(make_model), scratch=False)
+    assert {path: path.read_bytes() for path in repository.root.rglob("*") if path.is_file()} == before
+
+
+def test_a_server_that_cannot_run_it_refuses(tmp_path: Path, source: Path) -> None:
+    """The file is sound, and the choice of how to run it is not."""
+    repository = Repository(tmp_path / "models")
+    publish(repository, source, scratch=False, options=ONE_INSTANCE)
+    path = repository.root / "tiny" / "config.pbtxt"
+    path.write_text(path.read_text().replace('backend: "onnxruntime"', 'backend: "no_such_backend"'))
+    with pytest.raises(ServerError, match="no_such_backend"):
+        publish(repository, source)
+    assert repository.versions("tiny") == [1]
+
+
+@pytest.mark.parametrize(
+    ("change", "fault", "message"),
+    [
+        ({"files": {"model.onnx": "0" * 64}}, ArtifactError, "sha256 does not match"),
+        ({"files": {}}, ArtifactError, "does not name model.onnx"),
+        ({"kind": "checkpoint"}, ArtifactError, "another kind of artifact"),
+        ({"classes": ["only one"]}, ArtifactError, "number of classes: expected 1 as its card says, found 4"),
+        ({"checks": [{"step": "onnx", "passed": False}]}, ParityError, r"records a failed check \(onnx\)"),
+    ],
+)
+def test_a_source_that_does_not_hold_together(
+    tmp_path: Path,
+    make_model: MakeModel,
+    change: dict[str, object],
+    fault: type[Exception],
+    message: str,
+) -> None:
+    model_file, card = make_model(seed=2)
+    with pytest.raises(fault, match=message):
+        publish(Repository(tmp_path / "models"), written(model_file, replace(card, **change)))  # type: ignore[arg-type]
+    assert not (tmp_path / "models").exists()
+
+
+@pytest.fixture(scope="module")
+def live_server(tmp_path_factory: pytest.TempPathFactory, make_model: MakeModel) -> Iterator[TritonServer]:
+    root = tmp_path_factory.mktemp("live") / "models"
+    Repository(root).add("tiny", *make_model(seed=0), options=ONE_INSTANCE)
+    log = tmp_path_factory.mktemp("log") / "triton.log"
+    with TritonServer(root, ServerOptions(log_file=log)) as server:
+        yield server
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_a_source_that_changes_while_it_is_published(live_server: TritonServer, source: Path, live: bool) -> None:
+    repository = Repository(live_server.repository)
+    before = repository.snapshot("tiny")
+
+    def swap(line: str) -> None:
+        if line.startswith("verified"):
+            (source / "model.onnx").write_bytes(b"another file")
+
+    with Client(live_server.grpc_url) as client:
+        wanted = Live(client) if live else None
+        with pytest.raises(ArtifactError, match=r"changed while it is published|sha256 does not match"):
+            publish(repository, source, live=wanted, scratch=False, say=swap)
+        assert client.models() == ["tiny"]
+    assert repository.snapshot("tiny") == before
+
+
+def test_a_graph_that_reads_files_elsewhere(tmp_path: Path, make_model: MakeModel) -> None:
+    model_file, card = make_model(seed=2)
+    (model_file.parent.parent / "secret").write_bytes(bytes(48))
+    model = onnx.load(model_file)
+    (weight,) = (one for one in model.graph.initializer if one.name == "weight")
+    onnx.external_data_helper.set_external_data(weight, "../secret")
+    weight.ClearField("raw_data")
+    model_file.write_bytes(model.SerializeToString())
+    folder = written(model_file, replace(card, files={"model.onnx": sha256_file(model_file)}))
+    with pytest.raises(ArtifactError, match=r"escapes model directory|its weights are outside its folder"):
+        publish(Repository(tmp_path / "models"), folder)
+
+
+def test_the_name_of_what_is_tried_out_is_kept_free(tmp_path: Path, source: Path) -> None:
+    with pytest.raises(ConfigError, match=r"one that does not end in \.candidate, found tiny\.candidate"):
+        publish(Repository(tmp_path / "models"), source, name="tiny.candidate")
+
+
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+def test_live_comparison_gates_and_rollback(live_server: TritonServer, source: Path, protocol: str) -> None:
+    repository, said = Repository(live_server.repository), []
+    with Client(getattr(live_server, f"{protocol}_url")) as client:
+        active = client.contract("tiny").version
+        refusing = Live(client, photos(12), Limits(flips=0.0))
+        with pytest.raises(GateError, match=r"of the answers differ, at most 0\.00% may"):
+            publish(repository, source, live=refusing, scratch=False)
+        assert (client.contract("tiny").version, client.models()) == (active, ["tiny"])
+        place = publish(repository, source, live=Live(client, photos(12)), scratch=False, say=said.append)
+        assert client.contract("tiny").version == int(place.name) > active
+        assert any(line.startswith("compared on 12 requests:") for line in said)
+        assert roll_back(repository, "tiny", active, Live(client)) == active
+        assert client.contract("tiny").version == repository.active("tiny") == active
+        assert client.models() == ["tiny"], "the candidate is gone"
+
+
+def test_live_load_failure_brings_the_old_version_back(
+    live_server: TritonServer, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last step fails, after the version was renamed in: what Triton then loads is no model any more."""
+    repository = Repository(live_server.repository)
+    before = repository.snapshot("tiny")
+    assert before is not None
+    add = Repository.add
+
+    def add_and_damage(self: Repository, name: str, *arguments: object, **options: object) -> Path:
+        place = add(self, name, *arguments, **options)  # type: ignore[arg-type]
+        if self.root == repository.root:
+            (place / "model.onnx").unlink()
+            (place / "model.onnx").write_bytes(b"damaged after it was checked")
+        return place
+
+    monkeypatch.setattr(Repository, "add", add_and_damage)
+    with Client(live_server.grpc_url) as client:
+        active = client.contract("tiny").version
+        with pytest.raises(RequestError, match="load failed"):
+            publish(repository, source, live=Live(client), scratch=False)
+        assert client.contract("tiny").version == active
+        client.infer("tiny", np.zeros((1, 8, 8, 3), np.uint8))
+    assert repository.snapshot("tiny") == before
+
+
+def test_a_server_that_runs_another_engine(tmp_path: Path, make_model: MakeModel) -> None:
+    """What is tried out and confirmed is what the server runs, here a file whose answers are others."""
+    int8 = Engine("int8", "onnxruntime", "model.int8.onnx", "int8")
+    folders = []
+    for seed in (0, 1):
+        model_file, card = make_model(seed=seed)
+        shutil.copyfile(make_model(seed=50 + seed)[0], model_file.with_name(int8.file))
+        files = {**card.files, int8.file: sha256_file(model_file.with_name(int8.file))}
+        folders.append(written(model_file, replace(card, files=files, details={"engines": {"int8": engine_of(int8)}})))
+    repository = Repository(tmp_path / "models")
+    publish(repository, folders[0], options=ONE_INSTANCE, scratch=False)
+    options = ServerOptions(engine="int8", log_file=tmp_path / "log")
+    images = np.full((1, 8, 8, 3), 99, np.uint8)
+    with TritonServer(repository.root, options) as server, Client(server.grpc_url) as client:
+        place = publish(repository, folders[1], live=Live(client, photos(4)), scratch=False)
+        assert (client.contract("tiny").precision, client.contract("tiny").version) == ("int8", 2)
+        expected = OnnxModel(place / int8.file).answer(images)
+        np.testing.assert_allclose(client.infer("tiny", images)[0], expected, rtol=1e-5)
+        assert roll_back(repository, "tiny", None, Live(client)) == 1
+        said: list[str] = []
+        without = written(*make_model(seed=9))
+        publish(repository, without, live=Live(client, photos(4)), scratch=False, say=said.append)
+        assert "live server: version 3 answers in float32, not int8 as the one before" in "\n".join(said)
+        roll_back(repository, "tiny", 2, Live(client), said.append)
+        assert "live server: version 2 answers in int8, not float32 as the one before" in said[-1]
+
+
+def engine_of(engine: Engine) -> dict[str, object]:
+    return {key: value for key, value in engine.to_dict().items() if value}
+
+
+def test_a_server_of_another_repository_is_noticed(
+    live_server: TritonServer, source: Path, tmp_path: Path, make_model: MakeModel
+) -> None:
+    elsewhere = Repository(tmp_path / "models")
+    elsewhere.add("tiny", *make_model(seed=3), version=40)
+    with Client(live_server.grpc_url) as client, pytest.raises(RequestError, match="does not answer from this repos"):
+        publish(elsewhere, source, live=Live(client), scratch=False)
+    assert elsewhere.versions("tiny") == [40]
+
+
+def test_rollback_needs_a_version(tmp_path: Path, source: Path) -> None:
+    repository = Repository(tmp_path / "models")
+    publish(repository, source, scratch=False)
+    with pytest.raises(ConfigError, match="no version before 1"):
+        roll_back(repository, "tiny")
+    with pytest.raises(ConfigError, match="no such version: expected one of 1, found 7"):
+        roll_back(repository, "tiny", 7)
+
+
+def test_either_name_of_a_model_is_taken(tmp_path: Path, make_model: MakeModel) -> None:
+    repository = Repository(tmp_path / "models")
+    repository.add("tiny_classifier", *make_model(0))
+    place = publish(repository, written(*make_model(1)), name="tiny", scratch=False)
+    assert place == repository.root / "tiny_classifier" / "2"
+    assert roll_back(repository, "tiny") == 1
+
+
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+def test_a_client_follows_a_version_of_another_contract(
+    live_server: TritonServer, make_model: MakeModel, protocol: str
+) -> None:
+    """Another image size and other classes, published between two calls of one client."""
+    repository = Repository(live_server.repository)
+    url = getattr(live_server, f"{protocol}_url")
+    sources = photos(9)
+
+    async def across(publish_next: Callable[[], object]) -> list[list[Prediction]]:
+        async with AsyncClient(url) as client:
+            answers = [await client.classify(sources, "tiny")]
+            await asyncio.to_thread(publish_next)
+            return [*answers, await client.classify(sources, "tiny")]
+
+    def publish_next(size: int, classes: int) -> None:
+        source = written(*make_model(seed=size, size=size, classes=classes))
+        with Client(url) as owner:
+            publish(repository, source, live=Live(owner), scratch=False)
+
+    with Client(url) as client:
+        first = client.classify(sources, "tiny")
+        publish_next(16, 7)
+        second = client.classify(sources, "tiny")
+        assert {label for label, _ in second} != {label for label, _ in first}
+        assert client.contract("tiny").preprocess.size == 16
+    assert asyncio.run(across(lambda: publish_next(8, 4)))[0] == second
+    with Client(url) as client:
+        assert client.contract("tiny").preprocess.size == 8
+
+
+PUBLISH_FOR_EVER = """
+import sys
+from pathlib import Path
+from shrinkserve.serving.client import Client
+from shrinkserve.serving.publish import Live, publish
+from shrinkserve.serving.repository import Repository
+
+root, source, url = sys.argv[1:]
+with Client(url) as client:
+    live = Live(client)
+    while True:
+        publish(Repository(Path(root)), Path(source), live=live, scratch=False, say=lambda line: print(flush=True))
+"""
+
+
+def test_a_killed_publisher_leaves_a_repository_that_loads(
+    live_server: TritonServer, source: Path, make_model: MakeModel, tmp_path: Path
+) -> None:
+    """Killed at any place of its way; the server answers on, the next publisher is not held up."""
+    repository = Repository(live_server.repository)
+    command = [sys.executable, "-c", PUBLISH_FOR_EVER, str(repository.root), str(source), live_server.grpc_url]
+    with Client(live_server.grpc_url) as client:
+        rng = random.Random()
+        for steps, delay in ((rng.randint(1, 4), rng.uniform(0, 0.3)) for _ in range(8)):
+            with subprocess.Popen(command, stdout=subprocess.PIPE) as publisher:
+                assert publisher.stdout is not None
+                for _ in range(steps):
+                    assert publisher.stdout.readline()
+                time.sleep(delay)
+                publisher.kill()
+            assert list(problems(repository, "tiny")) == []
+            client.infer("tiny", np.zeros((1, 8, 8, 3), np.uint8))
+        place = publish(repository, source, live=Live(client), scratch=False)
+        assert client.contract("tiny").version == int(place.name)
+        assert client.models() == ["tiny"]
+    with (
+        TritonServer(repository.root, ServerOptions(log_file=tmp_path / "log")) as fresh,
+        Client(fresh.http_url) as client,
+    ):
+        assert client.contract("tiny").version == int(place.name)
+
+
+class Traffic:
+    """Requests under way all the time, until `stop`: what came back, and what did not.
+
+    Args:
+        url: of the server.
+        model: its name.
+        under_way: requests at a time.
+        images: what each asks about.
+    """
+
+    def __init__(self, url: str, model: str, under_way: int, images: Images) -> None:
+        self.answers: Counter[tuple[int, bytes]] = Counter()
+        self.faults: list[BaseException] = []
+        self._done = threading.Event()
+        asked = Question(model, images, {PROBABILITIES: 0}, tensor=ENCODED if images.ndim == 2 else INPUT)
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._all(url, asked, under_way)))
+        self._thread.start()
+
+    async def _all(self, url: str, asked: Question, under_way: int) -> None:
+        async with AsyncClient(url) as client:
+            await asyncio.gather(*(self._ask(client, asked) for _ in range(under_way)))
+
+    async def _ask(self, client: AsyncClient, asked: Question) -> None:
+        while not self._done.is_set():
+            try:
+                reply = await client.ask(asked)
+                self.answers[reply.version, reply.tensors[PROBABILITIES].tobytes()] += 1
+            except BaseException as fault:  # noqa: BLE001 - any of them is a failed request
+                self.faults.append(fault)
+
+    def stop(self) -> None:
+        self._done.set()
+        self._thread.join()
+
+
+def test_no_request_fails_while_versions_come_and_go(tmp_path: Path, make_model: MakeModel) -> None:
+    """Ten versions are published and a bad one is refused, with 100 requests under way over either protocol.
+
+    Every answer must be one of the versions' own, by the version that the server says it is from; where the server
+    decodes, it does not say, and an answer must be that of some version.
+    """
+    decodes = importlib.util.find_spec("nvidia") is not None and importlib.util.find_spec("nvidia.dali") is not None
+    name, photo = f"tiny{CLASSIFIER}", photos(1)[0]
+    pixels = Preprocess(size=8).evaluate_bytes(photo)[None]
+    repository = Repository(tmp_path / "models")
+    repository.add(name, *make_model(seed=0), options=ONE_INSTANCE, encoded=decodes)
+    right = {1: OnnxModel(repository.root / name / "1" / "model.onnx").infer(pixels)[PROBABILITIES]}
+    with (
+        TritonServer(repository.root, ServerOptions(log_file=tmp_path / "log")) as server,
+        Client(server.grpc_url) as client,
+    ):
+        urls = (server.http_url, server.grpc_url)
+        traffic = [Traffic(url, name, 100, pixels) for url in urls]
+        if decodes:
+            traffic += [Traffic(url, "tiny", 4, np.frombuffer(photo, np.uint8)[None]) for url in urls]
+        try:
+            for seed in range(20, 30):
+                source = written(*make_model(seed=seed))
+                place = publish(repository, source, name=name, live=Live(client), scratch=False)
+                right[int(place.name)] = OnnxModel(source / "model.onnx").infer(pixels)[PROBABILITIES]
+                if seed == 24:
+                    with pytest.raises(ArtifactError):
+                        publish(repository, refused_source(make_model), name=name, live=Live(client), scratch=False)
+        finally:
+            for one in traffic:
+                one.stop()
+    assert [fault for one in traffic for fault in one.faults] == []
+    assert all(sum(one.answers.values()) > 1000 for one in traffic[:2])
+    for version, answer in (entry for one in traffic[:2] for entry in one.answers):
+        np.testing.assert_allclose(np.frombuffer(answer, np.float32), right[version][0], rtol=1e-5)
+    for _, answer in (entry for one in traffic[2:] for entry in one.answers):
+        apart = [float(np.abs(np.frombuffer(answer, np.float32) - one[0]).max()) for one in right.values()]
+        assert min(apart) < 0.02

@@ -1,0 +1,247 @@
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from shrinkserve.artifact import Card, sha256_file
+from shrinkserve.cli import main
+from shrinkserve.config import ServingConfig
+from shrinkserve.errors import ArtifactError, ConfigError
+from shrinkserve.runtimes.onnx import OnnxModel
+from shrinkserve.serving import doctor, model_config
+from shrinkserve.serving.client.client import Client
+from shrinkserve.serving.publish.publish import publish
+from shrinkserve.serving.repository.engines import Engine, engines_of
+from shrinkserve.serving.repository.verify import problems
+from shrinkserve.serving.repository.writer import Repository
+from shrinkserve.serving.server.server import ServerOptions, TritonServer
+
+MakeModel = Callable[..., tuple[Path, Card]]
+INT8 = Engine("int8", "onnxruntime", "model.int8.onnx", "int8", record={"top1_drop": 0.001})
+HINT = {"INFERENCE_PRECISION_HINT": "v"}
+PLANS = Engine("tensorrt", "tensorrt", "model.plan", "float16", {"8.9": "model.sm89.plan"}, HINT)
+
+
+@pytest.fixture
+def repository(tmp_path: Path, make_model: MakeModel) -> Repository:
+    repository = Repository(tmp_path / "models")
+    repository.add("tiny", *make_model(0), options=ServingConfig(instances=2, warmup=False))
+    return repository
+
+
+@pytest.fixture
+def built(tmp_path: Path, make_model: MakeModel) -> Path:
+    """A folder of engines' files."""
+    folder = tmp_path / "built"
+    folder.mkdir()
+    shutil.copyfile(make_model(7)[0], folder / "model.int8.onnx")
+    for name in PLANS.files:
+        (folder / name).write_text(name)
+    return folder
+
+
+def test_a_configuration_of_its_own(repository: Repository, built: Path) -> None:
+    path = repository.add_engine("tiny", PLANS, built)
+    config = model_config.read(path)
+    assert path == repository.root / "tiny" / "configs" / "tensorrt.pbtxt"
+    assert (config.backend, config.default_model_filename) == ("tensorrt", "model.plan")
+    assert dict(config.cc_model_filenames) == {"8.9": "model.sm89.plan"}
+    base = repository.config("tiny")
+    assert (config.input, config.output, config.version_policy) == (base.input, base.output, base.version_policy)
+    assert model_config.parameters(config)["precision"] == "float16"
+    assert config.parameters["INFERENCE_PRECISION_HINT"].string_value == "v"
+    assert "intra_op_thread_count" not in config.parameters
+    assert engines_of(repository.card("tiny", 1)) == [PLANS]
+    assert list(problems(repository, "tiny")) == []
+
+
+def test_either_name_of_a_model_is_taken(tmp_path: Path, make_model: MakeModel, built: Path) -> None:
+    repository = Repository(tmp_path / "models")
+    repository.add("small_classifier", *make_model(0))
+    for name in ("small", "small_classifier"):
+        place = repository.root / "small_classifier" / "configs" / "tensorrt.pbtxt"
+        assert repository.add_engine(name, PLANS, built) == place
+        assert place.is_file()
+    with pytest.raises(ConfigError, match="no such model"):
+        repository.add_engine("other", PLANS, built)
+
+
+def test_the_server_runs_the_engine_under_the_models_name(repository: Repository, built: Path, tmp_path: Path) -> None:
+    repository.add_engine("tiny", INT8, built)
+    images = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), np.uint8)
+    options = ServerOptions(log_file=tmp_path / "log", arguments=("--model-config-name=int8",))
+    with TritonServer(repository.root, options) as server, Client(server.grpc_url) as client:
+        expected = OnnxModel(built / "model.int8.onnx").answer(images)
+        np.testing.assert_allclose(client.infer("tiny", images)[0], expected, rtol=1e-5)
+        assert client.contract("tiny").precision == "int8"
+        assert client.contract("tiny").classes == repository.card("tiny", 1).classes
+
+
+def test_choices_outlive_a_version_and_go_with_the_engine(
+    repository: Repository, built: Path, make_model: MakeModel
+) -> None:
+    path = repository.add_engine("tiny", INT8, built)
+    path.write_text(path.read_text().replace("count: 2", "count: 5"))
+    model_file, card = make_model(1)
+    shutil.copyfile(built / "model.int8.onnx", model_file.parent / "model.int8.onnx")
+    first = repository.card("tiny", 1)
+    files = {**card.files, "model.int8.onnx": first.files["model.int8.onnx"]}
+    repository.add("tiny", model_file, replace(card, files=files, details=first.details))
+    config = model_config.read(path)
+    assert model_config.active_version(config) == 2
+    assert config.instance_group[0].count == 5
+    assert (repository.root / "tiny" / "2" / "model.int8.onnx").is_file()
+    repository.add("tiny", *make_model(2))
+    assert not path.exists(), "version 3 has no such engine"
+    repository.activate("tiny", 2)
+    assert path.exists()
+    assert list(problems(repository, "tiny")) == []
+
+
+def test_an_engine_is_replaced_as_a_whole(repository: Repository, built: Path, make_model: MakeModel) -> None:
+    repository.add_engine("tiny", INT8, built)
+    before = repository.root / "tiny" / "1" / "model.int8.onnx"
+    shutil.copyfile(before, built / "kept")
+    shutil.copyfile(make_model(8)[0], built / "model.int8.onnx")
+    repository.add_engine("tiny", INT8, built)
+    assert before.read_bytes() == (built / "model.int8.onnx").read_bytes() != (built / "kept").read_bytes()
+    assert list(problems(repository, "tiny")) == []
+
+
+def test_what_cannot_be(repository: Repository, built: Path) -> None:
+    with pytest.raises(ConfigError, match="model name"):
+        repository.add_engine("tiny", replace(INT8, name="../up"), built)
+    with pytest.raises(ArtifactError, match=r"nothing\.plan: no such file"):
+        repository.add_engine("tiny", replace(PLANS, file="nothing.plan"), built)
+    with pytest.raises(ArtifactError, match="names a file outside itself"):
+        repository.add_engine("tiny", replace(PLANS, file="../model.plan"), built)
+    with pytest.raises(ConfigError, match="no such version"):
+        repository.add_engine("tiny", INT8, built, version=4)
+    assert not (repository.root / "tiny" / "configs").exists()
+
+
+def test_problems_of_engines_are_found(repository: Repository, built: Path) -> None:
+    path = repository.add_engine("tiny", INT8, built)
+    path.write_text(path.read_text().replace("dims: 8", "dims: 9", 1))
+    (due, real) = problems(repository, "tiny")
+    assert due.endswith("input.0.dims: the version that answers has ['8', '8', '3'], the config ['9', '8', '3']")
+    assert real.endswith("input images: the file has TYPE_UINT8 [8, 8, 3], the config TYPE_UINT8 [9, 8, 3]")
+    path.unlink()
+    (line,) = problems(repository, "tiny")
+    assert "not a readable configuration" in line
+
+
+def test_the_graph_of_an_engine_is_looked_at(repository: Repository, built: Path, make_model: MakeModel) -> None:
+    """Its card and its configuration agree, and the file is of another network."""
+    shutil.copyfile(make_model(7, classes=9)[0], built / "model.int8.onnx")
+    repository.add_engine("tiny", INT8, built)
+    lines = list(problems(repository, "tiny"))
+    assert [line.partition("pbtxt: ")[2] for line in lines] == [
+        "output logits: the file has TYPE_FP32 [9], the config TYPE_FP32 [4]",
+        "output probabilities: the file has TYPE_FP32 [9], the config TYPE_FP32 [4]",
+    ]
+
+
+def test_a_plan_that_takes_smaller_batches(repository: Repository, built: Path) -> None:
+    record = {"built": {"model.plan": {"batches": [1, 4, 8]}}}
+    repository.add_engine("tiny", replace(PLANS, record=record), built)
+    (line,) = problems(repository, "tiny")
+    assert line.endswith("tensorrt.pbtxt: batch: model.plan takes up to 8, the config up to 32")
+
+
+SHELL = "x$(touch${IFS}pwned).onnx"
+FAST = {"backend": "onnxruntime", "file": "model.onnx", "precision": "float32"}
+
+
+@pytest.mark.parametrize(
+    ("name", "raw", "message"),
+    [
+        ("../config", {"backend": "python", "file": "model.py", "precision": "int8"}, "model name"),
+        ("../../../../escaped/by_name", FAST, "model name"),
+        ("fast", {"backend": "python", "file": "model.py", "precision": "int8"}, "backend: expected one of"),
+        ("fast", FAST | {"file": "model.py"}, r"file: expected NAME\.onnx"),
+        ("fast", FAST | {"file": "../../../x"}, "file: expected"),
+        ("fast", FAST | {"file": SHELL}, "file: expected"),
+        ("fast", FAST | {"file": "absent.onnx"}, "file: expected"),
+        ("fast", FAST | {"file": 7}, "file: expected"),
+        ("fast", FAST | {"precision": "free text"}, "precision: expected one of"),
+        ("fast", FAST | {"capabilities": {"8.9": "../../x.onnx"}}, "capabilities: expected"),
+        ("fast", FAST | {"capabilities": {"8.9": "absent.onnx"}}, "file: expected"),
+        ("fast", FAST | {"parameters": {"EXECUTION_ENV_PATH": "x.tar.gz"}}, "parameters: expected keys"),
+        ("fast", FAST | {"parameters": {"INFERENCE_PRECISION_HINT": 1}}, "parameters: expected"),
+        ("fast", FAST | {"parameters": []}, "parameters: expected"),
+        ("fast", FAST | {"record": {"built": []}}, "record: expected an object"),
+        ("fast", {"backend": [], "file": "model.onnx"}, "backend: expected one of"),
+        ("fast", FAST | {"more": 1}, "unexpected keyword argument 'more'"),
+        ("fast", "text", "engine 'fast'"),
+    ],
+)
+@pytest.mark.parametrize("scratch", [True, False])
+def test_publish_refuses_engine_that_export_would_not_write(
+    tmp_path: Path, make_model: MakeModel, name: str, raw: Any, message: str, scratch: bool
+) -> None:
+    source, card = make_model(0)
+    for file in ("model.py", SHELL):
+        (source.parent / file).write_text("raise SystemExit")
+    files = {file: sha256_file(source.with_name(file)) for file in ("model.onnx", "model.py", SHELL)}
+    card = replace(card, files=files, details={"engines": {name: raw}})
+    card.write(source.parent)
+    repository = Repository(tmp_path / "deep" / "models")
+    with pytest.raises(ArtifactError, match=message) as caught:
+        publish(repository, source.parent, scratch=scratch)
+    assert len(str(caught.value).splitlines()) == 1
+    with pytest.raises(ArtifactError, match=message):
+        repository.add("tiny", source, card)
+    assert list(tmp_path.rglob("*.p*")) == []
+
+
+@pytest.mark.parametrize("details", [{}, {"engines": []}, {"engines": None}, {"precision": ["int8"]}])
+def test_publish_refuses_files_that_no_engine_names(tmp_path: Path, make_model: MakeModel, details: Any) -> None:
+    source, card = make_model(0)
+    (source.parent / "model.py").write_text("raise SystemExit")
+    files = {file: sha256_file(source.with_name(file)) for file in ("model.onnx", "model.py")}
+    card = replace(card, files=files if not details else card.files, details=details)
+    card.write(source.parent)
+    with pytest.raises(ArtifactError, match=r"files: expected .* found 'model\.py'|engines: |precision: "):
+        publish(Repository(tmp_path / "models"), source.parent, scratch=False)
+    assert not (tmp_path / "models").exists()
+
+
+def test_add_engine_removes_files_of_the_engine_it_replaces(repository: Repository, built: Path) -> None:
+    repository.add_engine("tiny", PLANS, built)
+    repository.add_engine("tiny", replace(PLANS, capabilities={}), built)
+    assert repository.card("tiny", 1).files.keys() == {"model.onnx", "model.plan"}
+    assert not (repository.root / "tiny/1/model.sm89.plan").exists()
+    assert list(problems(repository, "tiny")) == []
+
+
+def test_doctor_names_file_names_that_a_shell_would_run(repository: Repository) -> None:
+    path = repository.root / "tiny" / "config.pbtxt"
+    path.write_text(path.read_text().replace('filename: "model.onnx"', f'filename: "{SHELL}"'))
+    (repository.root / "tiny/1" / SHELL).write_text("")
+    found = {finding.subject: finding for finding in doctor.examine_repository(repository.root)}
+    assert found["code of tiny"].what == f"runs code (config.pbtxt: file name {SHELL!r})"
+
+
+@pytest.mark.parametrize("where", ["config.pbtxt", "configs/fast.pbtxt", "1/model.py"])
+def test_verify_and_doctor_name_models_that_run_code(
+    repository: Repository, where: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    foreign = repository.root / "foreign"
+    for path in (repository.root / "tiny" / where, foreign / "config.pbtxt"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text('backend: "python"\n' if path.suffix == ".pbtxt" else "")
+    (foreign / "1").mkdir()
+    (foreign / "1/model.py").write_text("")
+    assert any("tiny: runs code (" in line for line in problems(repository, "tiny"))
+    assert main(["repo", "verify", "--repository", str(repository.root)]) == 2
+    assert "warning: foreign: runs code (1/model.py)" in capsys.readouterr().err
+    found = {finding.subject: finding for finding in doctor.examine_repository(repository.root)}
+    assert found["code of tiny"].level == "fault"
+    assert (found["code of foreign"].level, found["code of foreign"].what) == ("note", "runs code (1/model.py)")

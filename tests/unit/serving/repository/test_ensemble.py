@@ -1,0 +1,279 @@
+from __future__ import annotations
+
+import asyncio
+import io
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tritonclient.http as triton
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from shrinkserve.artifact import Card
+from shrinkserve.config import ServingConfig
+from shrinkserve.errors import ConfigError, ParityError, RequestError
+from shrinkserve.preprocess import Preprocess
+from shrinkserve.serving.client.async_client import AsyncClient
+from shrinkserve.serving.client.client import Client
+from shrinkserve.serving.client.prediction import Outcome
+from shrinkserve.serving.publish import publish as publishing
+from shrinkserve.serving.publish.publish import Live, publish
+from shrinkserve.serving.repository.dali_pipeline import serialise
+from shrinkserve.serving.repository.verify import problems
+from shrinkserve.serving.repository.writer import Repository
+from shrinkserve.serving.server.loadable import choose
+from shrinkserve.serving.server.server import ServerOptions, TritonServer
+
+dali = pytest.importorskip("nvidia.dali", reason="DALI is not installed")
+MakeModel = Callable[..., tuple[Path, Card]]
+CLASSIFIER = "tiny_classifier"
+PARTS = ["tiny", "tiny_classifier", "tiny_preprocess"]
+
+
+def photo(seed: int, width: int, height: int, mode: str = "RGB") -> bytes:
+    """A smooth picture as JPEG."""
+    rng = np.random.default_rng(seed)
+    small = Image.fromarray(rng.integers(0, 256, (5, 5, 3), np.uint8))
+    stream = io.BytesIO()
+    small.resize((width, height), Image.Resampling.BICUBIC).convert(mode).save(stream, "JPEG", quality=95)
+    return stream.getvalue()
+
+
+def run(preprocess: Preprocess, *encoded: bytes) -> np.ndarray:  # type: ignore[type-arg]
+    pipeline = dali.Pipeline.deserialize(
+        serialise(preprocess, len(encoded)), batch_size=len(encoded), num_threads=1, device_id=None
+    )
+    pipeline.build()
+    pipeline.feed_input("DALI_INPUT_0", [np.frombuffer(one, np.uint8) for one in encoded])
+    return np.array(pipeline.run()[0].as_tensor())
+
+
+@settings(max_examples=25)
+@given(
+    width=st.integers(40, 400),
+    height=st.integers(40, 400),
+    fraction=st.sampled_from([1.0, 0.875, 0.9, 0.7]),
+    interpolation=st.sampled_from(["bilinear", "bicubic", "lanczos"]),
+)
+def test_pixels_are_those_of_the_one_description(width: int, height: int, fraction: float, interpolation: str) -> None:
+    preprocess = Preprocess(size=32, crop_fraction=fraction, interpolation=interpolation)  # type: ignore[arg-type]
+    encoded = photo(width, width, height)
+    difference = np.abs(run(preprocess, encoded)[0].astype(int) - preprocess.evaluate_bytes(encoded))
+    assert difference.mean() < 0.5
+    assert difference.max() <= 6
+
+
+def test_grey_and_rotated_pictures() -> None:
+    preprocess = Preprocess(size=16)
+    rotated = Image.open(io.BytesIO(photo(1, 60, 40)))
+    stream = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    rotated.save(stream, "JPEG", exif=exif, quality=95)
+    for encoded in (photo(2, 50, 70, "L"), stream.getvalue()):
+        difference = np.abs(run(preprocess, encoded)[0].astype(int) - preprocess.evaluate_bytes(encoded))
+        assert difference.mean() < 0.5
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory, make_model: MakeModel) -> Repository:
+    repository = Repository(tmp_path_factory.mktemp("jpeg") / "models")
+    repository.add(CLASSIFIER, *make_model(0), options=ServingConfig(max_batch_size=4), encoded=True)
+    return repository
+
+
+@pytest.fixture(scope="module")
+def server(repository: Repository, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
+    log = tmp_path_factory.mktemp("log") / "triton.log"
+    with TritonServer(repository.root, ServerOptions(log_file=log)) as server:
+        yield server
+
+
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+def test_encoded_images_get_the_answers_of_prepared_ones(server: TritonServer, protocol: str, tmp_path: Path) -> None:
+    sources: list[bytes | Path] = [photo(seed, 60 + seed, 50) for seed in range(9)]
+    (tmp_path / "a.jpg").write_bytes(photo(20, 90, 30))
+    sources.append(tmp_path / "a.jpg")
+    with Client(getattr(server, f"{protocol}_url")) as client:
+        prepared = list(client.stream(sources, "tiny", top=4))
+        encoded = list(client.stream_encoded(sources, "tiny", top=4))
+        for mine, theirs in zip(encoded, prepared, strict=True):
+            assert mine.name == theirs.name
+            assert [p.label for p in mine.predictions] == [p.label for p in theirs.predictions]
+            np.testing.assert_allclose(
+                [p.probability for p in mine.predictions], [p.probability for p in theirs.predictions], atol=0.02
+            )
+
+
+def test_a_bad_image_fails_alone(server: TritonServer, tmp_path: Path) -> None:
+    sources: list[bytes | Path] = [photo(1, 60, 50), b"no image", tmp_path / "missing.jpg", photo(2, 60, 50)]
+    with Client(server.grpc_url) as client:
+        outcomes = list(client.stream_encoded(sources, "tiny", top=1))
+    assert [bool(outcome.predictions) for outcome in outcomes] == [True, False, False, True]
+    assert "image 1" in str(outcomes[1].fault)
+    assert "cannot be read" in str(outcomes[2].fault)
+
+
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+def test_the_client_for_asyncio_does_the_same(server: TritonServer, protocol: str, tmp_path: Path) -> None:
+    url = getattr(server, f"{protocol}_url")
+    sources: list[bytes | Path] = [photo(seed, 60 + seed, 50) for seed in range(20)]
+    sources[3:3] = [b"no image", tmp_path / "missing.jpg"]
+
+    async def ask() -> list[Outcome]:
+        async with AsyncClient(url) as client:
+            return [outcome async for outcome in client.stream_encoded(sources, "tiny", top=4)]
+
+    with Client(url) as client:
+        expected = list(client.stream_encoded(sources, "tiny", top=4))
+    for found, wanted in zip(asyncio.run(ask()), expected, strict=True):
+        assert (found.name, found.predictions, found.version) == (wanted.name, wanted.predictions, wanted.version)
+        assert str(found.fault) == str(wanted.fault)
+
+
+def test_one_name_for_all_its_parts(server: TritonServer, repository: Repository) -> None:
+    assert repository.classifiers() == [CLASSIFIER]
+    assert repository.models() == server.models == PARTS
+    assert repository.classifier("tiny") == repository.classifier(CLASSIFIER) == CLASSIFIER
+    assert list(problems(repository, CLASSIFIER)) == []
+    images = np.zeros((1, 8, 8, 3), np.uint8)
+    with Client(server.http_url) as client:
+        assert client.only_model() == "tiny"
+        assert client.contract("tiny") == client.contract(CLASSIFIER)
+        np.testing.assert_array_equal(client.infer("tiny", images)[0], client.infer(CLASSIFIER, images)[0])
+
+
+def test_anybody_may_send_a_jpeg_and_get_names(server: TritonServer) -> None:
+    """With nothing of ours on the client's side: Triton's own library, and its classification extension."""
+    encoded = np.frombuffer(photo(1, 60, 50), np.uint8)[None]
+    given = triton.InferInput("jpeg", encoded.shape, "UINT8")
+    given.set_data_from_numpy(encoded)
+    with triton.InferenceServerClient(server.http_url.removeprefix("http://")) as client:
+        wanted = [triton.InferRequestedOutput("probabilities", class_count=2)]
+        best, _ = client.infer("tiny", [given], outputs=wanted).as_numpy("probabilities")[0]
+    assert best.decode().partition(":")[2].startswith(tuple(f"{n}:class {n}: a name" for n in range(4)))
+
+
+def test_classifiers_without_it_say_so(tiny_server: TritonServer) -> None:
+    with Client(tiny_server.grpc_url) as client, pytest.raises(RequestError, match="shrinkserve repo add-jpeg tiny"):
+        next(client.stream_encoded([b"any"], "tiny"))
+
+
+def configs(repository: Repository) -> dict[str, bytes]:
+    return {part: (repository.root / part / "config.pbtxt").read_bytes() for part in PARTS}
+
+
+def test_it_follows_the_classifier(tmp_path: Path, make_model: MakeModel) -> None:
+    """Another image size, another largest batch, and back: always as one change, and always whole."""
+    repository = Repository(tmp_path / "models")
+    repository.add(CLASSIFIER, *make_model(0), encoded=True)
+    first = configs(repository)
+    repository.add(CLASSIFIER, *make_model(1))
+    assert configs(repository)["tiny"] == first["tiny"], "the next version of the same contract"
+    before = repository.snapshot(CLASSIFIER)
+    repository.add(CLASSIFIER, *make_model(1, size=16, classes=3))
+    assert repository.config("tiny_preprocess").output[0].dims == [16, 16, 3]
+    assert (repository.root / "tiny/labels.txt").read_text().count("\n") == 3
+    assert list(problems(repository, CLASSIFIER)) == []
+    repository.restore(CLASSIFIER, before)
+    assert configs(repository)["tiny"] == first["tiny"]
+    repository.configure(CLASSIFIER, ServingConfig(max_batch_size=3))
+    assert [repository.config(part).max_batch_size for part in PARTS] == [3, 3, 3]
+    assert choose(repository.root).whole == PARTS
+
+
+def test_a_stream_goes_on_while_the_contract_changes(tmp_path: Path, make_model: MakeModel) -> None:
+    repository = Repository(tmp_path / "models")
+    repository.add(CLASSIFIER, *make_model(0), encoded=True)
+    done, encoded = threading.Event(), photo(1, 60, 50)
+
+    def sources() -> Iterator[bytes]:
+        while not done.is_set():
+            yield encoded
+
+    def ask(url: str) -> list[Outcome]:
+        with Client(url) as client:
+            return list(client.stream_encoded(sources(), "tiny", top=1, workers=2))
+
+    with (
+        TritonServer(repository.root, ServerOptions(log_file=tmp_path / "log")) as server,
+        ThreadPoolExecutor() as pool,
+    ):
+        streams = [pool.submit(ask, url) for url in (server.http_url, server.grpc_url)]
+        try:
+            with Client(server.http_url) as client:
+                for size, classes in ((16, 5), (8, 4), (16, 5)):
+                    model_file, card = make_model(size, size=size, classes=classes)
+                    card.write(model_file.parent)
+                    with pytest.raises(ConfigError, match=r"JPEG would be refused for a moment.*--allow-gap"):
+                        publish(repository, model_file.parent, name=CLASSIFIER, live=Live(client), scratch=False)
+                    live = Live(client, allow_gap=True)
+                    publish(repository, model_file.parent, name=CLASSIFIER, live=live, scratch=False)
+                    assert client.contract("tiny").preprocess.size == size
+        finally:
+            done.set()
+        outcomes = [outcome for stream in streams for outcome in stream.result()]
+    assert [outcome.fault for outcome in outcomes if outcome.fault] == []
+    assert len(outcomes) > 100
+
+
+def test_a_new_model_that_is_refused_leaves_nothing(
+    server: TritonServer, repository: Repository, make_model: MakeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last check fails, when a live server has loaded all three of its parts."""
+    model_file, card = make_model(5)
+    card.write(model_file.parent)
+
+    def refuse(*_: object) -> None:
+        loaded.extend(client.models())
+        raise ParityError("it answers differently")
+
+    monkeypatch.setattr(publishing, "_confirm", refuse)
+    loaded: list[str] = []
+    with Client(server.grpc_url) as client:
+        wanted = {"name": "new_classifier", "encoded": True, "live": Live(client), "scratch": False}
+        with pytest.raises(ParityError, match="it answers differently"):
+            publish(repository, model_file.parent, **wanted)  # type: ignore[arg-type]
+        assert loaded == sorted([*PARTS, "new", "new_classifier", "new_preprocess"])
+        assert repository.models() == PARTS
+        assert client.models() == PARTS
+
+
+def test_what_does_not_fit_is_skipped_and_mended(tmp_path: Path, make_model: MakeModel) -> None:
+    repository = Repository(tmp_path / "models")
+    repository.add(CLASSIFIER, *make_model(0), encoded=True)
+    path = repository.root / CLASSIFIER / "config.pbtxt"
+    path.write_text(path.read_text().replace("max_batch_size: 32", "max_batch_size: 2"))
+    (line,) = problems(repository, CLASSIFIER)
+    assert "run `shrinkserve repo add-jpeg tiny`" in line
+    found = choose(repository.root)
+    assert found.whole == [CLASSIFIER, "tiny_preprocess"]
+    assert f"complete it with: shrinkserve repo add-jpeg tiny --repository {repository.root}" in found.skipped["tiny"]
+    repository.add_jpeg("tiny")
+    assert list(problems(repository, CLASSIFIER)) == []
+    assert choose(repository.root, ["tiny"]).whole == PARTS
+    assert choose(repository.root, [CLASSIFIER]).whole == [CLASSIFIER]
+
+
+def test_a_machine_without_dali_serves_pixels(repository: Repository) -> None:
+    found = choose(repository.root, ["tiny"], unavailable={"dali": "pip install 'shrinkserve[dali]'"})
+    assert found.whole == [CLASSIFIER]
+    assert found.skipped == {
+        "tiny": "needs tiny_preprocess, which is skipped",
+        "tiny_preprocess": "needs dali, which is not installed; pip install 'shrinkserve[dali]'",
+    }
+
+
+def test_it_takes_no_other_model_s_place(tmp_path: Path, make_model: MakeModel) -> None:
+    repository = Repository(tmp_path / "models")
+    repository.add("tiny", *make_model(0))
+    with pytest.raises(ConfigError, match="a model of another kind has the name"):
+        repository.add(CLASSIFIER, *make_model(1), encoded=True)
+    with pytest.raises(ConfigError, match="expected a name that ends in _classifier"):
+        repository.add_jpeg("tiny")
+    assert repository.models() == ["tiny"]

@@ -1,0 +1,110 @@
+"""What the options of a model and of a server do to a client, on a real server."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from shrinkserve.artifact import Card
+from shrinkserve.config import ServingConfig
+from shrinkserve.errors import RequestError
+from shrinkserve.serving.client.client import Client
+from shrinkserve.serving.repository.writer import Repository
+from shrinkserve.serving.server.server import ServerOptions, TritonServer
+
+SECRET = "open-sesame"
+RESTRICTED = f"model-repository,shared-memory:shrinkserve-token={SECRET}"
+IMAGE = np.zeros((1, 8, 8, 3), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def server(
+    tmp_path_factory: pytest.TempPathFactory, make_model: Callable[..., tuple[Path, Card]]
+) -> Iterator[TritonServer]:
+    """`waiting` holds a request for a second in the hope of company, and at most one; `patient` holds any number."""
+    root = tmp_path_factory.mktemp("options") / "models"
+    repository = Repository(root)
+    slow = ServingConfig(
+        max_batch_size=4,
+        preferred_batch_sizes=(4,),
+        queue_delay_us=1_000_000,
+        queue_size=1,
+        warmup=False,
+    )
+    repository.add("waiting", *make_model(0), options=slow)
+    repository.add("patient", *make_model(0), options=replace(slow, queue_size=0))
+    repository.add("hasty", *make_model(0), options=replace(slow, queue_size=0, queue_timeout_us=100_000))
+    repository.add("cached", *make_model(0), options=ServingConfig(response_cache=True, warmup=False))
+    options = ServerOptions(
+        log_file=tmp_path_factory.mktemp("log") / "triton.log",
+        arguments=(
+            f"--http-restricted-api={RESTRICTED}",
+            f"--grpc-restricted-protocol={RESTRICTED}",
+        ),
+    )
+    with TritonServer(root, options) as server:
+        yield server
+
+
+@pytest.fixture(params=["http", "grpc"])
+def url(request: pytest.FixtureRequest, server: TritonServer) -> str:
+    return str(getattr(server, f"{request.param}_url"))
+
+
+def test_changing_models_needs_the_token(url: str) -> None:
+    with Client(url) as stranger, Client(url, token=SECRET) as owner:
+        assert stranger.models() == ["cached", "hasty", "patient", "waiting"]
+        assert stranger.contract("cached").classes == owner.contract("cached").classes
+        for refused in (stranger.load, stranger.unload):
+            with pytest.raises(RequestError, match=r"to those who know its token.*give the token"):
+                refused("cached")
+        owner.load("cached")
+
+
+def test_shared_memory_needs_the_token(url: str) -> None:
+    with Client(url, shared_memory=True) as stranger, pytest.raises(RequestError, match="give the token"):
+        stranger.infer("cached", IMAGE)
+    with Client(url, shared_memory=True, token=SECRET) as owner:
+        owner.infer("cached", IMAGE)
+    assert not list(Path("/dev/shm").glob("shrinkserve-*"))
+
+
+def test_a_full_queue_is_told_as_such(url: str) -> None:
+    said: list[str] = []
+
+    def ask() -> None:
+        try:
+            with Client(url) as client:
+                client.infer("waiting", IMAGE)
+        except RequestError as fault:
+            said.append(str(fault))
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert said
+    assert all("the queue is full" in line for line in said)
+
+
+def test_a_request_that_waits_too_long_is_refused(url: str) -> None:
+    with Client(url) as client, pytest.raises(RequestError, match="no answer in time"):
+        client.infer("hasty", IMAGE)
+
+
+def test_a_client_that_does_not_wait(url: str) -> None:
+    with Client(url, timeout=0.2) as client, pytest.raises(RequestError, match="no answer in time"):
+        client.infer("patient", IMAGE)
+
+
+def test_a_model_that_may_be_cached_answers_where_there_is_no_cache(url: str) -> None:
+    """The server from PyPI has none: the option must not keep a repository from loading there."""
+    images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), np.uint8)
+    with Client(url) as client:
+        np.testing.assert_array_equal(client.infer("cached", images)[0], client.infer("cached", images)[0])

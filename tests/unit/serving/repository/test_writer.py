@@ -1,0 +1,225 @@
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import signal
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shrinkserve.artifact import Card, read_card, sha256_file
+from shrinkserve.config import ServingConfig
+from shrinkserve.errors import ArtifactError, ConfigError
+from shrinkserve.preprocess import Preprocess
+from shrinkserve.serving import model_config
+from shrinkserve.serving.repository.activation import labels_text
+from shrinkserve.serving.repository.reader import check_name
+from shrinkserve.serving.repository.writer import Repository
+
+CLASSES = ["zero", "one", "two"]
+
+
+@pytest.fixture
+def model_file(tmp_path: Path) -> Path:
+    path = tmp_path / "made" / "model.onnx"
+    path.parent.mkdir()
+    path.write_bytes(b"the repository stores a model, it does not read it")
+    return path
+
+
+@pytest.fixture
+def card(model_file: Path) -> Card:
+    return card_of(model_file)
+
+
+def card_of(model_file: Path) -> Card:
+    return Card(
+        "onnx",
+        "made",
+        weights_sha256="cd" * 32,
+        files={"model.onnx": sha256_file(model_file)},
+        preprocess=Preprocess(size=32).to_dict(),
+        classes=CLASSES,
+    )
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Repository:
+    return Repository(tmp_path / "models")
+
+
+def test_add_writes_what_triton_loads(repository: Repository, model_file: Path, card: Card) -> None:
+    place = repository.add("digits", model_file, card)
+    assert place == repository.root / "digits" / "1"
+    assert (place / "model.onnx").read_bytes() == model_file.read_bytes()
+    assert (repository.root / "digits" / "labels.txt").read_text() == "zero\none\ntwo\n"
+    assert read_card(place, "onnx").name == "digits"
+    assert model_config.active_version(repository.config("digits")) == 1
+    assert repository.models() == ["digits"]
+
+
+def test_versions_count_up_or_are_given(repository: Repository, model_file: Path, card: Card) -> None:
+    assert [repository.add("digits", model_file, card).name for _ in range(2)] == ["1", "2"]
+    assert repository.add("digits", model_file, card, version=7).name == "7"
+    assert repository.add("digits", model_file, card).name == "8"
+    assert repository.versions("digits") == [1, 2, 7, 8]
+    with pytest.raises(ConfigError, match="version 7 is there already"):
+        repository.add("digits", model_file, card, version=7)
+
+
+def test_newest_version_answers_with_its_own_contract(repository: Repository, model_file: Path, card: Card) -> None:
+    repository.add("digits", model_file, card, options=ServingConfig(instances=3))
+    other = replace(card, weights_sha256="ef" * 32, classes=[*CLASSES, "three"])
+    repository.add("digits", model_file, other)
+    config = repository.config("digits")
+    assert model_config.active_version(config) == 2
+    assert model_config.parameters(config)["weights_sha256"] == "ef" * 32
+    assert list(config.output[0].dims) == [4]
+    assert (repository.root / "digits" / "labels.txt").read_text().splitlines() == [*CLASSES, "three"]
+    assert config.instance_group[0].count == 3, "what was chosen for the model outlives a version"
+
+
+def test_either_name_of_a_model_is_taken(repository: Repository, model_file: Path, card: Card) -> None:
+    """What people call it, and Triton's name of its classifier."""
+    repository.add("digits_classifier", model_file, card)
+    for name in ("digits", "digits_classifier"):
+        assert repository.add(name, model_file, card).parent == repository.root / "digits_classifier"
+        repository.configure(name, ServingConfig(max_batch_size=len(name)))
+        assert repository.config("digits_classifier").max_batch_size == len(name)
+        repository.activate(name, 1)
+        assert repository.active(name) == 1
+        assert repository.card(name, 1).name == "digits_classifier"
+        repository.remove(name, repository.versions(name)[1:])
+        assert repository.versions(name) == [1]
+    assert repository.models() == ["digits_classifier"]
+
+
+def test_another_part_of_a_model_is_no_model(repository: Repository, model_file: Path, card: Card) -> None:
+    repository.add("digits_classifier", model_file, card)
+    decoder = repository.root / "digits_preprocess"
+    decoder.mkdir()
+    (decoder / "config.pbtxt").write_text('name: "digits_preprocess" backend: "dali" max_batch_size: 1')
+    with pytest.raises(ConfigError, match="expected one of digits, found digits_preprocess"):
+        repository.active("digits_preprocess")
+
+
+def test_initial_options_give_way_to_what_was_tuned(repository: Repository, model_file: Path, card: Card) -> None:
+    initial = ServingConfig(max_batch_size=8)
+    repository.add("digits", model_file, card, initial=initial)
+    assert repository.config("digits").max_batch_size == 8
+    repository.configure("digits", ServingConfig(max_batch_size=4, instances=2))
+    repository.add("digits", model_file, card, initial=initial)
+    config = repository.config("digits")
+    assert (config.max_batch_size, config.instance_group[0].count) == (4, 2)
+
+
+def test_model_file_that_is_not_its_cards_changes_nothing(
+    repository: Repository, model_file: Path, card: Card, tmp_path: Path
+) -> None:
+    repository.add("digits", model_file, card)
+    before = {p: p.read_bytes() for p in repository.root.rglob("*") if p.is_file()}
+    damaged = tmp_path / "damaged.onnx"
+    damaged.write_bytes(b"something else")
+    with pytest.raises(ArtifactError, match="sha256 does not match"):
+        repository.add("digits", damaged, card)
+    assert {p: p.read_bytes() for p in repository.root.rglob("*") if p.is_file()} == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["damaged.onnx", "made", "models"], "nothing is left beside"
+
+
+@pytest.mark.parametrize("name", ["", ".hidden", "..", "../up", "a/b", "/etc/x", "a b", "a\n", "x" * 129, "-x"])
+def test_a_name_is_never_a_path(repository: Repository, model_file: Path, card: Card, name: str) -> None:
+    with pytest.raises(ConfigError, match="model name"):
+        repository.add(name, model_file, card)
+
+
+@given(st.text(min_size=1, max_size=20))
+def test_accepted_names_stay_inside_the_repository(name: str) -> None:
+    root = Path("/models")
+    try:
+        check_name(name)
+    except ConfigError:
+        return
+    assert (root / name).resolve().parent == root
+
+
+@pytest.mark.parametrize("version", [0, -1, 2**31])
+def test_versions_triton_would_not_read_are_refused(
+    repository: Repository, model_file: Path, card: Card, version: int
+) -> None:
+    with pytest.raises(ConfigError, match="version"):
+        repository.add("digits", model_file, card, version=version)
+
+
+def test_place_that_cannot_be_written_is_one_line(tmp_path: Path, model_file: Path, card: Card) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(ArtifactError, match="cannot be written"):
+        Repository(tmp_path / "file" / "models").add("digits", model_file, card)
+
+
+def test_unknown_model_names_the_known_ones(repository: Repository, model_file: Path, card: Card) -> None:
+    repository.add("digits", model_file, card)
+    with pytest.raises(ConfigError, match="expected one of digits, found cats"):
+        repository.versions("cats")
+    with pytest.raises(ArtifactError, match="no such model repository"):
+        Repository(repository.root / "nowhere").models()
+
+
+def test_class_names_are_one_line_each() -> None:
+    assert labels_text(["a b", "ü"]) == "a b\nü\n"
+    with pytest.raises(ArtifactError, match="one line each"):
+        labels_text(["two\nlines"])
+    with pytest.raises(ArtifactError, match="without control characters"):
+        labels_text(["\x1b[31mred"])
+
+
+def _add_for_ever(root: Path, model_file: Path) -> None:
+    card = card_of(model_file)
+    while True:
+        Repository(root).add("digits", model_file, card)
+
+
+def assert_whole(repository: Repository) -> None:
+    """What Triton needs to load the model, and that no file is other than its card says."""
+    version = model_config.active_version(repository.config("digits"))
+    assert version in repository.versions("digits")
+    for number in repository.versions("digits"):
+        repository.card("digits", number)
+    assert (repository.root / "digits" / "labels.txt").read_text().splitlines() == CLASSES
+
+
+def test_kill_at_any_moment_leaves_a_whole_repository(repository: Repository, model_file: Path, card: Card) -> None:
+    repository.add("digits", model_file, card)
+    spawn = multiprocessing.get_context("fork")
+    rng = random.Random()
+    for delay in (rng.uniform(0, 0.1) for _ in range(20)):
+        publisher = spawn.Process(target=_add_for_ever, args=(repository.root, model_file))
+        publisher.start()
+        time.sleep(delay)
+        assert publisher.pid is not None
+        os.kill(publisher.pid, signal.SIGKILL)
+        publisher.join()
+        assert_whole(repository)
+    repository.add("digits", model_file, card)
+    assert not list(repository.root.parent.glob(".models.staging-*")), "the next publisher sweeps what was left"
+
+
+def _add_some(root: Path, model_file: Path) -> None:
+    for _ in range(5):
+        Repository(root).add("digits", model_file, card_of(model_file))
+
+
+def test_publishers_wait_for_each_other(repository: Repository, model_file: Path) -> None:
+    spawn = multiprocessing.get_context("fork")
+    publishers = [spawn.Process(target=_add_some, args=(repository.root, model_file)) for _ in range(3)]
+    for publisher in publishers:
+        publisher.start()
+    for publisher in publishers:
+        publisher.join()
+        assert publisher.exitcode == 0
+    assert repository.versions("digits") == list(range(1, 16))
+    assert_whole(repository)

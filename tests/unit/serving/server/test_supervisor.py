@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from shrinkserve.serving.server import supervisor
+
+ORPHAN = "import subprocess, sys; print(subprocess.Popen(['sleep', '600']).pid, flush=True); sys.exit(3)"
+STUBBORN = (
+    "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(600)"
+)
+
+
+def run(folder: Path, *program: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-I", supervisor.__file__, str(os.getpid()), str(folder), *program],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def gone(pid: int, seconds: float = 10) -> bool:
+    return until(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE, seconds)
+
+
+def until(happened: Callable[[], bool], seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while not happened():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+@pytest.mark.parametrize(("program", "code"), [("exit 0", 0), ("exit 7", 7), ("kill -SEGV $$", 128 + signal.SIGSEGV)])
+def test_ends_as_the_program_ends_and_removes_its_folder(tmp_path: Path, program: str, code: int) -> None:
+    folder = tmp_path / "folder"
+    (folder / "inside").mkdir(parents=True)
+    assert run(folder, "/bin/sh", "-c", program).wait(timeout=20) == code
+    assert not folder.exists()
+
+
+def test_terminates_the_program_in_order(tmp_path: Path) -> None:
+    process = run(tmp_path / "none", "/bin/sh", "-c", "trap 'exit 5' TERM; echo up; while :; do sleep 0.05; done")
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.terminate()
+    assert process.wait(timeout=20) == 5
+    process.stdout.close()
+
+
+def test_ends_a_stubborn_program_at_once_when_asked(tmp_path: Path) -> None:
+    process = run(tmp_path / "none", sys.executable, "-c", STUBBORN)
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.terminate()
+    process.send_signal(supervisor.NOW)
+    assert process.wait(timeout=20) == 128 + signal.SIGKILL
+    process.stdout.close()
+
+
+def test_kills_what_the_program_leaves_behind(tmp_path: Path) -> None:
+    process = run(tmp_path / "none", sys.executable, "-c", ORPHAN)
+    assert process.stdout is not None
+    orphan = int(process.stdout.readline())
+    assert process.wait(timeout=20) == 3
+    assert not psutil.pid_exists(orphan)
+    process.stdout.close()
+
+
+MAPS = """
+import mmap, signal, sys
+with open(sys.argv[1], "r+b") as file:
+    mapped = mmap.mmap(file.fileno(), 0)
+print("up", flush=True)
+input()
+"""
+
+
+KILLED = """
+import os, signal, subprocess, sys
+backend = subprocess.Popen([sys.executable, "-c", *sys.argv[1:]], stdout=subprocess.PIPE)
+backend.stdout.readline()
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_shared_memory_of_a_killed_program_goes(tmp_path: Path) -> None:
+    """Where memory is short the kernel kills the program itself; its backends still have what it shared with them."""
+    region = Path("/dev/shm") / f"triton_test_{uuid.uuid4().hex}"
+    region.write_text("shared")
+    process = run(
+        tmp_path / "none", sys.executable, "-c", KILLED, MAPS.replace("input()", "signal.pause()"), str(region)
+    )
+    assert process.wait(timeout=20) == 128 + signal.SIGKILL
+    assert process.stdout is not None
+    process.stdout.close()
+    assert not region.exists()
+
+
+def test_sweeps_what_no_running_backend_can_need(tmp_path: Path) -> None:
+    empty, full, other = (tmp_path / name for name in ("python_env_aBcDeF", "python_env_123456", "else"))
+    for folder in (empty, full, other):
+        folder.mkdir()
+    (full / "environment").write_text("")
+    library = tmp_path / f"lib{uuid.uuid4().hex}.so"
+    library.write_text("mapped")
+    with subprocess.Popen(
+        [sys.executable, "-c", MAPS, str(library)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as backend:
+        assert backend.stdout is not None
+        backend.stdout.readline()
+        supervisor.sweep(tmp_path, library.name)
+        assert empty.exists(), "a process that has mapped the library runs"
+        backend.communicate(b"\n")
+    supervisor.sweep(tmp_path, library.name)
+    assert not empty.exists()
+    assert full.exists()
+    assert other.exists()
+
+
+def test_program_ends_when_the_parent_is_killed(tmp_path: Path) -> None:
+    parent = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import os, subprocess, sys; "
+            "subprocess.Popen([sys.executable, '-I', sys.argv[1], str(os.getpid()), sys.argv[2], '/bin/sh', '-c', "
+            "'echo $$; exec sleep 600']).wait()",
+            supervisor.__file__,
+            str(tmp_path / "none"),
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert parent.stdout is not None
+    program = int(parent.stdout.readline())
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    assert gone(program)
+
+
+def test_program_ends_when_the_guard_is_killed(tmp_path: Path) -> None:
+    process = run(tmp_path / "none", "/bin/sh", "-c", "echo $$; exec sleep 600")
+    assert process.stdout is not None
+    program = int(process.stdout.readline())
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    assert gone(program)
