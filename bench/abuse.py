@@ -35,12 +35,12 @@ from onnx import TensorProto, helper
 from PIL import Image
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from shrinkserve.artifact import write_atomic
+from shrinkserve.atomic import write_atomic
 from shrinkserve.benchmark.report.environment import environment
 from shrinkserve.errors import RequestError
 from shrinkserve.serving.client.client import RETRY_PAUSES, Client
 from shrinkserve.serving.client.errors import UnavailableError
-from shrinkserve.serving.client.transport import Question, Reply
+from shrinkserve.serving.client.transport import InferRequest, InferResult
 from shrinkserve.serving.server.server import ServerOptions, TritonServer
 
 SIZE = 32
@@ -179,8 +179,8 @@ def call(stub: Any, kind: Callable[[np.random.Generator], Any], rng: np.random.G
     """Send one malformed gRPC request; how it was answered."""
     try:
         stub.ModelInfer(kind(rng), timeout=30)
-    except grpc.RpcError as fault:
-        return str(fault.code().name)
+    except grpc.RpcError as exc:
+        return str(exc.code().name)
     return "OK"
 
 
@@ -202,8 +202,8 @@ def send(address: tuple[str, int], kind: Kind, rng: np.random.Generator) -> str:
         reply = connection.getresponse()
         reply.read()
         return str(reply.status)
-    except (OSError, HTTPException) as fault:
-        return type(fault).__name__
+    except (OSError, HTTPException) as exc:
+        return type(exc).__name__
     finally:
         connection.close()
 
@@ -228,29 +228,29 @@ class Valid(threading.Thread):
         """Until `stop` is set."""
         encoded = np.frombuffer(picture(self._rng), np.uint8)[None]
         with Client(self._url) as client:
-            picked = Question("jpeg", encoded, {"images": 0}, tensor="DALI_INPUT_0")
-            first = client.ask(picked).tensors["images"]
+            picked = InferRequest("jpeg", encoded, {"images": 0}, tensor="DALI_INPUT_0")
+            first = client.send(picked).tensors["images"]
             while not self.stop.is_set():
                 images = self._rng.integers(0, 256, (1, SIZE, SIZE, 3), dtype=np.uint8)
                 try:
-                    mean = self._ask(client, Question("mean", images, {"mean": 0})).tensors["mean"]
+                    mean = self._ask(client, InferRequest("mean", images, {"mean": 0})).tensors["mean"]
                     again = self._ask(client, picked).tensors["images"]
-                except RequestError as fault:
-                    self.faults[str(fault)[:300]] += 1
+                except RequestError as exc:
+                    self.faults[str(exc)[:300]] += 1
                     continue
                 good = np.allclose(mean, images.mean(axis=(1, 2)), atol=1e-3) and np.array_equal(first, again)
                 self.right += 2 * good
                 self.faults["wrong answer"] += not good
 
-    def _ask(self, client: Client, question: Question) -> Reply:
+    def _ask(self, client: Client, question: InferRequest) -> InferResult:
         """As `Client.classify` does: again, up to three times, when the server did not look at the request."""
         for pause in RETRY_PAUSES:
             try:
-                return client.ask(question)
-            except UnavailableError as fault:
-                self.again[str(fault).partition(": ")[2].partition(" (")[0]] += 1
+                return client.send(question)
+            except UnavailableError as exc:
+                self.again[str(exc).partition(": ")[2].partition(" (")[0]] += 1
                 time.sleep(pause)
-        return client.ask(question)
+        return client.send(question)
 
 
 def memory(pid: int) -> float:

@@ -21,12 +21,13 @@ sys.path.insert(0, str(Path(__file__).parent))
 from network import FULL, QUICK, Scale
 from published import random_run
 
-from shrinkserve.artifact import write_atomic
+from shrinkserve.atomic import write_atomic
 from shrinkserve.benchmark.capacity import Replica, check, read_service
-from shrinkserve.benchmark.load.run import Timing, closed_loop
+from shrinkserve.benchmark.load.run import closed_loop
 from shrinkserve.benchmark.report.environment import environment
 from shrinkserve.benchmark.targets.target import Target, server
-from shrinkserve.export.exporter import MODEL, Options, export_onnx
+from shrinkserve.benchmark.timing import Timing
+from shrinkserve.export.exporter import MODEL, ExportOptions, export_onnx
 from shrinkserve.runtimes.predictor import Images
 from shrinkserve.serving.repository.writer import Repository
 from shrinkserve.serving.server.server import ServerOptions, TritonServer
@@ -50,7 +51,7 @@ def main() -> int:
             os.sched_setaffinity(0, cores[-1:])
             target, a_window = server(running.grpc_url, "capacity", "float32"), 0 if options.quick else 400
             replica = calibrated(target, scale.images(8), timing)
-            rates = [load * replica.unhurried for load in LOADS]
+            rates = [load * replica.unbatched_rate for load in LOADS]
             rows = check(replica, target, ones(scale.images(8)), rates, timing, print, a_window)
     result = {
         "title": "Capacity plan: predicted against measured latency, one replica, gRPC, Poisson arrivals",
@@ -62,8 +63,8 @@ def main() -> int:
         "overhead_ms": 1e3 * replica.service.overhead,
         "notes": [
             "The load generator has a core of its own, the server the others; both share caches and memory.",
-            f"Rates are {', '.join(map(str, LOADS))} of {replica.unhurried:.1f} requests/s, which batches of one image "
-            "allow, or full ones where that is less.",
+            f"Rates are {', '.join(map(str, LOADS))} of {replica.unbatched_rate:.1f} requests/s, which batches of "
+            "one image allow, or full ones where that is less.",
             "The ends of the interval are those of the measured p99, at 95 %.",
         ],
     }
@@ -87,7 +88,7 @@ def calibrated(target: Target, images: Images, timing: Timing) -> Replica:
 def make_repository(folder: Path, scale: Scale) -> Path:
     run, staging = random_run(folder / "run", scale), folder / "staging"
     staging.mkdir()
-    card = export_onnx(run, staging, Options(max_batch=MAX_BATCH))
+    card = export_onnx(run, staging, ExportOptions(max_batch=MAX_BATCH))
     Repository(folder / "repository").add("capacity", staging / MODEL, card)
     return folder / "repository"
 

@@ -16,7 +16,7 @@ from torch import nn
 
 from shrinkserve.export import graph
 from shrinkserve.export.foreign import AdaptedOnnx, read_preprocess
-from shrinkserve.export.optimise import SHIPPED, Plan, Target, optimise
+from shrinkserve.export.optimise import SHIPPED, PassPlan, PassTarget, optimise
 from shrinkserve.export.quantise.calibration import clip, observe
 from shrinkserve.export.quantise.static import SCHEMES, quantise
 from shrinkserve.export.samples import Samples, synthetic
@@ -27,7 +27,7 @@ from shrinkserve.runtimes.openvino import HINTS, OpenVinoModel, shared_core
 from shrinkserve.runtimes.predictor import Images, Logits
 
 Ask = Callable[[Images], Logits]
-RUNTIMES: dict[str, Target] = {"onnxruntime": "onnxruntime-cpu", "openvino": "openvino"}
+RUNTIMES: dict[str, PassTarget] = {"onnxruntime": "onnxruntime-cpu", "openvino": "openvino"}
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def plain_files(network: nn.Module, scale: Scale, folder: Path) -> tuple[Path, P
     return plain, peer
 
 
-def optimised(source: Path, target: Path, plan: Plan) -> None:
+def optimised(source: Path, target: Path, plan: PassPlan) -> None:
     """The graph passes of a plan."""
     model = graph.load(source)
     optimise(model, plan)
@@ -113,8 +113,8 @@ def eager(network: nn.Module, scale: Scale, dtype: torch.dtype, threads: int, *,
 
 def _opener(path: Path, runtime: str, precision: str) -> Callable[[int], Ask]:
     if runtime == "onnxruntime":
-        return lambda threads: OnnxModel(path, threads).answer
-    return lambda threads: OpenVinoModel(path, threads, HINTS[precision]).answer
+        return lambda threads: OnnxModel(path, threads).predict
+    return lambda threads: OpenVinoModel(path, threads, HINTS[precision]).predict
 
 
 def _dynamic(path: Path) -> Callable[[int], Ask]:

@@ -32,7 +32,7 @@ import machine
 from contestants import Ask, Contestant, contestants
 from network import FULL, QUICK, Scale, calibrated
 
-from shrinkserve.artifact import write_atomic
+from shrinkserve.atomic import write_atomic
 from shrinkserve.benchmark.report.environment import environment
 from shrinkserve.runtimes.checkpoint import Checkpoint
 from shrinkserve.runtimes.predictor import Images
@@ -176,8 +176,8 @@ def usable(entrants: Iterable[Contestant], images: Images, cores: int) -> tuple[
     for entrant in entrants:
         try:
             entrant.open(cores)(images)
-        except Exception as fault:  # noqa: BLE001 - whatever a peer raises, the others are compared
-            notes.append(f"left out: {entrant.name}: {str(fault).splitlines()[0]}")
+        except Exception as exc:  # noqa: BLE001 - whatever a peer raises, the others are compared
+            notes.append(f"left out: {entrant.name}: {str(exc).splitlines()[0]}")
         else:
             found.append(entrant)
     return found, notes

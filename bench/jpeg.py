@@ -32,15 +32,16 @@ from network import FULL, QUICK
 from published import CLASSIFIER, NAME, published
 from serving import CORES
 
-from shrinkserve.artifact import write_atomic
-from shrinkserve.benchmark.load.run import Load, Timing, closed_loop
-from shrinkserve.benchmark.load.triton_stats import Statistics, split
+from shrinkserve.atomic import write_atomic
+from shrinkserve.benchmark.load.run import Load, closed_loop
+from shrinkserve.benchmark.load.triton_stats import TritonStatistics, split
 from shrinkserve.benchmark.report.environment import environment
 from shrinkserve.benchmark.targets.target import Answer, Pixels, Target
+from shrinkserve.benchmark.timing import Timing
 from shrinkserve.config import ServingConfig
 from shrinkserve.serving.client.client import Client
-from shrinkserve.serving.client.model_info import Contract
-from shrinkserve.serving.client.prediction import encoded_question
+from shrinkserve.serving.client.model_info import ModelInfo
+from shrinkserve.serving.client.prediction import encoded_request
 from shrinkserve.serving.repository.writer import Repository
 from shrinkserve.serving.server.server import ServerOptions, TritonServer
 
@@ -72,13 +73,13 @@ def by_server(url: str) -> Way:
     @contextmanager
     def connect() -> Iterator[Answer]:
         with Client(url) as client:
-            yield lambda image: client.ask(encoded_question(NAME, image.tobytes(), 1, 0)).tensors["probabilities"]
+            yield lambda image: client.send(encoded_request(NAME, image.tobytes(), 1, 0)).tensors["probabilities"]
 
     target = Target("server decodes", "server", "float32", url, connect)
     return Way(target.name, target, [f"{NAME}_preprocess", CLASSIFIER])
 
 
-def by_client(url: str, contract: Contract, *, shared: bool) -> Way:
+def by_client(url: str, contract: ModelInfo, *, shared: bool) -> Way:
     """`Preprocess` here, pixels to the classifier: over the connection, or in shared memory."""
     name = f"client decodes{', shared memory' if shared else ''}"
     spent: list[float] = []
@@ -102,7 +103,7 @@ def measure(way: Way, images: list[Pixels], concurrency: int, timing: Timing, ur
     """One load test, with Triton's account of each model and the bytes that passed the loopback device."""
     way.decoding.clear()
     with Client(url) as client:
-        accounts = {model: Statistics(lambda model=model: client.statistics(model)) for model in way.models}
+        accounts = {model: TritonStatistics(lambda model=model: client.statistics(model)) for model in way.models}
         for account in accounts.values():
             account.begin()
         before = _passed()
@@ -120,7 +121,7 @@ def measure(way: Way, images: list[Pixels], concurrency: int, timing: Timing, ur
 
 def asked(
     url: str,
-    contract: Contract,
+    contract: ModelInfo,
     images: list[Pixels],
     shape: tuple[int, int],
     concurrency: int,
@@ -174,7 +175,7 @@ def entry(way: Way, concurrency: int, shape: tuple[int, int]) -> dict[str, Any]:
 
 
 @contextmanager
-def deployed(models: Path, scratch: Path, shape: tuple[int, int]) -> Iterator[tuple[TritonServer, Contract]]:
+def deployed(models: Path, scratch: Path, shape: tuple[int, int]) -> Iterator[tuple[TritonServer, ModelInfo]]:
     """A server of JPEG and pixels with so many instances and threads of the classifier; and its contract."""
     root = scratch / f"{shape[0]}x{shape[1]}"
     shutil.copytree(models, root)

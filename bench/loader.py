@@ -29,7 +29,7 @@ import psutil
 import torch
 from PIL import Image
 
-from shrinkserve.artifact import write_atomic
+from shrinkserve.atomic import write_atomic
 from shrinkserve.benchmark.report.environment import environment
 from shrinkserve.config import Recipe, parse_recipe
 from shrinkserve.data import Dataset, Record, open_dataset
@@ -65,7 +65,7 @@ def make_photos(root: Path, count: int = IMAGES) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         photo.resize((WIDTH, HEIGHT), Image.Resampling.LANCZOS, box=box).save(path, quality=QUALITY)
     collection = find_sources(root / "folder")
-    shards = packing.plan(collection, root / "shards", {"train": 4, "validation": None})
+    shards = packing.plan_shards(collection, root / "shards", {"train": 4, "validation": None})
     packing.pack(collection, shards, root / "shards", workers=2)
     return root / "shards"
 

@@ -26,7 +26,7 @@ import machine
 from contestants import optimised, plain_files, quantised
 from network import FULL, QUICK, Scale, calibrated
 
-from shrinkserve.artifact import write_atomic
+from shrinkserve.atomic import write_atomic
 from shrinkserve.benchmark.report.environment import environment
 from shrinkserve.export.optimise import SHIPPED
 from shrinkserve.export.samples import synthetic

@@ -24,7 +24,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent))
 from network import QUICK
 
-from shrinkserve.artifact import write_atomic
+from shrinkserve.atomic import write_atomic
 from shrinkserve.benchmark.report.environment import environment
 from shrinkserve.data import evaluation_batches, open_dataset
 from shrinkserve.errors import GateError
@@ -37,7 +37,7 @@ from shrinkserve.export.variants import CALIBRATION_IMAGES
 from shrinkserve.runtimes.checkpoint import Checkpoint
 from shrinkserve.runtimes.onnx import OnnxModel
 from shrinkserve.runtimes.openvino import HINTS, OpenVinoModel
-from shrinkserve.runtimes.predictor import Answerer, Images
+from shrinkserve.runtimes.predictor import Images, Predictor
 
 NETWORKS = {"A, ReLU": "shrinkcnn-a", "B, Swish": "shrinkcnn-b"}
 
@@ -87,7 +87,7 @@ def rows_of(network: str, run: Path, data: Path, folder: Path, max_drop: float) 
 
 def variants(
     model: Path, runtime: Any, calibration: Images, samples: Samples, folder: Path, max_drop: float
-) -> Iterator[tuple[str, Answerer | None, dict[str, Any]]]:
+) -> Iterator[tuple[str, Predictor | None, dict[str, Any]]]:
     """Precision, what answers in it unless it is refused, and what there is to say of it."""
     yield "float32", open_graph(model, runtime, ONNX), {}
     if runtime == "onnxruntime":
@@ -97,8 +97,8 @@ def variants(
         yield "bfloat16", OpenVinoModel(model, precision=HINTS["bfloat16"]), {}
     try:
         record = Int8(runtime, calibration, max_drop, demand_faster=False).run(model, folder / "int8.onnx", samples)
-    except GateError as fault:
-        yield "int8", None, {"refused": str(fault)}
+    except GateError as exc:
+        yield "int8", None, {"refused": str(exc)}
         return
     details = {"ranges": record["method"], "float_layers": len(record["float_layers"])}
     yield "int8", open_graph(folder / "int8.onnx", runtime, INT8), details

@@ -18,7 +18,7 @@ from pathlib import Path
 from network import FULL, Scale, calibrated
 from safetensors.torch import save_file
 
-from shrinkserve.arch.spec import to_dict
+from shrinkserve.arch.serialise import to_dict
 from shrinkserve.artifact import Card, sha256_file, tensors_sha256
 from shrinkserve.export.quantise.step import Int8
 from shrinkserve.export.samples import synthetic
@@ -50,15 +50,15 @@ def published(folder: Path, run: Path | None, notes: list[str], scale: Scale = F
     if models.is_dir():
         return models
     if run is None:
-        fault = _export(random_run(folder / "run", scale), models, "fp32")
-        if fault:
-            raise SystemExit(fault)
+        error = _export(random_run(folder / "run", scale), models, "fp32")
+        if error:
+            raise SystemExit(error)
         return models
     for kinds in GATED:
-        fault = _export(run, models, kinds)
-        if not fault:
+        error = _export(run, models, kinds)
+        if not error:
             return models
-        notes.append(f"export --to {kinds}: {fault}")
+        notes.append(f"export --to {kinds}: {error}")
     raise SystemExit(notes[-1])
 
 

@@ -177,8 +177,8 @@ def _await(target: Target, size: int, process: subprocess.Popen[Any], log: Any) 
             with target.open() as answer:
                 answer(np.zeros((1, size, size, 3), np.uint8))
             return
-        except Exception as fault:
+        except Exception as exc:
             if process.poll() is not None or time.monotonic() > deadline:
                 log.seek(0)
-                raise SilentError(f"it does not answer: {fault}; {log.read()[-600:]}") from fault
+                raise SilentError(f"it does not answer: {exc}; {log.read()[-600:]}") from exc
             time.sleep(0.5)

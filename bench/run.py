@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from shrinkserve.artifact import write_atomic
+from shrinkserve.atomic import write_atomic
 from shrinkserve.benchmark.report.environment import LIBRARIES
 from shrinkserve.benchmark.report.markdown import table
 

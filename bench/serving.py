@@ -34,10 +34,11 @@ import rivals
 from network import FULL, QUICK
 from published import CLASSIFIER, add_precisions, published
 
-from shrinkserve.artifact import write_atomic
-from shrinkserve.benchmark.load.run import Load, Timing, closed_loop
+from shrinkserve.atomic import write_atomic
+from shrinkserve.benchmark.load.run import Load, closed_loop
 from shrinkserve.benchmark.report.environment import environment
 from shrinkserve.benchmark.targets.target import Answer, Pixels, Target
+from shrinkserve.benchmark.timing import Timing
 from shrinkserve.config import ServingConfig
 from shrinkserve.errors import RequestError
 from shrinkserve.serving import model_config
@@ -93,7 +94,7 @@ def ours(
         chosen = ServingConfig(instances=shape[0], threads=shape[1], max_batch_size=batch)
         repository.configure(CLASSIFIER, chosen, engine)
         path = configuration_path(root / CLASSIFIER, engine) if engine else root / CLASSIFIER / model_config.CONFIG
-        config = model_config.read(path)
+        config = model_config.read_config(path)
         for key, value in entries.items():
             config.parameters[key].string_value = value
         path.write_text(model_config.to_text(config))
@@ -161,8 +162,8 @@ def install(notes: list[str]) -> None:
             if not peer.installed:
                 print(f"installing {peer.name} into {peer.python.parents[1]}", flush=True)
                 peer.install()
-        except subprocess.CalledProcessError as fault:
-            notes.append(f"{peer.name} was not measured: {' '.join(str(fault.stderr or fault).split())[-300:]}")
+        except subprocess.CalledProcessError as exc:
+            notes.append(f"{peer.name} was not measured: {' '.join(str(exc.stderr or exc).split())[-300:]}")
             print(notes[-1], flush=True)
 
 
@@ -189,11 +190,11 @@ def measure(found: list[Deployment], size: int, rounds: int, timing: Timing, not
                     for shape in one.loads:
                         load = asked(target, one, images[shape[1]], shape[0], timing, turn)
                         loads.setdefault((number, shape), []).append(load)
-            except (rivals.SilentError, RequestError) as fault:
+            except (rivals.SilentError, RequestError) as exc:
                 if one.server not in PEERS:
                     raise
                 silent.add(number)
-                notes.append(f"round {turn + 1}: {one.server} {one.shape}: {' '.join(str(fault).split())}")
+                notes.append(f"round {turn + 1}: {one.server} {one.shape}: {' '.join(str(exc).split())}")
                 print(notes[-1], flush=True)
     return [entry(found[number], *load, these, differences[number]) for (number, load), these in loads.items()]
 

@@ -31,10 +31,11 @@ from network import FULL, QUICK
 from published import published
 from serving import CORES
 
-from shrinkserve.artifact import write_atomic
-from shrinkserve.benchmark.load.run import Load, Timing, closed_loop, open_loop
-from shrinkserve.benchmark.load.schedule import Open
+from shrinkserve.atomic import write_atomic
+from shrinkserve.benchmark.load.run import Load, closed_loop, open_loop
+from shrinkserve.benchmark.load.schedule import OpenSchedule
 from shrinkserve.benchmark.report.environment import environment
+from shrinkserve.benchmark.timing import Timing
 
 LOAD = 0.8
 CROWD = 128
@@ -63,7 +64,7 @@ class Memory:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stop.set()
         self._thread.join()
@@ -126,7 +127,7 @@ def main() -> int:
         closed_loop(target, images, CROWD, Timing(warm, window / 2, 2, 2))
         print(f"{most:.1f} images/s at most; {rate:.1f} for {seconds:g} s", flush=True)
         with Memory(server.pid, every) as memory:
-            load = open_loop(target, images, Open(rate), 64, Timing(0.0, window, count + 1, count))
+            load = open_loop(target, images, OpenSchedule(rate), 64, Timing(0.0, window, count + 1, count))
     errors = sum(window.errors for window in load.windows)
     slope, first, last = memory.slope(), memory.samples[0][1], memory.samples[-1][1]
     said = (

@@ -32,13 +32,13 @@ from network import QUICK
 from training_peers import Plain, Timm
 
 from shrinkserve import arch
-from shrinkserve.artifact import write_atomic
+from shrinkserve.atomic import write_atomic
 from shrinkserve.benchmark.report.environment import environment
 from shrinkserve.config import Recipe, parse_recipe
 from shrinkserve.data import Batch, open_dataset, train_loader
 from shrinkserve.data.digits import write_digits
 from shrinkserve.training.distributed import join
-from shrinkserve.training.train_state import Learner
+from shrinkserve.training.train_state import TrainState
 
 Step = Callable[[Batch], float]
 Model = dict[str, Any]
@@ -50,7 +50,7 @@ OURS = {"ours, float32": "float32", "ours, bfloat16": "bfloat16"}
 
 
 def ours(recipe: Recipe, classes: int, ranks: Any) -> Step:
-    learner = Learner(arch.from_recipe(recipe.model, classes), recipe, ranks)
+    learner = TrainState(arch.from_recipe(recipe.model, classes), recipe, ranks)
     rate = recipe.optimizer.lr * recipe.train.batch_size / 256
 
     def step(batch: Batch) -> float:

@@ -8,14 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
 import re
-import shutil
 import sys
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from importlib import metadata
@@ -24,6 +20,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import numpy as np
 
+from shrinkserve.atomic import write_atomic
 from shrinkserve.errors import ArtifactError
 
 CARD = "card.json"
@@ -92,9 +89,9 @@ def read_card(folder: Path, kind: str | None = None, *, verify: bool = True) -> 
         with path.open("rb") as stream:
             card = _parse_card(stream.read(MAX_CARD_BYTES + 1))
     except (FileNotFoundError, NotADirectoryError):
-        raise ArtifactError(f"{path}: no such card", do="name the folder that `train` or `export` wrote") from None
-    except (OSError, ValueError, TypeError, RecursionError) as fault:
-        raise ArtifactError(f"{path}: not a readable card ({fault})", do="make the artifact again") from fault
+        raise ArtifactError(f"{path}: no such card", hint="name the folder that `train` or `export` wrote") from None
+    except (OSError, ValueError, TypeError, RecursionError) as exc:
+        raise ArtifactError(f"{path}: not a readable card ({exc})", hint="make the artifact again") from exc
     if kind is not None and card.kind != kind:
         raise ArtifactError(f"{path}: another kind of artifact", expected=kind, found=card.kind)
     if verify:
@@ -132,14 +129,14 @@ def verify_file(path: Path, sha256: str) -> None:
         ArtifactError: with both hashes.
     """
     if not path.is_file():
-        raise ArtifactError(f"{path}: no such file", do="make the artifact again")
+        raise ArtifactError(f"{path}: no such file", hint="make the artifact again")
     found = sha256_file(path)
     if found != sha256:
         raise ArtifactError(
             f"{path}: sha256 does not match its card",
             expected=sha256[:12],
             found=found[:12],
-            do="the file was changed or damaged: make the artifact again",
+            hint="the file was changed or damaged: make the artifact again",
         )
 
 
@@ -153,11 +150,11 @@ def safe_join(folder: Path, name: str) -> Path:
     try:
         path.resolve()
         path.is_file()
-    except (OSError, ValueError) as fault:  # a NUL, a surrogate, thousands of letters
+    except (OSError, ValueError) as exc:  # a NUL, a surrogate, thousands of letters
         what = f"{folder}: names a file that cannot exist"
-        raise ArtifactError(what, found=ascii(name)[:100], do="do not use this artifact") from fault
+        raise ArtifactError(what, found=ascii(name)[:100], hint="do not use this artifact") from exc
     if Path(name).is_absolute() or not path.resolve().is_relative_to(folder.resolve()):
-        raise ArtifactError(f"{folder}: names a file outside itself", found=repr(name), do="do not use this artifact")
+        raise ArtifactError(f"{folder}: names a file outside itself", found=repr(name), hint="do not use this artifact")
     return path
 
 
@@ -178,123 +175,6 @@ def tensors_sha256(tensors: Mapping[str, np.ndarray[Any, Any]]) -> str:
         digest.update(f"{name}|{array.dtype.str}|{array.shape}|".encode())
         digest.update(array.data.cast("B") if array.size else b"")
     return digest.hexdigest()
-
-
-def write_atomic(path: Path, content: bytes) -> None:
-    """Write a file so that readers see the old one or the whole new one, also after a power cut.
-
-    Raises:
-        ArtifactError: the place cannot be written.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, aside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    except OSError as fault:
-        raise _unwritable(path, fault) from fault
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.chmod(aside, 0o644)
-        os.replace(aside, path)
-        _sync(path.parent)
-    except OSError as fault:
-        raise _unwritable(path, fault) from fault
-    finally:
-        Path(aside).unlink(missing_ok=True)
-
-
-@contextmanager
-def staged_folder(target: Path) -> Iterator[Path]:
-    """A folder to fill that becomes `target` when the block ends well, and vanishes when it does not.
-
-    An existing `target` is replaced as a whole.
-
-    Raises:
-        ArtifactError: the place cannot be written.
-    """
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-        aside.chmod(0o755)
-    except OSError as fault:
-        raise _unwritable(target, fault) from fault
-    try:
-        yield aside
-        for path in sorted(aside.rglob("*"), reverse=True):
-            _sync(path)
-        _sync(aside)
-        _replace_folder(aside, target)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-
-
-def _replace_folder(aside: Path, target: Path) -> None:
-    old = aside.with_name(f"{aside.name}.old")
-    try:
-        if target.exists():
-            os.rename(target, old)
-        os.rename(aside, target)
-        _sync(target.parent)
-    except OSError as fault:
-        if old.exists() and not target.exists():
-            os.rename(old, target)
-        raise _unwritable(target, fault) from fault
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def check_writable(folder: Path) -> None:
-    """Refuse a folder that could not be made or written, before the work whose result it is to get.
-
-    Raises:
-        ArtifactError: a file is in the way, or there is no permission.
-    """
-    nearest = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    if not nearest.is_dir():
-        raise _refused(folder, f"{nearest} is a file")
-    try:
-        with tempfile.TemporaryFile(dir=nearest):  # permissions alone say nothing to root, of /proc or a read-only disk
-            pass
-    except OSError as fault:
-        raise _refused(folder, _reason(fault)) from fault
-
-
-@contextmanager
-def unwritable(path: Path) -> Iterator[None]:
-    """Turn the operating system's refusals into one line that names `path`."""
-    try:
-        yield
-    except OSError as fault:
-        raise _unwritable(path, fault) from fault
-
-
-def _unwritable(path: Path, fault: OSError) -> ArtifactError:
-    file = next((parent for parent in path.parents if parent.is_file()), None)
-    return _refused(path, f"{file} is a file" if file else _reason(fault))
-
-
-def _reason(fault: OSError) -> str:
-    """Return why it failed; `shutil.Error` has no `strerror` but a list of (from, to, reason)."""
-    if fault.strerror:
-        return fault.strerror
-    entries = fault.args[0] if fault.args else None
-    if isinstance(entries, list) and entries and isinstance(entries[0], tuple):
-        return str(entries[0][-1])
-    return type(fault).__name__
-
-
-def _refused(path: Path, reason: str) -> ArtifactError:
-    do = "choose another place, free some space or mend its permissions"
-    return ArtifactError(f"{path}: cannot be written ({reason})", do=do)
 
 
 def recorded_path(path: Path) -> str:

@@ -182,8 +182,8 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     path = _find_recipe(source)
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as fault:
-        raise ConfigError(f"{path}: not a readable TOML file ({fault})", do="mend the line it names") from fault
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
+        raise ConfigError(f"{path}: not a readable TOML file ({exc})", hint="mend the line it names") from exc
     for override in overrides:
         _apply(raw, override)
     return parse_recipe(raw, str(path))
@@ -197,8 +197,8 @@ def parse_recipe(raw: dict[str, Any], where: str = "recipe") -> Recipe:
     try:
         # JSON mode is the strict mode in which an array may become a tuple.
         recipe = TypeAdapter(Recipe).validate_json(json.dumps(raw, default=str), strict=True)
-    except ValidationError as fault:
-        faults += [f"{'.'.join(map(str, e['loc']))}: {e['msg']}, found {e['input']!r}" for e in fault.errors()]
+    except ValidationError as exc:
+        faults += [f"{'.'.join(map(str, e['loc']))}: {e['msg']}, found {e['input']!r}" for e in exc.errors()]
     if not faults:
         faults += _inconsistencies(recipe)
     if faults:
@@ -227,7 +227,7 @@ def _find_recipe(source: str | Path) -> Path:
     known = recipe_names()
     near = difflib.get_close_matches(str(source), known, n=1)
     hint = f"did you mean {near[0]}?" if near else f"give a TOML file or one of: {', '.join(known)}"
-    raise ConfigError(f"{source}: no such recipe", do=hint)
+    raise ConfigError(f"{source}: no such recipe", hint=hint)
 
 
 def _apply(raw: dict[str, Any], override: str) -> None:

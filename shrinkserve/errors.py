@@ -31,13 +31,13 @@ class ShrinkServeError(Exception):
 
     exit_code = 2
 
-    def __init__(self, what: str, *, expected: object = None, found: object = None, do: str | None = None) -> None:
+    def __init__(self, what: str, *, expected: object = None, found: object = None, hint: str | None = None) -> None:
         contrast = [
             f"{label} {value}" for label, value in (("expected", expected), ("found", found)) if value is not None
         ]
         message = what if not contrast else f"{what}: {', '.join(contrast)}"
-        super().__init__(message if do is None else f"{message}; {do}")
-        self.what, self.expected, self.found, self.do = what, expected, found, do
+        super().__init__(message if hint is None else f"{message}; {hint}")
+        self.what, self.expected, self.found, self.hint = what, expected, found, hint
 
 
 class ConfigError(ShrinkServeError):

@@ -65,13 +65,13 @@ class Preprocess:
         """Read back what `to_dict` wrote; raises `DataError` when it is something else."""
         try:
             found = cls(**{**raw, "mean": tuple(raw["mean"]), "std": tuple(raw["std"])})
-        except (TypeError, KeyError) as fault:
-            raise DataError(f"not a preprocessing description ({fault})", do="export the model again") from fault
+        except (TypeError, KeyError) as exc:
+            raise DataError(f"not a preprocessing description ({exc})", hint="export the model again") from exc
         for name, (valid, expected) in found._checks().items():
             if not valid:
                 shown = repr(getattr(found, name))[:60]
                 what = f"preprocessing description: {name}"
-                raise DataError(what, expected=expected, found=shown, do="export the model again")
+                raise DataError(what, expected=expected, found=shown, hint="export the model again")
         return found
 
     def _checks(self) -> dict[str, tuple[bool, str]]:
@@ -144,10 +144,10 @@ def decode(encoded: bytes, name: str = "image") -> Image.Image:
         return image.convert("RGB")
     except DataError:
         raise
-    except Exception as fault:  # Pillow's decoders raise many kinds, down to SyntaxError and struct.error
+    except Exception as exc:  # Pillow's decoders raise many kinds, down to SyntaxError and struct.error
         # The message of the first kind is an address in memory.
-        why = "of no format that is known" if isinstance(fault, UnidentifiedImageError) else fault
-        raise DataError(f"{name}: not an image that can be decoded ({why})", do="give a whole JPEG or PNG") from fault
+        why = "of no format that is known" if isinstance(exc, UnidentifiedImageError) else exc
+        raise DataError(f"{name}: not an image that can be decoded ({why})", hint="give a whole JPEG or PNG") from exc
 
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
@@ -172,5 +172,5 @@ def find_images(paths: Iterable[Path]) -> list[Path]:
         elif path.is_file():
             found.append(path)
         else:
-            raise DataError(f"{path}: no such file or folder", do="check the path")
+            raise DataError(f"{path}: no such file or folder", hint="check the path")
     return found

@@ -93,9 +93,9 @@ class Stages:
         started = time.perf_counter()
         code = subprocess.run([sys.executable, "-m", "shrinkserve", *command], check=False).returncode
         if code:
-            fault = ShrinkServeError(f"quickstart: `shrinkserve {command[0]}` ended with exit code {code}", do=_AFTER)
-            fault.exit_code = code if code > 0 else 2
-            raise fault
+            error = ShrinkServeError(f"quickstart: `shrinkserve {command[0]}` ended with exit code {code}", hint=_AFTER)
+            error.exit_code = code if code > 0 else 2
+            raise error
         self._summary.stages.append((command[0], time.perf_counter() - started))
 
     @contextmanager
@@ -128,7 +128,7 @@ class Stages:
             found.setdefault(line.partition(":")[0], line.strip())
             if {"http", "grpc"} <= found.keys():
                 return [found["http"], found["grpc"]]
-        raise ServerError("quickstart: the server ended before it was ready", do=_AFTER)
+        raise ServerError("quickstart: the server ended before it was ready", hint=_AFTER)
 
     def _announce(self, words: tuple[object, ...]) -> list[str]:
         command = [str(word) for word in words]

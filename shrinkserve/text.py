@@ -41,7 +41,7 @@ def check_class_names(names: Sequence[str], kind: type[ShrinkServeError], where:
         if any(map(_unsafe, name)):
             expected = "one line each, without control characters"
             what = f"{where}: class names" if where else "class names"
-            raise kind(what, expected=expected, found=ascii(name)[:200], do="rename the class")
+            raise kind(what, expected=expected, found=ascii(name)[:200], hint="rename the class")
 
 
 def spreadsheet_cell(text: str) -> str:

@@ -36,8 +36,8 @@ class Builder:
         specs.add(self.spec, name, op, *inputs, **attributes)
         try:
             self.shapes[name] = output_shape(self.spec.nodes[name], [self.shapes[source] for source in inputs])
-        except SpecError as fault:
-            raise SpecError(f"{name}: {fault}") from None
+        except SpecError as exc:
+            raise SpecError(f"{name}: {exc}") from None
         return name
 
     def convolution(

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shrinkserve.arch.builder import Builder
-from shrinkserve.arch.checks import faults, listed
+from shrinkserve.arch.checks import listed, problems
 from shrinkserve.arch.prototxt import Layer, malformed, parse, read_bytes
 from shrinkserve.arch.spec import Spec, input_node
 from shrinkserve.errors import SpecError
@@ -58,8 +58,8 @@ def read_network(path: Path, *, batch_norm_decay: float = 0.999) -> NetworkFile:
     content = read_bytes(path)
     try:
         return import_network(content, batch_norm_decay=batch_norm_decay)
-    except SpecError as fault:
-        raise SpecError(f"{path}, {fault}") from None
+    except SpecError as exc:
+        raise SpecError(f"{path}, {exc}") from None
 
 
 def import_network(content: bytes, *, batch_norm_decay: float = 0.999) -> NetworkFile:
@@ -100,8 +100,8 @@ class _Import:
         """The whole, when it holds together; `line` is the last section's."""
         if "Model" not in self.last or "Dense" not in self.last:
             raise malformed(line, "the network is not complete", "a [Model] and a [Dense] section")
-        if found := faults(self.net.spec):
-            raise SpecError(listed([f"line {self.lines.get(fault.node, line)}: {fault}" for fault in found]))
+        if found := problems(self.net.spec):
+            raise SpecError(listed([f"line {self.lines.get(error.node, line)}: {error}" for error in found]))
         spec = self.net.spec
         return NetworkFile(
             name=self.last["Model"]["name"],
@@ -137,8 +137,8 @@ class _Import:
         before = len(self.net.spec)
         try:
             node = BLOCKS[layer.kind](self.net, name, sources, layer)
-        except SpecError as fault:
-            raise malformed(layer.line, str(fault)) from None
+        except SpecError as exc:
+            raise malformed(layer.line, str(exc)) from None
         self.tensors[layer["name"]] = node
         self.lines |= dict.fromkeys(list(self.net.spec)[before:], layer.line)
 

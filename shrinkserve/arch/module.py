@@ -181,7 +181,7 @@ MODULES: Mapping[str, Callable[[int, Mapping[str, Any]], nn.Module]] = {
 def _refuse_reserved(name: str) -> None:
     for part in name.split("."):
         if hasattr(_BARE, part):
-            raise SpecError(f"{name}: {part!r} cannot be part of a name", do="torch modules have an attribute of it")
+            raise SpecError(f"{name}: {part!r} cannot be part of a name", hint="torch modules have an attribute of it")
 
 
 _BARE = fx.GraphModule({}, fx.Graph())

@@ -13,7 +13,7 @@ from shrinkserve.arch.counts import Block, Counts, block_name, count
 from shrinkserve.arch.layout import Layout, Place, arrange, collapse
 from shrinkserve.arch.shapes import Shape
 from shrinkserve.arch.spec import Spec, inputs
-from shrinkserve.artifact import write_atomic
+from shrinkserve.atomic import write_atomic
 from shrinkserve.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def save(spec: Spec, path: Path, title: str, *, whole: bool = False, cell: str |
         import matplotlib as mpl
         from matplotlib.figure import Figure
     except ImportError:
-        raise ConfigError("drawing needs matplotlib", do='pip install "shrinkserve[train]"') from None
+        raise ConfigError("drawing needs matplotlib", hint='pip install "shrinkserve[train]"') from None
     counts = count(spec)
     # A picture is the same bytes every time: no date in it, no random ids.
     with mpl.rc_context({"svg.hashsalt": "shrinkserve", "font.family": "DejaVu Sans"}):

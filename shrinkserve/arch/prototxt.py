@@ -49,8 +49,8 @@ def read_bytes(path: Path) -> bytes:
     try:
         with path.open("rb") as stream:
             return stream.read(MAX_BYTES + 1)
-    except (OSError, ValueError) as fault:  # ValueError: a path with a null byte
-        raise SpecError(f"{path}: cannot be read ({fault})", do="check the path") from None
+    except (OSError, ValueError) as exc:  # ValueError: a path with a null byte
+        raise SpecError(f"{path}: cannot be read ({exc})", hint="check the path") from None
 
 
 def read_lines(content: bytes) -> list[str]:
@@ -63,8 +63,8 @@ def read_lines(content: bytes) -> list[str]:
         raise malformed(content[:MAX_BYTES].count(b"\n") + 1, "the file is too long", f"at most {MAX_BYTES} bytes")
     try:
         text = content.decode("utf-8")
-    except UnicodeDecodeError as fault:
-        raise malformed(content[: fault.start].count(b"\n") + 1, "not text", "UTF-8") from None
+    except UnicodeDecodeError as exc:
+        raise malformed(content[: exc.start].count(b"\n") + 1, "not text", "UTF-8") from None
     return [line.strip() for line in text.split("\n")]
 
 

@@ -48,8 +48,8 @@ def infer(spec: Spec, input_size: int | None = None) -> dict[str, Shape]:
             attributes["size"] = input_size
         try:
             shapes[name] = output_shape(attributes, [shapes[source] for source in inputs(spec, name)])
-        except SpecError as fault:
-            raise SpecError(f"{name}: {fault}") from None
+        except SpecError as exc:
+            raise SpecError(f"{name}: {exc}") from None
     return shapes
 
 

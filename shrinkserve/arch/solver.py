@@ -83,8 +83,8 @@ def import_recipe(proto: Path, solver: Path) -> Recipe:
     network = read_network(proto)
     try:
         values = parse_solver(read_bytes(solver))
-    except SpecError as fault:
-        raise SpecError(f"{solver}, {fault}") from None
+    except SpecError as exc:
+        raise SpecError(f"{solver}, {exc}") from None
     raw = {
         "name": network.name,
         "model": {

@@ -35,7 +35,7 @@ def load(
         SpecError: an unknown name, a file that is malformed, or a network that does not hold together.
     """
     if Path(source).suffix != ".prototxt":
-        return zoo.build(
+        return zoo.build_network(
             str(source),
             classes=1001 if classes is None else classes,
             input_size=224 if input_size is None else input_size,

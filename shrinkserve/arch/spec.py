@@ -85,7 +85,7 @@ def add(spec: Spec, name: str, op: str, *inputs: str, **attributes: Any) -> str:
         SpecError: the name is taken, an input is not there yet, or is given twice (an edge exists once).
     """
     if name in spec:
-        raise SpecError(f"{name}: two operations have this name", do="give each its own")
+        raise SpecError(f"{name}: two operations have this name", hint="give each its own")
     if unknown := [source for source in inputs if source not in spec]:
         raise SpecError(f"{name}: reads from {', '.join(unknown)}, which is not defined before it")
     if len(set(inputs)) < len(inputs):
@@ -115,28 +115,3 @@ def input_node(spec: Spec) -> str:
 def output_node(spec: Spec) -> str:
     """The name of the operation that gives the logits."""
     return next(name for name in spec if not spec.out_degree(name))
-
-
-def to_dict(spec: Spec) -> dict[str, Any]:
-    """As node-link data: what JSON can hold."""
-    return nx.node_link_data(spec, edges="edges")
-
-
-def from_dict(raw: Mapping[str, Any]) -> Spec:
-    """Read back what `to_dict` wrote, and check it.
-
-    Raises:
-        SpecError: it is not node-link data, or the network does not hold together.
-    """
-    from shrinkserve.arch.checks import check  # checks reads this module's tables
-
-    if not isinstance(raw, Mapping) or raw.get("directed") is not True or raw.get("multigraph") is not False:
-        raise SpecError("not a network description", expected="node-link data of a directed graph")
-    try:
-        spec: Spec = nx.DiGraph(nx.node_link_graph(dict(raw), edges="edges"))
-    except (nx.NetworkXError, KeyError, TypeError, ValueError, AttributeError) as fault:
-        raise SpecError(
-            f"not a network description ({fault!r})", expected="node-link data of a directed graph"
-        ) from fault
-    check(spec)
-    return spec

@@ -22,12 +22,12 @@ WIDEST = 32
 """Largest width multiplier: 40,960 channels in the head, within what a description may have."""
 
 
-def names() -> list[str]:
+def network_names() -> list[str]:
     """The networks that `build` knows."""
     return sorted(ACTIVATIONS)
 
 
-def build(
+def build_network(
     name: str,
     *,
     classes: int = 1001,
@@ -50,9 +50,9 @@ def build(
         SpecError: an unknown name or a value out of range.
     """
     if name not in ACTIVATIONS:
-        near = difflib.get_close_matches(name, names(), n=1)
-        known = f"{', '.join(names())} or the path of a .prototxt file"
-        raise SpecError(f"{name}: no such network", expected=known, do=f"did you mean {near[0]}?" if near else None)
+        near = difflib.get_close_matches(name, network_names(), n=1)
+        known = f"{', '.join(network_names())} or the path of a .prototxt file"
+        raise SpecError(f"{name}: no such network", expected=known, hint=f"did you mean {near[0]}?" if near else None)
     if input_size < SMALLEST_INPUT:
         raise SpecError(f"{name}: the input is too small", expected=f"at least {SMALLEST_INPUT}", found=input_size)
     if not 0 < width <= WIDEST:

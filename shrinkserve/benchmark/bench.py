@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from shrinkserve.benchmark.accuracy.resume_log import Journal
-from shrinkserve.benchmark.accuracy.run import Chain, Plan, run_chain
+from shrinkserve.benchmark.accuracy.run import AccuracyPlan, ChainResult, measure_accuracy
 from shrinkserve.benchmark.load import perf_analyzer
 from shrinkserve.benchmark.load.plan import LoadPlan, Requests, run_loads
 from shrinkserve.benchmark.load.slo import Slo, search
 from shrinkserve.benchmark.report import record
-from shrinkserve.benchmark.report.baseline import compare, read_record
+from shrinkserve.benchmark.report.baseline import compare_with_baseline
 from shrinkserve.benchmark.report.gates import Gates, misses
-from shrinkserve.benchmark.targets.discover import Stages, Wanted, find_stages
+from shrinkserve.benchmark.report.record import read_record
+from shrinkserve.benchmark.targets.discover import BenchStages, Wanted, find_stages
 from shrinkserve.data import Dataset, open_dataset
 from shrinkserve.data.shards import BACKGROUND
 from shrinkserve.errors import ConfigError, DataError, ShrinkServeError
@@ -26,7 +27,7 @@ BATCH = 32
 
 
 @dataclass(frozen=True)
-class Options:
+class BenchOptions:
     """A measurement.
 
     Attributes:
@@ -62,7 +63,7 @@ class Progress(Protocol):
         """So many images went through every stage."""
 
 
-def run_bench(options: Options, progress: Progress) -> dict[str, Any]:
+def run_bench(options: BenchOptions, progress: Progress) -> dict[str, Any]:
     """Measure, write what was asked for and return the record; its ``misses`` are what does not hold.
 
     Raises:
@@ -74,22 +75,22 @@ def run_bench(options: Options, progress: Progress) -> dict[str, Any]:
     dataset = open_dataset(options.data, "validation")
     _check_classes(dataset, stages)
     batch = min(stages.max_batch_size, BATCH)
-    plan = Plan(dataset, stages.preprocess, stages.targets, stages.links, batch, options.limit, stages.served)
+    plan = AccuracyPlan(dataset, stages.preprocess, stages.targets, stages.links, batch, options.limit, stages.served)
     journal = Journal(options.out / record.JOURNAL, plan) if options.out else None
-    chain = journal.restore() if journal else Chain.empty(plan)
+    chain = journal.restore() if journal else ChainResult.empty(plan)
     found = record.begin(stages, dataset, options.gates)
     record.write(found, options.json, options.out, dataset)  # a place that cannot be written is said now
     try:
         _measure_accuracy(found, plan, chain, journal, progress)
         if earlier is not None:
-            compare(found, earlier)  # other images are said before the minutes that the load tests take
+            compare_with_baseline(found, earlier)  # other images are said before the minutes that the load tests take
         record.write(found, options.json, options.out, dataset)  # a kill in these minutes leaves the accuracy
         _measure_loads(found, options, stages, Requests(dataset, stages.preprocess), progress.step)
         if earlier is not None:
-            found["baseline"] = {"file": str(options.baseline), "figures": compare(found, earlier)}
+            found["baseline"] = {"file": str(options.baseline), "figures": compare_with_baseline(found, earlier)}
         found["partial"] = None
-    except (ShrinkServeError, KeyboardInterrupt) as fault:
-        found["partial"] = str(fault) or "interrupted"
+    except (ShrinkServeError, KeyboardInterrupt) as exc:
+        found["partial"] = str(exc) or "interrupted"
         raise
     finally:
         found["misses"] = misses(found, options.gates)
@@ -97,15 +98,15 @@ def run_bench(options: Options, progress: Progress) -> dict[str, Any]:
     return found
 
 
-def _check_batches(loads: LoadPlan, stages: Stages) -> None:
+def _check_batches(loads: LoadPlan, stages: BenchStages) -> None:
     """A batch that the server refuses is said before the minutes until it would be sent."""
     largest, most = max(loads.batches, default=1), stages.max_batch_size
     if stages.contract is not None and largest > most:
-        do = "export it with a larger --max-batch, or ask for less"
-        raise ConfigError("--batch", expected=f"at most {most} images, the server's largest", found=largest, do=do)
+        hint = "export it with a larger --max-batch, or ask for less"
+        raise ConfigError("--batch", expected=f"at most {most} images, the server's largest", found=largest, hint=hint)
 
 
-def _check_classes(dataset: Dataset, stages: Stages) -> None:
+def _check_classes(dataset: Dataset, stages: BenchStages) -> None:
     """Labels that mean classes in another order would judge every answer wrongly.
 
     Names of another kind, synsets beside words, say nothing about the order: then the number has to do.
@@ -119,32 +120,36 @@ def _check_classes(dataset: Dataset, stages: Stages) -> None:
         if number is None:
             return
         expected, found = f"class {number} to be {ours[number]!r}", f"{theirs[number]!r}"
-    what, do = f"{dataset.root}: not the classes of model {stages.model}", "name the dataset that it was trained on"
+    what, hint = f"{dataset.root}: not the classes of model {stages.model}", "name the dataset that it was trained on"
     if ours[0] == BACKGROUND and len(ours) == len(theirs) + 1:
-        do = f"a folder has no class of background: `shrinkserve data pack {dataset.root} DIR` makes records, which do"
-    raise DataError(what, expected=expected, found=found, do=do)
+        hint = (
+            f"a folder has no class of background: `shrinkserve data pack {dataset.root} DIR` makes records, which do"
+        )
+    raise DataError(what, expected=expected, found=found, hint=hint)
 
 
-def _measure_accuracy(found: dict[str, Any], plan: Plan, chain: Chain, journal: Journal | None, at: Progress) -> None:
+def _measure_accuracy(
+    found: dict[str, Any], plan: AccuracyPlan, chain: ChainResult, journal: Journal | None, at: Progress
+) -> None:
     at.step(f"accuracy: {plan.images} images through {', '.join(target.name for target in plan.targets)}")
     if chain.done:
         at.step(f"accuracy: going on after {chain.done} of {plan.images} images")
 
-    def on_batch(part: Chain) -> None:
+    def on_batch(part: ChainResult) -> None:
         if journal:
             journal.append(part)
         at.images(chain.done, plan.images)
 
     try:
-        run_chain(plan, chain, on_batch)
+        measure_accuracy(plan, chain, on_batch)
     finally:
         found["accuracy"] = {**chain.to_dict(), "planned": plan.images, "batch": plan.batch_size}
 
 
 def _measure_loads(
     found: dict[str, Any],
-    options: Options,
-    stages: Stages,
+    options: BenchOptions,
+    stages: BenchStages,
     requests: Requests,
     say: Callable[[str], None],
 ) -> None:

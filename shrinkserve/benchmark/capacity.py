@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from shrinkserve.benchmark.load.histogram import Histogram
-from shrinkserve.benchmark.load.run import Timing, open_loop
-from shrinkserve.benchmark.load.schedule import Open
+from shrinkserve.benchmark.load.histogram import LatencyHistogram
+from shrinkserve.benchmark.load.run import open_loop
+from shrinkserve.benchmark.load.schedule import OpenSchedule
 from shrinkserve.benchmark.load.slo import Slo
 from shrinkserve.benchmark.targets.target import Images, Target
+from shrinkserve.benchmark.timing import Timing
 from shrinkserve.errors import ArtifactError, ConfigError
 
 Seconds = npt.NDArray[np.float64]
@@ -72,7 +73,7 @@ class Replica:
         return self.instances * self.max_batch / self.service.of(self.max_batch)
 
     @property
-    def unhurried(self) -> float:
+    def unbatched_rate(self) -> float:
         """Requests a second that it answers whether or not they wait for each other."""
         return min(self.instances / self.service.of(1), self.capacity)
 
@@ -98,11 +99,11 @@ def read_service(record: dict[str, Any], target: str | None = None, instances: i
     if not mine or mine[0]["batch"] != 1:
         raise ArtifactError(
             f"the record has no load test of {target or 'a server'} at concurrency 1 and batch 1",
-            do="measure one: shrinkserve bench ... --concurrency 1 --concurrency 8 --batch 4 --batch 16 --json FILE",
+            hint="measure one: shrinkserve bench ... --concurrency 1 --concurrency 8 --batch 4 --batch 16 --json FILE",
         )
     sizes = [int(load["batch"]) for load in mine]
     inside = np.array([sum(load["server"]["mean_ms"][p] for p in _COMPUTE) / 1e3 for load in mine])
-    single = Histogram(mine[0]["latency"]["hdr"])
+    single = LatencyHistogram(mine[0]["latency"]["hdr"])
     inside += _held_longer(record, mine[0]["target"], instances, sizes, inside, single.mean)
     drawn = np.array([single.percentile(p) for p in np.linspace(0.05, 99.95, 1000)])
     overhead = max(0.0, single.mean - float(inside[0]))
@@ -204,7 +205,7 @@ def size(replica: Replica, rate: float, slo: Slo) -> dict[str, Any]:
             f"--slo {slo}: cannot be met by any number of replicas",
             expected=f"p{slo.percent:g} of at least {alone:.1f} ms",
             found=f"{1e3 * slo.seconds:g} ms",
-            do="use a faster engine or promise less",
+            hint="use a faster engine or promise less",
         )
     replicas = math.ceil(rate / each)
     latencies = simulate(replica, rate / replicas)
@@ -248,7 +249,7 @@ def check(
     for rate in rates:
         say(f"check: {target.name} at {rate:.1f} requests/s")
         enough = replace(timing, window=max(timing.window, a_window / rate))
-        load = open_loop(target, requests, Open(rate), 64, enough)
+        load = open_loop(target, requests, OpenSchedule(rate), 64, enough)
         predicted = simulate(replica, rate)
         row: dict[str, Any] = {"requests_per_second": rate, "valid": load.valid, "reasons": load.reasons}
         row["requests"] = load.latency.count

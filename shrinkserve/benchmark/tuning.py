@@ -19,13 +19,14 @@ from typing import Any
 
 import numpy as np
 
-from shrinkserve.benchmark.load.run import Load, Timing, closed_loop
+from shrinkserve.benchmark.load.run import Load, closed_loop
 from shrinkserve.benchmark.targets.target import server as server_target
+from shrinkserve.benchmark.timing import Timing
 from shrinkserve.config import ServingConfig
 from shrinkserve.errors import GateError, ServerError
 from shrinkserve.serving import model_config
 from shrinkserve.serving.client.client import Client
-from shrinkserve.serving.names import public
+from shrinkserve.serving.names import public_name
 from shrinkserve.serving.repository.transaction import linked_copy
 from shrinkserve.serving.repository.writer import Repository
 from shrinkserve.serving.server.server import ServerOptions, TritonServer
@@ -66,7 +67,7 @@ class Trial:
 
     choice: Choice
     loads: list[Load] = field(default_factory=list)
-    fault: str | None = None
+    error: str | None = None
 
     def best(self, limit: float) -> Load | None:
         """The load of most images a second whose 99th percentile is within `limit` seconds."""
@@ -116,13 +117,13 @@ class Tuning:
             "chosen": self.chosen.to_dict(),
             "duel_images_per_second": [list(turn) for turn in self.duel],
             "trials": [
-                {"choice": t.choice.to_dict(), "fault": t.fault, "loads": [load.to_dict() for load in t.loads]}
+                {"choice": t.choice.to_dict(), "fault": t.error, "loads": [load.to_dict() for load in t.loads]}
                 for t in self.trials
             ],
         }
 
 
-def tune(
+def tune_serving(
     repository: Repository,
     name: str,
     limit: float,
@@ -163,7 +164,7 @@ def tune(
     if not tuning.best.worth(limit):
         fastest = min((load.latency.percentile(99) for trial in tuning.trials for load in trial.loads), default=None)
         found = "nothing could be served" if fastest is None else f"{fastest * 1e3:.1f} ms at best"
-        raise GateError(f"no way to run {public(name)} here holds a p99 of {limit * 1e3:g} ms: {found}")
+        raise GateError(f"no way to run {public_name(name)} here holds a p99 of {limit * 1e3:g} ms: {found}")
     _duel(repository, name, tuning, timing)
     repository.configure(name, tuning.chosen.options, tuning.chosen.engine)
     return tuning
@@ -215,8 +216,8 @@ def _try(repository: Repository, name: str, choice: Choice, timing: Timing, conc
         try:
             with TritonServer(scratch.root, options) as server:
                 return Trial(choice, [_load(server.grpc_url, name, count, timing) for count in concurrencies])
-        except ServerError as fault:  # an engine of another processor, for one
-            return Trial(choice, fault=fault.what)
+        except ServerError as exc:  # an engine of another processor, for one
+            return Trial(choice, error=exc.what)
 
 
 def _load(url: str, name: str, concurrency: int, timing: Timing) -> Load:
@@ -229,8 +230,8 @@ def _load(url: str, name: str, concurrency: int, timing: Timing) -> Load:
 
 def describe(trial: Trial, limit: float) -> str:
     """One line of what a choice did."""
-    if trial.fault is not None:
-        return f"{trial.choice}: cannot be served ({trial.fault})"
+    if trial.error is not None:
+        return f"{trial.choice}: cannot be served ({trial.error})"
     load = trial.best(limit)
     if load is None:
         lowest = min(load.latency.percentile(99) for load in trial.loads)

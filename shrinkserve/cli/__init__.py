@@ -70,38 +70,38 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     except (KeyboardInterrupt, typer.Abort):
         return _fail("interrupted", 130)
-    except ClickError as fault:
-        return _explain_usage(fault, sys.argv[1:] if argv is None else argv)
-    except (ShrinkServeError, ModuleNotFoundError, OSError) as fault:
-        message = _explain(fault)
+    except ClickError as exc:
+        return _explain_usage(exc, sys.argv[1:] if argv is None else argv)
+    except (ShrinkServeError, ModuleNotFoundError, OSError) as exc:
+        message = _explain(exc)
         if message is None or os.environ.get("SHRINKSERVE_DEBUG"):
             raise
-        return _fail(message, getattr(fault, "exit_code", 2))
+        return _fail(message, getattr(exc, "exit_code", 2))
 
 
-def _explain(fault: Exception) -> str | None:
+def _explain(error: Exception) -> str | None:
     """What a person can do about it; None for a bug."""
-    if isinstance(fault, ShrinkServeError):
-        return str(fault)
-    if isinstance(fault, OSError):
-        place = fault.filename or "what was to be written"
-        room = f"{place}: {fault.strerror}; free some room, or choose another place"
-        return room if fault.errno in NO_ROOM else None
-    lacking = str(getattr(fault, "name", "")).partition(".")[0]
+    if isinstance(error, ShrinkServeError):
+        return str(error)
+    if isinstance(error, OSError):
+        place = error.filename or "what was to be written"
+        room = f"{place}: {error.strerror}; free some room, or choose another place"
+        return room if error.errno in NO_ROOM else None
+    lacking = str(getattr(error, "name", "")).partition(".")[0]
     how = f"this needs {lacking}, which is not installed; pip install 'shrinkserve[{EXTRAS.get(lacking)}]'"
     return how if lacking in EXTRAS else None
 
 
-def _explain_usage(fault: typer.BadParameter, argv: list[str]) -> int:
+def _explain_usage(error: typer.BadParameter, argv: list[str]) -> int:
     """One line for a misspelt command line; a group alone is answered with its commands."""
-    context = getattr(fault, "ctx", None)
+    context = getattr(error, "ctx", None)
     command = context.command_path if context else _named(argv)
-    message = fault.format_message()
+    message = error.format_message()
     if context and message == context.get_help():
         typer.echo(message, err=True)
         return 2
     # typer has pydantic read the values and passes on its words, but not what was typed.
-    if refused := getattr(fault.__cause__, "errors", None):
+    if refused := getattr(error.__cause__, "errors", None):
         found = repr(refused()[0]["input"])
         message = message.replace("Value error, ", "")
         message = message if found in message else f"{message}, found {found}"

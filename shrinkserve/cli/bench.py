@@ -79,20 +79,20 @@ def bench(  # noqa: PLR0913, PLR0917 - one parameter an option
 ) -> None:
     """Prove that a server answers as the checkpoint does. And how fast."""
     os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
-    from shrinkserve.benchmark.bench import Options, run_bench
+    from shrinkserve.benchmark.bench import BenchOptions, run_bench
     from shrinkserve.benchmark.load.plan import LoadPlan
-    from shrinkserve.benchmark.load.run import Timing
     from shrinkserve.benchmark.load.slo import Slo
-    from shrinkserve.benchmark.report.gates import Gates, parse_duration, read_gates
+    from shrinkserve.benchmark.report.gates import Gates, read_gates
     from shrinkserve.benchmark.targets.discover import Wanted
     from shrinkserve.benchmark.targets.target import parse_payloads
+    from shrinkserve.benchmark.timing import Timing, parse_duration
     from shrinkserve.errors import ConfigError
 
     if arrivals not in {"poisson", "constant"}:
         raise ConfigError("--arrivals", expected="poisson or constant", found=repr(arrivals))
 
     named = Gates(min_top1, max_flips, parse_duration(max_p99, "--max-p99") if max_p99 else None, min_throughput)
-    options = Options(
+    options = BenchOptions(
         data=data,
         wanted=Wanted(
             url or ([] if checkpoint else TRITON_URLS),
@@ -153,10 +153,10 @@ def plan(  # noqa: PLR0913, PLR0917 - one parameter an option
     """Size replicas for a rate and a promised latency. By simulation, from measured service times."""
     from json import dumps
 
-    from shrinkserve.artifact import write_atomic
+    from shrinkserve.atomic import write_atomic
     from shrinkserve.benchmark import capacity
     from shrinkserve.benchmark.load.slo import Slo
-    from shrinkserve.benchmark.report.baseline import read_record
+    from shrinkserve.benchmark.report.record import read_record
     from shrinkserve.errors import ConfigError, GateError
 
     if check and data is None:
@@ -173,10 +173,10 @@ def plan(  # noqa: PLR0913, PLR0917 - one parameter an option
     )
     found["measured_each"] = capacity.most_measured(measured, found["target"])
     if each > found["measured_each"]:
-        do = "look at the check" if check else "confirm it with --check"
-        typer.echo(f"a replica was measured up to {found['measured_each']:.1f} requests/s: beyond is simulated; {do}")
+        hint = "look at the check" if check else "confirm it with --check"
+        typer.echo(f"a replica was measured up to {found['measured_each']:.1f} requests/s: beyond is simulated; {hint}")
     if check and data:
-        rates = [*(load * replica.unhurried for load in CHECKED_LOADS), each]
+        rates = [*(load * replica.unbatched_rate for load in CHECKED_LOADS), each]
         found["check"] = _check(replica, promise, rates, check, data, str(measured["model"]))
     if json:
         write_atomic(json, (dumps(found, indent=1) + "\n").encode())
@@ -189,8 +189,8 @@ def _check(
 ) -> list[dict[str, Any]]:
     from shrinkserve.benchmark import capacity
     from shrinkserve.benchmark.load.plan import payload
-    from shrinkserve.benchmark.load.run import Timing
     from shrinkserve.benchmark.targets.target import server
+    from shrinkserve.benchmark.timing import Timing
     from shrinkserve.data import open_dataset
     from shrinkserve.serving.client.client import Client
 

@@ -14,7 +14,7 @@ from shrinkserve.cli.output import say
 from shrinkserve.errors import GateError
 
 if TYPE_CHECKING:
-    from shrinkserve.runtimes import Answerer
+    from shrinkserve.runtimes import Predictor
 
 
 def register(app: typer.Typer) -> None:
@@ -37,7 +37,7 @@ def compare(
 ) -> None:
     """Say how far the answers of two artifacts are apart. Exit code 1 beyond the tolerance."""
     from shrinkserve.export.parity import Tolerance
-    from shrinkserve.export.parity import compare as ask
+    from shrinkserve.export.parity import compare_outputs as ask
     from shrinkserve.export.samples import load_samples
     from shrinkserve.preprocess import Preprocess
 
@@ -88,7 +88,7 @@ def _shown(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _open(source: str, model: str | None) -> Answerer:
+def _open(source: str, model: str | None) -> Predictor:
     if "://" in source:
         from shrinkserve.serving.client.served_model import ServedModel
 

@@ -47,7 +47,7 @@ def pack(
     from shrinkserve.data.sources import find_sources
 
     collection = find_sources(source)
-    shards = packing.plan(collection, target, {"train": train_shards, "validation": validation_shards})
+    shards = packing.plan_shards(collection, target, {"train": train_shards, "validation": validation_shards})
     bad = packing.pack(
         collection,
         shards,
@@ -73,7 +73,7 @@ def index(root: Root) -> None:
 
     folders = [(split, folder) for split in SPLITS if (folder := ShardDataset.find(root, split))]
     if not folders:
-        raise DataError(f"{root}: no shards to index", expected=ShardDataset.layout("train"), do="check the path")
+        raise DataError(f"{root}: no shards to index", expected=ShardDataset.layout("train"), hint="check the path")
     for split, folder in folders:
         shards = [Shard.scan(path) for path in ShardDataset.files(folder, split)]
         for shard in shards:
@@ -96,7 +96,7 @@ def verify(
     from shrinkserve.data.quarantine import read_quarantine, write_quarantine
 
     known = read_quarantine(root)
-    reports = verification.verify(
+    reports = verification.verify_dataset(
         root,
         workers or available_workers(),
         progress=None if as_json else lambda split, done, count: _progress(f"{split} parts", done, count),
@@ -115,14 +115,16 @@ def verify(
         path = write_quarantine(root, bad)
         say(f"wrote {path}: {len(bad)} entries" if bad else "nothing to quarantine", err=as_json)
     elif new:
-        raise GateError(f"{root}: {len(new)} bad images", do="skip them with --quarantine, or pack their shards again")
+        raise GateError(
+            f"{root}: {len(new)} bad images", hint="skip them with --quarantine, or pack their shards again"
+        )
 
 
 def info(root: Root, as_json: Json = False) -> None:
     """Tell what a dataset holds."""
-    from shrinkserve.data.info import describe
+    from shrinkserve.data.info import describe_dataset
 
-    splits = describe(root)
+    splits = describe_dataset(root)
     if as_json:
         say(json.dumps([dataclasses.asdict(split) for split in splits], indent=1))
         return

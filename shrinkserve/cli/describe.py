@@ -32,7 +32,7 @@ def describe(
     from shrinkserve.errors import ConfigError
 
     if (whole or cell) and plot is None:
-        raise ConfigError("--whole and --cell say what to draw", do="add --plot FILE")
+        raise ConfigError("--whole and --cell say what to draw", hint="add --plot FILE")
     if whole and cell:
         raise ConfigError("--whole and --cell", expected="one of them")
     spec = load(network, classes=classes, input_size=input_size, width=width)

@@ -14,7 +14,7 @@ from shrinkserve.errors import ConfigError
 if TYPE_CHECKING:
     from shrinkserve.artifact import Card
     from shrinkserve.config import ServingConfig
-    from shrinkserve.export.exporter import Options
+    from shrinkserve.export.exporter import ExportOptions
     from shrinkserve.export.variants import Kind, Variant, VariantOptions
 
 Weights = Literal["ema", "raw"]
@@ -60,7 +60,7 @@ def export(  # noqa: PLR0913, PLR0917 - a command's options are its arguments
 ) -> None:
     """Export a run, or any ONNX file, to a model repository. Its answers are checked against those of its source."""
     from shrinkserve.export.engine.build import EngineOptions
-    from shrinkserve.export.exporter import MODEL, Options, serving_options
+    from shrinkserve.export.exporter import MODEL, ExportOptions, serving_options
     from shrinkserve.export.optimise import check_target
     from shrinkserve.export.samples import is_version, trained_on
     from shrinkserve.export.variants import VariantOptions, check_runtimes, parse_kinds
@@ -72,7 +72,7 @@ def export(  # noqa: PLR0913, PLR0917 - a command's options are its arguments
         raise ConfigError("--preprocess and --labels", expected="only with --onnx", found="a run, which has its own")
     passes, kinds = check_target(target), parse_kinds(to)
     data = trained_on(run) if run and not data else data
-    options = Options(data, passes, tune, max_batch, typer.echo)
+    options = ExportOptions(data, passes, tune, max_batch, typer.echo)
     # Resolved, as "." has no name.
     beside = run.resolve().parents[1] if run and is_version(run) else repository.resolve()
     cache = beside.parent / f"{beside.name}.timing-cache"
@@ -102,18 +102,18 @@ def export(  # noqa: PLR0913, PLR0917 - a command's options are its arguments
 
 def _report_inputs(folder: Path) -> None:
     """What may be sent to the model."""
-    from shrinkserve.serving.names import public
+    from shrinkserve.serving.names import public_name
     from shrinkserve.serving.repository.ensemble import takes_encoded
 
-    name = public(folder.name)
+    name = public_name(folder.name)
     if takes_encoded(folder.parent, folder.name):
         typer.echo(f"{name} takes JPEG, {folder.name} pixels")
     else:
-        do = f"pip install 'shrinkserve[dali]' and `shrinkserve repo add-jpeg {name}` for JPEG"
-        typer.echo(f"{folder.name} takes pixels only, as DALI is not installed; {do}")
+        hint = f"pip install 'shrinkserve[dali]' and `shrinkserve repo add-jpeg {name}` for JPEG"
+        typer.echo(f"{folder.name} takes pixels only, as DALI is not installed; {hint}")
 
 
-def _run(run: Path, staging: Path, options: Options, weights: Weights) -> Card:
+def _run(run: Path, staging: Path, options: ExportOptions, weights: Weights) -> Card:
     from shrinkserve.export.exporter import export_onnx
 
     if weights == "raw":
@@ -121,7 +121,9 @@ def _run(run: Path, staging: Path, options: Options, weights: Weights) -> Card:
     return export_onnx(run, staging, options, weights=weights)
 
 
-def _foreign(onnx: Path | None, preprocess: Path | None, labels: Path | None, staging: Path, options: Options) -> Card:
+def _foreign(
+    onnx: Path | None, preprocess: Path | None, labels: Path | None, staging: Path, options: ExportOptions
+) -> Card:
     from shrinkserve.export.exporter import export_foreign
     from shrinkserve.export.foreign import read_labels, read_preprocess
 
@@ -174,12 +176,12 @@ def _publish(
     serving: ServingConfig | None,
 ) -> Path:
     from shrinkserve.export.exporter import MODEL
-    from shrinkserve.serving.names import classifier
+    from shrinkserve.serving.names import classifier_name
     from shrinkserve.serving.repository.engines import Engine
     from shrinkserve.serving.repository.writer import Repository
     from shrinkserve.serving.server.launch import importable
 
-    repository, model = Repository(root, say=typer.echo), classifier(model)
+    repository, model = Repository(root, say=typer.echo), classifier_name(model)
     encoded = importable("nvidia.dali")
     with repository.locked():
         place = repository.add(model, staging / MODEL, card, version=version, initial=serving, encoded=encoded)

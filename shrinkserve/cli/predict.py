@@ -18,7 +18,7 @@ from shrinkserve.errors import ConfigError, DataError
 from shrinkserve.text import printable, spreadsheet_cell
 
 if TYPE_CHECKING:
-    from shrinkserve.serving.client.prediction import Outcome
+    from shrinkserve.serving.client.prediction import ClassifyResult
 
 
 def register(app: typer.Typer) -> None:
@@ -72,14 +72,14 @@ def _expand_one(word: str) -> Iterable[Path]:
         return find_images([Path(word)])
     matches = sorted(glob.glob(word, recursive=True))  # noqa: PTH207 - Path.glob takes no absolute pattern
     if not matches:
-        raise DataError(f"{word}: no file matches", do="check the pattern")
+        raise DataError(f"{word}: no file matches", hint="check the pattern")
     return find_images(map(Path, matches))
 
 
-def _noting_faults(outcomes: Iterable[Outcome], faults: list[DataError]) -> Iterator[Outcome]:
+def _noting_faults(outcomes: Iterable[ClassifyResult], faults: list[DataError]) -> Iterator[ClassifyResult]:
     for outcome in outcomes:
-        if outcome.fault is not None:
-            faults.append(outcome.fault)
+        if outcome.error is not None:
+            faults.append(outcome.error)
         yield outcome
 
 
@@ -87,13 +87,13 @@ def _report(faults: list[DataError]) -> None:
     """Fail with the one fault, or list them and fail with their number."""
     if len(faults) == 1:
         raise faults[0]
-    for fault in faults:
-        say(f"error: {' '.join(str(fault).split())}", err=True)
+    for error in faults:
+        say(f"error: {' '.join(str(error).split())}", err=True)
     if faults:
-        raise DataError(f"{len(faults)} images could not be classified", do="see the lines above")
+        raise DataError(f"{len(faults)} images could not be classified", hint="see the lines above")
 
 
-def _write_table(outcomes: Iterable[Outcome], model: str) -> None:  # noqa: ARG001
+def _write_table(outcomes: Iterable[ClassifyResult], model: str) -> None:  # noqa: ARG001
     for outcome in outcomes:
         if outcome.predictions:
             say(printable(outcome.name))
@@ -101,7 +101,7 @@ def _write_table(outcomes: Iterable[Outcome], model: str) -> None:  # noqa: ARG0
             say(f"  {probability:8.2%}  {printable(label)}")
 
 
-def _write_csv(outcomes: Iterable[Outcome], model: str) -> None:
+def _write_csv(outcomes: Iterable[ClassifyResult], model: str) -> None:
     rows = csv.writer(sys.stdout, lineterminator="\n")
     rows.writerow(["image", "model", "version", "rank", "label", "probability"])
     for outcome in outcomes:
@@ -110,14 +110,14 @@ def _write_csv(outcomes: Iterable[Outcome], model: str) -> None:
             rows.writerow([*texts[:2], outcome.version, rank, texts[2], f"{probability:.8g}"])
 
 
-def _write_json(outcomes: Iterable[Outcome], model: str) -> None:
+def _write_json(outcomes: Iterable[ClassifyResult], model: str) -> None:
     """One array, an element a line, written as the answers come; whole also where a server dies on the way."""
     separator = "[\n"
     try:
         for outcome in outcomes:
             record: dict[str, object] = {"image": outcome.name, "model": model}
-            if outcome.fault is not None:
-                record["error"] = str(outcome.fault)
+            if outcome.error is not None:
+                record["error"] = str(outcome.error)
             else:
                 record["version"] = outcome.version
                 record["top"] = [{"label": label, "probability": value} for label, value in outcome.predictions]

@@ -61,7 +61,7 @@ def _chosen(held: Repository, name: str | None) -> list[str]:
     """Triton's name of a model's classifier, or of all; a folder without any is not the one that was meant."""
     found = held.classifiers() if name is None else [held.classifier(name)]
     if not found:
-        raise ArtifactError(f"{held.root}: no model in this repository", do="make one with `shrinkserve export`")
+        raise ArtifactError(f"{held.root}: no model in this repository", hint="make one with `shrinkserve export`")
     return found
 
 
@@ -74,7 +74,7 @@ def _summary(repository: Repository, name: str) -> dict[str, Any]:
     card = repository.card(name, active, verify=False)
     top1 = card.metrics.get("top1")
     return {
-        "name": names.public(name),
+        "name": names.public_name(name),
         "takes": ["JPEG", "pixels"] if ensemble.takes_encoded(repository.root, name) else ["pixels"],
         "active": active,
         "versions": repository.versions(name),
@@ -129,18 +129,18 @@ def publish(  # noqa: PLR0913, PLR0917 - a command's options
 ) -> None:
     """Publish a version, once verified and tried out. A failure changes nothing."""
     from shrinkserve.artifact import read_card
-    from shrinkserve.serving.names import classifier
+    from shrinkserve.serving.names import classifier_name
     from shrinkserve.serving.publish import publish as publishing
-    from shrinkserve.serving.publish.shadow import Limits
+    from shrinkserve.serving.publish.shadow import ShadowLimits
     from shrinkserve.serving.repository.writer import Repository
     from shrinkserve.serving.server.launch import importable
 
     if shadow and (url is None or data is None):
         raise ConfigError("--shadow", expected="--url of the server and --data with the images to send")
-    model = classifier(name or read_card(source, "onnx", verify=False).name)
+    model = classifier_name(name or read_card(source, "onnx", verify=False).name)
     encoded = importable("nvidia.dali")
     images = _validation_images(data, shadow) if data is not None else []
-    with _live(url, token, images=images, limits=Limits(max_flips, max_slowdown), allow_gap=allow_gap) as live:
+    with _live(url, token, images=images, limits=ShadowLimits(max_flips, max_slowdown), allow_gap=allow_gap) as live:
         publishing.publish(
             Repository(repository, wait=wait),
             source,
@@ -154,13 +154,13 @@ def publish(  # noqa: PLR0913, PLR0917 - a command's options
 
 def add_jpeg(name: Name, repository: Root = DEFAULT, wait: Wait = 600) -> None:
     """Have a model take JPEG bytes too. NAME_preprocess is a DALI pipeline, NAME the ensemble with the classifier."""
-    from shrinkserve.serving.names import parts
+    from shrinkserve.serving.names import model_names
     from shrinkserve.serving.repository.writer import Repository
 
     held = Repository(repository, say=_to_stderr, wait=wait)
     model = held.classifier(name)
     held.add_jpeg(model)
-    for part in parts(model)[1:]:
+    for part in model_names(model)[1:]:
         say(f"wrote {repository / part}")
 
 
@@ -187,7 +187,7 @@ def verify(
     repository: Root = DEFAULT,
 ) -> None:
     """Check files against cards, configurations against graphs. Their real inputs, outputs and batches are asked."""
-    from shrinkserve.serving.names import public, whole
+    from shrinkserve.serving.names import names_of_ensemble, public_name
     from shrinkserve.serving.repository.verify import problems
     from shrinkserve.serving.repository.writer import Repository
     from shrinkserve.serving.server.loadable import runs_code
@@ -199,14 +199,16 @@ def verify(
         for line in lines:
             say(f"error: {line}", err=True)
         if not lines:
-            say(f"{public(model)}: whole; versions {', '.join(map(str, held.versions(model)))}")
+            say(f"{public_name(model)}: whole; versions {', '.join(map(str, held.versions(model)))}")
         found += len(lines)
-    for model in set() if name else sorted(set(held.models()) - {p for c in held.classifiers() for p in whole(c)}):
+    for model in (
+        set() if name else sorted(set(held.models()) - {p for c in held.classifiers() for p in names_of_ensemble(c)})
+    ):
         if why := runs_code(repository / model):
             typer.echo(f"warning: {model}: runs code ({why}); serve it only if you trust who wrote it", err=True)
     if found:
         raise ArtifactError(
-            f"{repository}: {found} problems", do="publish again, or `repo rollback` to a whole version"
+            f"{repository}: {found} problems", hint="publish again, or `repo rollback` to a whole version"
         )
 
 
@@ -218,7 +220,7 @@ def gc(
     wait: Wait = 600,
 ) -> None:
     """Remove old versions. The one that answers and the newest others stay."""
-    from shrinkserve.serving.names import public
+    from shrinkserve.serving.names import public_name
     from shrinkserve.serving.repository.writer import Repository
 
     held = Repository(repository, say=_to_stderr, wait=wait)
@@ -231,7 +233,7 @@ def gc(
             if surplus and not dry_run:
                 held.remove(model, surplus)
             verb = "would remove" if dry_run else "removed"
-            say(f"{public(model)}: {verb} {', '.join(map(str, surplus)) or 'nothing'}; {active} answers")
+            say(f"{public_name(model)}: {verb} {', '.join(map(str, surplus)) or 'nothing'}; {active} answers")
 
 
 def tune(
@@ -242,9 +244,9 @@ def tune(
     wait: Wait = 600,
 ) -> None:
     """Find what serves best on this machine. Instances, threads, batching, engines; written into the configuration."""
-    from shrinkserve.benchmark.report.gates import parse_duration
+    from shrinkserve.benchmark.timing import parse_duration
     from shrinkserve.benchmark.tuning import explain_batching, table
-    from shrinkserve.benchmark.tuning import tune as measure
+    from shrinkserve.benchmark.tuning import tune_serving as measure
     from shrinkserve.serving.repository.writer import Repository
 
     quantity, _, duration = slo.partition("=")

@@ -49,7 +49,7 @@ def serve(  # noqa: PLR0913 - the options of a server
     """Start the server, say where it is, and stop it at Ctrl-C or SIGTERM."""
     import secrets
 
-    from shrinkserve.serving.names import known_models
+    from shrinkserve.serving.names import public_names
     from shrinkserve.serving.server.server import ServerOptions, TritonServer
 
     for number in (signal.SIGTERM, signal.SIGHUP):
@@ -76,7 +76,7 @@ def serve(  # noqa: PLR0913 - the options of a server
         if token:
             say("warning: users of this machine can read the token from tritonserver's command line", err=True)
         with server:
-            typer.echo(f"serving {', '.join(known_models(server.models))}; Ctrl-C stops it; log: {server.log_file}")
+            typer.echo(f"serving {', '.join(public_names(server.models))}; Ctrl-C stops it; log: {server.log_file}")
             for url in (server.http_url, server.grpc_url, server.metrics_url):
                 typer.echo(url)
             server.wait()
@@ -103,7 +103,7 @@ def doctor(
         typer.echo(json.dumps([asdict(finding) for finding in findings], indent=1))
     else:
         for finding in findings:
-            do = f"; {finding.do}" if finding.do else ""
-            say(f"{finding.level:6}{finding.subject}: {finding.what}{do}")
+            hint = f"; {finding.hint}" if finding.hint else ""
+            say(f"{finding.level:6}{finding.subject}: {finding.what}{hint}")
     if any(finding.level == "fault" for finding in findings):
         raise typer.Exit(1)

@@ -56,7 +56,7 @@ def run(  # noqa: PLR0913, PLR0917 - a command's options
     from shrinkserve.errors import ConfigError
 
     if resume and overwrite:
-        raise ConfigError("--resume and --overwrite exclude each other", do="give one of them")
+        raise ConfigError("--resume and --overwrite exclude each other", hint="give one of them")
     loaded = load_recipe(recipe, settings or [])
     out = out or Path("runs") / loaded.name
     if plan:
@@ -83,9 +83,9 @@ def run(  # noqa: PLR0913, PLR0917 - a command's options
 
 
 def _plan(recipe: Recipe, data: Path, processes: int, images_per_second: float | None) -> int:
-    from shrinkserve.training.plan import plan
+    from shrinkserve.training.plan import plan_training
 
-    found = plan(recipe, data, processes=processes, images_per_second=images_per_second)
+    found = plan_training(recipe, data, processes=processes, images_per_second=images_per_second)
     hours = "give --images-per-second (see --profile)" if found.hours is None else f"{found.hours:,.2f}"
     lines = {
         "images": f"{found.training_images:,} train, {found.validation_images:,} validation; {found.classes} classes",
@@ -104,9 +104,9 @@ def _plan(recipe: Recipe, data: Path, processes: int, images_per_second: float |
 
 
 def _profile(recipe: Recipe, data: Path) -> int:
-    from shrinkserve.training.profile import profile
+    from shrinkserve.training.profile import profile_training
 
-    found = profile(recipe, data)
+    found = profile_training(recipe, data)
     if os.environ.get("RANK", "0") == "0":
         total = sum(found.seconds.values())
         typer.echo(f"{found.processes} processes, {found.threads} threads each, {found.device}; medians")
@@ -128,11 +128,11 @@ def _train(recipe: Recipe, data: Path, out: Path, *, resume: bool, overwrite: bo
         resume, overwrite = True, False
     try:
         card = train(recipe, data, out, resume=resume, overwrite=overwrite, allow_changes=allow_changes)
-    except Stopped as fault:
-        return 128 + fault.signal
-    except ShrinkServeError as fault:
-        if leave_fault(fault):
-            return fault.exit_code
+    except Stopped as exc:
+        return 128 + exc.signal
+    except ShrinkServeError as exc:
+        if leave_fault(exc):
+            return exc.exit_code
         raise
     if os.environ.get("RANK", "0") == "0":
         top1, seconds = card.metrics["top1"], card.metrics["seconds"]

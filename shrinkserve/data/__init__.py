@@ -7,7 +7,8 @@ open_dataset(root, split) --> Dataset --> evaluation_batches(...) --> Batch, Bat
 """
 
 from shrinkserve.data.batch import Batch
-from shrinkserve.data.dataset import Dataset, Record, Split, open_dataset
+from shrinkserve.data.dataset import Dataset, Record, Split
 from shrinkserve.data.loaders import TrainLoader, evaluation_batches, train_loader
+from shrinkserve.data.opening import open_dataset
 
 __all__ = ["Batch", "Dataset", "Record", "Split", "TrainLoader", "evaluation_batches", "open_dataset", "train_loader"]

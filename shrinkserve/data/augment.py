@@ -57,7 +57,7 @@ class Colour:
 
 
 @dataclass(frozen=True)
-class Draw:
+class AugmentParams:
     """What is done with one image.
 
     Attributes:
@@ -84,7 +84,7 @@ def generator(seed: int, epoch: int, index: int) -> np.random.Generator:
 
 def draw(
     config: AugmentConfig, rng: np.random.Generator, width: int, height: int, size: int, default: Interpolation
-) -> Draw:
+) -> AugmentParams:
     """Draw the augmentation of an image of `width` x `height` pixels that becomes `size` x `size`.
 
     Args:
@@ -105,7 +105,7 @@ def draw(
     if erase is not None:
         left, top, right, bottom = erase
         noise = rng.integers(0, 256, (bottom - top, right - left, 3), dtype=np.uint8)
-    return Draw(crop, interpolation, flip, colour, erase, noise)
+    return AugmentParams(crop, interpolation, flip, colour, erase, noise)
 
 
 def _crop(config: AugmentConfig, rng: np.random.Generator, width: int, height: int) -> Box:

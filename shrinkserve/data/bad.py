@@ -26,15 +26,15 @@ class BadImages:
             return
         if not self.allowed:
             advice = "skip it with `shrinkserve data verify --quarantine`, or allow some with data.max_bad_fraction"
-            raise DataError(self.found[0], do=advice)
+            raise DataError(self.found[0], hint=advice)
         raise DataError(
             f"too many bad images, the last: {self.found[-1]}",
             expected=f"at most {self.allowed} in a process's epoch (data.max_bad_fraction)",
             found=len(self.found),
-            do="look at them with `shrinkserve data verify`",
+            hint="look at them with `shrinkserve data verify`",
         )
 
 
-def told(fault: DataError) -> str:
+def one_line(error: DataError) -> str:
     """What a fault says, on one line, without its advice: in training another one is given."""
-    return " ".join(str(DataError(fault.what, expected=fault.expected, found=fault.found)).split())
+    return " ".join(str(DataError(error.what, expected=error.expected, found=error.found)).split())

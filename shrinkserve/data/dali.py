@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from shrinkserve.config import Recipe
-from shrinkserve.data.augment import NO_NOISE, Draw, draw, generator
-from shrinkserve.data.bad import BadImages, told
+from shrinkserve.data.augment import NO_NOISE, AugmentParams, draw, generator
+from shrinkserve.data.bad import BadImages, one_line
 from shrinkserve.data.batch import Batch
 from shrinkserve.data.dali_pipeline import arguments, build
 from shrinkserve.data.dataset import Dataset
@@ -26,7 +26,7 @@ from shrinkserve.data.threads import ordered_map
 from shrinkserve.errors import DataError
 from shrinkserve.preprocess import Preprocess, decode
 
-Drawn = Callable[[int, int, int], Draw]
+Drawn = Callable[[int, int, int], AugmentParams]
 """What is done with the image at an index, of a width and height."""
 
 
@@ -57,7 +57,7 @@ class DaliLoader:
             world=self._world,
         )
 
-        def drawn(index: int, width: int, height: int) -> Draw:
+        def drawn(index: int, width: int, height: int) -> AugmentParams:
             return draw(recipe.augment, generator(recipe.train.seed, number, index), width, height, size, default)
 
         bad = BadImages(int(recipe.data.max_bad_fraction * order.size))
@@ -77,9 +77,9 @@ def evaluate(
         DataError: an image that cannot be read.
     """
 
-    def drawn(_: int, width: int, height: int) -> Draw:
+    def drawn(_: int, width: int, height: int) -> AugmentParams:
         box = preprocess.crop_box(width, height)
-        return Draw(box, preprocess.interpolation, flip=False, colour=None, erase=None, noise=NO_NOISE)
+        return AugmentParams(box, preprocess.interpolation, flip=False, colour=None, erase=None, noise=NO_NOISE)
 
     run = _Run(dataset, drawn, preprocess.size, max(1, workers), device, augment=False)
     for batch, messages in run.batches(parts):
@@ -121,10 +121,10 @@ class _Run:
                 for result in self._pass(parts[done:], look=looked_at == done):
                     done += 1
                     yield result
-            except RuntimeError as fault:
+            except RuntimeError as exc:
                 if looked_at == done:
                     advice = "set data.loader=portable, and report this"
-                    raise DataError(f"DALI fails on a batch that Pillow decodes ({fault})", do=advice) from fault
+                    raise DataError(f"DALI fails on a batch that Pillow decodes ({exc})", hint=advice) from exc
                 looked_at = done
 
     def _pass(self, parts: Sequence[Indices], look: bool) -> Iterator[tuple[Batch, list[str]]]:
@@ -155,8 +155,8 @@ class _Run:
                 if look:
                     decode(record.encoded, record.name)
                 samples.append(arguments(record, self.drawn(index, *image_size(record)), augment=self.augment))
-            except DataError as fault:
-                messages.append(told(fault))
+            except DataError as exc:
+                messages.append(one_line(exc))
                 continue
             labels.append(record.label)
             good.append(index)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from shrinkserve.data.augment import Draw
+from shrinkserve.data.augment import AugmentParams
 from shrinkserve.data.dataset import Record
 from shrinkserve.preprocess import Interpolation
 
@@ -20,7 +20,7 @@ FILTERS: dict[Interpolation, str] = {
 DARK = np.zeros((1, 1, 3), dtype=np.uint8)
 
 
-def arguments(record: Record, drawn: Draw, *, augment: bool) -> tuple[Any, ...]:
+def arguments(record: Record, drawn: AugmentParams, *, augment: bool) -> tuple[Any, ...]:
     """What the graph of `build` takes for one image: its bytes, then crop, filter and, with `augment`, all else."""
     from nvidia.dali import types
 

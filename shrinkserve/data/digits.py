@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from shrinkserve.artifact import staged_folder
+from shrinkserve.atomic import staged_folder
 from shrinkserve.data.dataset import Split
 from shrinkserve.data.shards import BACKGROUND, LABELS, PREFIXES, shard_name
 from shrinkserve.data.tfrecord import write_record

@@ -47,7 +47,7 @@ class Features:
         try:
             self._map = _example_class().FromString(raw).features.feature
         except DecodeError:
-            raise DataError(f"{where}: not a tf.train.Example", do="check what wrote this shard") from None
+            raise DataError(f"{where}: not a tf.train.Example", hint="check what wrote this shard") from None
 
     def bytes(self, key: str) -> bytes:
         """The one byte string under `key`; raises `DataError` when there is none."""

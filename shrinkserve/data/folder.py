@@ -68,8 +68,8 @@ class FolderDataset:
         try:
             with path.open("rb") as stream:
                 encoded = stream.read(MAX_BYTES + 1)  # one more than is allowed: decoding refuses it by its length
-        except OSError as fault:
-            raise DataError(f"{path}: cannot be read ({fault.strerror})", do="check its permissions") from fault
+        except OSError as exc:
+            raise DataError(f"{path}: cannot be read ({exc.strerror})", hint="check its permissions") from exc
         return Record(encoded, label, str(path))
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from shrinkserve.artifact import write_atomic
+from shrinkserve.atomic import write_atomic
 from shrinkserve.data.tfrecord import OVERHEAD, Shard
 from shrinkserve.errors import ArtifactError
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from shrinkserve.data.dataset import SPLITS, Split, open_dataset
+from shrinkserve.data.dataset import SPLITS, Split
 from shrinkserve.data.folder import FolderDataset
+from shrinkserve.data.opening import open_dataset
 from shrinkserve.data.order import evaluation_order
 from shrinkserve.data.quarantine import read_quarantine
 from shrinkserve.data.shards import ShardDataset
@@ -42,7 +43,7 @@ class SplitInfo:
     median_size: tuple[int, int]
 
 
-def describe(root: Path) -> list[SplitInfo]:
+def describe_dataset(root: Path) -> list[SplitInfo]:
     """Each split that is there; raises `DataError` when none is, or one is damaged."""
     present = [s for s in SPLITS if any(kind.find(root, s) for kind in (ShardDataset, FolderDataset))]
     return [_describe(root, split) for split in present or SPLITS]

@@ -55,7 +55,7 @@ def train_loader(dataset: Dataset, recipe: Recipe, *, rank: int = 0, world: int 
     installed = find_spec("nvidia") is not None and find_spec("nvidia.dali") is not None
     if wanted == "dali" and not installed:
         what = "data.loader=dali: NVIDIA DALI is not installed"
-        raise ConfigError(what, do="pip install 'shrinkserve[dali]', or set data.loader=portable")
+        raise ConfigError(what, hint="pip install 'shrinkserve[dali]', or set data.loader=portable")
     if wanted == "dali" or (wanted == "auto" and installed and device is not None):
         from shrinkserve.data.dali import DaliLoader
 

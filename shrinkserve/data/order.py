@@ -24,7 +24,7 @@ def steps_per_epoch(dataset: Dataset, recipe: Recipe, world: int) -> int:
             f"{dataset.root}: too few training images for one step",
             expected=f"at least {recipe.train.batch_size} x {world} processes",
             found=len(dataset),
-            do="set a smaller train.batch_size",
+            hint="set a smaller train.batch_size",
         )
     return steps
 

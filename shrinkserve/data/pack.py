@@ -15,11 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
-from shrinkserve.artifact import write_atomic
+from shrinkserve.atomic import write_atomic
 from shrinkserve.data.dataset import Split
 from shrinkserve.data.pixels import plain_jpeg_size
 from shrinkserve.data.shards import BACKGROUND, LABELS, PREFIXES, shard_name
-from shrinkserve.data.sources import Collection, Source
+from shrinkserve.data.sources import Collection, SourceImage
 from shrinkserve.data.tfrecord import write_record
 from shrinkserve.data.writing import example
 from shrinkserve.errors import DataError
@@ -32,14 +32,16 @@ IMAGES_PER_SHARD: dict[Split, int] = {"train": 1252, "validation": 391}
 
 
 @dataclass(frozen=True)
-class Shard:
+class ShardPlan:
     """One shard to write: where, and its images."""
 
     path: Path
-    sources: list[Source]
+    sources: list[SourceImage]
 
 
-def plan(collection: Collection, target: Path, counts: dict[Split, int | None], seed: int = 0) -> list[Shard]:
+def plan_shards(
+    collection: Collection, target: Path, counts: dict[Split, int | None], seed: int = 0
+) -> list[ShardPlan]:
     """Decide which image goes into which shard: shuffled, so that each shard is a fair sample.
 
     Args:
@@ -55,13 +57,13 @@ def plan(collection: Collection, target: Path, counts: dict[Split, int | None], 
         folder, prefix = PREFIXES[split]
         for number, part in enumerate(np.array_split(order, min(count, len(sources)))):
             name = shard_name(prefix, number, min(count, len(sources)))
-            shards.append(Shard(target / folder / name, [sources[index] for index in part]))
+            shards.append(ShardPlan(target / folder / name, [sources[index] for index in part]))
     return shards
 
 
 def pack(
     collection: Collection,
-    shards: list[Shard],
+    shards: list[ShardPlan],
     target: Path,
     *,
     workers: int,
@@ -108,7 +110,7 @@ def pack(
     return sorted(bad)
 
 
-def _claim(target: Path, shards: list[Shard]) -> None:
+def _claim(target: Path, shards: list[ShardPlan]) -> None:
     """Make `target` this plan's; an unfinished one goes on only if it is the same."""
     digest = hashlib.sha256()
     for shard in shards:
@@ -118,11 +120,11 @@ def _claim(target: Path, shards: list[Shard]) -> None:
         before = (target / PLAN).read_bytes() if (target / PLAN).is_file() else None
         if before != mine:
             what = "holds other things" if before is None else "holds an unfinished packing of other images"
-            raise DataError(f"{target}: {what}", expected="a new folder", do="choose another place or remove it")
+            raise DataError(f"{target}: {what}", expected="a new folder", hint="choose another place or remove it")
     write_atomic(target / PLAN, mine)
 
 
-def _write_shard(shard: Shard, *, synsets: list[str], texts: list[str], skip_bad: bool) -> list[str]:
+def _write_shard(shard: ShardPlan, *, synsets: list[str], texts: list[str], skip_bad: bool) -> list[str]:
     log = _log(shard)
     if shard.path.exists():
         return log.read_text(encoding="utf-8").splitlines() if log.exists() else []
@@ -132,11 +134,11 @@ def _write_shard(shard: Shard, *, synsets: list[str], texts: list[str], skip_bad
         for source in shard.sources:
             try:
                 jpeg, size = _as_jpeg(_read(source), source)
-            except DataError as fault:
+            except DataError as exc:
                 if not skip_bad:
                     aside.unlink()
                     raise
-                bad.append(" ".join(str(fault).split()))
+                bad.append(" ".join(str(exc).split()))
                 continue
             synset, text = synsets[source.label - 1], texts[source.label - 1]
             write_record(
@@ -151,23 +153,23 @@ def _write_shard(shard: Shard, *, synsets: list[str], texts: list[str], skip_bad
     return bad
 
 
-def _log(shard: Shard) -> Path:
+def _log(shard: ShardPlan) -> Path:
     """Where the messages of a finished shard are until all are."""
     return shard.path.with_name(f".{shard.path.name}.bad")
 
 
-def _read(source: Source) -> bytes:
+def _read(source: SourceImage) -> bytes:
     if source.size > MAX_BYTES:
         raise DataError(f"{source.filename}: too large", expected=f"at most {MAX_BYTES} bytes", found=source.size)
     try:
         with Path(source.path).open("rb") as stream:
             stream.seek(source.offset)
             return stream.read(source.size)
-    except OSError as fault:
-        raise DataError(f"{source.path}: cannot be read ({fault.strerror})", do="check its permissions") from fault
+    except OSError as exc:
+        raise DataError(f"{source.path}: cannot be read ({exc.strerror})", hint="check its permissions") from exc
 
 
-def _as_jpeg(encoded: bytes, source: Source) -> tuple[bytes, tuple[int, int]]:
+def _as_jpeg(encoded: bytes, source: SourceImage) -> tuple[bytes, tuple[int, int]]:
     """The image as a JPEG that every reader takes, and its width and height.
 
     Its bytes are kept if it is one (grey and progressive ones are); a PNG, or a JPEG in CMYK, is encoded anew.

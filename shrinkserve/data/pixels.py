@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from shrinkserve.config import AugmentConfig
-from shrinkserve.data.augment import Box, Colour, Draw, draw
+from shrinkserve.data.augment import AugmentParams, Box, Colour, draw
 from shrinkserve.data.dataset import Record
 from shrinkserve.preprocess import MAX_BYTES, MAX_PIXELS, Interpolation, Pixels, decode
 
@@ -95,7 +95,7 @@ def resize(pixels: Pixels, box: Box, size: int, interpolation: Interpolation) ->
     return resized[0].permute(1, 2, 0).numpy()
 
 
-def _finish(pixels: Pixels, drawn: Draw) -> Pixels:
+def _finish(pixels: Pixels, drawn: AugmentParams) -> Pixels:
     if drawn.colour is not None:
         from PIL import Image
 

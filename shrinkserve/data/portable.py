@@ -21,7 +21,7 @@ import numpy as np
 
 from shrinkserve.config import Recipe
 from shrinkserve.data.augment import generator
-from shrinkserve.data.bad import BadImages, told
+from shrinkserve.data.bad import BadImages, one_line
 from shrinkserve.data.batch import Batch
 from shrinkserve.data.dataset import Dataset
 from shrinkserve.data.order import Indices, epoch_batches, steps_per_epoch
@@ -124,8 +124,8 @@ class _Epoch:
             try:
                 record = self.dataset.record(index)
                 images[len(good)] = augmented(record, recipe.augment, rng, size, recipe.input.interpolation)
-            except DataError as fault:
-                messages.append(told(fault))
+            except DataError as exc:
+                messages.append(one_line(exc))
                 continue
             labels[len(good)] = record.label
             good.append(index)
@@ -141,7 +141,7 @@ def _belong_to_the_parent(_: int) -> None:
 
 
 def _told_unless_the_parent_is_gone(
-    kind: type[BaseException], fault: BaseException, trace: TracebackType | None
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
     """Errors of images travel to the trainer; this hook gets those of the thread that hands batches over.
 
@@ -149,4 +149,4 @@ def _told_unless_the_parent_is_gone(
     that tells the user what happened.
     """
     if not issubclass(kind, (ConnectionError, EOFError)):
-        sys.__excepthook__(kind, fault, trace)
+        sys.__excepthook__(kind, error, trace)

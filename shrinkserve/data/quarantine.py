@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from shrinkserve.artifact import write_atomic
+from shrinkserve.atomic import write_atomic
 from shrinkserve.errors import DataError
 from shrinkserve.text import printable
 
@@ -48,7 +48,7 @@ def read_quarantine(root: Path) -> dict[str, frozenset[int]]:
                 f"{root / FILE}, line {number}: not an entry",
                 expected="path, offset and reason between tabs",
                 found=repr(line[:60]),
-                do="write it again with `shrinkserve data verify --quarantine`",
+                hint="write it again with `shrinkserve data verify --quarantine`",
             )
         found.setdefault(_unquoted(path), set()).add(int(rest[0]))
     return {path: frozenset(offsets) for path, offsets in found.items()}

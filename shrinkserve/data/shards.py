@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from shrinkserve.artifact import write_atomic
+from shrinkserve.atomic import write_atomic
 from shrinkserve.data.dataset import Record, Split
 from shrinkserve.data.example import Features
 from shrinkserve.data.index import open_shard
@@ -47,7 +47,7 @@ class ShardDataset:
         self._shard = np.repeat(np.arange(len(kept)), [len(k) for k in kept])
         self._number = np.concatenate(kept)
         if not len(self):
-            raise DataError(f"{folder}: no record in its {len(self.shards)} shards", do="pack the images again")
+            raise DataError(f"{folder}: no record in its {len(self.shards)} shards", hint="pack the images again")
         self.classes = self.class_names(root)
 
     @classmethod
@@ -124,7 +124,7 @@ def find_shards(folder: Path, prefix: str) -> list[Path]:
     """
     matches = [m for p in sorted(folder.iterdir()) if (m := _NAME.fullmatch(p.name)) and m["prefix"] == prefix]
     if not matches:
-        raise DataError(f"{folder}: no shards", expected=f"{prefix}-00000-of-NNNNN ...", do="check the path")
+        raise DataError(f"{folder}: no shards", expected=f"{prefix}-00000-of-NNNNN ...", hint="check the path")
     counts = sorted({int(m["count"]) for m in matches})
     if len(counts) > 1:
         raise DataError(f"{folder}: shards of several sets", expected="one count", found=f"-of-{counts}")
@@ -132,7 +132,9 @@ def find_shards(folder: Path, prefix: str) -> list[Path]:
     missing = sorted(set(names) - {m.string for m in matches})
     if missing:
         raise DataError(
-            f"{folder}: {len(missing)} of {counts[0]} shards are missing", found=", ".join(missing[:3]), do="fetch them"
+            f"{folder}: {len(missing)} of {counts[0]} shards are missing",
+            found=", ".join(missing[:3]),
+            hint="fetch them",
         )
     return [folder / name for name in names]
 
@@ -145,8 +147,8 @@ def read_labels(path: Path) -> list[str]:
     """
     try:
         names = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as fault:
-        raise DataError(f"{path}: cannot be read ({fault})", do="write one class name a line") from fault
+    except (OSError, UnicodeDecodeError) as exc:
+        raise DataError(f"{path}: cannot be read ({exc})", hint="write one class name a line") from exc
     if len(names) < 2 or not all(name.strip() for name in names):
         raise DataError(f"{path}: not a list of class names", expected="a name a line, the background first")
     return names

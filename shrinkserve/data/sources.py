@@ -22,7 +22,7 @@ METADATA = "imagenet_metadata.txt"
 
 
 @dataclass(frozen=True)
-class Source:
+class SourceImage:
     """One image to pack: `size` bytes from `offset` of the file at `path`; `label` is 1..N."""
 
     path: str
@@ -44,7 +44,7 @@ class Collection:
 
     synsets: list[str]
     texts: list[str]
-    images: dict[Split, list[Source]]
+    images: dict[Split, list[SourceImage]]
 
 
 def find_sources(folder: Path) -> Collection:
@@ -54,14 +54,14 @@ def find_sources(folder: Path) -> Collection:
         DataError: neither, or lists that do not fit the tars.
     """
     if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder", do="check the path")
+        raise DataError(f"{folder}: no such folder", hint="check the path")
     if (folder / TRAIN_TAR).is_file() or (folder / VALIDATION_TAR).is_file():
         return _from_tars(folder)
     return _from_folder(folder)
 
 
 def _from_folder(root: Path) -> Collection:
-    images: dict[Split, list[Source]] = {}
+    images: dict[Split, list[SourceImage]] = {}
     classes: list[str] = []
     for split in SPLITS:
         if (folder := FolderDataset.find(root, split)) is None:
@@ -69,13 +69,13 @@ def _from_folder(root: Path) -> Collection:
         dataset = FolderDataset(root, split, folder)
         classes = dataset.classes
         images[split] = [
-            Source(str(path), 0, path.stat().st_size, label + 1, path.name)
+            SourceImage(str(path), 0, path.stat().st_size, label + 1, path.name)
             for label in range(len(classes))
             for path in map(dataset.path, dataset.members(label))
         ]
     if not images:
         layouts = f"{FolderDataset.layout('train')} or {TRAIN_TAR}"
-        raise DataError(f"{root}: nothing to pack", expected=layouts, do="check the path")
+        raise DataError(f"{root}: nothing to pack", expected=layouts, hint="check the path")
     return Collection(classes, classes, images)
 
 
@@ -85,7 +85,7 @@ def _from_tars(folder: Path) -> Collection:
     texts = dict(zip(synsets, synsets, strict=True))
     if (folder / METADATA).is_file():
         texts |= {synset: text for synset, _, text in (line.partition("\t") for line in _lines(folder / METADATA))}
-    images: dict[Split, list[Source]] = {}
+    images: dict[Split, list[SourceImage]] = {}
     if (folder / TRAIN_TAR).is_file():
         images["train"] = [_labelled(source, labels) for source in _members(folder / TRAIN_TAR)]
     if (folder / VALIDATION_TAR).is_file():
@@ -97,20 +97,20 @@ def _from_tars(folder: Path) -> Collection:
             what = f"{folder / VALIDATION_SYNSETS}: not a synset of {SYNSETS}"
             raise DataError(what, found=", ".join(unknown[:3]))
         images["validation"] = [
-            Source(m.path, m.offset, m.size, labels[synset], m.filename)
+            SourceImage(m.path, m.offset, m.size, labels[synset], m.filename)
             for m, synset in zip(members, truth, strict=True)
         ]
     return Collection(synsets, [texts[synset] for synset in synsets], images)
 
 
-def _labelled(source: Source, labels: dict[str, int]) -> Source:
+def _labelled(source: SourceImage, labels: dict[str, int]) -> SourceImage:
     synset = source.filename.partition("_")[0]
     if synset not in labels:
         raise DataError(f"{source.path}: member {source.filename}", expected=f"a synset of {SYNSETS}", found=synset)
-    return Source(source.path, source.offset, source.size, labels[synset], source.filename)
+    return SourceImage(source.path, source.offset, source.size, labels[synset], source.filename)
 
 
-def _members(path: Path) -> Iterator[Source]:
+def _members(path: Path) -> Iterator[SourceImage]:
     """The images in a tar and in the tars inside it, without labels."""
     try:
         with tarfile.open(path, "r:") as outer:
@@ -122,18 +122,18 @@ def _members(path: Path) -> Iterator[Source]:
                             yield _source(path, member.offset_data + image.offset_data, image)
                 elif member.isfile():
                     yield _source(path, member.offset_data, member)
-    except (OSError, ValueError, tarfile.TarError) as fault:
-        raise DataError(f"{path}: cannot be read ({fault})", do="fetch it again") from fault
+    except (OSError, ValueError, tarfile.TarError) as exc:
+        raise DataError(f"{path}: cannot be read ({exc})", hint="fetch it again") from exc
 
 
-def _source(path: Path, offset: int, member: tarfile.TarInfo) -> Source:
+def _source(path: Path, offset: int, member: tarfile.TarInfo) -> SourceImage:
     if member.size < 0 or offset < 0:
         raise DataError(f"{path}: member {member.name}: size", expected="0 or more bytes", found=member.size)
-    return Source(str(path), offset, member.size, 0, Path(member.name).name)
+    return SourceImage(str(path), offset, member.size, 0, Path(member.name).name)
 
 
 def _lines(path: Path) -> list[str]:
     try:
         return path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as fault:
-        raise DataError(f"{path}: cannot be read ({fault})", do="put this list beside the tars") from fault
+    except (OSError, UnicodeDecodeError) as exc:
+        raise DataError(f"{path}: cannot be read ({exc})", hint="put this list beside the tars") from exc

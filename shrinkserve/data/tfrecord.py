@@ -93,8 +93,8 @@ class Shard:
             # Held while it is read: of two threads that open a shard at once, only one's file stays in the cache.
             file = _open(self)
             raw = os.pread(file.descriptor, end - start, start)
-        except OSError as fault:
-            raise _unreadable(self.path, fault) from fault
+        except OSError as exc:
+            raise _unreadable(self.path, exc) from exc
         if len(raw) != end - start:
             raise _damaged(self.where(number), "truncated record", f"{end - start} bytes", len(raw))
         length, length_crc = HEADER.unpack_from(raw)
@@ -143,14 +143,14 @@ def walk(path: Path) -> Iterator[int]:
                     raise _damaged(f"{where} at byte {at}", "truncated record", f"{offset} bytes in the file", size)
             if offset:
                 yield offset
-    except OSError as fault:
-        raise _unreadable(path, fault) from fault
+    except OSError as exc:
+        raise _unreadable(path, exc) from exc
 
 
 def _damaged(where: str, what: str, expected: object = None, found: object = None) -> DataError:
     advice = "fetch this shard again, or skip what is damaged with `shrinkserve data verify --quarantine`"
-    return DataError(f"{where}: {what}", expected=expected, found=found, do=advice)
+    return DataError(f"{where}: {what}", expected=expected, found=found, hint=advice)
 
 
-def _unreadable(path: Path, fault: OSError) -> DataError:
-    return DataError(f"{path}: cannot be read ({fault.strerror})", do="check the path and its permissions")
+def _unreadable(path: Path, error: OSError) -> DataError:
+    return DataError(f"{path}: cannot be read ({error.strerror})", hint="check the path and its permissions")

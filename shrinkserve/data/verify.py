@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from shrinkserve.data.dataset import SPLITS, Split, open_dataset
+from shrinkserve.data.dataset import SPLITS, Split
 from shrinkserve.data.folder import FolderDataset
+from shrinkserve.data.opening import open_dataset
 from shrinkserve.data.quarantine import BadImage
 from shrinkserve.data.shards import ShardDataset, parse_record
 from shrinkserve.data.tfrecord import Shard, walk
@@ -20,7 +21,7 @@ from shrinkserve.preprocess import decode
 
 
 @dataclass
-class Report:
+class VerifyReport:
     """What was found in one split.
 
     Attributes:
@@ -34,7 +35,9 @@ class Report:
     bad: list[BadImage] = field(default_factory=list)
 
 
-def verify(root: Path, workers: int, progress: Callable[[Split, int, int], None] | None = None) -> list[Report]:
+def verify_dataset(
+    root: Path, workers: int, progress: Callable[[Split, int, int], None] | None = None
+) -> list[VerifyReport]:
     """Read and decode every image of every split that is there, also those that are in quarantine.
 
     Args:
@@ -49,7 +52,7 @@ def verify(root: Path, workers: int, progress: Callable[[Split, int, int], None]
     for split in SPLITS:
         if not any(kind.find(root, split) for kind in (ShardDataset, FolderDataset)):
             continue
-        report, parts = Report(split), list(_parts(root, split))
+        report, parts = VerifyReport(split), list(_parts(root, split))
         for done, results in enumerate(ordered_map(lambda part: list(part()), parts, workers), start=1):
             for result in results:
                 if isinstance(result, BadImage):
@@ -81,16 +84,16 @@ def _verify_shard(root: Path, path: Path, classes: list[str]) -> Iterator[BadIma
     try:
         for offset in walk(path):
             offsets.append(offset)  # noqa: PERF402 - what was found before a fault is kept
-    except DataError as fault:
-        lost = BadImage(name, offsets[-1] if offsets else 0, f"{_reason(fault)}; what follows in this shard is lost")
+    except DataError as exc:
+        lost = BadImage(name, offsets[-1] if offsets else 0, f"{_reason(exc)}; what follows in this shard is lost")
     shard = Shard(path, np.array(offsets or [0], dtype=np.int64))
     for number in range(len(shard)):
         try:
             record = parse_record(shard, number, classes)
             decode(record.encoded, record.name)
             yield classes[record.label]
-        except DataError as fault:
-            yield BadImage(name, offsets[number], _reason(fault))
+        except DataError as exc:
+            yield BadImage(name, offsets[number], _reason(exc))
     if lost is not None:
         yield lost
 
@@ -101,11 +104,11 @@ def _verify_class(dataset: FolderDataset, label: int) -> Iterator[BadImage | str
         try:
             decode(dataset.record(index).encoded, str(path))
             yield dataset.classes[label]
-        except DataError as fault:
-            yield BadImage(str(path.relative_to(dataset.root)), 0, _reason(fault))
+        except DataError as exc:
+            yield BadImage(str(path.relative_to(dataset.root)), 0, _reason(exc))
 
 
-def _reason(fault: DataError) -> str:
+def _reason(error: DataError) -> str:
     """The fault without the place, which the entry names itself."""
-    contrast = f", expected {fault.expected}, found {fault.found}" if fault.expected is not None else ""
-    return fault.what.partition(": ")[2] + contrast
+    contrast = f", expected {error.expected}, found {error.found}" if error.expected is not None else ""
+    return error.what.partition(": ")[2] + contrast

@@ -52,9 +52,12 @@ def refuse_foreign_folder(target: Path) -> None:
     if not target.exists():
         return
     if not target.is_dir():
-        raise DataError(f"{target}: is a file", expected="a new folder", do="choose another place")
+        raise DataError(f"{target}: is a file", expected="a new folder", hint="choose another place")
     foreign = sorted(p.name for p in target.iterdir() if p.name not in OURS)
     if foreign:
         raise DataError(
-            f"{target}: holds other things", expected="a new folder", found=", ".join(foreign[:5]), do="choose another"
+            f"{target}: holds other things",
+            expected="a new folder",
+            found=", ".join(foreign[:5]),
+            hint="choose another",
         )

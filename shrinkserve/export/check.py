@@ -30,10 +30,8 @@ def check_file(path: Path, step: str) -> dict[str, Any]:
     try:
         onnx.checker.check_model(model, full_check=True)
         onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as fault:
-        raise ParityError(
-            f"step {step}: not a valid graph ({fault})", do="report the network that led to it"
-        ) from fault
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as exc:
+        raise ParityError(f"step {step}: not a valid graph ({exc})", hint="report the network that led to it") from exc
     opsets = {entry.domain or "ai.onnx": entry.version for entry in model.opset_import}
     return {"check": "onnx", "opset": opsets, "ir_version": model.ir_version, "passed": True}
 

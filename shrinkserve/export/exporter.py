@@ -16,16 +16,16 @@ from shrinkserve.config import ServingConfig, parse_recipe
 from shrinkserve.errors import ArtifactError
 from shrinkserve.export.check import check_file, check_probabilities
 from shrinkserve.export.foreign import AdaptedOnnx, ForeignModel, check_interface
-from shrinkserve.export.optimise import SHIPPED, OptimisedOnnx, Plan, Target
+from shrinkserve.export.optimise import SHIPPED, OptimisedOnnx, PassPlan, PassTarget
 from shrinkserve.export.parity import answer_all
 from shrinkserve.export.samples import Samples, load_samples
-from shrinkserve.export.steps import CHECKPOINT, ONNX, Product, State, Step, run_steps
+from shrinkserve.export.steps import CHECKPOINT, ONNX, Product, Step, StepState, run_steps
 from shrinkserve.export.to_onnx import OnnxFromCheckpoint
-from shrinkserve.export.tune import tune
+from shrinkserve.export.tune import tune_passes
 from shrinkserve.preprocess import Preprocess
 from shrinkserve.runtimes.checkpoint import Checkpoint, Weights
 from shrinkserve.runtimes.onnx import OnnxModel
-from shrinkserve.runtimes.predictor import Answerer
+from shrinkserve.runtimes.predictor import Predictor
 from shrinkserve.text import check_class_names
 
 MODEL = "model.onnx"
@@ -33,7 +33,7 @@ PACKAGES = ("torch", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "numpy")
 
 
 @dataclass(frozen=True)
-class Options:
+class ExportOptions:
     """What an export is asked for.
 
     Attributes:
@@ -45,13 +45,13 @@ class Options:
     """
 
     data_root: Path | None = None
-    target: Target = "onnxruntime-cpu"
+    target: PassTarget = "onnxruntime-cpu"
     tuned: bool = False
     max_batch: int = 32
     report: Callable[[str], None] = lambda _: None
 
 
-def export_onnx(run: Path, folder: Path, options: Options = Options(), *, weights: Weights = "ema") -> Card:
+def export_onnx(run: Path, folder: Path, options: ExportOptions = ExportOptions(), *, weights: Weights = "ema") -> Card:
     """Export a run's network and check it against the checkpoint.
 
     Args:
@@ -83,7 +83,7 @@ def export_onnx(run: Path, folder: Path, options: Options = Options(), *, weight
 
 
 def export_foreign(
-    path: Path, preprocess: Preprocess, classes: Sequence[str], folder: Path, options: Options, *, name: str
+    path: Path, preprocess: Preprocess, classes: Sequence[str], folder: Path, options: ExportOptions, *, name: str
 ) -> Card:
     """Give any image classifier the project's interface, and check it against itself as it came.
 
@@ -122,12 +122,14 @@ def serving_options(run: Path, max_batch: int) -> ServingConfig:
     return replace(serving, max_batch_size=max_batch)
 
 
-def _export(start: Product, reference: Answerer, first: Step, card: Card, folder: Path, options: Options) -> Card:
+def _export(
+    start: Product, reference: Predictor, first: Step, card: Card, folder: Path, options: ExportOptions
+) -> Card:
     """Take `start` through `first` and the graph passes, check the file, write it and the completed card."""
     check_class_names(card.classes, ArtifactError)
     samples = load_samples(options.data_root, Preprocess.from_dict(card.preprocess), card.classes)
 
-    def opener(path: Path, state: State) -> Answerer:  # noqa: ARG001
+    def opener(path: Path, state: StepState) -> Predictor:  # noqa: ARG001
         return reference if path == start.path else OnnxModel(path)
 
     with tempfile.TemporaryDirectory(prefix="shrinkserve-export-") as name:
@@ -163,14 +165,14 @@ def _export(start: Product, reference: Answerer, first: Step, card: Card, folder
     return finished
 
 
-def _plan(path: Path, samples: Samples, options: Options) -> tuple[Plan, list[dict[str, Any]]]:
+def _plan(path: Path, samples: Samples, options: ExportOptions) -> tuple[PassPlan, list[dict[str, Any]]]:
     if not options.tuned:
         return SHIPPED[options.target], []
-    found = tune(path, options.target, samples, report=options.report)
+    found = tune_passes(path, options.target, samples, report=options.report)
     return found.plan, found.comparisons
 
 
-def _metrics(model: Answerer, samples: Samples, batch: int) -> dict[str, Any]:
+def _metrics(model: Predictor, samples: Samples, batch: int) -> dict[str, Any]:
     """Top-1 of the shipped file on the images that it was checked with, where these have labels."""
     if samples.labels is None:
         return {}

@@ -16,7 +16,7 @@ from shrinkserve.errors import ArtifactError, ConfigError, DataError
 from shrinkserve.export import graph, parity
 from shrinkserve.export.passes.editing import add_constant, insert
 from shrinkserve.export.samples import Samples
-from shrinkserve.export.steps import ONNX, State
+from shrinkserve.export.steps import ONNX, StepState
 from shrinkserve.preprocess import Preprocess
 from shrinkserve.runtimes.onnx import INPUT, OUTPUTS, open_session
 from shrinkserve.runtimes.predictor import Images, Logits
@@ -33,8 +33,8 @@ class AdaptedOnnx:
 
     preprocess: Preprocess
     name: str = "adapt"
-    requires: State = ONNX
-    ensures: State = ONNX
+    requires: StepState = ONNX
+    ensures: StepState = ONNX
     tolerance: parity.Tolerance = parity.FLOAT32
 
     def parameters(self) -> dict[str, Any]:
@@ -72,7 +72,7 @@ class ForeignModel:
     def name(self) -> str:
         return f"{self.path} (as it came)"
 
-    def answer(self, images: Images) -> Logits:
+    def predict(self, images: Images) -> Logits:
         mean, std = (np.array(values, np.float32) for values in (self.preprocess.mean, self.preprocess.std))
         pixels = ((images / np.float32(255) - mean) / std).transpose(0, 3, 1, 2)
         logits: Logits = self.session.run(None, {self.input: np.ascontiguousarray(pixels, np.float32)})[0]
@@ -87,10 +87,10 @@ def read_preprocess(path: Path) -> Preprocess:
     """
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as fault:
-        raise ConfigError(f"{path}: cannot be read ({fault.strerror})", do="check --preprocess") from fault
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as fault:
-        raise ConfigError(f"{path}: not a readable TOML file ({fault})", do="mend the line it names") from fault
+    except OSError as exc:
+        raise ConfigError(f"{path}: cannot be read ({exc.strerror})", hint="check --preprocess") from exc
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
+        raise ConfigError(f"{path}: not a readable TOML file ({exc})", hint="mend the line it names") from exc
     known = [field.name for field in fields(Preprocess)]
     if unknown := sorted(set(raw) - set(known)):
         raise ConfigError(f"{path}: unknown keys", expected=", ".join(known), found=", ".join(unknown))
@@ -98,13 +98,13 @@ def read_preprocess(path: Path) -> Preprocess:
 
     try:
         preprocess = TypeAdapter(Preprocess).validate_python(raw)
-    except ValidationError as fault:
-        faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in fault.errors())
-        raise ConfigError(f"{path}: {faults}", do="mend the keys it names") from fault
+    except ValidationError as exc:
+        faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in exc.errors())
+        raise ConfigError(f"{path}: {faults}", hint="mend the keys it names") from exc
     try:
         return Preprocess.from_dict(preprocess.to_dict())
-    except DataError as fault:
-        raise ConfigError(f"{path}: out of range ({fault.what})", expected=fault.expected, found=fault.found) from fault
+    except DataError as exc:
+        raise ConfigError(f"{path}: out of range ({exc.what})", expected=exc.expected, found=exc.found) from exc
 
 
 def read_labels(path: Path) -> list[str]:
@@ -115,10 +115,10 @@ def read_labels(path: Path) -> list[str]:
     """
     try:
         labels = path.read_text(encoding="utf-8").splitlines()
-    except OSError as fault:
-        raise DataError(f"{path}: cannot be read ({fault.strerror})", do="check --labels") from fault
-    except UnicodeDecodeError as fault:
-        raise DataError(f"{path}: not a list of labels ({fault})", do="give a text file in UTF-8") from fault
+    except OSError as exc:
+        raise DataError(f"{path}: cannot be read ({exc.strerror})", hint="check --labels") from exc
+    except UnicodeDecodeError as exc:
+        raise DataError(f"{path}: not a list of labels ({exc})", hint="give a text file in UTF-8") from exc
     if not labels:
         raise DataError(f"{path}: no labels", expected="one class name a line")
     return labels
@@ -144,10 +144,10 @@ def check_interface(path: Path, preprocess: Preprocess, classes: Sequence[str]) 
     )
     if not shapes_fit:
         raise ArtifactError(
-            f"{path}: another interface", expected=wanted, found=found, do="check --preprocess, --labels"
+            f"{path}: another interface", expected=wanted, found=found, hint="check --preprocess, --labels"
         )
     if isinstance(inputs[0].shape and inputs[0].shape[0], int):
-        raise ArtifactError(f"{path}: a fixed batch", expected="a dynamic one", found=found, do="export it anew")
+        raise ArtifactError(f"{path}: a fixed batch", expected="a dynamic one", found=found, hint="export it anew")
 
 
 def _take_pixels(model: ir.Model, preprocess: Preprocess) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from shrinkserve.artifact import write_atomic
+from shrinkserve.atomic import write_atomic
 from shrinkserve.errors import ArtifactError, ConfigError
 
 LARGEST = 2**31 - 1
@@ -23,10 +23,10 @@ def load(path: Path) -> ir.Model:
     try:
         model = ir.load(path)
         ir.external_data.load_to_model(model)
-    except FileNotFoundError as fault:
-        raise ArtifactError(f"{fault.filename or path}: no such file", do="check the path") from None
-    except Exception as fault:  # protobuf, onnx and onnx-ir each raise their own
-        raise ArtifactError(f"{path}: not a readable ONNX model ({fault})", do="export it again") from fault
+    except FileNotFoundError as exc:
+        raise ArtifactError(f"{exc.filename or path}: no such file", hint="check the path") from None
+    except Exception as exc:  # protobuf, onnx and onnx-ir each raise their own
+        raise ArtifactError(f"{path}: not a readable ONNX model ({exc})", hint="export it again") from exc
     return model
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from shrinkserve.arch.counts import count
-from shrinkserve.arch.spec import from_dict
+from shrinkserve.arch.serialise import from_dict
 from shrinkserve.artifact import CARD, Card, read_card, sha256_file
 from shrinkserve.errors import ArtifactError
 from shrinkserve.export import graph
@@ -26,7 +26,7 @@ def inspect(path: Path) -> dict[str, Any]:
         ArtifactError: nothing of the kind there, or damaged.
     """
     if not path.exists():
-        raise ArtifactError(f"{path}: no such file or folder", do="name what `train` or `export` wrote")
+        raise ArtifactError(f"{path}: no such file or folder", hint="name what `train` or `export` wrote")
     if path.is_dir():
         return _folder(path)
     if path.suffix in {".onnx", ".plan"}:
@@ -104,17 +104,17 @@ def _built(path: Path) -> dict[str, Any]:
         for engine in read_card(path.parent).details.get("engines", {}).values():
             if path.name in (built := engine["record"].get(BUILT, {})):
                 return dict(built[path.name])
-    do = "name a plan in the version folder that `export` wrote"
-    raise ArtifactError(f"{path}: no card beside it says what it was built by and for", do=do)
+    hint = "name a plan in the version folder that `export` wrote"
+    raise ArtifactError(f"{path}: no card beside it says what it was built by and for", hint=hint)
 
 
 def _card(folder: Path) -> dict[str, Any]:
     card = read_card(folder)
     try:
         return _described(card)
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as fault:
-        reason = f"{type(fault).__name__}: {fault}"
-        raise ArtifactError(f"{folder / CARD}: damaged card ({reason})", do="export the model again") from fault
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as exc:
+        reason = f"{type(exc).__name__}: {exc}"
+        raise ArtifactError(f"{folder / CARD}: damaged card ({reason})", hint="export the model again") from exc
 
 
 def _described(card: Card) -> dict[str, Any]:

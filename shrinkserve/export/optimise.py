@@ -27,10 +27,10 @@ from shrinkserve.export.passes import (
 )
 from shrinkserve.export.passes.editing import GraphPass
 from shrinkserve.export.samples import Samples
-from shrinkserve.export.steps import ONNX, State
+from shrinkserve.export.steps import ONNX, StepState
 
-Target = Literal["onnxruntime-cpu", "openvino", "tensorrt"]
-TARGETS: tuple[Target, ...] = get_args(Target)
+PassTarget = Literal["onnxruntime-cpu", "openvino", "tensorrt"]
+TARGETS: tuple[PassTarget, ...] = get_args(PassTarget)
 
 _OVER_CONCAT = (DepthwiseOverConcat, ElementwiseOverConcat, ConvOverConcat)
 _SUMS = tuple(partial(one, alone=True) for one in _OVER_CONCAT)
@@ -51,7 +51,7 @@ wide as both. `halves`: tensors stay in halves through the whole stage. `sibling
 
 
 @dataclass(frozen=True)
-class Plan:
+class PassPlan:
     """Passes for a graph.
 
     Attributes:
@@ -69,17 +69,17 @@ class Plan:
         return asdict(self)
 
 
-SHIPPED: Mapping[Target, Plan] = {
+SHIPPED: Mapping[PassTarget, PassPlan] = {
     # 16 is ONNX Runtime's block with AVX-512 and two of its blocks without; stage 2's halves of 24 would need padding.
-    "onnxruntime-cpu": Plan("chains", {"stage2": "wide"}, block=16),
+    "onnxruntime-cpu": PassPlan("chains", {"stage2": "wide"}, block=16),
     # OpenVINO's kernels take any number of channels; padding would only add work, a twentieth of the time in int8.
-    "openvino": Plan("chains"),
+    "openvino": PassPlan("chains"),
     # Not measured: TensorRT's builder fuses and times on the GPU itself, and pads nothing that it need not.
-    "tensorrt": Plan(),
+    "tensorrt": PassPlan(),
 }
 
 
-def check_target(name: str) -> Target:
+def check_target(name: str) -> PassTarget:
     """The target that `name` is.
 
     Raises:
@@ -96,7 +96,7 @@ def stages(model: ir.Model) -> list[str]:
     return list(dict.fromkeys((node.name or "").split(".")[0] for node in model.graph if node.op_type == "Concat"))
 
 
-def optimise(model: ir.Model, plan: Plan) -> list[str]:
+def optimise(model: ir.Model, plan: PassPlan) -> list[str]:
     """Run a plan's passes on a model in place; returns the names of those that changed it."""
     always: list[GraphPass] = [FoldBatchNorm(), GlobalPool()]
     changed = [one for one in always if one(model).modified]
@@ -118,11 +118,11 @@ def _until_settled(model: ir.Model, passes: Sequence[GraphPass]) -> list[GraphPa
 class OptimisedOnnx:
     """Graph passes for one target; the same answers up to the order of sums."""
 
-    target: Target
-    plan: Plan
+    target: PassTarget
+    plan: PassPlan
     name: str = "passes"
-    requires: State = ONNX
-    ensures: State = ONNX
+    requires: StepState = ONNX
+    ensures: StepState = ONNX
     tolerance: parity.Tolerance = parity.FLOAT32
 
     def parameters(self) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from shrinkserve.errors import ParityError
 from shrinkserve.export.samples import Samples
-from shrinkserve.runtimes.predictor import Answerer, Images, Logits
+from shrinkserve.runtimes.predictor import Images, Logits, Predictor
 
 FEW = 10
 """Images that the small batch sizes are asked with; the largest one is asked with all."""
@@ -38,7 +38,7 @@ swap classes four times as far apart, but it is there for the worst of all logit
 
 
 @dataclass(frozen=True)
-class Flip:
+class OutputFlip:
     """An image whose top-1 changed.
 
     Attributes:
@@ -82,7 +82,7 @@ class Parity:
     worst: float
     scale: float
     flips: int
-    flipped: list[Flip] = field(default_factory=list)
+    flipped: list[OutputFlip] = field(default_factory=list)
 
     @property
     def limit(self) -> float:
@@ -120,8 +120,8 @@ class Parity:
         return {"check": "parity", **asdict(self), "batches": batches, "passed": not self.faults}
 
 
-def compare(
-    reference: Answerer, candidate: Answerer, samples: Samples, tolerance: Tolerance = FLOAT32, max_batch: int = 32
+def compare_outputs(
+    reference: Predictor, candidate: Predictor, samples: Samples, tolerance: Tolerance = FLOAT32, max_batch: int = 32
 ) -> Parity:
     """Ask both the same and measure how far the answers are apart.
 
@@ -135,7 +135,7 @@ def compare(
         described = (f"{a.size}x{a.size} pixels, {len(a.classes)} classes" for a in (reference, candidate))
         expected, found = described
         what = f"{candidate.name} cannot be compared with {reference.name}"
-        raise ParityError(what, expected=expected, found=found, do="compare artifacts of one network")
+        raise ParityError(what, expected=expected, found=found, hint="compare artifacts of one network")
     right = answer_all(reference, samples.images, max_batch)
     largest = answer_all(candidate, samples.images, max_batch)
     batches = {}
@@ -159,7 +159,7 @@ def compare(
     )
 
 
-def demand(parity: Parity, step: str, reference: Answerer, candidate: Answerer, samples: Samples) -> None:
+def assert_parity(parity: Parity, step: str, reference: Predictor, candidate: Predictor, samples: Samples) -> None:
     """Refuse a conversion whose answers are not those of what it came from.
 
     Raises:
@@ -169,26 +169,27 @@ def demand(parity: Parity, step: str, reference: Answerer, candidate: Answerer, 
         return
     kept = Path(tempfile.mkdtemp(prefix=f"shrinkserve-{step}-")) / "parity.npz"
     images = samples.images[: max(parity.batches)]
-    right, found = reference.answer(images), candidate.answer(images)
+    right, found = reference.predict(images), candidate.predict(images)
     np.savez_compressed(kept, images=images, reference=right, candidate=found)
     expected = f"logits within {parity.limit:.3g} of {parity.reference}"
-    do = f"nothing was written; images and both sides' logits are in {kept}"
-    raise ParityError(f"step {step}", expected=expected, found=", ".join(parity.faults), do=do)
+    hint = f"nothing was written; images and both sides' logits are in {kept}"
+    raise ParityError(f"step {step}", expected=expected, found=", ".join(parity.faults), hint=hint)
 
 
-def find_flips(right: Logits, found: Logits) -> list[Flip]:
+def find_flips(right: Logits, found: Logits) -> list[OutputFlip]:
     """Rows whose largest logit is another one, the largest margins first; float32 [N, classes] both."""
     named, other = right.argmax(axis=1), found.argmax(axis=1)
     rows = np.flatnonzero(named != other)
     flips = [
-        Flip(i, int(named[i]), int(other[i]), float(right[i, named[i]] - right[i, other[i]])) for i in rows.tolist()
+        OutputFlip(i, int(named[i]), int(other[i]), float(right[i, named[i]] - right[i, other[i]]))
+        for i in rows.tolist()
     ]
     return sorted(flips, key=lambda flip: -flip.margin)
 
 
-def answer_all(answerer: Answerer, images: Images, batch: int) -> Logits:
+def answer_all(answerer: Predictor, images: Images, batch: int) -> Logits:
     """The logits of all images, asked in batches of at most `batch`; float32 [N, classes]."""
-    return np.concatenate([answerer.answer(images[i : i + batch]) for i in range(0, len(images), batch)])
+    return np.concatenate([answerer.predict(images[i : i + batch]) for i in range(0, len(images), batch)])
 
 
 def difference(a: Logits, b: Logits) -> float:
@@ -196,11 +197,11 @@ def difference(a: Logits, b: Logits) -> float:
     return float(np.abs(a.astype(np.float64) - b.astype(np.float64)).max())
 
 
-def _same_image(answerer: Answerer, image: Images, rows: int) -> float:
-    answers = answerer.answer(np.repeat(image[None], rows, axis=0))
+def _same_image(answerer: Predictor, image: Images, rows: int) -> float:
+    answers = answerer.predict(np.repeat(image[None], rows, axis=0))
     return difference(answers, answers[:1])
 
 
-def _permuted(answerer: Answerer, images: Images) -> float:
+def _permuted(answerer: Predictor, images: Images) -> float:
     order = np.random.default_rng(0).permutation(len(images))
-    return difference(answerer.answer(images[order]), answerer.answer(images)[order])
+    return difference(answerer.predict(images[order]), answerer.predict(images)[order])

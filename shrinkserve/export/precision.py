@@ -19,9 +19,9 @@ from onnx_ir.passes import common
 
 from shrinkserve.errors import ArtifactError
 from shrinkserve.export.parity import Tolerance
-from shrinkserve.export.quantise.calibration import Histogram, observe
+from shrinkserve.export.quantise.calibration import ActivationHistogram, observe
 from shrinkserve.export.samples import Samples
-from shrinkserve.export.steps import ONNX, State
+from shrinkserve.export.steps import ONNX, StepState
 
 HEADROOM = 8.0
 """A tensor stays float32 when an unseen image that exceeds the observed peak by this factor would overflow."""
@@ -47,15 +47,15 @@ class Lower:
 
     precision: Literal["float16", "bfloat16"]
     calibration: npt.NDArray[np.uint8] = field(repr=False)
-    requires: State = ONNX
+    requires: StepState = ONNX
 
     @property
     def name(self) -> str:
         return self.precision
 
     @property
-    def ensures(self) -> State:
-        return State("onnx", self.precision)
+    def ensures(self) -> StepState:
+        return StepState("onnx", self.precision)
 
     @property
     def tolerance(self) -> Tolerance:
@@ -74,7 +74,7 @@ class Lower:
         return {"float32_nodes": kept}
 
 
-def lower(model: ir.Model, dtype: ir.DataType, seen: Mapping[str, Histogram]) -> dict[str, str]:
+def lower(model: ir.Model, dtype: ir.DataType, seen: Mapping[str, ActivationHistogram]) -> dict[str, str]:
     """Retype a float32 graph in place; inputs and outputs keep their types.
 
     Args:
@@ -89,7 +89,9 @@ def lower(model: ir.Model, dtype: ir.DataType, seen: Mapping[str, Histogram]) ->
         ArtifactError: the graph has control flow, whose inner graphs would capture retyped tensors.
     """
     if any(graph is not model.graph for graph in _graphs(model)):
-        raise ArtifactError(f"{model.graph.name}: control flow cannot be retyped", do="export float32 or int8 instead")
+        raise ArtifactError(
+            f"{model.graph.name}: control flow cannot be retyped", hint="export float32 or int8 instead"
+        )
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     common.ShapeInferencePass()(model)
     if dtype == ir.DataType.BFLOAT16:
@@ -112,7 +114,7 @@ def _raise_opset(model: ir.Model, wanted: int) -> None:
         onnxscript.version_converter.convert_version(model, wanted, fallback=True)
 
 
-def _kept(model: ir.Model, dtype: ir.DataType, seen: Mapping[str, Histogram]) -> dict[str, str]:
+def _kept(model: ir.Model, dtype: ir.DataType, seen: Mapping[str, ActivationHistogram]) -> dict[str, str]:
     """Which float nodes stay float32, and why."""
     reasons: dict[str, str] = {}
     weighted = False
@@ -126,7 +128,7 @@ def _kept(model: ir.Model, dtype: ir.DataType, seen: Mapping[str, Histogram]) ->
     return reasons
 
 
-def _reason(node: ir.Node, dtype: ir.DataType, seen: Mapping[str, Histogram], weighted: bool) -> str | None:
+def _reason(node: ir.Node, dtype: ir.DataType, seen: Mapping[str, ActivationHistogram], weighted: bool) -> str | None:
     if not weighted:
         return "normalisation of the input"
     if node.op_type in SENSITIVE:
@@ -140,7 +142,7 @@ def _reason(node: ir.Node, dtype: ir.DataType, seen: Mapping[str, Histogram], we
     return None
 
 
-def _peak(value: ir.Value | None, seen: Mapping[str, Histogram]) -> float:
+def _peak(value: ir.Value | None, seen: Mapping[str, ActivationHistogram]) -> float:
     if value is None or value.dtype != ir.DataType.FLOAT:
         return 0.0
     if value.const_value is not None:

@@ -12,14 +12,14 @@ from shrinkserve.artifact import CARD, sha256_file
 from shrinkserve.errors import ConfigError
 from shrinkserve.export import parity
 from shrinkserve.export.samples import Samples
-from shrinkserve.runtimes.predictor import Answerer
+from shrinkserve.runtimes.predictor import Predictor
 
 Format = Literal["checkpoint", "onnx", "plan"]
 Precision = Literal["float32", "float16", "bfloat16", "int8"]
 
 
 @dataclass(frozen=True)
-class State:
+class StepState:
     """What is known of an artifact between two steps."""
 
     format: Format
@@ -29,8 +29,8 @@ class State:
         return f"{self.precision} {self.format}"
 
 
-CHECKPOINT = State("checkpoint")
-ONNX = State("onnx")
+CHECKPOINT = StepState("checkpoint")
+ONNX = StepState("onnx")
 
 
 class Step(Protocol):
@@ -46,9 +46,9 @@ class Step(Protocol):
     @property
     def name(self) -> str: ...
     @property
-    def requires(self) -> State: ...
+    def requires(self) -> StepState: ...
     @property
-    def ensures(self) -> State: ...
+    def ensures(self) -> StepState: ...
     @property
     def tolerance(self) -> parity.Tolerance: ...
 
@@ -64,7 +64,7 @@ class Step(Protocol):
 class Opener(Protocol):
     """Loads an artifact so that it can be asked; None where this machine cannot run it."""
 
-    def __call__(self, path: Path, state: State) -> Answerer | None: ...
+    def __call__(self, path: Path, state: StepState) -> Predictor | None: ...
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Product:
     """An artifact with the records of all steps that led to it."""
 
     path: Path
-    state: State
+    state: StepState
     records: tuple[dict[str, Any], ...] = ()
 
 
@@ -110,21 +110,21 @@ def run_steps(
 
 
 def _judge(
-    step: Step, before: Answerer | None, after: Answerer | None, samples: Samples, max_batch: int
+    step: Step, before: Predictor | None, after: Predictor | None, samples: Samples, max_batch: int
 ) -> dict[str, Any]:
     if before is None or after is None:
         return {"check": "parity", "passed": None, "skipped": "this machine cannot run the artifact"}
-    outcome = parity.compare(before, after, samples, step.tolerance, max_batch)
-    parity.demand(outcome, step.name, before, after, samples)
+    outcome = parity.compare_outputs(before, after, samples, step.tolerance, max_batch)
+    parity.assert_parity(outcome, step.name, before, after, samples)
     # The states and not the paths: these are of a scratch folder.
     return {**outcome.to_dict(), "reference": str(step.requires), "candidate": str(step.ensures)}
 
 
-def _check_order(steps: Sequence[Step], state: State) -> None:
+def _check_order(steps: Sequence[Step], state: StepState) -> None:
     for step in steps:
         if step.requires != state:
             what = f"step {step.name} cannot follow"
-            raise ConfigError(what, expected=f"a {step.requires}", found=f"a {state}", do="order the steps anew")
+            raise ConfigError(what, expected=f"a {step.requires}", found=f"a {state}", hint="order the steps anew")
         state = step.ensures
 
 

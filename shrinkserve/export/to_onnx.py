@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from shrinkserve.artifact import tensors_sha256
 from shrinkserve.export import graph, parity
 from shrinkserve.export.samples import Samples
-from shrinkserve.export.steps import CHECKPOINT, ONNX, State
+from shrinkserve.export.steps import CHECKPOINT, ONNX, StepState
 from shrinkserve.preprocess import Preprocess
 from shrinkserve.runtimes.checkpoint import Checkpoint, Weights, weights
 
@@ -32,8 +32,8 @@ class OnnxFromCheckpoint:
 
     weights: Weights = "ema"
     name: str = "onnx"
-    requires: State = CHECKPOINT
-    ensures: State = ONNX
+    requires: StepState = CHECKPOINT
+    ensures: StepState = ONNX
     tolerance: parity.Tolerance = parity.FLOAT32
 
     def parameters(self) -> dict[str, Any]:

@@ -13,11 +13,11 @@ from typing import Any
 
 from shrinkserve.errors import ConfigError
 from shrinkserve.export import graph
-from shrinkserve.export.optimise import FORMS, SHIPPED, Plan, Target, optimise, stages
+from shrinkserve.export.optimise import FORMS, SHIPPED, PassPlan, PassTarget, optimise, stages
 from shrinkserve.export.samples import Samples
 from shrinkserve.runtimes.onnx import OnnxModel
 from shrinkserve.runtimes.openvino import OpenVinoModel
-from shrinkserve.runtimes.predictor import Answerer, Images
+from shrinkserve.runtimes.predictor import Images, Predictor
 
 ROUNDS, BURST = 10, 4
 """Turns that each candidate of a comparison gets, and answers that are timed in a turn."""
@@ -29,13 +29,13 @@ GAIN = 0.01
 class Tuned:
     """The plan that won, and every comparison that led to it."""
 
-    plan: Plan
+    plan: PassPlan
     comparisons: list[dict[str, Any]]
 
 
-def tune(
+def tune_passes(
     source: Path,
-    target: Target,
+    target: PassTarget,
     samples: Samples,
     *,
     batch: int = 1,
@@ -59,12 +59,14 @@ def tune(
         ConfigError: a target that does not run on this machine.
     """
     if target == "tensorrt":
-        raise ConfigError("--tune", expected="a target that runs on this machine", found=target, do="leave --tune out")
+        raise ConfigError(
+            "--tune", expected="a target that runs on this machine", found=target, hint="leave --tune out"
+        )
     images = samples.images[:batch]
     best, comparisons = SHIPPED[target], []
     with tempfile.TemporaryDirectory(prefix="shrinkserve-tune-") as folder:
 
-        def prepared(plan: Plan) -> Answerer:
+        def prepared(plan: PassPlan) -> Predictor:
             model = graph.load(source)
             optimise(model, plan)
             path = Path(folder) / "candidate.onnx"
@@ -84,33 +86,33 @@ def tune(
     return Tuned(best, comparisons)
 
 
-def _candidates(source: Path, target: Target) -> Iterator[tuple[str, Callable[[Plan], dict[str, Plan]]]]:
+def _candidates(source: Path, target: PassTarget) -> Iterator[tuple[str, Callable[[PassPlan], dict[str, PassPlan]]]]:
     """What is compared, and the plans to compare by name, given the best one so far."""
     for stage in stages(graph.load(source)):
         yield stage, partial(_forms_of, stage)
-    yield "whole graph", lambda best: {"tuned": best, "shipped": SHIPPED[target], "as-is": Plan()}
+    yield "whole graph", lambda best: {"tuned": best, "shipped": SHIPPED[target], "as-is": PassPlan()}
 
 
-def _forms_of(stage: str, best: Plan) -> dict[str, Plan]:
+def _forms_of(stage: str, best: PassPlan) -> dict[str, PassPlan]:
     """Every form of one stage; the one that `best` has is `best` itself."""
     now = best.stages.get(stage, best.form)
     return {form: best if form == now else replace(best, stages={**best.stages, stage: form}) for form in FORMS}
 
 
-def interleaved(answerers: list[Answerer], images: Images, rounds: int = ROUNDS) -> list[float]:
+def interleaved(answerers: list[Predictor], images: Images, rounds: int = ROUNDS) -> list[float]:
     """Median seconds an answer takes of each, asked in turns after a warm-up, so that all see the same machine.
 
     The first answer of a turn is not timed: the threads of the one before may still spin.
     """
     for answerer in answerers:
         for _ in range(3):
-            answerer.answer(images)
+            answerer.predict(images)
     taken: list[list[float]] = [[] for _ in answerers]
     for _ in range(rounds):
         for times, answerer in zip(taken, answerers, strict=True):
-            answerer.answer(images)
+            answerer.predict(images)
             started = time.perf_counter()
             for _ in range(BURST):
-                answerer.answer(images)
+                answerer.predict(images)
             times.append((time.perf_counter() - started) / BURST)
     return [statistics.median(times) for times in taken]

@@ -14,16 +14,23 @@ import numpy as np
 from shrinkserve.artifact import safe_join
 from shrinkserve.data import evaluation_batches, open_dataset
 from shrinkserve.errors import ConfigError
-from shrinkserve.export.engine.build import Engine, EngineOptions, Library, built_record, check_builder, import_library
-from shrinkserve.export.parity import compare, demand
+from shrinkserve.export.engine.build import (
+    EngineOptions,
+    EngineStep,
+    Library,
+    built_record,
+    check_builder,
+    import_library,
+)
+from shrinkserve.export.parity import assert_parity, compare_outputs
 from shrinkserve.export.precision import TOLERANCES, Lower
-from shrinkserve.export.quantise.static import Target
+from shrinkserve.export.quantise.static import QuantiseTarget
 from shrinkserve.export.quantise.step import Int8, open_graph
 from shrinkserve.export.samples import Samples, load_samples, synthetic
-from shrinkserve.export.steps import ONNX, Opener, Product, State, Step, run_steps
+from shrinkserve.export.steps import ONNX, Opener, Product, Step, StepState, run_steps
 from shrinkserve.preprocess import Preprocess
 from shrinkserve.runtimes.onnx import OnnxModel
-from shrinkserve.runtimes.predictor import Answerer, Images
+from shrinkserve.runtimes.predictor import Images, Predictor
 from shrinkserve.runtimes.tensorrt import BUILT, TensorRtModel, gpu
 
 Kind = Literal["fp16", "bf16", "int8", "tensorrt", "tensorrt-int8"]
@@ -72,7 +79,7 @@ class VariantOptions:
     """
 
     data_root: Path | None
-    runtime: Target = "onnxruntime"
+    runtime: QuantiseTarget = "onnxruntime"
     max_top1_drop: float = 0.5
     engine: EngineOptions = EngineOptions()  # noqa: RUF009 - frozen
     library: Library = "tensorrt"
@@ -149,7 +156,7 @@ def make_variants(
     samples = load_samples(options.data_root, preprocess, classes)
     calibration = _calibration(options.data_root, preprocess)
 
-    def int8(target: Target) -> Int8:
+    def int8(target: QuantiseTarget) -> Int8:
         judges = load_samples(options.data_root, preprocess, classes, limit=JUDGING_IMAGES)
         return Int8(target, calibration, options.max_top1_drop, validation=judges)
 
@@ -181,8 +188,8 @@ def _hinted(model: Path, samples: Samples) -> Variant:
     from shrinkserve.runtimes.openvino import HINTS, OpenVinoModel
 
     right, found = OnnxModel(model), OpenVinoModel(model, precision=HINTS["bfloat16"])
-    outcome = compare(right, found, samples, TOLERANCES["bfloat16"])
-    demand(outcome, "bfloat16", right, found, samples)
+    outcome = compare_outputs(right, found, samples, TOLERANCES["bfloat16"])
+    assert_parity(outcome, "bfloat16", right, found, samples)
     record = {"steps": [], "parity": outcome.to_dict()}
     return Variant("bfloat16", "openvino", model.name, "bfloat16", record, hint("bfloat16"))
 
@@ -203,7 +210,7 @@ def hint(precision: str) -> dict[str, str]:
 def _plan(model: Path, folder: Path, samples: Samples, options: VariantOptions, first: Step) -> Variant:
     precision = first.ensures.precision
     cache, log, library = options.timing_cache, options.log, options.library
-    engine = Engine(precision, options.engine, timing_cache=cache, log=log, library=library)
+    engine = EngineStep(precision, options.engine, timing_cache=cache, log=log, library=library)
     record, file = _run([first, engine], model, folder, samples, _opener(options))
     built = record["steps"][-1]["built"]
     record[BUILT] = {file: built}
@@ -222,7 +229,7 @@ def _run(
 def _opener(options: VariantOptions) -> Opener:
     """Opens graphs, and plans where the GPU that they are built for is here; elsewhere `compare` asks them later."""
 
-    def opener(path: Path, state: State) -> Answerer | None:
+    def opener(path: Path, state: StepState) -> Predictor | None:
         if state.format != "plan":
             return OnnxModel(path)
         here = gpu()["compute_capability"]

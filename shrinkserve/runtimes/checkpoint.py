@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 from torch import Tensor, nn
 
 from shrinkserve.arch.module import Network, compile_spec
-from shrinkserve.arch.spec import from_dict
+from shrinkserve.arch.serialise import from_dict
 from shrinkserve.artifact import read_card
 from shrinkserve.errors import ArtifactError, ConfigError
 from shrinkserve.preprocess import Preprocess
@@ -54,11 +54,11 @@ class Checkpoint:
         path = run / f"{weights}.safetensors"
         try:
             tensors = load_file(path)
-        except (OSError, SafetensorError) as fault:
-            raise ArtifactError(f"{path}: not readable weights ({fault})", do="train again") from fault
+        except (OSError, SafetensorError) as exc:
+            raise ArtifactError(f"{path}: not readable weights ({exc})", hint="train again") from exc
         self.module = restore(self.card.spec, tensors, str(path))
 
-    def answer(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    def predict(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Logits.
 
         Args:
@@ -112,9 +112,9 @@ def load_weights(network: nn.Module, tensors: Mapping[str, Tensor], where: str) 
     try:
         # A state dict without version metadata may leave num_batches_tracked out, also where all else is strict.
         network.load_state_dict(dict(tensors), strict=True)
-    except RuntimeError as fault:
-        reason = str(fault).splitlines()[-1].strip()
-        raise ArtifactError(f"{where}: weights of another network ({reason})", do="train again") from fault
+    except RuntimeError as exc:
+        reason = str(exc).splitlines()[-1].strip()
+        raise ArtifactError(f"{where}: weights of another network ({reason})", hint="train again") from exc
 
 
 def weights(network: nn.Module) -> dict[str, Tensor]:

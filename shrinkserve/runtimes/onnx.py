@@ -41,7 +41,7 @@ class OnnxModel:
     def name(self) -> str:
         return f"{self.path} (ONNX Runtime)"
 
-    def answer(self, images: Images) -> Logits:
+    def predict(self, images: Images) -> Logits:
         return self.infer(images)["logits"]
 
     def infer(self, images: Images) -> dict[str, npt.NDArray[np.float32]]:
@@ -62,8 +62,8 @@ class OnnxModel:
 
     def _other(self, expected: str, found: Mapping[str, Any]) -> ArtifactError:
         shown = "; ".join(f"{name} {kind} {shape}" for name, (kind, shape) in found.items())
-        do = "adapt a foreign graph with `shrinkserve export --onnx FILE --preprocess SPEC --labels FILE`"
-        return ArtifactError(f"{self.path}: a graph of another interface", expected=expected, found=shown, do=do)
+        hint = "adapt a foreign graph with `shrinkserve export --onnx FILE --preprocess SPEC --labels FILE`"
+        return ArtifactError(f"{self.path}: a graph of another interface", expected=expected, found=shown, hint=hint)
 
 
 def open_session(path: Path, threads: int | None = None, *, spin: bool = True, profile: Path | None = None) -> Any:
@@ -81,7 +81,7 @@ def open_session(path: Path, threads: int | None = None, *, spin: bool = True, p
     import onnxruntime
 
     if not path.is_file():
-        raise ArtifactError(f"{path}: no such file", do="name a .onnx file that `export` wrote")
+        raise ArtifactError(f"{path}: no such file", hint="name a .onnx file that `export` wrote")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # its warnings are about its own choices; faults are raised
     options.intra_op_num_threads = threads or 0
@@ -93,9 +93,9 @@ def open_session(path: Path, threads: int | None = None, *, spin: bool = True, p
         options.enable_profiling, options.profile_file_prefix = True, str(profile)
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as fault:  # ONNX Runtime raises a dozen unrelated classes, one a status code
-        reason = str(fault).splitlines()[0]
-        raise ArtifactError(f"{path}: ONNX Runtime cannot load it ({reason})", do="export the model again") from fault
+    except Exception as exc:  # ONNX Runtime raises a dozen unrelated classes, one a status code
+        reason = str(exc).splitlines()[0]
+        raise ArtifactError(f"{path}: ONNX Runtime cannot load it ({reason})", hint="export the model again") from exc
 
 
 def check_weights(path: Path) -> None:
@@ -111,6 +111,6 @@ def check_weights(path: Path) -> None:
 
     try:
         onnx.load(path)
-    except onnx.checker.ValidationError as fault:
-        reason = str(fault).splitlines()[0]
-        raise ArtifactError(f"{path}: its weights are outside its folder ({reason})", do="export it again") from fault
+    except onnx.checker.ValidationError as exc:
+        reason = str(exc).splitlines()[0]
+        raise ArtifactError(f"{path}: its weights are outside its folder ({reason})", hint="export it again") from exc

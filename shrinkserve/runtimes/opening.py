@@ -9,10 +9,10 @@ from typing import Any
 
 from shrinkserve.artifact import read_card, safe_join
 from shrinkserve.errors import ArtifactError
-from shrinkserve.runtimes.predictor import Answerer
+from shrinkserve.runtimes.predictor import Predictor
 
 
-def open_artifact(path: Path) -> Answerer:
+def open_artifact(path: Path) -> Predictor:
     """Load a run folder, a version folder of a repository, an ONNX file or a TensorRT plan.
 
     ``VERSION@ENGINE``, e.g. ``digits_classifier/1@bfloat16``, is another engine of a version, as a server runs it;
@@ -25,7 +25,7 @@ def open_artifact(path: Path) -> Answerer:
     if at and not path.exists() and path.with_name(folder).is_dir():
         return _open_part(path.with_name(folder), part)
     if not path.exists():
-        raise ArtifactError(f"{path}: no such file or folder", do="name what `train` or `export` wrote")
+        raise ArtifactError(f"{path}: no such file or folder", hint="name what `train` or `export` wrote")
     if path.is_dir():
         if read_card(path, verify=False).kind == "onnx":
             return open_artifact(path / "model.onnx")
@@ -44,7 +44,7 @@ def open_artifact(path: Path) -> Answerer:
     raise ArtifactError(f"{path}: not an artifact that can be asked", expected=expected, found=path.suffix or "a file")
 
 
-def _open_part(folder: Path, name: str) -> Answerer:
+def _open_part(folder: Path, name: str) -> Predictor:
     """A run's weights or a version's engine, by name."""
     card = read_card(folder, verify=False)
     if card.kind != "onnx":
@@ -54,15 +54,15 @@ def _open_part(folder: Path, name: str) -> Answerer:
     engines = card.details.get("engines", {})
     if name not in engines:
         expected = f"one of its engines: {', '.join(engines) or 'none'}"
-        do = f"add one with `shrinkserve export {folder} --to ...`"
-        raise ArtifactError(f"{folder}: no such engine", expected=expected, found=name, do=do)
+        hint = f"add one with `shrinkserve export {folder} --to ...`"
+        raise ArtifactError(f"{folder}: no such engine", expected=expected, found=name, hint=hint)
     try:
         return open_engine(folder, engines[name])
-    except (KeyError, TypeError, AttributeError) as fault:
-        raise ArtifactError(f"{folder}: engine {name} cannot be read ({fault!r})", do="export it again") from fault
+    except (KeyError, TypeError, AttributeError) as exc:
+        raise ArtifactError(f"{folder}: engine {name} cannot be read ({exc!r})", hint="export it again") from exc
 
 
-def open_engine(folder: Path, engine: Mapping[str, Any]) -> Answerer:
+def open_engine(folder: Path, engine: Mapping[str, Any]) -> Predictor:
     """Load an engine of a version as a server runs it.
 
     Args:
@@ -79,7 +79,7 @@ def open_engine(folder: Path, engine: Mapping[str, Any]) -> Answerer:
         return OnnxModel(path, spin=False)
     if backend == "openvino":
         if find_spec("openvino") is None:
-            raise ArtifactError("OpenVINO is not installed", do="pip install 'shrinkserve[openvino]'")
+            raise ArtifactError("OpenVINO is not installed", hint="pip install 'shrinkserve[openvino]'")
         from shrinkserve.runtimes.openvino import OpenVinoModel
 
         hint = engine["parameters"].get("INFERENCE_PRECISION_HINT")

@@ -109,7 +109,7 @@ class OpenVinoModel:
 
     def __init__(self, path: Path, threads: int | None = None, precision: Hint = "f32") -> None:
         if not path.is_file():
-            raise ArtifactError(f"{path}: no such file", do="name a .onnx file that `export` wrote")
+            raise ArtifactError(f"{path}: no such file", hint="name a .onnx file that `export` wrote")
         properties: dict[str, str | int] = {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_PRECISION_HINT": precision,
@@ -119,9 +119,9 @@ class OpenVinoModel:
             properties["INFERENCE_NUM_THREADS"] = threads
         try:
             self.batches = FixedBatches(path, properties)
-        except RuntimeError as fault:
-            reason = str(fault).strip().splitlines()[-1]
-            raise ArtifactError(f"{path}: OpenVINO cannot load it ({reason})", do="export the model again") from fault
+        except RuntimeError as exc:
+            reason = str(exc).strip().splitlines()[-1]
+            raise ArtifactError(f"{path}: OpenVINO cannot load it ({reason})", hint="export the model again") from exc
         self.path, self.precision = path, precision
         self.size = int(self.batches.model.input("images").partial_shape[1].get_length())
         count = int(self.batches.model.output("logits").partial_shape[1].get_length())
@@ -131,5 +131,5 @@ class OpenVinoModel:
     def name(self) -> str:
         return f"{self.path} (OpenVINO {self.precision})"
 
-    def answer(self, images: Images) -> Logits:
+    def predict(self, images: Images) -> Logits:
         return self.batches.infer({"images": images})["logits"]

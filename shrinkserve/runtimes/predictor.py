@@ -18,7 +18,7 @@ Logits = npt.NDArray[np.float32]
 """float32 [N, classes]."""
 
 
-class Answerer(Protocol):
+class Predictor(Protocol):
     """A network that can be asked, whatever runs it.
 
     Attributes:
@@ -34,7 +34,7 @@ class Answerer(Protocol):
     @property
     def classes(self) -> Sequence[str]: ...
 
-    def answer(self, images: Images) -> Logits:
+    def predict(self, images: Images) -> Logits:
         """The logits of a batch of any size from 1."""
         ...
 

@@ -47,7 +47,7 @@ def check_fit(path: Path, built: Mapping[str, Any], here: Mapping[str, Any], reb
         f"{path}: the plan does not fit this machine",
         expected=f"{built['library']} {built['version']}, {_described(built)}",
         found=f"{built['library']} {here['version'] or 'not installed'}, {_described(here)}",
-        do=f"build it here: {rebuild}",
+        hint=f"build it here: {rebuild}",
     )
 
 
@@ -73,7 +73,7 @@ def open_plan(path: Path) -> TensorRtModel:
             builder = "" if built["library"] == "tensorrt" else f" --builder {built['library']}"
             return TensorRtModel(path, built, f"shrinkserve export {path.parent} --to {kind}{builder}")
     what = f"{path}: its card does not say what it was built by and for"
-    raise ArtifactError(what, do="name a plan in the version folder that `export` wrote")
+    raise ArtifactError(what, hint="name a plan in the version folder that `export` wrote")
 
 
 class TensorRtModel:
@@ -92,7 +92,7 @@ class TensorRtModel:
         import torch
 
         if not path.is_file():
-            raise ArtifactError(f"{path}: no such file", do="name a plan that `export --to tensorrt` wrote")
+            raise ArtifactError(f"{path}: no such file", hint="name a plan that `export --to tensorrt` wrote")
         trt = _library(str(built["library"]))
         check_fit(path, built, {"version": getattr(trt, "__version__", None), **gpu()}, rebuild)
         _check_sha256(path)
@@ -100,7 +100,7 @@ class TensorRtModel:
         self.runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
         self.engine = self.runtime.deserialize_cuda_engine(path.read_bytes())
         if self.engine is None:
-            raise ArtifactError(f"{path}: TensorRT cannot load the plan", do=f"build it again: {rebuild}")
+            raise ArtifactError(f"{path}: TensorRT cannot load the plan", hint=f"build it again: {rebuild}")
         self.context = self.engine.create_execution_context()
         self.stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         shape = tuple(self.engine.get_tensor_shape(INPUT))
@@ -112,7 +112,7 @@ class TensorRtModel:
     def name(self) -> str:
         return f"{self.path} (TensorRT {self.trt.__version__})"
 
-    def answer(self, images: Images) -> Logits:
+    def predict(self, images: Images) -> Logits:
         import numpy as np
 
         cut = range(0, len(images), self.max_batch)
@@ -133,7 +133,7 @@ class TensorRtModel:
             self.context.set_tensor_address(name, tensor.data_ptr())
         self.stream.wait_stream(torch.cuda.current_stream())  # the copy of the images came before
         if not self.context.execute_async_v3(self.stream.cuda_stream):
-            raise ArtifactError(f"{self.path}: TensorRT could not run the plan", do="build it again on this machine")
+            raise ArtifactError(f"{self.path}: TensorRT could not run the plan", hint="build it again on this machine")
         self.stream.synchronize()
         logits: Logits = tensors[LOGITS].cpu().numpy()
         return logits

@@ -24,8 +24,8 @@ from urllib.parse import urlsplit
 
 from shrinkserve.errors import RequestError, ShrinkServeError
 from shrinkserve.serving import names as serving_names
-from shrinkserve.serving.publish.candidate import CANDIDATE
-from shrinkserve.serving.repository.reader import Holdings
+from shrinkserve.serving.names import CANDIDATE
+from shrinkserve.serving.repository.reader import RepositoryReader
 from shrinkserve.serving.server import launch, loadable, pip_server
 
 Level = Literal["ok", "note", "fault"]
@@ -59,7 +59,7 @@ class Finding:
     level: Level
     subject: str
     what: str
-    do: str = ""
+    hint: str = ""
 
 
 def examine_machine() -> Iterator[Finding]:
@@ -84,8 +84,8 @@ def _server() -> Finding:
         with tempfile.TemporaryDirectory() as folder:
             if pip_server.cached():
                 launch.prepare(Path("model_repository"), Path(folder))
-    except ShrinkServeError as fault:
-        return Finding("fault", "tritonserver", str(fault.what), fault.do or "")
+    except ShrinkServeError as exc:
+        return Finding("fault", "tritonserver", str(exc.what), exc.hint or "")
     version = pip_server.TRITON_VERSION
     state = "in the cache" if pip_server.cached() else "fetched by the first `shrinkserve serve` (55 MB)"
     return Finding(
@@ -103,8 +103,8 @@ def _gpus() -> list[str]:
     query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version,compute_cap", "--format=csv,noheader"]
     try:
         asked = subprocess.run(query, capture_output=True, text=True, check=True, timeout=SECONDS)
-    except (OSError, subprocess.SubprocessError) as fault:
-        return [f"a driver is there, and nvidia-smi does not answer ({fault})"]
+    except (OSError, subprocess.SubprocessError) as exc:
+        return [f"a driver is there, and nvidia-smi does not answer ({exc})"]
     return asked.stdout.strip().splitlines()
 
 
@@ -120,11 +120,13 @@ def _runtimes(gpus: Sequence[str]) -> Iterator[Finding]:
         providers = [name.removesuffix("ExecutionProvider") for name in onnxruntime.get_available_providers()]
         unused = bool(gpus) and "CUDA" not in providers
         what = f"{_version(both[0])}; its providers: {', '.join(providers)}"
-        do = "pip uninstall onnxruntime, then pip install 'shrinkserve[gpu]'"
-        yield Finding("note" if unused else "ok", both[0], what + ("; none for the GPU" if unused else ""), do * unused)
+        hint = "pip uninstall onnxruntime, then pip install 'shrinkserve[gpu]'"
+        yield Finding(
+            "note" if unused else "ok", both[0], what + ("; none for the GPU" if unused else ""), hint * unused
+        )
     else:
-        do = "pip install 'shrinkserve[serve]'"
-        yield Finding("fault", "onnxruntime", "not installed: the server from PyPI cannot run ONNX models", do)
+        hint = "pip install 'shrinkserve[serve]'"
+        yield Finding("fault", "onnxruntime", "not installed: the server from PyPI cannot run ONNX models", hint)
     for name, packages, without in (
         ("openvino", ("openvino",), "the engines of this name"),
         ("dali", ("nvidia-dali-cuda120", "nvidia-dali-cuda130"), "what takes JPEG"),
@@ -158,36 +160,36 @@ def _port(port: int, service: str) -> Finding:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind(("127.0.0.1", port))
-        except OSError as fault:
-            do = f"--{service.lower()}-port 0 lets another be chosen"
-            return Finding("note", f"port {port}", f"{service}: {fault.strerror}", do)
+        except OSError as exc:
+            hint = f"--{service.lower()}-port 0 lets another be chosen"
+            return Finding("note", f"port {port}", f"{service}: {exc.strerror}", hint)
     return Finding("ok", f"port {port}", f"free for {service}")
 
 
 def examine_repository(root: Path, engine: str | None = None) -> Iterator[Finding]:
     """Which models of a repository would load."""
     try:
-        found = loadable.take(root, engine, launch.missing_backends())
-    except ShrinkServeError as fault:
-        yield Finding("fault", "repository", str(fault.what), fault.do or "")
+        found = loadable.scan(root, engine, launch.missing_backends())
+    except ShrinkServeError as exc:
+        yield Finding("fault", "repository", str(exc.what), exc.hint or "")
         return
-    held = Holdings(root)
+    held = RepositoryReader(root)
     for name in found.whole:
         engines = ", ".join(held.engines(name))
         yield Finding("ok", f"model {name}", "whole" + (f"; other engines (--config): {engines}" if engines else ""))
     for name in held.models():
         try:
             why = loadable.runs_code(root / name)
-        except ShrinkServeError as fault:
-            yield Finding("fault", f"model {name}", str(fault.what), fault.do or "")
+        except ShrinkServeError as exc:
+            yield Finding("fault", f"model {name}", str(exc.what), exc.hint or "")
             continue
         if why:
             ours = name in held.classifiers()  # what `export` writes never does
-            do = "remove it unless you trust who wrote it"
-            yield Finding("fault" if ours else "note", f"code of {name}", f"runs code ({why})", do)
+            hint = "remove it unless you trust who wrote it"
+            yield Finding("fault" if ours else "note", f"code of {name}", f"runs code ({why})", hint)
     for name, lack in found.skipped.items():
-        what, _, do = lack.partition("; ")
-        yield Finding("fault", f"model {name}", what, do)
+        what, _, hint = lack.partition("; ")
+        yield Finding("fault", f"model {name}", what, hint)
     if not found.whole and not found.skipped:
         yield Finding("fault", str(root), "no model in this repository", "make one with `shrinkserve export`")
 
@@ -261,8 +263,8 @@ def _grpc_guards(url: str) -> Iterator[Finding]:
             try:
                 call(client_timeout=SECONDS)
                 is_open = True
-            except grpc.InferenceServerException as fault:
-                found = str(fault.message())[:100]
+            except grpc.InferenceServerException as exc:
+                found = str(exc.message())[:100]
                 if "restricted" in found:
                     is_open, found = False, "gRPC"
             yield _guard(f"{name} by gRPC", is_open, found, local=_is_local(parts.hostname))
@@ -289,8 +291,10 @@ def _models(url: str) -> Iterator[Finding]:
     status, body = _ask(url, "GET", "/v2/models/stats")
     loaded = {one["name"] for one in _parsed(body).get("model_stats", [])} if status == HTTPStatus.OK else set()
     left = sorted(name for name in loaded if name.endswith(CANDIDATE))
-    names = serving_names.known_models(loaded - set(left))
-    shown = [f"{name} (takes JPEG)" if {name, serving_names.classifier(name)} <= loaded else name for name in names]
+    names = serving_names.public_names(loaded - set(left))
+    shown = [
+        f"{name} (takes JPEG)" if {name, serving_names.classifier_name(name)} <= loaded else name for name in names
+    ]
     yield Finding("ok" if names else "fault", "models", ", ".join(shown) or "none is loaded")
     for name in left:
         what = "still loaded: a publisher was killed while it tried a version out"
@@ -310,10 +314,10 @@ def _ask(url: str, method: str, path: str) -> tuple[int, str]:
     try:
         with urllib.request.urlopen(request, timeout=SECONDS) as reply:  # noqa: S310 - as above
             return int(reply.status), reply.read(1 << 20).decode(errors="replace")
-    except urllib.error.HTTPError as fault:
-        return fault.code, fault.read(1 << 16).decode(errors="replace")
-    except (OSError, ValueError, http.client.HTTPException) as fault:
-        reason = getattr(fault, "reason", fault)
+    except urllib.error.HTTPError as exc:
+        return exc.code, exc.read(1 << 16).decode(errors="replace")
+    except (OSError, ValueError, http.client.HTTPException) as exc:
+        reason = getattr(exc, "reason", exc)
         return 0, getattr(reason, "strerror", None) or type(reason).__name__
 
 

@@ -35,7 +35,7 @@ PREFIX = "shrinkserve."
 """What the keys of our own parameters begin with; Triton hands them out and reads none of them."""
 
 
-def build(name: str, card: Card, options: ServingConfig | None = None, *, version: int = 1) -> pb.ModelConfig:
+def build_config(name: str, card: Card, options: ServingConfig | None = None, *, version: int = 1) -> pb.ModelConfig:
     """The configuration of an ONNX classifier.
 
     Args:
@@ -118,7 +118,7 @@ def set_contract(config: pb.ModelConfig, card: Card, version: int) -> None:
     """
     if not card.preprocess or not card.classes:
         raise ArtifactError(
-            f"card of {card.name}: incomplete", expected="preprocess and classes", do="export the model again"
+            f"card of {card.name}: incomplete", expected="preprocess and classes", hint="export the model again"
         )
     preprocess, classes = Preprocess.from_dict(card.preprocess), len(card.classes)
     shape = [preprocess.size, preprocess.size, 3]
@@ -179,7 +179,7 @@ def to_text(config: pb.ModelConfig) -> str:
     return text_format.MessageToString(config)
 
 
-def parse(text: str, where: str = CONFIG) -> pb.ModelConfig:
+def parse_config_text(text: str, where: str = CONFIG) -> pb.ModelConfig:
     """Read the text of a ``config.pbtxt``.
 
     Raises:
@@ -187,20 +187,20 @@ def parse(text: str, where: str = CONFIG) -> pb.ModelConfig:
     """
     try:
         return text_format.Parse(text, pb.ModelConfig())
-    except text_format.ParseError as fault:
-        raise ArtifactError(f"{where}: not a Triton model configuration ({fault})", do="mend that line") from fault
+    except text_format.ParseError as exc:
+        raise ArtifactError(f"{where}: not a Triton model configuration ({exc})", hint="mend that line") from exc
 
 
-def read(path: Path) -> pb.ModelConfig:
+def read_config(path: Path) -> pb.ModelConfig:
     """Read a ``config.pbtxt``.
 
     Raises:
         ArtifactError: no such file, or not a model configuration.
     """
     try:
-        return parse(path.read_text(encoding="utf-8"), str(path))
-    except (OSError, UnicodeDecodeError) as fault:
-        raise ArtifactError(f"{path}: not a readable configuration ({fault})", do="publish the model again") from fault
+        return parse_config_text(path.read_text(encoding="utf-8"), str(path))
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ArtifactError(f"{path}: not a readable configuration ({exc})", hint="publish the model again") from exc
 
 
 def parameters(config: pb.ModelConfig) -> dict[str, Any]:
@@ -223,6 +223,6 @@ def active_version(config: pb.ModelConfig) -> int:
         raise ArtifactError(
             f"configuration of {config.name}: does not say which version answers",
             expected="version_policy { specific { versions: N } }",
-            do="publish the model again",
+            hint="publish the model again",
         )
     return int(max(versions))

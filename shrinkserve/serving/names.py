@@ -15,35 +15,40 @@ from __future__ import annotations
 from collections.abc import Collection
 
 PREPROCESS, CLASSIFIER = "_preprocess", "_classifier"
+CANDIDATE = ".candidate"
+"""What is added to a model's name for the version that a live server tries out."""
+
+RESTRICTED_KEY = "shrinkserve-token"
+"""The key of the APIs that a server restricts."""
 
 
-def public(model: str) -> str:
+def public_name(model: str) -> str:
     """What people call the classifier of a name."""
     return model.removesuffix(CLASSIFIER)
 
 
-def classifier(name: str) -> str:
+def classifier_name(name: str) -> str:
     """The name of the classifier that people call `name`; may be given itself."""
-    return f"{public(name)}{CLASSIFIER}"
+    return f"{public_name(name)}{CLASSIFIER}"
 
 
-def parts(name: str) -> list[str]:
+def model_names(name: str) -> list[str]:
     """All names that belong to what people call `name`, in the order in which they can be loaded."""
-    return [classifier(name), f"{public(name)}{PREPROCESS}", public(name)]
+    return [classifier_name(name), f"{public_name(name)}{PREPROCESS}", public_name(name)]
 
 
-def whole(model: str) -> list[str]:
+def names_of_ensemble(model: str) -> list[str]:
     """`parts` of a classifier that has such a name; a model of another name is its only part."""
-    return parts(model) if model.endswith(CLASSIFIER) else [model]
+    return model_names(model) if model.endswith(CLASSIFIER) else [model]
 
 
-def known_classifier(name: str, known: Collection[str]) -> str:
+def resolve_classifier(name: str, known: Collection[str]) -> str:
     """Which of the names `known` is the classifier that people call `name`; `name` itself when none is."""
-    return classifier(name) if classifier(name) in known else name
+    return classifier_name(name) if classifier_name(name) in known else name
 
 
-def known_models(known: Collection[str]) -> list[str]:
+def public_names(known: Collection[str]) -> list[str]:
     """What people call the models whose parts' names are `known`, sorted."""
-    families = {public(model) for model in known if model.endswith(CLASSIFIER)}
-    belonging = {part for name in families for part in parts(name)}
+    families = {public_name(model) for model in known if model.endswith(CLASSIFIER)}
+    belonging = {part for name in families for part in model_names(name)}
     return sorted(families | (set(known) - belonging))

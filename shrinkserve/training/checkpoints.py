@@ -17,14 +17,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from shrinkserve.artifact import tensors_sha256, write_atomic
+from shrinkserve.artifact import tensors_sha256
+from shrinkserve.atomic import write_atomic
 from shrinkserve.errors import ArtifactError
 
 FOLDER = "checkpoints"
 
 
 @dataclass(frozen=True)
-class Snapshot:
+class TrainingSnapshot:
     """One checkpoint.
 
     Attributes:
@@ -46,7 +47,7 @@ def listed(folder: Path) -> list[Path]:
     return sorted(folder.glob("step-*.safetensors"))
 
 
-def write(folder: Path, step: int, snapshot: Snapshot) -> Path:
+def write(folder: Path, step: int, snapshot: TrainingSnapshot) -> Path:
     """Write a checkpoint.
 
     Raises:
@@ -59,7 +60,7 @@ def write(folder: Path, step: int, snapshot: Snapshot) -> Path:
     return path
 
 
-def read(path: Path) -> Snapshot:
+def read(path: Path) -> TrainingSnapshot:
     """Read a checkpoint and compare its content with its sha256.
 
     Raises:
@@ -72,11 +73,11 @@ def read(path: Path) -> Snapshot:
         expected, found = header["sha256"], _sha256(tensors, header["state"])
         if found != expected:
             raise ArtifactError(f"{path}: damaged", expected=f"sha256 {expected[:12]}", found=found[:12])
-        return Snapshot(tensors, json.loads(header["state"]))
-    except FileNotFoundError as fault:
-        raise ArtifactError(f"{path}: no such checkpoint", do="name a step-*.safetensors of a run") from fault
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as fault:
-        raise ArtifactError(f"{path}: not a readable checkpoint ({fault})", do="name another one") from fault
+        return TrainingSnapshot(tensors, json.loads(header["state"]))
+    except FileNotFoundError as exc:
+        raise ArtifactError(f"{path}: no such checkpoint", hint="name a step-*.safetensors of a run") from exc
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as exc:
+        raise ArtifactError(f"{path}: not a readable checkpoint ({exc})", hint="name another one") from exc
 
 
 def _sha256(tensors: Mapping[str, Tensor], state: str) -> str:
@@ -84,13 +85,13 @@ def _sha256(tensors: Mapping[str, Tensor], state: str) -> str:
     return hashlib.sha256(f"{arrays} {state}".encode()).hexdigest()
 
 
-def newest(folder: Path, tell: Callable[[str], None]) -> tuple[Path, Snapshot] | None:
+def newest(folder: Path, tell: Callable[[str], None]) -> tuple[Path, TrainingSnapshot] | None:
     """The newest checkpoint that is whole; `tell` hears of each damaged one that is passed over."""
     for path in reversed(listed(folder)):
         try:
             return path, read(path)
-        except ArtifactError as fault:
-            tell(f"{fault}; falling back to the checkpoint before it")
+        except ArtifactError as exc:
+            tell(f"{exc}; falling back to the checkpoint before it")
     return None
 
 

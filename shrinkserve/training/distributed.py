@@ -43,7 +43,7 @@ OPEN_PORTS = (
 
 
 @dataclass(frozen=True)
-class Ranks:
+class DistContext:
     """This process among those of the run.
 
     Attributes:
@@ -94,7 +94,7 @@ class Ranks:
 
 
 @contextmanager
-def join(threads: int | None = None) -> Iterator[Ranks]:
+def join(threads: int | None = None) -> Iterator[DistContext]:
     """Join the processes that torchrun started, or be a group of one.
 
     Args:
@@ -120,10 +120,10 @@ def join(threads: int | None = None) -> Iterator[Ranks]:
     backend = "nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=SILENCE)
     try:
-        yield Ranks(rank, world, device, dist.new_group(backend="gloo", timeout=SILENCE))
-    except RuntimeError as fault:
-        if world > 1 and _peer_lost(fault):
-            raise ShrinkServeError("another training process was lost", do="give --resume to go on") from fault
+        yield DistContext(rank, world, device, dist.new_group(backend="gloo", timeout=SILENCE))
+    except RuntimeError as exc:
+        if world > 1 and _peer_lost(exc):
+            raise ShrinkServeError("another training process was lost", hint="give --resume to go on") from exc
         raise
     finally:
         dist.destroy_process_group()
@@ -146,10 +146,10 @@ def one_machine() -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _peer_lost(fault: RuntimeError) -> bool:
+def _peer_lost(error: RuntimeError) -> bool:
     """Whether an exchange ended because its other side did; gloo says so in words only."""
     words = ("closed by peer", "reset by peer", "Broken pipe")
-    return isinstance(fault, dist.DistError) or any(word in str(fault) for word in words)
+    return isinstance(error, dist.DistError) or any(word in str(error) for word in words)
 
 
 def _device(local_rank: int, threads: int | None) -> torch.device:
@@ -162,7 +162,7 @@ def _device(local_rank: int, threads: int | None) -> torch.device:
             "more processes than GPUs on this machine",
             expected=f"at most {torch.cuda.device_count()}",
             found=os.environ.get("LOCAL_WORLD_SIZE"),
-            do="start fewer processes a machine",
+            hint="start fewer processes a machine",
         )
     torch.cuda.set_device(local_rank)
     return torch.device("cuda", local_rank)
@@ -184,7 +184,7 @@ def _refuse_stale_store() -> None:
     if shared and int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")):
         raise ConfigError(
             "torchrun --max-restarts: processes that are started again would wait for lost ones",
-            do=f"export {OWN_STORE}=1 before torchrun",
+            hint=f"export {OWN_STORE}=1 before torchrun",
         )
 
 

@@ -41,8 +41,8 @@ def open_trained(source: Path, weights: str) -> Trained:
     tensors = {name[len(prefix) :]: t.numpy() for name, t in snapshot.tensors.items() if name.startswith(prefix)}
     try:
         spec, classes, recipe = (snapshot.state[key] for key in ("spec", "classes", "recipe"))
-    except KeyError as fault:
-        raise ArtifactError(f"{source}: not a checkpoint of a run (no {fault})") from fault
+    except KeyError as exc:
+        raise ArtifactError(f"{source}: not a checkpoint of a run (no {exc})") from exc
     return Trained(restore(spec, tensors, str(source)), classes, parse_recipe(recipe, str(source)).preprocess)
 
 

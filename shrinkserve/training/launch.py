@@ -52,36 +52,36 @@ def launch(argv: Sequence[str], processes: int, *, restarts: int = 0) -> int:
         config, command, words = config_from_args(arguments)
         try:
             elastic_launch(config, command)(*words)
-        except SignalException as fault:
-            return 128 + fault.sigval
-        except ChildFailedError as fault:
-            return _tell(fault, Path(faults))
+        except SignalException as exc:
+            return 128 + exc.sigval
+        except ChildFailedError as exc:
+            return _tell(exc, Path(faults))
         finally:
             del os.environ[FAULTS], os.environ[STORE]
     return 0
 
 
-def _tell(fault: ChildFailedError, faults: Path) -> int:
+def _tell(error: ChildFailedError, faults: Path) -> int:
     """Raise what a process left for us; else give its exit code."""
     # First what began it: a process that was killed; then what others say, who may only have noticed that.
-    for rank, failure in fault.failures.items():
+    for rank, failure in error.failures.items():
         if failure.exitcode < 0 and failure.exitcode != -signal.SIGTERM:  # SIGTERM is how torchrun ends the others
             raise ShrinkServeError(
                 f"training process {rank} was killed by signal {-failure.exitcode}",
-                do="look for the kernel's out-of-memory killer; give --resume to go on from the last checkpoint",
+                hint="look for the kernel's out-of-memory killer; give --resume to go on from the last checkpoint",
             ) from None
     for path in sorted(faults.glob("*.json"), key=lambda p: p.stat().st_mtime_ns):
         raw = json.loads(path.read_text(encoding="utf-8"))
         raise getattr(errors, raw["kind"], ShrinkServeError)(raw["message"])
-    return fault.get_first_failure()[1].exitcode
+    return error.get_first_failure()[1].exitcode
 
 
-def leave_fault(fault: ShrinkServeError) -> bool:
+def leave_fault(error: ShrinkServeError) -> bool:
     """In a launched process: leave the error to the launcher; False where there is none that collects it."""
     folder = os.environ.get(FAULTS)
     if folder is None:
         return False
-    content = {"kind": type(fault).__name__, "message": str(fault)}
+    content = {"kind": type(error).__name__, "message": str(error)}
     path = Path(folder) / f"{os.environ.get('RANK', '0')}.json"
     path.with_suffix(".part").write_text(json.dumps(content), encoding="utf-8")
     path.with_suffix(".part").rename(path)

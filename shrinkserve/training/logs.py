@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shrinkserve.artifact import write_atomic
+from shrinkserve.atomic import write_atomic
 from shrinkserve.errors import ArtifactError
 
 if TYPE_CHECKING:
@@ -62,14 +62,14 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as fault:
-        raise ArtifactError(f"{path}: no curves ({fault.strerror})", do="name a folder that `train` wrote") from fault
+    except OSError as exc:
+        raise ArtifactError(f"{path}: no curves ({exc.strerror})", hint="name a folder that `train` wrote") from exc
     records = []
     for number, line in enumerate(lines, start=1):
         try:
             record = json.loads(line)
             records.append({**record, "kind": str(record["kind"]), "step": int(record["step"])})
-        except (ValueError, KeyError, TypeError) as fault:
+        except (ValueError, KeyError, TypeError) as exc:
             if number < len(lines):
-                raise ArtifactError(f"{path}:{number}: not a record of a run ({fault})") from fault
+                raise ArtifactError(f"{path}:{number}: not a record of a run ({exc})") from exc
     return records

@@ -19,20 +19,21 @@ from typing import TypeVar
 import torch
 
 from shrinkserve import arch
-from shrinkserve.arch.spec import Spec, to_dict
+from shrinkserve.arch.serialise import to_dict
+from shrinkserve.arch.spec import Spec
 from shrinkserve.artifact import CARD, Card, read_card
 from shrinkserve.config import Recipe
 from shrinkserve.data import Dataset, TrainLoader, open_dataset, train_loader
 from shrinkserve.errors import ArtifactError, ConfigError, DataError, ShrinkServeError
 from shrinkserve.text import check_class_names
 from shrinkserve.training import checkpoints, run_folder
-from shrinkserve.training.checkpoints import Snapshot
-from shrinkserve.training.distributed import Ranks, StopRequest, join
+from shrinkserve.training.checkpoints import TrainingSnapshot
+from shrinkserve.training.distributed import DistContext, StopRequest, join
 from shrinkserve.training.logs import Log
 from shrinkserve.training.metrics import Evaluation, evaluate
 from shrinkserve.training.progress import Display, duration
 from shrinkserve.training.schedule import learning_rate
-from shrinkserve.training.train_state import Learner, environment
+from shrinkserve.training.train_state import TrainState, environment
 
 LOG_STEPS = 10
 """Updates between two records of the training loss; reading it makes a GPU's queue run empty."""
@@ -116,7 +117,7 @@ def train(
 class _Run:
     """What the parts of one run share on one rank."""
 
-    def __init__(self, recipe: Recipe, data: Path, out: Path, ranks: Ranks, stop: StopRequest) -> None:
+    def __init__(self, recipe: Recipe, data: Path, out: Path, ranks: DistContext, stop: StopRequest) -> None:
         self.recipe, self.out, self.ranks, self.stop = recipe, out, ranks, stop
         self.training, self.validation = open_dataset(data, "train"), open_dataset(data, "validation")
         self.classes = agreed_classes(recipe, self.training, self.validation)
@@ -126,7 +127,7 @@ class _Run:
         self.steps = len(self.loader) // recipe.train.accumulate
         if not self.steps:
             raise ConfigError("train.accumulate", expected=f"at most {len(self.loader)}", found=recipe.train.accumulate)
-        self.learner = Learner(self.spec, recipe, ranks)
+        self.learner = TrainState(self.spec, recipe, ranks)
         self.position = Position(world=ranks.world)
         self.checkpoints = out / checkpoints.FOLDER
 
@@ -210,7 +211,7 @@ class _Run:
             good = checkpoints.listed(self.checkpoints)
             raise ShrinkServeError(
                 f"the loss is not finite at step {bad} (epoch {self.position.epoch + 1})",
-                do=f"lower optimizer.lr; the last good checkpoint is {good[-1] if good else 'none'}",
+                hint=f"lower optimizer.lr; the last good checkpoint is {good[-1] if good else 'none'}",
             )
 
     def _evaluate(self) -> Evaluation:
@@ -258,7 +259,7 @@ class _Run:
                 "images": len(self.training),
                 "spec": to_dict(self.spec),
             }
-            checkpoints.write(self.checkpoints, self.position.step, Snapshot(snapshot.tensors, state))
+            checkpoints.write(self.checkpoints, self.position.step, TrainingSnapshot(snapshot.tensors, state))
             best = self.position.best[1] if self.position.best else None
             checkpoints.prune(self.checkpoints, self.recipe.train.keep_checkpoints, best)
         return path
@@ -268,12 +269,14 @@ class _Run:
         found = checkpoints.newest(self.checkpoints, self.display.say)
         step = -1 if found is None else int(found[1].state["position"]["step"])
         if self.ranks.highest(step) != -self.ranks.highest(-step):
-            raise ArtifactError(f"{self.out}: the processes see different checkpoints", do="put --out on a shared disk")
+            raise ArtifactError(
+                f"{self.out}: the processes see different checkpoints", hint="put --out on a shared disk"
+            )
         if found is None:
             return
         path, snapshot = found
         if snapshot.state["classes"] != self.classes or snapshot.state["images"] != len(self.training):
-            raise ConfigError(f"{self.out}: the run there has other training data", do="name the data it began with")
+            raise ConfigError(f"{self.out}: the run there has other training data", hint="name the data it began with")
         self.learner.restore(snapshot, str(path))
         self.position = Position(**snapshot.state["position"])
         if self.position.world != self.ranks.world:
@@ -298,7 +301,7 @@ def agreed_classes(recipe: Recipe, training: Dataset, validation: Dataset) -> li
             "model.classes",
             expected=f"{len(training.classes)}, as {training.root} has",
             found=recipe.model.classes,
-            do="leave the key out",
+            hint="leave the key out",
         )
     return training.classes
 

@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 from shrinkserve.data import Dataset, evaluation_batches
 from shrinkserve.preprocess import Preprocess
 from shrinkserve.runtimes.checkpoint import normalise
-from shrinkserve.training.distributed import Ranks
+from shrinkserve.training.distributed import DistContext
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def evaluate(
     network: nn.Module,
     dataset: Dataset,
     preprocess: Preprocess,
-    ranks: Ranks,
+    ranks: DistContext,
     *,
     batch_size: int = 128,
     workers: int | None = None,
@@ -104,13 +104,13 @@ class Running:
         self._sums += torch.stack([loss.double() * count, hits(logits, labels, 1).double(), count])
         self._bad = torch.where(loss.isfinite(), self._bad, self._bad.clamp(max=step))
 
-    def report(self, ranks: Ranks) -> tuple[float, float]:
+    def report(self, ranks: DistContext) -> tuple[float, float]:
         """Mean loss and top-1 over all ranks since the last report; every rank must call it."""
         loss, right, count = ranks.total(self._sums).tolist()
         self._sums.zero_()
         return loss / max(1, count), right / max(1, count)
 
-    def first_bad_step(self, ranks: Ranks) -> int | None:
+    def first_bad_step(self, ranks: DistContext) -> int | None:
         """The first step at which a rank's loss was not finite; every rank must call it."""
         step = -ranks.highest(-int(self._bad))
         return None if step == NEVER else step

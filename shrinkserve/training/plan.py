@@ -20,7 +20,7 @@ FORWARD_SHARE = 1 / 3
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainingPlan:
     """A run in figures.
 
     Attributes:
@@ -52,7 +52,9 @@ class Plan:
     hours: float | None
 
 
-def plan(recipe: Recipe, data: Path, *, processes: int = 1, images_per_second: float | None = None) -> Plan:
+def plan_training(
+    recipe: Recipe, data: Path, *, processes: int = 1, images_per_second: float | None = None
+) -> TrainingPlan:
     """Work out what a run takes.
 
     Args:
@@ -72,7 +74,7 @@ def plan(recipe: Recipe, data: Path, *, processes: int = 1, images_per_second: f
     epochs, parameters = recipe.schedule.epochs, sum(count(spec).parameters.values())
     evaluations = -(-epochs // recipe.train.evaluate_every)
     work = epochs * steps * total_batch + evaluations * len(validation) * FORWARD_SHARE
-    return Plan(
+    return TrainingPlan(
         processes=processes,
         training_images=len(training),
         validation_images=len(validation),

@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from shrinkserve.artifact import write_atomic
+from shrinkserve.atomic import write_atomic
 from shrinkserve.errors import ArtifactError, ConfigError
 from shrinkserve.training.logs import METRICS, read_metrics
 
@@ -36,7 +36,7 @@ def plot(run: Path, target: Path) -> Path:
     training = [record for record in records if record["kind"] == "train"]
     validation = [record for record in records if record["kind"] == "validation"]
     if not training:
-        raise ArtifactError(f"{run / METRICS}: no record yet", do="wait for the run's first steps")
+        raise ArtifactError(f"{run / METRICS}: no record yet", hint="wait for the run's first steps")
     # Figure itself rather than pyplot: no window system is looked for, nothing is left open.
     figure = Figure(figsize=(10, 6), layout="constrained")
     (loss, top1), (rate, speed) = figure.subplots(2, 2, sharex=True)

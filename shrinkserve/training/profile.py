@@ -14,16 +14,16 @@ import torch.distributed as dist
 from shrinkserve import arch
 from shrinkserve.config import Recipe
 from shrinkserve.data import Batch, open_dataset, train_loader
-from shrinkserve.training.distributed import Ranks, join
+from shrinkserve.training.distributed import DistContext, join
 from shrinkserve.training.loop import agreed_classes
-from shrinkserve.training.train_state import Learner
+from shrinkserve.training.train_state import TrainState
 
 WARM_UP, STEPS = 3, 12
 PARTS = ("wait for data", "copy, normalise", "forward", "backward", "all-reduce", "optimiser, EMA")
 
 
 @dataclass(frozen=True)
-class Profile:
+class StepProfile:
     """Medians over `STEPS` updates on rank 0.
 
     Attributes:
@@ -43,7 +43,7 @@ class Profile:
     device: str
 
 
-def profile(recipe: Recipe, data: Path) -> Profile:
+def profile_training(recipe: Recipe, data: Path) -> StepProfile:
     """Take the time of single parts and of whole updates in turn; writes nothing.
 
     Raises:
@@ -52,7 +52,7 @@ def profile(recipe: Recipe, data: Path) -> Profile:
     with join(recipe.train.threads) as ranks:
         training, validation = open_dataset(data, "train"), open_dataset(data, "validation")
         classes = agreed_classes(recipe, training, validation)
-        learner = Learner(arch.from_recipe(recipe.model, len(classes)), recipe, ranks)
+        learner = TrainState(arch.from_recipe(recipe.model, len(classes)), recipe, ranks)
         loader = train_loader(training, recipe, rank=ranks.rank, world=ranks.world)
         taken: dict[str, list[float]] = defaultdict(list)
         epoch, batches = 0, iter(loader.epoch(0))
@@ -72,10 +72,10 @@ def profile(recipe: Recipe, data: Path) -> Profile:
         medians = {part: statistics.median(values) for part, values in taken.items()}
         update = medians.pop("update")
         speed = recipe.train.batch_size * ranks.world / (update + medians[PARTS[0]])
-        return Profile(medians, update, speed, ranks.world, torch.get_num_threads(), str(ranks.device))
+        return StepProfile(medians, update, speed, ranks.world, torch.get_num_threads(), str(ranks.device))
 
 
-def _parts(learner: Learner, ranks: Ranks, batch: Batch, clock: _Clock) -> dict[str, float]:
+def _parts(learner: TrainState, ranks: DistContext, batch: Batch, clock: _Clock) -> dict[str, float]:
     """One update in single parts, each waited for."""
     times = {}
     images, labels = learner.place(batch)

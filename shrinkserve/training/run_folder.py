@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from safetensors.torch import save
 
-from shrinkserve.arch.spec import Spec, to_dict
+from shrinkserve.arch.serialise import to_dict
+from shrinkserve.arch.spec import Spec
 from shrinkserve.artifact import (
     CARD,
     Card,
@@ -24,11 +25,10 @@ from shrinkserve.artifact import (
     recorded_path,
     sha256_file,
     tensors_sha256,
-    unwritable,
     utc_now,
     versions,
-    write_atomic,
 )
+from shrinkserve.atomic import unwritable, write_atomic
 from shrinkserve.config import Recipe, load_recipe
 from shrinkserve.errors import ConfigError
 from shrinkserve.runtimes.checkpoint import weights
@@ -55,23 +55,23 @@ def prepare(out: Path, recipe: Recipe, *, resume: bool, overwrite: bool, allow_c
         ArtifactError: the place cannot be written.
     """
     if out.exists() and not out.is_dir():
-        raise ConfigError(f"{out}: is a file", do="name a new or an empty folder")
+        raise ConfigError(f"{out}: is a file", hint="name a new or an empty folder")
     run = (out / RECIPE).is_file()
     if not run and out.is_dir() and any(out.iterdir()):
-        raise ConfigError(f"{out}: holds files, and no run", do="name a new or an empty folder")
+        raise ConfigError(f"{out}: holds files, and no run", hint="name a new or an empty folder")
     if run and overwrite:
         with _replaced(out):
             write_atomic(out / RECIPE, recipe.to_toml().encode())
         return
     if run and not resume:
         raise ConfigError(
-            f"{out}: holds a run already", do="give --resume to go on with it, --overwrite to begin again"
+            f"{out}: holds a run already", hint="give --resume to go on with it, --overwrite to begin again"
         )
     if run and (changed := _changes(load_recipe(out / RECIPE), recipe)):
         if not allow_changes:
             raise ConfigError(
                 f"{out}: the run there has another recipe: {', '.join(changed)}",
-                do="use its recipe.toml, or give --allow-recipe-change",
+                hint="use its recipe.toml, or give --allow-recipe-change",
             )
         (out / CARD).unlink(missing_ok=True)  # a finished run that now is to go on
     write_atomic(out / RECIPE, recipe.to_toml().encode())

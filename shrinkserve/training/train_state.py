@@ -17,8 +17,8 @@ from shrinkserve.config import Recipe
 from shrinkserve.data import Batch
 from shrinkserve.errors import ConfigError
 from shrinkserve.runtimes.checkpoint import load_weights, normalise
-from shrinkserve.training.checkpoints import Snapshot
-from shrinkserve.training.distributed import Ranks
+from shrinkserve.training.checkpoints import TrainingSnapshot
+from shrinkserve.training.distributed import DistContext
 from shrinkserve.training.ema import Ema
 from shrinkserve.training.metrics import Running
 from shrinkserve.training.optim import build_optimizer
@@ -26,7 +26,7 @@ from shrinkserve.training.optim import build_optimizer
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-class Learner:
+class TrainState:
     """Everything that an update reads or changes on one rank.
 
     Args:
@@ -43,13 +43,13 @@ class Learner:
         running: loss and accuracy since the last report.
     """
 
-    def __init__(self, spec: Spec, recipe: Recipe, ranks: Ranks) -> None:
+    def __init__(self, spec: Spec, recipe: Recipe, ranks: DistContext) -> None:
         self._recipe, self._ranks = recipe, ranks
         torch.manual_seed(recipe.train.seed)  # the same first weights on every rank ...
         network: nn.Module = compile_spec(spec)
         if recipe.train.sync_batch_norm and ranks.world > 1:
             if ranks.device.type != "cuda":
-                raise ConfigError("train.sync_batch_norm: torch has it for GPUs only", do="leave the key out")
+                raise ConfigError("train.sync_batch_norm: torch has it for GPUs only", hint="leave the key out")
             network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
         self._layout = torch.channels_last if recipe.train.channels_last else torch.contiguous_format
         self.network = network.to(ranks.device, memory_format=self._layout).train()  # type: ignore[call-overload]
@@ -141,7 +141,7 @@ class Learner:
             torch.distributed.broadcast(buffer, 0)  # each rank's own last step has moved them apart
         return self.ema.settle()
 
-    def snapshot(self) -> Snapshot:
+    def snapshot(self) -> TrainingSnapshot:
         """All that the next update depends on; every rank must call it."""
         tensors = {f"model.{name}": value for name, value in self.network.state_dict().items()}
         tensors |= {f"ema.{name}": value for name, value in self.ema.network.state_dict().items()}
@@ -150,9 +150,9 @@ class Learner:
             tensors |= {f"optimizer.{key}.{names[parameter]}": torch.as_tensor(v) for key, v in values.items()}
         for rank, state in enumerate(self._ranks.gather(_random_state(self._ranks.device))):
             tensors[f"random.{rank}"] = state
-        return Snapshot(tensors, {"ema_updates": self.ema.updates, "scaler": self._scaler.state_dict()})
+        return TrainingSnapshot(tensors, {"ema_updates": self.ema.updates, "scaler": self._scaler.state_dict()})
 
-    def restore(self, snapshot: Snapshot, where: str) -> None:
+    def restore(self, snapshot: TrainingSnapshot, where: str) -> None:
         """Go on from what `snapshot` returned.
 
         Raises:
@@ -190,7 +190,7 @@ def _set_random_state(state: Tensor, device: torch.device) -> None:
         torch.cuda.set_rng_state(state[size:], device)
 
 
-def environment(ranks: Ranks) -> dict[str, Any]:
+def environment(ranks: DistContext) -> dict[str, Any]:
     """Where this run computes."""
     device = ranks.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"

@@ -11,12 +11,12 @@ import torch
 
 from shrinkserve.arch import load
 from shrinkserve.arch.module import compile_spec
-from shrinkserve.arch.spec import to_dict
+from shrinkserve.arch.serialise import to_dict
 from shrinkserve.artifact import Card
 from shrinkserve.errors import ConfigError
 from shrinkserve.export import graph
-from shrinkserve.export.engine.build import TOLERANCES, Engine, EngineOptions, import_library
-from shrinkserve.export.parity import compare
+from shrinkserve.export.engine.build import TOLERANCES, EngineOptions, EngineStep, import_library
+from shrinkserve.export.parity import compare_outputs
 from shrinkserve.export.precision import Lower
 from shrinkserve.export.quantise.calibration import clip, observe
 from shrinkserve.export.quantise.static import quantise
@@ -39,8 +39,8 @@ SIZE = 64
 def library(request: pytest.FixtureRequest) -> str:
     try:
         import_library(request.param)
-    except ConfigError as fault:
-        pytest.skip(str(fault))
+    except ConfigError as exc:
+        pytest.skip(str(exc))
     return request.param
 
 
@@ -77,14 +77,14 @@ def lowered(source: Path, precision: str, target: Path) -> Path:
 def test_plan_answers_as_its_graph(library: str, float32: Path, tmp_path: Path, precision: str):
     source = lowered(float32, precision, tmp_path / "low.onnx")
     plan = tmp_path / "model.plan"
-    record = Engine(precision, EngineOptions(opt_batch=4, max_batch=8), library=library).run(
+    record = EngineStep(precision, EngineOptions(opt_batch=4, max_batch=8), library=library).run(
         source, plan, synthetic(SIZE, 4)
     )
     answerer = TensorRtModel(plan, record["built"])
-    outcome = compare(OnnxModel(float32), answerer, synthetic(SIZE, 32), TOLERANCES[precision], max_batch=8)
+    outcome = compare_outputs(OnnxModel(float32), answerer, synthetic(SIZE, 32), TOLERANCES[precision], max_batch=8)
     assert outcome.faults == []
     more = synthetic(SIZE, 19).images  # beyond the profile's largest batch: cut
-    np.testing.assert_allclose(answerer.answer(more)[:8], answerer.answer(more[:8]), atol=outcome.limit)
+    np.testing.assert_allclose(answerer.predict(more)[:8], answerer.predict(more[:8]), atol=outcome.limit)
 
 
 def test_an_exported_plan_is_checked_where_its_gpu_is(library: str, float32: Path, tmp_path: Path):

@@ -17,10 +17,11 @@ import psutil
 import pytest
 
 from shrinkserve.benchmark.load import perf_analyzer
-from shrinkserve.benchmark.load.run import Timing, closed_loop, open_loop
-from shrinkserve.benchmark.load.schedule import Open
-from shrinkserve.benchmark.load.triton_stats import Statistics
+from shrinkserve.benchmark.load.run import closed_loop, open_loop
+from shrinkserve.benchmark.load.schedule import OpenSchedule
+from shrinkserve.benchmark.load.triton_stats import TritonStatistics
 from shrinkserve.benchmark.targets.target import server as server_target
+from shrinkserve.benchmark.timing import Timing
 from shrinkserve.cli import main
 from shrinkserve.data import open_dataset
 from shrinkserve.serving.client.client import Client
@@ -84,7 +85,7 @@ def test_the_real_perf_analyzer_measures_the_same_server(server: TritonServer) -
     if tried.returncode:
         pytest.skip(f"perf_analyzer does not start: {tried.stderr.strip()[-200:]}")
     with Client(server.grpc_url) as client:
-        before = Statistics(lambda: client.statistics("smoke_classifier"))
+        before = TritonStatistics(lambda: client.statistics("smoke_classifier"))
         before.begin()
         (row,) = perf_analyzer.measure(server.grpc_url, "smoke_classifier", [2])
         before.end()
@@ -125,7 +126,7 @@ def test_a_server_that_pauses_for_half_a_second_shows_it(server: TritonServer, d
 
     longest = {}
     for name, run in (
-        ("open", lambda: open_loop(target, images, Open(60.0), 64, timing)),
+        ("open", lambda: open_loop(target, images, OpenSchedule(60.0), 64, timing)),
         ("closed", lambda: closed_loop(target, images, 1, timing)),
     ):
         stall = threading.Thread(target=pause)

@@ -63,7 +63,7 @@ def test_json_of_a_folder_is_what_the_checkpoint_answers(
     records = json.loads(capsys.readouterr().out)
     checkpoint = Checkpoint(smoke_run)
     images = np.stack([checkpoint.preprocess.evaluate_bytes(path.read_bytes()) for path in photos])
-    answers = checkpoint.answer(images).argmax(axis=1)
+    answers = checkpoint.predict(images).argmax(axis=1)
     assert [record["image"] for record in records] == [str(path) for path in photos]
     assert [record["top"][0]["label"] for record in records] == [checkpoint.classes[answer] for answer in answers]
     assert {(record["model"], record["version"], len(record["top"])) for record in records} == {("smoke", 1, 3)}

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shrinkserve.benchmark.report.baseline import compare
+from shrinkserve.benchmark.report.baseline import compare_with_baseline
 from shrinkserve.benchmark.report.html import to_html
 from shrinkserve.benchmark.report.markdown import to_markdown
 from shrinkserve.data import open_dataset
@@ -149,7 +149,7 @@ def test_a_search_crowds_the_load_curves_and_their_labels_stay_apart(
         {"target": name, "slo": "p99=20ms", "requests_per_second": 250.0, "trials": trials[start:]}
         for name, start in (("server grpc", 0), ("server grpc jpeg", 3))
     ]
-    record["baseline"] = {"file": "old/bench.json", "figures": compare(record, record)}
+    record["baseline"] = {"file": "old/bench.json", "figures": compare_with_baseline(record, record)}
     page = tmp_path / "report.html"
     page.write_text(to_html(record, open_dataset(digits, "validation")))
     browser.show(page, width, "light")

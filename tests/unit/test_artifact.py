@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shrinkserve import artifact
+from shrinkserve import artifact, atomic
 from shrinkserve.errors import ArtifactError
 
 
@@ -109,7 +109,7 @@ def test_staged_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     target = tmp_path / "deep" / "run"
 
     def fail_half_way() -> None:
-        with artifact.staged_folder(target) as folder:
+        with atomic.staged_folder(target) as folder:
             (folder / "half").write_text("x")
             raise RuntimeError
 
@@ -117,7 +117,7 @@ def test_staged_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
         fail_half_way()
     assert list(target.parent.iterdir()) == []
     for content in ("one", "two"):
-        with artifact.staged_folder(target) as folder:
+        with atomic.staged_folder(target) as folder:
             (folder / content).write_text(content)
         assert [p.name for p in target.iterdir()] == [content]
     assert [p.name for p in target.parent.iterdir()] == ["run"]
@@ -125,11 +125,11 @@ def test_staged_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
 
 def test_a_killed_writer_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "f"
-    artifact.write_atomic(path, b"old")
+    atomic.write_atomic(path, b"old")
     script = (
         "import os, signal, pathlib; from shrinkserve import artifact\n"
         "os.replace = lambda *a: os.kill(os.getpid(), signal.SIGKILL)\n"
-        f"artifact.write_atomic(pathlib.Path({str(path)!r}), b'new')"
+        f"atomic.write_atomic(pathlib.Path({str(path)!r}), b'new')"
     )
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == -9
     assert path.read_bytes() == b"old"
@@ -139,20 +139,20 @@ def test_a_place_that_cannot_be_written_is_one_clear_line(tmp_path: Path) -> Non
     (tmp_path / "file").write_text("")
     refusal = r"file/below: cannot be written \(\S+/file is a file\); choose another place"
     with pytest.raises(ArtifactError, match=refusal):
-        artifact.write_atomic(tmp_path / "file" / "below", b"")
-    with pytest.raises(ArtifactError, match=refusal), artifact.staged_folder(tmp_path / "file" / "below"):
+        atomic.write_atomic(tmp_path / "file" / "below", b"")
+    with pytest.raises(ArtifactError, match=refusal), atomic.staged_folder(tmp_path / "file" / "below"):
         pass
 
 
 def test_a_place_is_looked_at_before_the_work(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    artifact.check_writable(tmp_path / "new" / "below")
+    atomic.check_writable(tmp_path / "new" / "below")
     assert not (tmp_path / "new").exists()
     for place in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(ArtifactError, match=r"/file is a file\)"):
-            artifact.check_writable(place)
+            atomic.check_writable(place)
     with pytest.raises(ArtifactError, match="/proc/x: cannot be written"):  # where permissions do not hold root back
-        artifact.check_writable(Path("/proc/x"))
+        atomic.check_writable(Path("/proc/x"))
 
 
 def test_tensor_hash_sees_names_values_types_and_shapes() -> None:
@@ -193,7 +193,7 @@ def test_recorded_paths_hide_the_home_folder(monkeypatch: pytest.MonkeyPatch) ->
 def test_shutil_error_is_explained(tmp_path: Path) -> None:
     with (
         pytest.raises(ArtifactError, match=r"cannot be written \(No space left\)"),
-        artifact.unwritable(tmp_path / "x"),
+        atomic.unwritable(tmp_path / "x"),
     ):
         raise shutil.Error([("a", "b", "No space left")])
 

@@ -6,8 +6,8 @@ from shrinkserve import errors
 
 
 def test_message_says_what_contrast_and_next_step() -> None:
-    fault = errors.DataError("shard-3: wrong label", expected="1..10", found=11, do="pack the data again")
-    assert str(fault) == "shard-3: wrong label: expected 1..10, found 11; pack the data again"
+    error = errors.DataError("shard-3: wrong label", expected="1..10", found=11, hint="pack the data again")
+    assert str(error) == "shard-3: wrong label: expected 1..10, found 11; pack the data again"
 
 
 def test_parts_that_are_absent_leave_no_trace() -> None:

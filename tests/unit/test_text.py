@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from shrinkserve.cli import main, predict
 from shrinkserve.errors import ArtifactError, ConfigError, DataError
-from shrinkserve.serving.client.prediction import Outcome
+from shrinkserve.serving.client.prediction import ClassifyResult
 from shrinkserve.text import check_class_names, printable, spreadsheet_cell
 
 EVIL = "\x1b[31mRED\x1b]0;owned\x07\x9b2J\u202e\x7f"
@@ -41,8 +41,8 @@ def test_check_class_names_rejects(name: str) -> None:
     assert str(caught.value).isprintable()
 
 
-def outcomes(label: str, name: str) -> list[Outcome]:
-    return [Outcome(name, [(label, 0.5)], "1")]  # type: ignore[list-item]
+def outcomes(label: str, name: str) -> list[ClassifyResult]:
+    return [ClassifyResult(name, [(label, 0.5)], "1")]  # type: ignore[list-item]
 
 
 def test_predict_escapes_labels_and_file_names(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,8 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from shrinkserve.benchmark.accuracy.run import Chain, Plan
-from shrinkserve.benchmark.accuracy.score import Comparison, Flip, Score
+from shrinkserve.benchmark.accuracy.run import AccuracyPlan, ChainResult
+from shrinkserve.benchmark.accuracy.score import Agreement, Flip, Score
 from shrinkserve.errors import ArtifactError
 
 
@@ -23,17 +23,17 @@ class Journal:
         plan: the pass; a file of another one is refused.
     """
 
-    def __init__(self, path: Path, plan: Plan) -> None:
+    def __init__(self, path: Path, plan: AccuracyPlan) -> None:
         self._path, self._plan = path, plan
         self._identity = json.loads(json.dumps(plan.identity))  # tuples become lists, as they are read back
 
-    def restore(self) -> Chain:
+    def restore(self) -> ChainResult:
         """What the file holds; nothing, and a new file, where there is none.
 
         Raises:
             ArtifactError: the journal of another pass, a damaged one, or a place that cannot be written.
         """
-        chain = Chain.empty(self._plan)
+        chain = ChainResult.empty(self._plan)
         try:
             if not self._path.exists():
                 self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -43,12 +43,12 @@ class Journal:
             whole = [line for line in lines if line.endswith("\n")]
             if len(whole) < len(lines):
                 self._write(whole)
-        except (OSError, UnicodeDecodeError) as fault:
-            raise ArtifactError(f"{self._path}: cannot be used ({fault})", do="choose another --out") from fault
+        except (OSError, UnicodeDecodeError) as exc:
+            raise ArtifactError(f"{self._path}: cannot be used ({exc})", hint="choose another --out") from exc
         self._replay(whole, chain)
         return chain
 
-    def append(self, part: Chain) -> None:
+    def append(self, part: ChainResult) -> None:
         """Add what one batch found."""
         record = {
             "done": part.done,
@@ -63,24 +63,24 @@ class Journal:
     def _write(self, lines: list[str]) -> None:
         self._path.write_text("".join(lines), encoding="utf-8")
 
-    def _replay(self, lines: list[str], chain: Chain) -> None:
+    def _replay(self, lines: list[str], chain: ChainResult) -> None:
         try:
             identity, *records = [json.loads(line) for line in lines] or [None]
             if identity != self._identity:
                 differing = sorted(key for key in self._identity if identity[key] != self._identity[key])
                 raise ArtifactError(
                     f"{self._path}: of another measurement ({', '.join(differing)} differ)",
-                    do="delete it, or choose another --out",
+                    hint="delete it, or choose another --out",
                 )
             for record in records:
                 chain.merge(_read_part(record))
-        except (ValueError, KeyError, TypeError) as fault:
-            raise ArtifactError(f"{self._path}: not a journal of this tool ({fault})", do="delete it") from fault
+        except (ValueError, KeyError, TypeError) as exc:
+            raise ArtifactError(f"{self._path}: not a journal of this tool ({exc})", hint="delete it") from exc
 
 
-def _read_part(record: dict[str, Any]) -> Chain:
+def _read_part(record: dict[str, Any]) -> ChainResult:
     comparisons = [
-        Comparison(**{**raw, "listed": [Flip(**flip) for flip in raw["listed"]]}) for raw in record["comparisons"]
+        Agreement(**{**raw, "listed": [Flip(**flip) for flip in raw["listed"]]}) for raw in record["comparisons"]
     ]
     scores = [Score(**raw) for raw in record["scores"]]
-    return Chain(scores, comparisons, record["done"], record["fingerprint"], record["order"])
+    return ChainResult(scores, comparisons, record["done"], record["fingerprint"], record["order"])

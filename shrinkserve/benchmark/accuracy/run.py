@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 from zlib import crc32
 
-from shrinkserve.benchmark.accuracy.score import Comparison, Score
+from shrinkserve.benchmark.accuracy.score import Agreement, Score
 from shrinkserve.benchmark.targets.target import Logits, Target
 from shrinkserve.data import Batch, Dataset, evaluation_batches
 from shrinkserve.errors import RequestError
@@ -19,7 +19,7 @@ Link = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class Plan:
+class AccuracyPlan:
     """A pass over a dataset.
 
     Attributes:
@@ -59,7 +59,7 @@ class Plan:
 
 
 @dataclass
-class Chain:
+class ChainResult:
     """What a pass found so far.
 
     Attributes:
@@ -72,21 +72,21 @@ class Chain:
     """
 
     scores: list[Score] = field(default_factory=list)
-    comparisons: list[Comparison] = field(default_factory=list)
+    comparisons: list[Agreement] = field(default_factory=list)
     done: int = 0
     fingerprint: int = 0
     order: int = 0
 
     @classmethod
-    def empty(cls, plan: Plan) -> Chain:
+    def empty(cls, plan: AccuracyPlan) -> ChainResult:
         """Before the first image."""
         pairs = [(plan.targets[before], plan.targets[after]) for before, after in plan.links]
         return cls(
             scores=[Score(target.name) for target in plan.targets],
-            comparisons=[Comparison(a.name, b.name, gated=a.exact and b.exact) for a, b in pairs],
+            comparisons=[Agreement(a.name, b.name, gated=a.exact and b.exact) for a, b in pairs],
         )
 
-    def merge(self, more: Chain) -> None:
+    def merge(self, more: ChainResult) -> None:
         """Add what another part of the same pass found."""
         for score, part in zip(self.scores, more.scores, strict=True):
             score.merge(part)
@@ -107,7 +107,7 @@ class Chain:
         }
 
 
-def run_chain(plan: Plan, done: Chain, on_batch: Callable[[Chain], None]) -> None:
+def measure_accuracy(plan: AccuracyPlan, done: ChainResult, on_batch: Callable[[ChainResult], None]) -> None:
     """Send the images that `done` does not hold yet through every stage.
 
     Args:
@@ -125,21 +125,21 @@ def run_chain(plan: Plan, done: Chain, on_batch: Callable[[Chain], None]) -> Non
         stack.enter_context(closing(cast("Any", batches)))  # stops the decoding threads
         answers = [stack.enter_context(target.open()) for target in plan.targets]
         for batch in batches:
-            part = Chain.empty(plan)
+            part = ChainResult.empty(plan)
             logits = []
             encoded = _encoded(plan, batch)
             for target, answer in zip(plan.targets, answers, strict=True):
                 try:
                     logits.append(answer(encoded if target.encoded else batch.images))
-                except RequestError as fault:
+                except RequestError as exc:
                     progress = f"{target.name}: failed after {done.done} of {plan.images} images"
-                    raise RequestError(f"{progress} ({fault})") from fault
+                    raise RequestError(f"{progress} ({exc})") from exc
             _count(part, plan, batch, logits)
             done.merge(part)
             on_batch(part)
 
 
-def _count(part: Chain, plan: Plan, batch: Batch, logits: Sequence[Logits]) -> None:
+def _count(part: ChainResult, plan: AccuracyPlan, batch: Batch, logits: Sequence[Logits]) -> None:
     for score, answers in zip(part.scores, logits, strict=True):
         score.add(answers, batch.labels)
     for comparison, (before, after) in zip(part.comparisons, plan.links, strict=True):
@@ -150,7 +150,7 @@ def _count(part: Chain, plan: Plan, batch: Batch, logits: Sequence[Logits]) -> N
     part.order = sum((int(index) + 1) * one for index, one in zip(batch.indices, checksums, strict=True))
 
 
-def _encoded(plan: Plan, batch: Batch) -> list[bytes]:
+def _encoded(plan: AccuracyPlan, batch: Batch) -> list[bytes]:
     """The images of a batch as the dataset holds them, where a stage wants them so."""
     if not any(target.encoded for target in plan.targets):
         return []

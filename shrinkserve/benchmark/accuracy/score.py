@@ -81,7 +81,7 @@ class Score:
 
 
 @dataclass
-class Comparison:
+class Agreement:
     """Two stages on the same images.
 
     Attributes:
@@ -128,7 +128,7 @@ class Comparison:
             index = int(indices[i])
             self.listed.append(Flip(index, name(index), int(labels[i]), *pair, *margins))
 
-    def merge(self, other: Comparison) -> None:
+    def merge(self, other: Agreement) -> None:
         """Add what was found on another part of the images."""
         self.images += other.images
         self.flips += other.flips

@@ -16,7 +16,7 @@ PERCENTILES = (50.0, 90.0, 95.0, 99.0, 99.9)
 _LOWEST_US, _HIGHEST_US, _DIGITS = 1, 3_600_000_000, 3
 
 
-class Histogram:
+class LatencyHistogram:
     """Latencies from 1 microsecond to 1 hour, in seconds outside and in microseconds inside.
 
     Args:
@@ -32,7 +32,7 @@ class Histogram:
             self._hdr = HdrHistogram.decode(encoded)
 
     @classmethod
-    def merge(cls, parts: Iterable[Histogram]) -> Histogram:
+    def merge(cls, parts: Iterable[LatencyHistogram]) -> LatencyHistogram:
         """One histogram of all samples of `parts`."""
         whole = cls()
         for part in parts:

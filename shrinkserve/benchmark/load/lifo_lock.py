@@ -5,7 +5,7 @@ from __future__ import annotations
 from threading import Event, Lock
 
 
-class Turns:
+class LifoLock:
     """A lock that the latest to ask for gets first; a context manager.
 
     One worker at a time waits for the next due time, and of the others the one that was busy last comes next. So a

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from shrinkserve.benchmark.load.run import Load, Timing, closed_loop, open_loop
-from shrinkserve.benchmark.load.schedule import Arrivals, Open
+from shrinkserve.benchmark.load.run import Load, closed_loop, open_loop
+from shrinkserve.benchmark.load.schedule import Arrivals, OpenSchedule
 from shrinkserve.benchmark.targets.target import Images, Pixels, Target
+from shrinkserve.benchmark.timing import Timing
 from shrinkserve.data import Dataset, evaluation_batches
 from shrinkserve.preprocess import Preprocess
 
@@ -70,7 +71,7 @@ def run_loads(
     for rate in dict.fromkeys(plan.rates):
         for target in targets:
             say(f"load: {target.name}, {rate:g} requests/s {plan.arrivals}")
-            yield open_loop(target, requests.of(target), Open(rate, plan.arrivals), plan.in_flight, plan.timing)
+            yield open_loop(target, requests.of(target), OpenSchedule(rate, plan.arrivals), plan.in_flight, plan.timing)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from threading import Lock
 from typing import Any
 
-from shrinkserve.benchmark.load.histogram import Histogram
+from shrinkserve.benchmark.load.histogram import LatencyHistogram
 from shrinkserve.errors import ShrinkServeError
 
 GIVE_UP_AFTER = 20
@@ -28,7 +28,7 @@ class Window:
     completed: int = 0
     images: int = 0
     errors: int = 0
-    latency: Histogram = field(default_factory=Histogram)
+    latency: LatencyHistogram = field(default_factory=LatencyHistogram)
 
     def to_dict(self, seconds: float) -> dict[str, Any]:
         """As plain data."""
@@ -53,8 +53,8 @@ class Recorder:
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
-        self.fault: ShrinkServeError | None = None
-        self.send_lag = Histogram()
+        self.error: ShrinkServeError | None = None
+        self.send_lag = LatencyHistogram()
         self._start = float("inf")
         self.end = float("inf")
         self._failed_in_a_row = 0
@@ -95,11 +95,11 @@ class Recorder:
                 if waited:
                     self.send_lag.record(started - due)
 
-    def failure(self, ended: float, fault: ShrinkServeError) -> None:
+    def failure(self, ended: float, error: ShrinkServeError) -> None:
         """One request without an answer."""
         with self._lock:
             self._failed_in_a_row += 1
-            self.fault = fault
+            self.error = error
             if self._start <= ended < self.end:
                 self._at(ended).errors += 1
 

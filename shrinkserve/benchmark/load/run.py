@@ -7,34 +7,16 @@ from dataclasses import asdict, dataclass
 from time import perf_counter
 from typing import Any
 
-from shrinkserve.benchmark.load.histogram import Histogram
+from shrinkserve.benchmark.load.histogram import LatencyHistogram
 from shrinkserve.benchmark.load.recorder import Recorder, Window
 from shrinkserve.benchmark.load.resources import Monitor
-from shrinkserve.benchmark.load.schedule import Closed, Open, Pace
-from shrinkserve.benchmark.load.triton_stats import Statistics, split
-from shrinkserve.benchmark.load.validity import judge, steady
-from shrinkserve.benchmark.load.workers import Crew
+from shrinkserve.benchmark.load.schedule import ClosedSchedule, OpenSchedule, Schedule
+from shrinkserve.benchmark.load.triton_stats import TritonStatistics, split
+from shrinkserve.benchmark.load.validity import invalid_reasons, steady
+from shrinkserve.benchmark.load.workers import Workers
 from shrinkserve.benchmark.stats import Interval, mean_interval
 from shrinkserve.benchmark.targets.target import Images, Target
-
-
-@dataclass(frozen=True)
-class Timing:
-    """How long a load test lasts.
-
-    Attributes:
-        warmup: seconds of load that are not counted.
-        window: seconds of one window.
-        agree: so many windows in a row must agree.
-        most: after so many windows the test ends, whether or not they do.
-        drain: seconds in which an open loop's last requests may still be answered.
-    """
-
-    warmup: float = 1.0
-    window: float = 2.0
-    agree: int = 3
-    most: int = 10
-    drain: float = 5.0
+from shrinkserve.benchmark.timing import Timing
 
 
 @dataclass(frozen=True)
@@ -63,7 +45,7 @@ class Load:
     arrivals: str | None
     window_seconds: float
     windows: list[Window]
-    latency: Histogram
+    latency: LatencyHistogram
     unsent: int
     server: dict[str, Any] | None
     resources: dict[str, Any]
@@ -120,10 +102,10 @@ def closed_loop(target: Target, requests: Sequence[Images], concurrency: int, ti
     Raises:
         RequestError: nobody answers, or nobody answers any more.
     """
-    return _measure(target, requests, concurrency, Closed(), timing)
+    return _measure(target, requests, concurrency, ClosedSchedule(), timing)
 
 
-def open_loop(target: Target, requests: Sequence[Images], pace: Open, in_flight: int, timing: Timing) -> Load:
+def open_loop(target: Target, requests: Sequence[Images], pace: OpenSchedule, in_flight: int, timing: Timing) -> Load:
     """Requests at given times, whether or not earlier ones were answered; latency counts from those times.
 
     Args:
@@ -139,10 +121,10 @@ def open_loop(target: Target, requests: Sequence[Images], pace: Open, in_flight:
     return _measure(target, requests, in_flight, pace, timing)
 
 
-def _measure(target: Target, requests: Sequence[Images], workers: int, pace: Pace, timing: Timing) -> Load:
+def _measure(target: Target, requests: Sequence[Images], workers: int, pace: Schedule, timing: Timing) -> Load:
     recorder = Recorder(timing.window)
-    crew = Crew(target, requests, workers, pace, recorder)
-    counters = Statistics(target.statistics)
+    crew = Workers(target, requests, workers, pace, recorder)
+    counters = TritonStatistics(target.statistics)
     with crew:
         crew.wait(timing.warmup)
         with Monitor() as monitor:
@@ -156,7 +138,7 @@ def _measure(target: Target, requests: Sequence[Images], workers: int, pace: Pac
         counters.end()
         unsent = crew.drain(timing.drain)
     windows = recorder.windows(len(windows))
-    rate, arrivals = (pace.rate, pace.arrivals) if isinstance(pace, Open) else (None, None)
+    rate, arrivals = (pace.rate, pace.arrivals) if isinstance(pace, OpenSchedule) else (None, None)
     return Load(
         target=target.name,
         batch=len(requests[0]),
@@ -165,9 +147,9 @@ def _measure(target: Target, requests: Sequence[Images], workers: int, pace: Pac
         arrivals=arrivals,
         window_seconds=timing.window,
         windows=windows,
-        latency=Histogram.merge(window.latency for window in windows),
+        latency=LatencyHistogram.merge(window.latency for window in windows),
         unsent=unsent,
         server=split(counters),
         resources=monitor.to_dict(),
-        reasons=judge(windows, timing, recorder, rate, unsent, monitor if target.remote else None),
+        reasons=invalid_reasons(windows, timing, recorder, rate, unsent, monitor if target.remote else None),
     )

@@ -12,7 +12,7 @@ import numpy as np
 Arrivals = Literal["poisson", "constant"]
 
 
-class Pace(Protocol):
+class Schedule(Protocol):
     """Hands out due times on the clock of `time.perf_counter`; shared by all workers."""
 
     def start(self, now: float) -> None:
@@ -23,7 +23,7 @@ class Pace(Protocol):
         ...
 
 
-class Closed:
+class ClosedSchedule:
     """Closed loop: a worker sends as soon as it has its answer, so a slow server is asked less often."""
 
     def start(self, now: float) -> None:
@@ -33,7 +33,7 @@ class Closed:
         return perf_counter()
 
 
-class Open:
+class OpenSchedule:
     """Open loop: requests are due whether or not earlier ones were answered, as users behave.
 
     Latency that counts from the due time cannot hide a stall (Tene's "coordinated omission").

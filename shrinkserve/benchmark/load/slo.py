@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from shrinkserve.benchmark.load.run import Load, Timing, closed_loop, open_loop
-from shrinkserve.benchmark.load.schedule import Open
-from shrinkserve.benchmark.report.gates import parse_duration
+from shrinkserve.benchmark.load.run import Load, closed_loop, open_loop
+from shrinkserve.benchmark.load.schedule import OpenSchedule
 from shrinkserve.benchmark.targets.target import Images, Target
+from shrinkserve.benchmark.timing import Timing, parse_duration
 from shrinkserve.errors import ConfigError
 
 PROBE = 8
@@ -77,7 +77,7 @@ def search(
 
     def try_rate(rate: float) -> bool:
         say(f"slo: {target.name}, {slo} at {rate:.0f} requests/s")
-        trials.append(open_loop(target, requests, Open(rate), in_flight, timing))
+        trials.append(open_loop(target, requests, OpenSchedule(rate), in_flight, timing))
         return slo.holds(trials[-1])
 
     holds, fails = 0.0, 1.2 * top

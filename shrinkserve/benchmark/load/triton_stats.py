@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-Source = Callable[[], dict[str, Any]]
+StatisticsSource = Callable[[], dict[str, Any]]
 
 PHASES = {
     "queue": "queue",
@@ -16,14 +16,14 @@ PHASES = {
 """Our name of a phase -> the key in Triton's `inference_stats`; each holds a count and nanoseconds."""
 
 
-class Statistics:
+class TritonStatistics:
     """Two readings of a server's cumulative statistics, and what happened between them.
 
     Args:
         source: reads them; None when there is no server.
     """
 
-    def __init__(self, source: Source | None) -> None:
+    def __init__(self, source: StatisticsSource | None) -> None:
         self._source = source
         self._before: dict[str, Any] = {}
         self._after: dict[str, Any] = {}
@@ -59,7 +59,7 @@ class Statistics:
         return found
 
 
-def split(statistics: Statistics) -> dict[str, Any] | None:
+def split(statistics: TritonStatistics) -> dict[str, Any] | None:
     """Mean milliseconds a request spent in each phase inside the server, and how requests were batched."""
     if not statistics.known:
         return None

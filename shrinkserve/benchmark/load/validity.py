@@ -9,7 +9,7 @@ from shrinkserve.benchmark.load.recorder import Recorder, Window
 from shrinkserve.benchmark.load.resources import Monitor
 
 if TYPE_CHECKING:
-    from shrinkserve.benchmark.load.run import Timing
+    from shrinkserve.benchmark.timing import Timing
 
 TOLERANCE = 0.1
 """Windows agree when each is within this fraction of their mean, as in Triton's perf_analyzer."""
@@ -42,7 +42,7 @@ def _agrees(window: Window, completed: float, median: float) -> bool:
     return abs(window.completed - completed) <= noise * completed and near
 
 
-def judge(
+def invalid_reasons(
     windows: Sequence[Window],
     timing: Timing,
     recorder: Recorder,
@@ -66,7 +66,7 @@ def judge(
     median = sum(window.latency.percentile(50) for window in windows) / len(windows)
     reasons = []
     if errors:
-        reasons.append(f"errors: {errors} of {errors + completed} requests failed, the last with: {recorder.fault}")
+        reasons.append(f"errors: {errors} of {errors + completed} requests failed, the last with: {recorder.error}")
     if unsent or completed < 0.95 * offered - 1.96 * offered**0.5:
         reasons.append(
             f"overloaded: {completed / (timing.window * len(windows)):.1f} of {rate:.1f} requests/s answered"

@@ -7,14 +7,14 @@ from contextlib import nullcontext, suppress
 from threading import Barrier, BrokenBarrierError, Event, Thread
 from time import perf_counter
 
-from shrinkserve.benchmark.load.lifo_lock import Turns
+from shrinkserve.benchmark.load.lifo_lock import LifoLock
 from shrinkserve.benchmark.load.recorder import Recorder
-from shrinkserve.benchmark.load.schedule import Open, Pace
+from shrinkserve.benchmark.load.schedule import OpenSchedule, Schedule
 from shrinkserve.benchmark.targets.target import Answer, Images, Target
 from shrinkserve.errors import RequestError
 
 
-class Crew:
+class Workers:
     """Threads that ask until they are told to stop. A context manager; leaving it ends them all.
 
     Args:
@@ -29,16 +29,16 @@ class Crew:
     """
 
     def __init__(
-        self, target: Target, requests: Sequence[Images], workers: int, pace: Pace, recorder: Recorder
+        self, target: Target, requests: Sequence[Images], workers: int, pace: Schedule, recorder: Recorder
     ) -> None:
         self._target, self._requests, self._pace, self._recorder = target, requests, pace, recorder
         self._closing, self._abandon = Event(), Event()
         self._failure: Exception | None = None
-        self._turns = Turns() if isinstance(pace, Open) else nullcontext()
+        self._turns = LifoLock() if isinstance(pace, OpenSchedule) else nullcontext()
         self._ready = Barrier(workers + 1, action=lambda: pace.start(perf_counter()))
         self._threads = [Thread(target=self._work, args=(n,), name=f"load-{n}", daemon=True) for n in range(workers)]
 
-    def __enter__(self) -> Crew:
+    def __enter__(self) -> Workers:
         for thread in self._threads:
             thread.start()
         try:
@@ -65,7 +65,7 @@ class Crew:
             return
         if self._failure is not None:
             raise self._failure
-        raise RequestError(f"{self._target.name}: stopped answering ({self._recorder.fault})")
+        raise RequestError(f"{self._target.name}: stopped answering ({self._recorder.error})")
 
     def drain(self, seconds: float) -> int:
         """After `Recorder.finish`: let what was due be answered, and count the requests that never were sent."""
@@ -75,7 +75,7 @@ class Crew:
             thread.join(max(0.0, deadline - perf_counter()))
         self._abandon.set()
         unsent = 0
-        while isinstance(self._pace, Open) and self._pace.due() < self._recorder.end:
+        while isinstance(self._pace, OpenSchedule) and self._pace.due() < self._recorder.end:
             unsent += 1
         return unsent
 
@@ -96,8 +96,8 @@ class Crew:
                     number += len(self._threads)
         except BrokenBarrierError:
             return
-        except Exception as fault:  # noqa: BLE001 - raised again in the thread that waits
-            self._failure = fault
+        except Exception as exc:  # noqa: BLE001 - raised again in the thread that waits
+            self._failure = exc
             self._closing.set()
             self._ready.abort()
 
@@ -113,8 +113,8 @@ class Crew:
         started = perf_counter()
         try:
             answer(images)
-        except RequestError as fault:
-            self._recorder.failure(perf_counter(), fault)
+        except RequestError as exc:
+            self._recorder.failure(perf_counter(), exc)
             if self._recorder.gone:
                 self._closing.set()
         else:

@@ -2,39 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from shrinkserve.benchmark.accuracy.score import unpack
-from shrinkserve.benchmark.report.gates import describe_load
 from shrinkserve.benchmark.stats import CONFIDENCE, Interval, mcnemar
-from shrinkserve.errors import ArtifactError, DataError
+from shrinkserve.benchmark.timing import describe_load
+from shrinkserve.errors import DataError
 
 _SAME = "same within the intervals"
 
 
-def read_record(path: Path) -> dict[str, Any]:
-    """Read what `bench --json` or `--out` wrote.
-
-    Raises:
-        ArtifactError: not such a file, or one of another version of this package.
-    """
-    from shrinkserve.benchmark.report.record import FORMAT
-
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        found = record["format"]
-    except (OSError, ValueError, KeyError, TypeError) as fault:
-        raise ArtifactError(f"{path}: not a record of `bench` ({fault})", do="name a bench.json") from fault
-    if found != FORMAT:
-        raise ArtifactError(f"{path}: a record of another format", expected=FORMAT, found=found, do="measure again")
-    return dict(record)
-
-
-def compare(record: dict[str, Any], baseline: dict[str, Any]) -> list[dict[str, Any]]:
+def compare_with_baseline(record: dict[str, Any], baseline: dict[str, Any]) -> list[dict[str, Any]]:
     """Every figure that both records have; a regression is one that chance does not explain.
 
     Accuracy is compared image by image (McNemar), or by its intervals where the images come in another order;
@@ -49,7 +29,7 @@ def compare(record: dict[str, Any], baseline: dict[str, Any]) -> list[dict[str, 
             "baseline: measured on other images",
             expected=f"the {record['accuracy']['images']} images of {record['dataset']['root']} ({ours})",
             found=f"{(baseline['accuracy'] or {}).get('images', 0)} of {baseline['dataset']['root']} ({theirs})",
-            do="measure both on the same data, prepared alike",
+            hint="measure both on the same data, prepared alike",
         )
     return [*_accuracy(record, baseline), *_loads(record, baseline)]
 

@@ -16,7 +16,7 @@ Rectangle = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
-class Point:
+class LoadPoint:
     """A load test in the load curves.
 
     Attributes:
@@ -40,7 +40,7 @@ class Point:
     title: str
 
 
-def load_curves(series: dict[str, list[Point]], width: float, height: float) -> str:
+def load_curves(series: dict[str, list[LoadPoint]], width: float, height: float) -> str:
     """Throughput against the 99th percentile, a line a series.
 
     Args:
@@ -86,7 +86,7 @@ def _overlap(a: Rectangle, b: Rectangle) -> bool:
 
 
 @dataclass(frozen=True)
-class Ridge:
+class LatencyRidge:
     """One load test's latencies.
 
     Attributes:
@@ -100,7 +100,7 @@ class Ridge:
     marks: dict[str, float]
 
 
-def ridges(loads: Sequence[Ridge], width: float) -> str:
+def ridges(loads: Sequence[LatencyRidge], width: float) -> str:
     """Distributions of latency one below the other, on one logarithmic axis.
 
     Args:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import difflib
-import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from shrinkserve.benchmark.load.histogram import Histogram
+from shrinkserve.benchmark.load.histogram import LatencyHistogram
+from shrinkserve.benchmark.timing import describe_load, parse_duration
 from shrinkserve.errors import ConfigError
 
 if sys.version_info >= (3, 11):
@@ -49,8 +49,8 @@ def read_gates(path: Path) -> Gates:
     """
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as fault:
-        raise ConfigError(f"{path}: not a readable gates file ({fault})", do=_SHAPE) from fault
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
+        raise ConfigError(f"{path}: not a readable gates file ({exc})", hint=_SHAPE) from exc
     known = ", ".join(_KINDS)
     faults = []
     for key, value in raw.items():
@@ -81,18 +81,6 @@ def _fits(key: str, value: object) -> bool:
     if key == "max_p99" or isinstance(value, bool) or not isinstance(value, int | float):
         return False
     return 0 <= value <= (1 if key == "min_top1" else float("inf")) and (key != "max_flips" or isinstance(value, int))
-
-
-def parse_duration(text: str, where: str = "duration") -> float:
-    """Seconds of a text such as ``20ms``, ``1.5s`` or ``800us``.
-
-    Raises:
-        ConfigError: something else.
-    """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(us|ms|s)", text.strip())
-    if match is None or float(match[1]) <= 0:
-        raise ConfigError(where, expected="a duration such as 20ms", found=repr(text))
-    return float(match[1]) * {"us": 1e-6, "ms": 1e-3, "s": 1.0}[match[2]]
 
 
 def misses(record: dict[str, Any], gates: Gates) -> list[str]:
@@ -149,7 +137,7 @@ def _promises(record: dict[str, Any]) -> Iterator[str]:
     for search in record.get("slo", ()):
         if not search["requests_per_second"] and search["trials"]:
             lowest = search["trials"][0]
-            rate, load = lowest["offered_requests_per_second"], Histogram(lowest["latency"]["hdr"])
+            rate, load = lowest["offered_requests_per_second"], LatencyHistogram(lowest["latency"]["hdr"])
             at_best = 1e3 * load.percentile(search["percent"])
             yield (
                 f"{search['target']}: {search['slo']} cannot be met: p{search['percent']:g} is {at_best:.1f} ms at "
@@ -162,11 +150,3 @@ def _promises(record: dict[str, Any]) -> Iterator[str]:
             if "mcnemar_p" in figure:
                 why = f"{figure['lost']} images lost, {figure['gained']} gained (p = {figure['mcnemar_p']:.2g})"
             yield f"{figure['figure']}: was {was:.4g}, is {now:.4g} {figure['unit']}, {why}"
-
-
-def describe_load(load: dict[str, Any]) -> str:
-    """What a load test was, in a few words."""
-    images = "" if load["batch"] == 1 else f", batch {load['batch']}"
-    if load["mode"] == "closed":
-        return f"{load['target']}, concurrency {load['concurrency']}{images}"
-    return f"{load['target']}, {load['offered_requests_per_second']:g} requests/s {load['arrivals']}{images}"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from shrinkserve.benchmark.load.histogram import Histogram
+from shrinkserve.benchmark.load.histogram import LatencyHistogram
 from shrinkserve.benchmark.report import charts, numbers, svg, tree
 from shrinkserve.benchmark.report.flips import flip_groups
-from shrinkserve.benchmark.report.gates import describe_load
 from shrinkserve.benchmark.report.terminal import outcome, tiles, verdict
+from shrinkserve.benchmark.timing import describe_load
 from shrinkserve.data import Dataset
 
 WIDE, NARROW = 1016.0, 358.0
@@ -76,7 +76,7 @@ def _chain(record: dict[str, Any]) -> list[str]:
 
 def _curves(record: dict[str, Any]) -> dict[str, Any]:
     """Throughput and p99 of every load test with one image a request that kept up, and of what the search tried."""
-    series: dict[str, list[charts.Point]] = {}
+    series: dict[str, list[charts.LoadPoint]] = {}
     tried = [trial for search in record["slo"] for trial in search["trials"]]
     for load in (*record["loads"], *tried):
         p99 = load["latency"]["percentiles"]["p99"]
@@ -85,7 +85,7 @@ def _curves(record: dict[str, Any]) -> dict[str, Any]:
         closed = load["mode"] == "closed"
         name = load["target"] if closed else f"{load['target']}, open loop"
         asked = load["concurrency"] if closed else load["offered_requests_per_second"]
-        point = charts.Point(
+        point = charts.LoadPoint(
             load=asked,
             throughput=load["images_per_second"],
             p99=p99["value"],
@@ -106,11 +106,11 @@ def _curves(record: dict[str, Any]) -> dict[str, Any]:
 def _ridges(record: dict[str, Any]) -> list[str]:
     loads = []
     for load in record["loads"]:
-        histogram = Histogram(load["latency"]["hdr"])
+        histogram = LatencyHistogram(load["latency"]["hdr"])
         buckets = [(1e3 * low, 1e3 * high, count) for low, high, count in histogram.buckets()]
         if buckets:
             marks = {f"p{percent:g}": 1e3 * histogram.percentile(percent) for percent in (50, 99, 99.9)}
-            loads.append(charts.Ridge(describe_load(load), buckets, marks))
+            loads.append(charts.LatencyRidge(describe_load(load), buckets, marks))
     return [charts.ridges(loads, WIDE), charts.ridges(loads, NARROW)] if loads else []
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
-from shrinkserve.benchmark.report.gates import describe_load
 from shrinkserve.benchmark.report.numbers import figure, milliseconds, percent, rate
 from shrinkserve.benchmark.report.terminal import outcome, verdict
+from shrinkserve.benchmark.timing import describe_load
 
 
 def to_markdown(record: dict[str, Any]) -> str:

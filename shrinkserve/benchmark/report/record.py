@@ -7,11 +7,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from shrinkserve.artifact import write_atomic
+from shrinkserve.atomic import write_atomic
 from shrinkserve.benchmark.report.environment import environment
 from shrinkserve.benchmark.report.gates import Gates
-from shrinkserve.benchmark.targets.discover import Stages
+from shrinkserve.benchmark.targets.discover import BenchStages
 from shrinkserve.data import Dataset
+from shrinkserve.errors import ArtifactError
 
 FORMAT = 2
 """Grows when a reader of the old one would be misled."""
@@ -19,7 +20,7 @@ RECORD, MARKDOWN, HTML, JOURNAL = "bench.json", "report.md", "report.html", "acc
 """Files of an output folder; the last is what a measurement that was cut off goes on from."""
 
 
-def begin(stages: Stages, dataset: Dataset, gates: Gates) -> dict[str, Any]:
+def begin(stages: BenchStages, dataset: Dataset, gates: Gates) -> dict[str, Any]:
     """What a record holds before anything was measured; it is partial until someone says otherwise."""
     columns = zip(stages.targets, stages.parents, strict=True)
     return {
@@ -74,3 +75,19 @@ def write(record: dict[str, Any], json_file: Path | None, out: Path | None, data
         write_atomic(out / HTML, to_html(record, dataset).encode())
         if record["partial"] is None:
             (out / JOURNAL).unlink(missing_ok=True)
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Read what `bench --json` or `--out` wrote.
+
+    Raises:
+        ArtifactError: not such a file, or one of another version of this package.
+    """
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        found = record["format"]
+    except (OSError, ValueError, KeyError, TypeError) as exc:
+        raise ArtifactError(f"{path}: not a record of `bench` ({exc})", hint="name a bench.json") from exc
+    if found != FORMAT:
+        raise ArtifactError(f"{path}: a record of another format", expected=FORMAT, found=found, hint="measure again")
+    return dict(record)

@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from shrinkserve.benchmark.report.gates import describe_load
 from shrinkserve.benchmark.report.numbers import milliseconds, percent, rate
+from shrinkserve.benchmark.timing import describe_load
 
 
 def render(record: dict[str, Any], console: Console | None = None) -> None:

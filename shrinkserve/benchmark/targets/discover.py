@@ -13,15 +13,15 @@ from shrinkserve.errors import ConfigError, RequestError
 from shrinkserve.preprocess import Preprocess
 from shrinkserve.runtimes.checkpoint import Checkpoint, Weights
 from shrinkserve.serving.client.client import Client
-from shrinkserve.serving.client.model_info import Contract
-from shrinkserve.serving.names import known_models, public
+from shrinkserve.serving.client.model_info import ModelInfo
+from shrinkserve.serving.names import public_name, public_names
 
 LOCAL_BATCH = 32
 """Images a request where no server says how many it takes."""
 
 
 @dataclass(frozen=True)
-class Stages:
+class BenchStages:
     """What is compared with what.
 
     Attributes:
@@ -45,7 +45,7 @@ class Stages:
     classes: list[str]
     max_batch_size: int
     weights_sha256: str
-    contract: Contract | None = None
+    contract: ModelInfo | None = None
     left_out: list[str] = field(default_factory=list)
 
     @property
@@ -84,7 +84,7 @@ class Wanted:
     token: str | None = None
 
 
-def find_stages(wanted: Wanted) -> Stages:
+def find_stages(wanted: Wanted) -> BenchStages:
     """The chain from the checkpoint to the servers.
 
     Raises:
@@ -113,8 +113,8 @@ def find_stages(wanted: Wanted) -> Stages:
     if contract is not None:
         parent = _runs(contract, [target for target, _ in stages], reference)
         stages += [(target, parent) for target in _servers(wanted, contract)]
-    return Stages(
-        model=public(model),
+    return BenchStages(
+        model=public_name(model),
         targets=[target for target, _ in stages],
         parents=[parent for _, parent in stages],
         reference=reference,
@@ -127,7 +127,7 @@ def find_stages(wanted: Wanted) -> Stages:
     )
 
 
-def _runs(contract: Contract, stages: Sequence[Target], reference: int) -> int:
+def _runs(contract: ModelInfo, stages: Sequence[Target], reference: int) -> int:
     """Position of the stage that a server runs: the one of its engine, if that can be asked here too."""
     runtime = "onnx" if contract.backend == "onnxruntime" else contract.backend
     name = f"{runtime} {contract.precision} v{contract.version}"
@@ -136,10 +136,10 @@ def _runs(contract: Contract, stages: Sequence[Target], reference: int) -> int:
     return (positions or graphs or [reference])[0]
 
 
-def _servers(wanted: Wanted, contract: Contract) -> list[Target]:
+def _servers(wanted: Wanted, contract: ModelInfo) -> list[Target]:
     """The server by every address and every way in which images come to it."""
     targets: list[Target] = []
-    ensemble = public(contract.model)
+    ensemble = public_name(contract.model)
     for url in wanted.urls:
         with Client(url) as client:
             takes_encoded = ensemble != contract.model and ensemble in client.models()
@@ -147,7 +147,7 @@ def _servers(wanted: Wanted, contract: Contract) -> list[Target]:
         for payload in payloads:
             if payload == "jpeg" and not takes_encoded:
                 raise RequestError(
-                    f"{url}: {ensemble} takes no encoded images", do=f"shrinkserve repo add-jpeg {ensemble}"
+                    f"{url}: {ensemble} takes no encoded images", hint=f"shrinkserve repo add-jpeg {ensemble}"
                 )
             name = ensemble if payload == "jpeg" else contract.model
             targets.append(server(url, name, contract.precision, payload, wanted.token))
@@ -156,18 +156,18 @@ def _servers(wanted: Wanted, contract: Contract) -> list[Target]:
     return [replace(one, name=f"{one.name} {n + 1}") if n else one for one, n in zip(targets, counts, strict=True)]
 
 
-def _agreed_contract(wanted: Wanted) -> Contract:
+def _agreed_contract(wanted: Wanted) -> ModelInfo:
     """The contract of the model behind the URLs, which must be one and the same."""
-    agreed: Contract | None = None
+    agreed: ModelInfo | None = None
     for url in wanted.urls:
         with Client(url) as client:
-            contract = client.contract(wanted.model or _only_model(url, known_models(client.models())))
+            contract = client.contract(wanted.model or _only_model(url, public_names(client.models())))
         if agreed is not None and contract != agreed:
             raise RequestError(
                 f"{url}: serves another model than {wanted.urls[0]}",
                 expected=f"{agreed.model} version {agreed.version} {agreed.weights_sha256[:12]}",
                 found=f"{contract.model} version {contract.version} {contract.weights_sha256[:12]}",
-                do="give the URLs of one server",
+                hint="give the URLs of one server",
             )
         agreed = contract
     assert agreed is not None

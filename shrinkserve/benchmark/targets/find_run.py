@@ -30,7 +30,7 @@ def find_run(named: Path | None, runs: Path, served: str | None) -> tuple[Path, 
             f"{named}: not the checkpoint that the server's model was made from",
             expected=f"weights {served[:12]}",
             found=card.weights_sha256[:12],
-            do="name the run that was exported, or export this one",
+            hint="name the run that was exported, or export this one",
         )
     assert served is not None
     for path in sorted(runs.glob(f"*/{CARD}")):
@@ -43,7 +43,7 @@ def find_run(named: Path | None, runs: Path, served: str | None) -> tuple[Path, 
     raise ArtifactError(
         f"{runs}: no run with the weights that are served",
         expected=f"weights {served[:12]}",
-        do="name the run with --checkpoint",
+        hint="name the run with --checkpoint",
     )
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from shrinkserve.artifact import read_card
 from shrinkserve.benchmark.targets.target import Target, local
 from shrinkserve.errors import ArtifactError
-from shrinkserve.runtimes import Answerer, open_engine
+from shrinkserve.runtimes import Predictor, open_engine
 from shrinkserve.runtimes.onnx import OnnxModel
 from shrinkserve.serving.model_config import MODEL
-from shrinkserve.serving.names import known_classifier
+from shrinkserve.serving.names import resolve_classifier
 from shrinkserve.serving.repository.engines import engines_of
 from shrinkserve.serving.repository.reader import versions_in
 
@@ -24,7 +24,7 @@ def find_version(repository: Path, model: str, sha256: str, served: int | None) 
         sha256: of the weights that it must have.
         served: number of the version that answers; None without a server.
     """
-    folder = repository / known_classifier(model, [path.name for path in repository.glob("*")])
+    folder = repository / resolve_classifier(model, [path.name for path in repository.glob("*")])
     numbers = versions_in(folder) if folder.is_dir() else []
     for number in reversed(numbers if served is None else [n for n in numbers if n == served]):
         card = read_card(folder / str(number))
@@ -49,13 +49,13 @@ def engine_stages(folder: Path) -> tuple[list[Target], list[str]]:
         runtime = "onnx" if engine.backend == "onnxruntime" else engine.backend
         try:
             answerer = open_engine(folder, engine.to_dict())
-        except ArtifactError as fault:
-            left_out.append(f"{engine.name}: {fault}")
+        except ArtifactError as exc:
+            left_out.append(f"{engine.name}: {exc}")
         else:
             stages.append(_stage(runtime, engine.precision, folder, answerer, card.files[engine.file]))
     return stages, left_out
 
 
-def _stage(runtime: str, precision: str, folder: Path, answerer: Answerer, sha256: str) -> Target:
+def _stage(runtime: str, precision: str, folder: Path, answerer: Predictor, sha256: str) -> Target:
     kind, exact = "onnx" if runtime == "onnx" else "engine", precision == "float32"
     return local(f"{runtime} {precision} v{folder.name}", answerer, kind, precision, sha256, exact=exact)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from shrinkserve.errors import ConfigError
 
 if TYPE_CHECKING:
-    from shrinkserve.runtimes import Answerer
+    from shrinkserve.runtimes import Predictor
 
 Pixels = npt.NDArray[np.uint8]
 Logits = npt.NDArray[np.float32]
@@ -77,9 +77,9 @@ def parse_payloads(words: Sequence[str]) -> list[Payload]:
     return [payload for payload in get_args(Payload) if payload in words]
 
 
-def local(name: str, answerer: Answerer, kind: str, precision: str, identity: str, *, exact: bool = True) -> Target:
+def local(name: str, answerer: Predictor, kind: str, precision: str, identity: str, *, exact: bool = True) -> Target:
     """A model in this process; its workers share the one session."""
-    return Target(name, kind, precision, identity, lambda: nullcontext(answerer.answer), exact=exact)
+    return Target(name, kind, precision, identity, lambda: nullcontext(answerer.predict), exact=exact)
 
 
 def server(url: str, model: str, precision: str, payload: Payload = "tensor", token: str | None = None) -> Target:
@@ -121,12 +121,12 @@ def server(url: str, model: str, precision: str, payload: Payload = "tensor", to
 
 
 def _ask_encoded(client: Any, model: str, images: Sequence[bytes], pool: ThreadPoolExecutor) -> Logits:
-    from shrinkserve.serving.client.transport import Question
+    from shrinkserve.serving.client.transport import InferRequest
     from shrinkserve.serving.model_config import ENCODED, LOGITS
 
     def ask(encoded: bytes) -> Logits:
         image = np.frombuffer(encoded, np.uint8)[None]
-        logits: Logits = client.ask(Question(model, image, {LOGITS: 0}, tensor=ENCODED)).tensors[LOGITS]
+        logits: Logits = client.send(InferRequest(model, image, {LOGITS: 0}, tensor=ENCODED)).tensors[LOGITS]
         return logits
 
     return ask(images[0]) if len(images) == 1 else np.concatenate(list(pool.map(ask, images)))

@@ -15,12 +15,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
-from shrinkserve.artifact import sha256_file, write_atomic
+from shrinkserve.artifact import sha256_file
+from shrinkserve.atomic import write_atomic
 from shrinkserve.errors import ArtifactError, ConfigError
 from shrinkserve.export.engine.progress import monitor
 from shrinkserve.export.parity import Tolerance
 from shrinkserve.export.samples import Samples
-from shrinkserve.export.steps import Precision, State
+from shrinkserve.export.steps import Precision, StepState
 from shrinkserve.runtimes.tensorrt import gpu
 
 INPUT = "images"
@@ -67,7 +68,7 @@ class EngineOptions:
 
 
 @dataclass(frozen=True)
-class Engine:
+class EngineStep:
     """The step from a graph to a plan.
 
     Args:
@@ -92,12 +93,12 @@ class Engine:
         return f"{self.library}-{self.precision}{suffix}"
 
     @property
-    def requires(self) -> State:
-        return State("onnx", self.precision)
+    def requires(self) -> StepState:
+        return StepState("onnx", self.precision)
 
     @property
-    def ensures(self) -> State:
-        return State("plan", self.precision)
+    def ensures(self) -> StepState:
+        return StepState("plan", self.precision)
 
     @property
     def tolerance(self) -> Tolerance:
@@ -110,7 +111,7 @@ class Engine:
         """Build the plan; returns what it was built by and for."""
         trt = import_library(self.library)
         cache = self.timing_cache
-        plan = build(trt, source, self.options, timing_cache=cache, log=self.log, progress=self.progress)
+        plan = build_engine(trt, source, self.options, timing_cache=cache, log=self.log, progress=self.progress)
         write_atomic(target, plan)
         return {"built": built_record(trt, self.options), "graph_sha256": sha256_file(source)}
 
@@ -125,13 +126,13 @@ def import_library(library: Library) -> ModuleType:
     for name in MODULES[library]:
         try:
             return importlib.import_module(name)
-        except (ImportError, OSError) as fault:  # a wheel without its libraries raises either
-            reason = str(fault)
-    do = {
+        except (ImportError, OSError) as exc:  # a wheel without its libraries raises either
+            reason = str(exc)
+    hint = {
         "tensorrt": "pip install tensorrt where the GPU is, or give --builder tensorrt_rtx, which builds without one",
         "tensorrt_rtx": "pip install tensorrt-rtx-cu12",
     }[library]
-    raise ConfigError(f"{library} cannot be imported ({reason})", do=do)
+    raise ConfigError(f"{library} cannot be imported ({reason})", hint=hint)
 
 
 def check_builder(library: Library, options: EngineOptions) -> None:
@@ -144,15 +145,15 @@ def check_builder(library: Library, options: EngineOptions) -> None:
     if ahead is not None:
         _capability(trt, ahead)
     elif gpu()["compute_capability"] is None:
-        do = "on the machine with the GPU, or name the GPU: --builder tensorrt_rtx --gpu 8.9"
-        raise ConfigError(f"{library} has no GPU here to build for", do=f"build {do}")
+        hint = "on the machine with the GPU, or name the GPU: --builder tensorrt_rtx --gpu 8.9"
+        raise ConfigError(f"{library} has no GPU here to build for", hint=f"build {hint}")
 
 
 def _capability(trt: ModuleType, wanted: str) -> Any:
     """The builder's name of a compute capability."""
     if not hasattr(trt, "ComputeCapability"):
         what = f"{trt.__name__} builds for the GPU of its machine only"
-        raise ConfigError(what, do="leave the compute capability out, or build with tensorrt_rtx")
+        raise ConfigError(what, hint="leave the compute capability out, or build with tensorrt_rtx")
     known = {name: value for name, value in trt.ComputeCapability.__members__.items() if name.startswith("SM")}
     if f"SM{_digits(wanted)}" not in known:
         expected = f"one of {', '.join(f'{name[2:-1]}.{name[-1]}' for name in known)}"
@@ -160,7 +161,7 @@ def _capability(trt: ModuleType, wanted: str) -> Any:
     return known[f"SM{_digits(wanted)}"]
 
 
-def build(
+def build_engine(
     trt: ModuleType,
     source: Path,
     options: EngineOptions,
@@ -197,7 +198,7 @@ def build(
             plan = builder.build_serialized_network(network, config)
         if plan is None:
             raise ArtifactError(
-                f"{source}: no engine could be built ({logger.last_error})", do=_see(log, "look at the builder's log")
+                f"{source}: no engine could be built ({logger.last_error})", hint=_see(log, "look at the builder's log")
             )
         if cache is not None and timing_cache is not None:
             write_atomic(timing_cache, bytes(cache.serialize()))
@@ -217,8 +218,8 @@ def _parse(trt: ModuleType, network: Any, logger: Any, source: Path) -> None:
     reasons = [parser.get_error(index) for index in range(parser.num_errors)]
     lines = [line for error in reasons[:1] for line in error.desc().splitlines()]
     shown = ": ".join(lines[:2])  # which node, and why; what follows are consequences
-    do = "export int8 with `--to tensorrt`: TensorRT wants symmetric int8 activations and float biases"
-    raise ArtifactError(f"{source}: TensorRT refuses the graph ({shown or logger.last_error})", do=do)
+    hint = "export int8 with `--to tensorrt`: TensorRT wants symmetric int8 activations and float biases"
+    raise ArtifactError(f"{source}: TensorRT refuses the graph ({shown or logger.last_error})", hint=hint)
 
 
 def _configure(trt: ModuleType, config: Any, options: EngineOptions) -> None:

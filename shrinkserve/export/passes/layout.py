@@ -11,26 +11,26 @@ from shrinkserve.export.passes.editing import Array
 
 
 @dataclass(frozen=True)
-class Layout:
+class ChannelLayout:
     """`places[i]` is the position of channel i among `size` channels; the others are padding."""
 
     places: tuple[int, ...]
     size: int
 
     @classmethod
-    def dense(cls, count: int) -> Layout:
+    def dense(cls, count: int) -> ChannelLayout:
         """No padding."""
         return cls(tuple(range(count)), count)
 
     @classmethod
-    def blocked(cls, count: int, groups: int, block: int) -> Layout:
+    def blocked(cls, count: int, groups: int, block: int) -> ChannelLayout:
         """Each of `groups` equal runs of channels padded at its end to whole blocks."""
         each = count // groups
         room = -(-each // block) * block
         return cls(tuple(g * room + i for g in range(groups) for i in range(each)), groups * room)
 
     @classmethod
-    def joined(cls, layouts: Sequence[Layout]) -> Layout:
+    def joined(cls, layouts: Sequence[ChannelLayout]) -> ChannelLayout:
         """Of a concat."""
         starts = np.cumsum([0, *(layout.size for layout in layouts)])
         places = [int(start) + p for start, layout in zip(starts, layouts, strict=False) for p in layout.places]
@@ -40,7 +40,7 @@ class Layout:
     def is_dense(self) -> bool:
         return self.places == tuple(range(self.size))
 
-    def parts(self, groups: int) -> list[Layout] | None:
+    def parts(self, groups: int) -> list[ChannelLayout] | None:
         """What the groups of a convolution read, or None where channels of one group are in another one's part."""
         if self.size % groups or len(self.places) % groups:
             return None
@@ -48,7 +48,7 @@ class Layout:
         cut = [[p - g * room for p in self.places[g * each : (g + 1) * each]] for g in range(groups)]
         if any(not 0 <= place < room for places in cut for place in places):
             return None
-        return [Layout(tuple(places), room) for places in cut]
+        return [ChannelLayout(tuple(places), room) for places in cut]
 
     def spread(self, array: Array, axis: int = 0) -> Array:
         """`array` with zeros for the padding on `axis`."""

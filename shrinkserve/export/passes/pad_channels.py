@@ -20,7 +20,7 @@ from shrinkserve.export.passes.editing import (
     is_depthwise,
     set_conv,
 )
-from shrinkserve.export.passes.layout import Layout
+from shrinkserve.export.passes.layout import ChannelLayout
 
 BY_CHANNEL = frozenset(
     {"Relu", "LeakyRelu", "Sigmoid", "HardSigmoid", "HardSwish", "Swish", "MaxPool", "AveragePool", "GlobalAveragePool"}
@@ -28,7 +28,7 @@ BY_CHANNEL = frozenset(
 """One input, each channel by itself: a padded channel stays apart from the others, whatever is in it."""
 SAME = frozenset({"Add", "Mul", "Sub"})
 
-Layouts = dict[ir.Value, Layout]
+Layouts = dict[ir.Value, ChannelLayout]
 
 
 class PadChannels(GraphPass):
@@ -66,7 +66,7 @@ class PadChannels(GraphPass):
             return False
         return bool(weight.shape[0] // attribute(node, "group", 1) % self.block)
 
-    def _carry(self, graph: ir.Graph, node: ir.Node, layouts: Layouts) -> Layout | None:
+    def _carry(self, graph: ir.Graph, node: ir.Node, layouts: Layouts) -> ChannelLayout | None:
         """Fit a node to its inputs' layouts; the layout of its output, or None where it takes no padding."""
         if conv_weight(node) is not None:
             fit_conv = _fit_depthwise if is_depthwise(node) else self._fit_conv
@@ -76,11 +76,11 @@ class PadChannels(GraphPass):
         if node.op_type in BY_CHANNEL or _drops_pixels(node):
             return layouts.get(_first(node))
         if is_channel_concat(node):
-            return Layout.joined([_layout(value, layouts) for value in node.inputs if value is not None])
+            return ChannelLayout.joined([_layout(value, layouts) for value in node.inputs if value is not None])
         fit = _fit_same if node.op_type in SAME else _fit_gemm if node.op_type == "Gemm" else None
         return None if fit is None else fit(graph, node, layouts)
 
-    def _fit_conv(self, graph: ir.Graph, node: ir.Node, layouts: Layouts) -> Layout | None:
+    def _fit_conv(self, graph: ir.Graph, node: ir.Node, layouts: Layouts) -> ChannelLayout | None:
         weight, bias, group = conv_weight(node), conv_bias(node), attribute(node, "group", 1)
         assert weight is not None
         before = layouts.get(_first(node))
@@ -90,12 +90,12 @@ class PadChannels(GraphPass):
         if parts is not None:
             split = np.split(weight, group)
             weight = np.concatenate([part.spread(own, 1) for part, own in zip(parts, split, strict=True)])
-        after = Layout.blocked(weight.shape[0], group, self.block if self._grows(node) else 1)
+        after = ChannelLayout.blocked(weight.shape[0], group, self.block if self._grows(node) else 1)
         set_conv(graph, node, after.spread(weight), None if bias is None else after.spread(bias))
         return after
 
 
-def _fit_depthwise(graph: ir.Graph, node: ir.Node, layouts: Layouts) -> Layout | None:
+def _fit_depthwise(graph: ir.Graph, node: ir.Node, layouts: Layouts) -> ChannelLayout | None:
     layout, weight, bias = layouts.get(_first(node)), conv_weight(node), conv_bias(node)
     if layout is None or weight is None or len(layout.places) != len(weight):
         return None
@@ -103,7 +103,7 @@ def _fit_depthwise(graph: ir.Graph, node: ir.Node, layouts: Layouts) -> Layout |
     return layout
 
 
-def _fit_same(graph: ir.Graph, node: ir.Node, layouts: Layouts) -> Layout | None:
+def _fit_same(graph: ir.Graph, node: ir.Node, layouts: Layouts) -> ChannelLayout | None:
     """Give both operands one layout, by moving the filters of a convolution that only this node reads."""
     values = [value for value in node.inputs if value is not None]
     found = [_layout(value, layouts) for value in values]
@@ -128,13 +128,13 @@ def _is_movable(value: ir.Value, conv: ir.Node) -> bool:
     return conv_weight(conv) is not None and attribute(conv, "group", 1) == 1 and len(value.uses()) == 1
 
 
-def _fit_gemm(graph: ir.Graph, node: ir.Node, layouts: Layouts) -> Layout | None:
+def _fit_gemm(graph: ir.Graph, node: ir.Node, layouts: Layouts) -> ChannelLayout | None:
     weight, layout = constant(node.inputs[1]), layouts.get(_first(node))
     if layout is None or weight is None or attribute(node, "transA", 0):
         return None
     axis = 1 if attribute(node, "transB", 0) else 0
     node.replace_input_with(1, add_constant(graph, f"{node.name}.padded.weight", layout.spread(weight, axis)))
-    return Layout.dense(weight.shape[1 - axis])
+    return ChannelLayout.dense(weight.shape[1 - axis])
 
 
 def _drops_pixels(node: ir.Node) -> bool:
@@ -159,8 +159,8 @@ def _restore(node: ir.Node, layouts: Layouts) -> None:
         node.replace_input_with(position, plain)
 
 
-def _layout(value: ir.Value, layouts: Layouts) -> Layout:
-    return layouts.get(value) or Layout.dense(channels(value) or 0)
+def _layout(value: ir.Value, layouts: Layouts) -> ChannelLayout:
+    return layouts.get(value) or ChannelLayout.dense(channels(value) or 0)
 
 
 def _first(node: ir.Node) -> ir.Value:

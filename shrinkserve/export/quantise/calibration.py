@@ -17,11 +17,11 @@ SMALL_BATCH = 8
 
 Method = Literal["minmax", "percentile", "entropy"]
 METHODS: tuple[Method, ...] = get_args(Method)
-Range = tuple[float, float]
+ActivationRange = tuple[float, float]
 
 
 @dataclass(frozen=True)
-class Histogram:
+class ActivationHistogram:
     """Values of one tensor.
 
     Attributes:
@@ -40,7 +40,7 @@ class Histogram:
         return max(abs(self.low), abs(self.high))
 
 
-def observe(model: ir.Model, images: npt.NDArray[np.uint8]) -> dict[str, Histogram]:
+def observe(model: ir.Model, images: npt.NDArray[np.uint8]) -> dict[str, ActivationHistogram]:
     """Run `model` in float32 over `images` twice: for the ranges, then for the histograms inside them.
 
     Args:
@@ -50,14 +50,14 @@ def observe(model: ir.Model, images: npt.NDArray[np.uint8]) -> dict[str, Histogr
     Returns:
         a histogram for every float32 tensor that a node computes, by name.
     """
-    ranges: dict[str, Range] = {}
+    ranges: dict[str, ActivationRange] = {}
     for name, values in _run(model, images):
         low, high = ranges.get(name, (np.inf, -np.inf))
         ranges[name] = min(low, float(values.min())), max(high, float(values.max()))
     counts = {name: np.zeros(BINS, np.int64) for name in ranges}
     for name, values in _run(model, images):
         counts[name] += _bin(values, ranges[name])
-    return {name: Histogram(*ranges[name], counts[name]) for name in ranges}
+    return {name: ActivationHistogram(*ranges[name], counts[name]) for name in ranges}
 
 
 def _run(model: ir.Model, images: npt.NDArray[np.uint8]) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
@@ -85,7 +85,7 @@ def expose(model: ir.Model) -> list[str]:
     return [str(v.name) for v in values]
 
 
-def _bin(values: npt.NDArray[np.float32], limits: Range) -> npt.NDArray[np.int64]:
+def _bin(values: npt.NDArray[np.float32], limits: ActivationRange) -> npt.NDArray[np.int64]:
     low, high = limits
     if high <= low:
         return np.bincount([0], weights=[values.size], minlength=BINS).astype(np.int64)
@@ -93,7 +93,9 @@ def _bin(values: npt.NDArray[np.float32], limits: Range) -> npt.NDArray[np.int64
     return np.bincount(np.clip(index, 0, BINS - 1, out=index), minlength=BINS)
 
 
-def clip(histograms: Mapping[str, Histogram], method: Method, levels: int = 256) -> dict[str, Range]:
+def clip(
+    histograms: Mapping[str, ActivationHistogram], method: Method, levels: int = 256
+) -> dict[str, ActivationRange]:
     """The range of each tensor that quantisation should cover; what is outside saturates.
 
     Args:
@@ -106,11 +108,11 @@ def clip(histograms: Mapping[str, Histogram], method: Method, levels: int = 256)
     return {name: rules[method](histogram, levels) for name, histogram in histograms.items()}
 
 
-def _minmax(histogram: Histogram, _levels: int) -> Range:
+def _minmax(histogram: ActivationHistogram, _levels: int) -> ActivationRange:
     return histogram.low, histogram.high
 
 
-def _percentile(histogram: Histogram, _levels: int, percent: float = 99.99) -> Range:
+def _percentile(histogram: ActivationHistogram, _levels: int, percent: float = 99.99) -> ActivationRange:
     edges = np.linspace(histogram.low, histogram.high, BINS + 1)
     share = np.cumsum(histogram.counts) / histogram.counts.sum()
     tail = (1 - percent / 100) / 2
@@ -120,7 +122,7 @@ def _percentile(histogram: Histogram, _levels: int, percent: float = 99.99) -> R
     return float(low), float(high)
 
 
-def _entropy(histogram: Histogram, levels: int) -> Range:
+def _entropy(histogram: ActivationHistogram, levels: int) -> ActivationRange:
     """Candidates are symmetric limits on the magnitude, clipped to what was seen."""
     magnitudes, positive = _magnitudes(histogram), histogram.low >= 0
     steps = levels if positive else levels // 2
@@ -130,7 +132,7 @@ def _entropy(histogram: Histogram, levels: int) -> Range:
     return max(histogram.low, -limit), min(histogram.high, limit)
 
 
-def _magnitudes(histogram: Histogram) -> npt.NDArray[np.float64]:
+def _magnitudes(histogram: ActivationHistogram) -> npt.NDArray[np.float64]:
     centres = np.abs(np.linspace(histogram.low, histogram.high, 2 * BINS + 1)[1::2])
     index = np.minimum((centres / max(histogram.peak, 1e-30) * BINS).astype(np.int64), BINS - 1)
     counts: npt.NDArray[np.float64] = np.bincount(index, histogram.counts, BINS).astype(np.float64)

@@ -9,14 +9,16 @@ import numpy.typing as npt
 import onnx_ir as ir
 import onnxruntime
 
-from shrinkserve.export.quantise.calibration import Range
+from shrinkserve.export.quantise.calibration import ActivationRange
 from shrinkserve.export.quantise.static import WEIGHTED, Scheme
 from shrinkserve.runtimes.predictor import Images, Logits
 
 Array = npt.NDArray[np.float32]
 
 
-def rank(model: ir.Model, ranges: Mapping[str, Range], scheme: Scheme, images: Images) -> list[tuple[str, float]]:
+def rank(
+    model: ir.Model, ranges: Mapping[str, ActivationRange], scheme: Scheme, images: Images
+) -> list[tuple[str, float]]:
     """Layers by the error of the logits when that layer's weights and input alone are quantised, the worst first.
 
     Args:
@@ -62,7 +64,7 @@ def _logits(model: ir.Model, images: Images) -> Logits:
     return logits
 
 
-def _round_trip(value: ir.Value, limits: Range, scheme: Scheme) -> list[ir.Node]:
+def _round_trip(value: ir.Value, limits: ActivationRange, scheme: Scheme) -> list[ir.Node]:
     """QuantizeLinear and DequantizeLinear behind `value`."""
     low, high = min(limits[0], 0.0), max(limits[1], 0.0)
     kind = np.int8 if scheme.symmetric else np.uint8

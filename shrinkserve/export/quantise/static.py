@@ -17,10 +17,10 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from shrinkserve.export.quantise.calibration import Range
+from shrinkserve.export.quantise.calibration import ActivationRange
 
-Target = Literal["onnxruntime", "openvino", "tensorrt"]
-TARGETS: tuple[Target, ...] = get_args(Target)
+QuantiseTarget = Literal["onnxruntime", "openvino", "tensorrt"]
+TARGETS: tuple[QuantiseTarget, ...] = get_args(QuantiseTarget)
 WEIGHTED = ("Conv", "Gemm")
 
 
@@ -44,7 +44,7 @@ class Scheme:
 
 
 _ELEMENTWISE = ("Relu", "Clip", "Sigmoid", "Mul", "Add", "Concat", "MaxPool", "GlobalAveragePool", "Reshape", "Flatten")
-SCHEMES: dict[Target, Scheme] = {
+SCHEMES: dict[QuantiseTarget, Scheme] = {
     "onnxruntime": Scheme((*WEIGHTED, *_ELEMENTWISE), symmetric=False, outputs=True),
     "openvino": Scheme(WEIGHTED, symmetric=False, outputs=False),
     "tensorrt": Scheme((*WEIGHTED, "Add"), symmetric=True, outputs=False),
@@ -52,7 +52,7 @@ SCHEMES: dict[Target, Scheme] = {
 
 
 def quantise(
-    model: ir.Model, ranges: Mapping[str, Range], target: Target, *, keep_float: Collection[str] = ()
+    model: ir.Model, ranges: Mapping[str, ActivationRange], target: QuantiseTarget, *, keep_float: Collection[str] = ()
 ) -> onnx.ModelProto:
     """Insert QDQ pairs; weights are int8 with a scale a channel, biases stay float32 in the file.
 
@@ -108,7 +108,7 @@ def _prepared(model: ir.Model) -> ir.Model:
     return source
 
 
-def _tied(model: ir.Model, ranges: Mapping[str, Range]) -> dict[str, Range]:
+def _tied(model: ir.Model, ranges: Mapping[str, ActivationRange]) -> dict[str, ActivationRange]:
     """One range for all that meets in a concat, so that it copies bytes and rescales nothing (7 % of the time).
 
     Max pooling belongs to the group: what it computes keeps the scale of what it reads.

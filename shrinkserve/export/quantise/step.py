@@ -18,14 +18,14 @@ from onnx_ir.passes import common
 from shrinkserve.errors import ConfigError, GateError
 from shrinkserve.export import graph
 from shrinkserve.export.parity import Tolerance, answer_all
-from shrinkserve.export.quantise.calibration import METHODS, Histogram, Method, clip, observe
+from shrinkserve.export.quantise.calibration import METHODS, ActivationHistogram, Method, clip, observe
 from shrinkserve.export.quantise.sensitivity import rank, relative_error
-from shrinkserve.export.quantise.static import SCHEMES, Target, quantise
+from shrinkserve.export.quantise.static import SCHEMES, QuantiseTarget, quantise
 from shrinkserve.export.samples import Samples
-from shrinkserve.export.steps import ONNX, State
-from shrinkserve.runtimes.predictor import Answerer, Images, Logits
+from shrinkserve.export.steps import ONNX, StepState
+from shrinkserve.runtimes.predictor import Images, Logits, Predictor
 
-INT8 = State("onnx", "int8")
+INT8 = StepState("onnx", "int8")
 DIFFERENCE, FLIPS = 0.25, 0.05
 """Single logits of eight bits may be a quarter of the largest one away; the gate on top-1 judges. Answers that change
 from wrong to right, or back, are no drop of top-1; many of them are a fault all the same."""
@@ -47,13 +47,13 @@ class Int8:
         validation: the images that top-1 is judged by; None for those that every step is checked with.
     """
 
-    target: Target
+    target: QuantiseTarget
     calibration: Images = field(repr=False)
     max_top1_drop: float = 0.5
     demand_faster: bool = True
     validation: Samples | None = field(default=None, repr=False)
-    requires: State = ONNX
-    ensures: State = INT8
+    requires: StepState = ONNX
+    ensures: StepState = INT8
 
     @property
     def name(self) -> str:
@@ -108,7 +108,7 @@ class Int8:
             f"int8 for {self.target} is not accurate enough, even with its {len(kept)} worst layers in float32",
             expected=f"top-1 at most {self.max_top1_drop:g} points below float32",
             found=f"{drop:.2f} points below on {_described(samples)}; worst layers: {', '.join((ranked or [])[:3])}",
-            do=f"nothing was written; {self._advice(samples)}",
+            hint=f"nothing was written; {self._advice(samples)}",
         )
 
     def _advice(self, samples: Samples) -> str:
@@ -128,7 +128,7 @@ class Int8:
                 f"int8 for {self.target} is accurate but not faster on this machine",
                 expected=f"below {before * 1e3:.2f} ms an image (float32)",
                 found=f"{after * 1e3:.2f} ms",
-                do="nothing was written; ship float32 or bfloat16 here",
+                hint="nothing was written; ship float32 or bfloat16 here",
             )
         return {"float32_ms": round(before * 1e3, 3), "int8_ms": round(after * 1e3, 3)}
 
@@ -136,12 +136,12 @@ class Int8:
 class _Trial:
     """Quantised variants of one graph and what they answer."""
 
-    def __init__(self, model: ir.Model, path: Path, target: Target, calibration: Images) -> None:
+    def __init__(self, model: ir.Model, path: Path, target: QuantiseTarget, calibration: Images) -> None:
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
         self.model, self.path, self.target = model, path, target
         cut = len(calibration) * 3 // 4
         self.held_out = calibration[cut:]
-        self.seen: dict[str, Histogram] = observe(model, calibration[:cut])
+        self.seen: dict[str, ActivationHistogram] = observe(model, calibration[:cut])
 
     def build(self, method: Method, kept: Sequence[str] = ()) -> onnx.ModelProto:
         ranges = clip(self.seen, method, SCHEMES[self.target].levels)
@@ -185,7 +185,7 @@ def _resolution(samples: Samples) -> float:
     return round(100 / len(samples), 3)
 
 
-def open_graph(path: Path, target: Target, state: State) -> Answerer:
+def open_graph(path: Path, target: QuantiseTarget, state: StepState) -> Predictor:
     """A graph as it is served; one for TensorRT in ONNX Runtime, which knows the same operators."""
     if target == "openvino":
         from shrinkserve.runtimes.openvino import HINTS, OpenVinoModel
@@ -196,11 +196,11 @@ def open_graph(path: Path, target: Target, state: State) -> Answerer:
     return OnnxModel(path)
 
 
-def timed(before: Answerer, after: Answerer, images: Images, batch: int = 8) -> tuple[float, float]:
+def timed(before: Predictor, after: Predictor, images: Images, batch: int = 8) -> tuple[float, float]:
     """Median seconds an image of both, asked in turn after a warm-up."""
     part = np.resize(images, (batch, *images.shape[1:]))
     seconds: dict[str, list[float]] = {"before": [], "after": []}
-    runs: list[tuple[str, Callable[[Images], Logits]]] = [("before", before.answer), ("after", after.answer)]
+    runs: list[tuple[str, Callable[[Images], Logits]]] = [("before", before.predict), ("after", after.predict)]
     for _ in range(TIMED + 3):
         for name, answer in runs:
             started = time.perf_counter()

@@ -57,8 +57,8 @@ def _respond_or_refuse(request: Any, arguments: ModelArguments, infer: Infer) ->
 
     try:
         return _respond([request], arguments, infer)[0]
-    except Exception as fault:  # noqa: BLE001 - a request must not end the model
-        reason = " ".join(str(fault).split())
+    except Exception as exc:  # noqa: BLE001 - a request must not end the model
+        reason = " ".join(str(exc).split())
         return pb_utils.InferenceResponse(error=pb_utils.TritonError(reason, pb_utils.TritonError.INVALID_ARG))
 
 

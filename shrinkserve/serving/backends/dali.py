@@ -55,9 +55,9 @@ class TritonPythonModel:
             self._pipeline.feed_input(name, rows)
         try:
             outputs = self._pipeline.run()
-        except RuntimeError as fault:
+        except RuntimeError as exc:
             self._pipeline = self._build()  # after a fault a pipeline cannot be used any more; a new one takes 1 ms
-            raise ValueError(f"not an image that can be decoded ({_cause(fault)})") from None
+            raise ValueError(f"not an image that can be decoded ({_cause(exc)})") from None
         # Copies: the memory is the pipeline's, and its next run may come before they are sent.
         results = [np.array(output.as_tensor()) for output in outputs]
         return [results[self._arguments.outputs.index(name)] for name in names]
@@ -79,14 +79,14 @@ def check_image(encoded: Array) -> None:
             width, height = image.size
     except UnidentifiedImageError:  # whose message is an address in memory
         raise ValueError("not an image (of no format that is known)") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as fault:
-        raise ValueError(f"not an image ({' '.join(str(fault).split())})") from None
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as exc:
+        raise ValueError(f"not an image ({' '.join(str(exc).split())})") from None
     if width * height > MAX_PIXELS:
         raise ValueError(f"the picture is too large: expected at most {MAX_PIXELS} pixels, found {width}x{height}")
 
 
-def _cause(fault: RuntimeError) -> str:
+def _cause(error: RuntimeError) -> str:
     """The line of DALI's message that says what was wrong with the data."""
-    lines = [line.strip() for line in str(fault).splitlines() if line.strip()]
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     after = lines[lines.index("encountered:") + 1 :] if "encountered:" in lines else lines
     return after[0] if after else "no reason given"

@@ -25,28 +25,28 @@ from shrinkserve.serving.client.errors import (
     unsteady,
 )
 from shrinkserve.serving.client.images import Source, encoded_bytes, name_of, numbered
-from shrinkserve.serving.client.model_info import Contract, from_config, label_question, read_labels
+from shrinkserve.serving.client.model_info import ModelInfo, from_config, label_request, read_labels
 from shrinkserve.serving.client.prediction import (
-    Outcome,
+    ClassifyResult,
     Prediction,
     Prepared,
     Result,
     chunks,
-    encoded_question,
+    encoded_request,
     labelled,
-    pixels_question,
+    pixels_request,
 )
 from shrinkserve.serving.client.transport import (
     CHANNEL,
-    Question,
-    Reply,
+    InferRequest,
+    InferResult,
     model_statistics,
     parse_config,
     parse_url,
     request,
 )
 from shrinkserve.serving.model_config import LOGITS, PROBABILITIES
-from shrinkserve.serving.names import classifier, known_classifier, known_models, public
+from shrinkserve.serving.names import classifier_name, public_name, public_names, resolve_classifier
 
 
 class AsyncClient:
@@ -61,7 +61,7 @@ class AsyncClient:
         self.url = url
         self._endpoint = parse_url(url, timeout, token)
         self._expected = contract
-        self._agreed: dict[str, Contract] = {}
+        self._agreed: dict[str, ModelInfo] = {}
         self._classifiers: dict[str, str] = {}
         self._opened: Any = None
 
@@ -77,7 +77,7 @@ class AsyncClient:
         """As `Client.models`."""
         return sorted({one["name"] for one in await self._statistics()})
 
-    async def contract(self, model: str) -> Contract:
+    async def contract(self, model: str) -> ModelInfo:
         """As `Client.contract`."""
         model = await self._classifier(model)
         for _ in range(ATTEMPTS):
@@ -86,10 +86,10 @@ class AsyncClient:
                     raw = await self._client.get_model_config(model, **self._call)
                 config = parse_config(raw) if self._endpoint.http else raw.config
                 contract = from_config(config, [], self._expected)
-                return replace(contract, classes=read_labels(await self._infer(label_question(config))))
-            except UnknownModelError as fault:
+                return replace(contract, classes=read_labels(await self._infer(label_request(config))))
+            except UnknownModelError as exc:
                 if model not in await self.models():
-                    raise unknown(self.url, await self._statistics(), model) from fault
+                    raise unknown(self.url, await self._statistics(), model) from exc
         raise unsteady(self.url, model)
 
     async def classify(self, sources: Iterable[Source], model: str | None = None) -> list[Prediction]:
@@ -102,14 +102,14 @@ class AsyncClient:
         """As `Client.rank`."""
         ranked = []
         async for outcome in self.stream(sources, model, top=top):
-            if outcome.fault is not None:
-                raise outcome.fault
+            if outcome.error is not None:
+                raise outcome.error
             ranked.append(outcome.predictions)
         return ranked
 
     async def stream(
         self, sources: Iterable[Source], model: str | None = None, *, top: int = 5, workers: int = 4, priority: int = 0
-    ) -> AsyncIterator[Outcome]:
+    ) -> AsyncIterator[ClassifyResult]:
         """As `Client.stream`; images are decoded in threads, so the event loop is not held up."""
         name = model or await self.only_model()
         batch = min((await self._contract(name)).max_batch_size or 1, MAX_BATCH)
@@ -121,12 +121,12 @@ class AsyncClient:
 
     async def stream_encoded(
         self, sources: Iterable[Source], model: str | None = None, *, top: int = 5, workers: int = 8, priority: int = 0
-    ) -> AsyncIterator[Outcome]:
+    ) -> AsyncIterator[ClassifyResult]:
         """As `Client.stream_encoded`."""
-        name = public(model or await self.only_model())
+        name = public_name(model or await self.only_model())
         if self._expected is not None:
             await self._contract(name)
-        if not {name, classifier(name)} <= set(await self.models()):
+        if not {name, classifier_name(name)} <= set(await self.models()):
             raise no_encoded(self.url, name)
         work = (self._classify_encoded(name, *item, top, priority) for item in numbered(sources))
         async with aclosing(_in_order(work, workers)) as outcomes:
@@ -135,7 +135,7 @@ class AsyncClient:
 
     async def only_model(self) -> str:
         """As `Client.only_model`."""
-        return only(self.url, known_models(await self.models()))
+        return only(self.url, public_names(await self.models()))
 
     async def infer(
         self, model: str, images: Pixels, *, version: int | None = None, priority: int = 0
@@ -144,38 +144,38 @@ class AsyncClient:
         for _ in range(ATTEMPTS):
             pinned = version is None and self._expected is not None
             chosen = (await self._contract(model)).version if pinned else version
-            question = pixels_question(await self._classifier(model), images, chosen, priority)
+            question = pixels_request(await self._classifier(model), images, chosen, priority)
             try:
                 reply = await self._infer(question)
                 return reply.tensors[LOGITS], reply.tensors[PROBABILITIES]
-            except UnknownModelError as fault:
+            except UnknownModelError as exc:
                 if not pinned:
-                    raise unknown(self.url, await self._statistics(), question.model, question.version) from fault
+                    raise unknown(self.url, await self._statistics(), question.model, question.version) from exc
                 self._agreed.pop(model, None)
         raise unsteady(self.url, model)
 
     async def _classifier(self, model: str) -> str:
         if model not in self._classifiers:
             served = await self.models()
-            found = known_classifier(model, served)
+            found = resolve_classifier(model, served)
             if found not in served:
                 return found
             self._classifiers[model] = found
         return self._classifiers[model]
 
-    async def ask(self, question: Question) -> Reply:
+    async def send(self, question: InferRequest) -> InferResult:
         """As `Client.ask`."""
         try:
             return await self._infer(question)
-        except UnknownModelError as fault:
-            raise unknown(self.url, await self._statistics(), question.model, question.version) from fault
+        except UnknownModelError as exc:
+            raise unknown(self.url, await self._statistics(), question.model, question.version) from exc
 
     async def statistics(self, model: str) -> dict[str, Any]:
         """As `Client.statistics`."""
         try:
             return max(await self._statistics(model), key=lambda one: int(one["version"]))
-        except UnknownModelError as fault:
-            raise unknown(self.url, await self._statistics(), model) from fault
+        except UnknownModelError as exc:
+            raise unknown(self.url, await self._statistics(), model) from exc
 
     async def close(self) -> None:
         """Close the connections."""
@@ -187,7 +187,7 @@ class AsyncClient:
         return self
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
 
@@ -223,20 +223,22 @@ class AsyncClient:
             found = await self._client.get_inference_statistics(model, **self._call)
         return list(found["model_stats"]) if self._endpoint.http else model_statistics(found)
 
-    async def _infer(self, question: Question) -> Reply:
+    async def _infer(self, question: InferRequest) -> InferResult:
         with explained(self.url):
             result = await self._client.infer(**request(self._library, question, self._endpoint.timeout), **self._call)
         tensors = {name: result.as_numpy(name) for name in question.outputs}
         response = result.get_response()
-        return Reply(tensors, int(response["model_version"] if self._endpoint.http else response.model_version))
+        return InferResult(tensors, int(response["model_version"] if self._endpoint.http else response.model_version))
 
-    async def _contract(self, model: str) -> Contract:
+    async def _contract(self, model: str) -> ModelInfo:
         known = self._agreed.get(model)
         if known is None:
             known = self._agreed[model] = await self.contract(model)
         return known
 
-    async def _classify(self, model: str, chunk: list[tuple[int, Source]], top: int, priority: int) -> list[Outcome]:
+    async def _classify(
+        self, model: str, chunk: list[tuple[int, Source]], top: int, priority: int
+    ) -> list[ClassifyResult]:
         for _ in range(ATTEMPTS):
             contract = await self._contract(model)
             prepared = await asyncio.to_thread(Prepared.of, chunk, contract)
@@ -248,18 +250,20 @@ class AsyncClient:
                 self._agreed.pop(model, None)
         raise unsteady(self.url, model)
 
-    async def _classify_encoded(self, model: str, position: int, source: Source, top: int, priority: int) -> Outcome:
+    async def _classify_encoded(
+        self, model: str, position: int, source: Source, top: int, priority: int
+    ) -> ClassifyResult:
         name = name_of(source, position)
         try:
             encoded = await asyncio.to_thread(encoded_bytes, source, name)
-            reply = await self._persist(encoded_question(model, encoded, top, priority))
-        except DataError as fault:
-            return Outcome(name, fault=fault)
-        except RefusedError as fault:
-            return Outcome(name, fault=DataError(f"{name}: {fault.what}"))
-        return Outcome(name, labelled(reply), reply.version)
+            reply = await self._persist(encoded_request(model, encoded, top, priority))
+        except DataError as exc:
+            return ClassifyResult(name, error=exc)
+        except RefusedError as exc:
+            return ClassifyResult(name, error=DataError(f"{name}: {exc.what}"))
+        return ClassifyResult(name, labelled(reply), reply.version)
 
-    async def _persist(self, question: Question) -> Reply:
+    async def _persist(self, question: InferRequest) -> InferResult:
         deadline = time.monotonic() + self._endpoint.timeout
         for pause in RETRY_PAUSES:
             try:

@@ -25,20 +25,20 @@ from shrinkserve.serving.client.errors import (
     unsteady,
 )
 from shrinkserve.serving.client.images import Source, encoded_bytes, name_of, numbered
-from shrinkserve.serving.client.model_info import Contract, from_config, label_question, read_labels
+from shrinkserve.serving.client.model_info import ModelInfo, from_config, label_request, read_labels
 from shrinkserve.serving.client.prediction import (
-    Outcome,
+    ClassifyResult,
     Prediction,
     Prepared,
     chunks,
-    encoded_question,
+    encoded_request,
     in_order,
     labelled,
-    pixels_question,
+    pixels_request,
 )
-from shrinkserve.serving.client.transport import Question, Reply, connect, parse_url
+from shrinkserve.serving.client.transport import InferRequest, InferResult, connect, parse_url
 from shrinkserve.serving.model_config import LOGITS, PROBABILITIES
-from shrinkserve.serving.names import classifier, known_classifier, known_models, public
+from shrinkserve.serving.names import classifier_name, public_name, public_names, resolve_classifier
 
 Floats = npt.NDArray[np.float32]
 
@@ -84,7 +84,7 @@ class Client:
         self._expected = contract
         # Kept from call to call, since over HTTP a thread has a connection of its own.
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="shrinkserve-client")
-        self._agreed: dict[str, Contract] = {}
+        self._agreed: dict[str, ModelInfo] = {}
         self._classifiers: dict[str, str] = {}
 
     def ready(self) -> bool:
@@ -103,7 +103,7 @@ class Client:
         # Not from the repository index: that belongs to the model control API, which servers close to the public.
         return sorted({one["name"] for one in self._transport.statistics()})
 
-    def contract(self, model: str) -> Contract:
+    def contract(self, model: str) -> ModelInfo:
         """What the model expects and what its answers mean.
 
         Raises:
@@ -114,10 +114,10 @@ class Client:
             try:
                 config = self._transport.config(model)
                 contract = from_config(config, [], self._expected)
-                return replace(contract, classes=read_labels(self._transport.infer(label_question(config))))
-            except UnknownModelError as fault:
+                return replace(contract, classes=read_labels(self._transport.infer(label_request(config))))
+            except UnknownModelError as exc:
                 if model not in self.models():
-                    raise self._unknown(model) from fault
+                    raise self._unknown(model) from exc
                 # Its version went between the two requests, as another was published.
         raise unsteady(self.url, model)
 
@@ -139,14 +139,14 @@ class Client:
         """As `classify`, but the `top` most probable classes of each image, best first."""
         ranked = []
         for outcome in self.stream(sources, model, top=top):
-            if outcome.fault is not None:
-                raise outcome.fault
+            if outcome.error is not None:
+                raise outcome.error
             ranked.append(outcome.predictions)
         return ranked
 
     def stream(
         self, sources: Iterable[Source], model: str | None = None, *, top: int = 5, workers: int = 4, priority: int = 0
-    ) -> Iterator[Outcome]:
+    ) -> Iterator[ClassifyResult]:
         """Classify any number of images in bounded memory: outcomes in the order of the images, faults among them.
 
         Args:
@@ -162,7 +162,7 @@ class Client:
         name = model or self.only_model()
         batch = min(self._contract(name).max_batch_size or 1, MAX_BATCH)
 
-        def work(chunk: list[tuple[int, Source]]) -> list[Outcome]:
+        def work(chunk: list[tuple[int, Source]]) -> list[ClassifyResult]:
             return self._classify(name, chunk, top, priority)
 
         for outcomes in in_order(work, chunks(numbered(sources), batch), self._threads, workers):
@@ -170,7 +170,7 @@ class Client:
 
     def stream_encoded(
         self, sources: Iterable[Source], model: str | None = None, *, top: int = 5, workers: int = 8, priority: int = 0
-    ) -> Iterator[Outcome]:
+    ) -> Iterator[ClassifyResult]:
         """As `stream`, but the server decodes: images travel as they are encoded, one a request.
 
         Args:
@@ -183,22 +183,22 @@ class Client:
         Raises:
             RequestError: as `infer`.
         """
-        name = public(model or self.only_model())
+        name = public_name(model or self.only_model())
         if self._expected is not None:
             self._contract(name)
-        if not {name, classifier(name)} <= set(self.models()):
+        if not {name, classifier_name(name)} <= set(self.models()):
             raise no_encoded(self.url, name)
 
-        def work(item: tuple[int, Source]) -> Outcome:
+        def work(item: tuple[int, Source]) -> ClassifyResult:
             position, source = item
             label = name_of(source, position)
             try:
-                reply = self._persist(encoded_question(name, encoded_bytes(source, label), top, priority))
-            except DataError as fault:
-                return Outcome(label, fault=fault)
-            except RefusedError as fault:  # the server is there, and could not decode this one
-                return Outcome(label, fault=DataError(f"{label}: {fault.what}"))
-            return Outcome(label, labelled(reply), reply.version)
+                reply = self._persist(encoded_request(name, encoded_bytes(source, label), top, priority))
+            except DataError as exc:
+                return ClassifyResult(label, error=exc)
+            except RefusedError as exc:  # the server is there, and could not decode this one
+                return ClassifyResult(label, error=DataError(f"{label}: {exc.what}"))
+            return ClassifyResult(label, labelled(reply), reply.version)
 
         yield from in_order(work, numbered(sources), self._threads, workers)
 
@@ -208,25 +208,25 @@ class Client:
         Raises:
             RequestError: the server is not there, or serves none or several.
         """
-        return only(self.url, known_models(self.models()))
+        return only(self.url, public_names(self.models()))
 
     def _classifier(self, model: str) -> str:
         """The name of the part of a model that takes pixels."""
         if model not in self._classifiers:
             served = self.models()
-            found = known_classifier(model, served)
+            found = resolve_classifier(model, served)
             if found not in served:
                 return found
             self._classifiers[model] = found
         return self._classifiers[model]
 
-    def _contract(self, model: str) -> Contract:
+    def _contract(self, model: str) -> ModelInfo:
         known = self._agreed.get(model)
         if known is None:
             known = self._agreed[model] = self.contract(model)
         return known
 
-    def _classify(self, model: str, chunk: list[tuple[int, Source]], top: int, priority: int) -> list[Outcome]:
+    def _classify(self, model: str, chunk: list[tuple[int, Source]], top: int, priority: int) -> list[ClassifyResult]:
         for _ in range(ATTEMPTS):
             contract = self._contract(model)
             prepared = Prepared.of(chunk, contract)
@@ -239,7 +239,7 @@ class Client:
                 self._agreed.pop(model, None)
         raise unsteady(self.url, model)
 
-    def _persist(self, question: Question) -> Reply:
+    def _persist(self, question: InferRequest) -> InferResult:
         # An inference changes nothing, so asking again is safe where no answer came; one that was late is not
         # asked again, as that would only add to the load that made it late.
         deadline = time.monotonic() + self._timeout
@@ -273,17 +273,17 @@ class Client:
             # Pixels were prepared by one contract: they go to the version that is known to have it.
             pinned = version is None and self._expected is not None
             chosen = self._contract(model).version if pinned else version
-            question = pixels_question(self._classifier(model), images, chosen, priority)
+            question = pixels_request(self._classifier(model), images, chosen, priority)
             try:
                 reply = self._transport.infer(question)
                 return reply.tensors[LOGITS], reply.tensors[PROBABILITIES]
-            except UnknownModelError as fault:
+            except UnknownModelError as exc:
                 if not pinned:
-                    raise self._unknown(question.model, question.version) from fault
+                    raise self._unknown(question.model, question.version) from exc
                 self._agreed.pop(model, None)
         raise unsteady(self.url, model)
 
-    def ask(self, question: Question) -> Reply:
+    def send(self, question: InferRequest) -> InferResult:
         """Send one request as it is; `infer` and what the server says of its answer.
 
         Raises:
@@ -291,8 +291,8 @@ class Client:
         """
         try:
             return self._transport.infer(question)
-        except UnknownModelError as fault:
-            raise self._unknown(question.model, question.version) from fault
+        except UnknownModelError as exc:
+            raise self._unknown(question.model, question.version) from exc
 
     def statistics(self, model: str) -> dict[str, Any]:
         """Triton's own account of a model: counts and nanoseconds in queue and computation since it was loaded.
@@ -306,8 +306,8 @@ class Client:
         """
         try:
             return max(self._transport.statistics(model), key=lambda one: int(one["version"]))
-        except UnknownModelError as fault:
-            raise self._unknown(model) from fault
+        except UnknownModelError as exc:
+            raise self._unknown(model) from exc
 
     def load(self, model: str, config: pb.ModelConfig | None = None, files: Mapping[str, bytes] | None = None) -> None:
         """Have the server load a model, or load it again; the one that was loaded answers until the new one is ready.
@@ -340,7 +340,7 @@ class Client:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
 

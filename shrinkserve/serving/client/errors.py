@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 from tritonclient.utils import InferenceServerException
 
 from shrinkserve.errors import RequestError
-from shrinkserve.serving.names import known_models
+from shrinkserve.serving.names import public_names
 
 _UNKNOWN = ("unknown model", "is not found", "is not available")
 _EXPIRED = ("Request timeout expired", "Deadline Exceeded", "DEADLINE_EXCEEDED")
@@ -28,22 +28,22 @@ def explained(url: str) -> Iterator[None]:
     """Turn what the protocols' libraries raise into one line that names the server."""
     try:
         yield
-    except InferenceServerException as fault:
-        _raise(url, str(fault.message() or ""), str(fault.status() or ""), fault)
-    except (TimeoutError, asyncio.TimeoutError) as fault:  # two classes before Python 3.11
-        _raise(url, "", "DEADLINE_EXCEEDED", fault)
-    except OSError as fault:
-        _raise(url, fault.strerror or str(fault), "UNAVAILABLE", fault)
-    except Exception as fault:
-        if type(fault).__module__.partition(".")[0] not in _LIBRARIES:
+    except InferenceServerException as exc:
+        _raise(url, str(exc.message() or ""), str(exc.status() or ""), exc)
+    except (TimeoutError, asyncio.TimeoutError) as exc:  # two classes before Python 3.11
+        _raise(url, "", "DEADLINE_EXCEEDED", exc)
+    except OSError as exc:
+        _raise(url, exc.strerror or str(exc), "UNAVAILABLE", exc)
+    except Exception as exc:
+        if type(exc).__module__.partition(".")[0] not in _LIBRARIES:
             raise
-        _raise(url, _first_line(fault), "UNAVAILABLE", fault)
+        _raise(url, _first_line(exc), "UNAVAILABLE", exc)
 
 
-def _first_line(fault: Exception) -> str:
+def _first_line(error: Exception) -> str:
     """What a library says, without the bytes that it quotes."""
-    said = getattr(fault, "message", "") or (fault.args[0] if fault.args else "")
-    return next(iter(str(said).strip().splitlines()), type(fault).__name__).rstrip(":")
+    said = getattr(error, "message", "") or (error.args[0] if error.args else "")
+    return next(iter(str(said).strip().splitlines()), type(error).__name__).rstrip(":")
 
 
 class UnknownModelError(RequestError):
@@ -58,35 +58,37 @@ class UnavailableError(RequestError):
     """No answer came: the server is not there, went away, or took too long to accept the connection."""
 
 
-def _raise(url: str, message: str, status: str, fault: Exception) -> NoReturn:
+def _raise(url: str, message: str, status: str, error: Exception) -> NoReturn:
     message = message.rstrip(".")
     if any(words in message for words in _UNKNOWN):
-        raise UnknownModelError(f"{url}: {message}") from fault
+        raise UnknownModelError(f"{url}: {message}") from error
     if all(words in message for words in _BETWEEN):
-        raise UnavailableError(f"{url}: the model's parts are being replaced ({message})", do="try again") from fault
+        raise UnavailableError(f"{url}: the model's parts are being replaced ({message})", hint="try again") from error
     if any(words in f"{status} {message}" for words in _EXPIRED):
-        raise RequestError(f"{url}: no answer in time", do="give more time (--timeout) or look at the load") from fault
+        raise RequestError(
+            f"{url}: no answer in time", hint="give more time (--timeout) or look at the load"
+        ) from error
     if "is restricted" in message:
         raise RequestError(
             f"{url}: the server keeps this to those who know its token ({message})",
-            do="give the token (--token or SHRINKSERVE_TOKEN)",
-        ) from fault
+            hint="give the token (--token or SHRINKSERVE_TOKEN)",
+        ) from error
     if _FULL in message:
-        raise UnavailableError(f"{url}: the queue is full ({message})", do="send fewer requests at once") from fault
+        raise UnavailableError(f"{url}: the queue is full ({message})", hint="send fewer requests at once") from error
     if _CROWDED in message:  # of a batch: a request that is too large itself is refused in other words
-        raise UnavailableError(f"{url}: refused with the others of its batch ({message})", do="ask again") from fault
+        raise UnavailableError(f"{url}: refused with the others of its batch ({message})", hint="ask again") from error
     if _FORGOTTEN in message:
-        raise UnavailableError(f"{url}: the server started anew meanwhile ({message})", do="ask again") from fault
+        raise UnavailableError(f"{url}: the server started anew meanwhile ({message})", hint="ask again") from error
     if "certificate verify failed" in message.lower().replace("_", " "):
         variable = "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH" if url.startswith("grpc") else "SSL_CERT_FILE"
         raise UnavailableError(
-            f"{url}: its certificate is not trusted", do=f"name the file that vouches for it: {variable}=FILE"
-        ) from fault
+            f"{url}: its certificate is not trusted", hint=f"name the file that vouches for it: {variable}=FILE"
+        ) from error
     if "UNAVAILABLE" in status:
         raise UnavailableError(
-            f"{url}: no server answers ({message})", do="start one with `shrinkserve serve`, or check the URL"
-        ) from fault
-    raise RefusedError(f"{url}: the request was refused ({message})") from fault
+            f"{url}: no server answers ({message})", hint="start one with `shrinkserve serve`, or check the URL"
+        ) from error
+    raise RefusedError(f"{url}: the request was refused ({message})") from error
 
 
 def unknown(url: str, served: Sequence[Mapping[str, Any]], model: str, version: str = "") -> RequestError:
@@ -94,18 +96,18 @@ def unknown(url: str, served: Sequence[Mapping[str, Any]], model: str, version: 
     versions = ", ".join(one["version"] for one in served if one["name"] == model)
     if versions:
         return RequestError(f"{url}: no such version of {model} is ready", expected=versions, found=version or "none")
-    names = ", ".join(known_models({one["name"] for one in served})) or "none"
+    names = ", ".join(public_names({one["name"] for one in served})) or "none"
     return RequestError(f"{url}: no such model is ready", expected=f"one of {names}", found=model)
 
 
 def no_encoded(url: str, model: str) -> RequestError:
     """The fault of a model without the parts that decode images."""
-    return RequestError(f"{url}: {model} takes no encoded images", do=f"shrinkserve repo add-jpeg {model}")
+    return RequestError(f"{url}: {model} takes no encoded images", hint=f"shrinkserve repo add-jpeg {model}")
 
 
 def unsteady(url: str, model: str) -> RequestError:
     """The fault of a model whose versions come and go too fast to be asked."""
-    return RequestError(f"{url}: model {model} changes faster than it can be asked", do="try again")
+    return RequestError(f"{url}: model {model} changes faster than it can be asked", hint="try again")
 
 
 def only(url: str, models: Sequence[str]) -> str:
@@ -116,5 +118,5 @@ def only(url: str, models: Sequence[str]) -> str:
     """
     if len(models) != 1:
         known = ", ".join(models) or "none"
-        raise RequestError(f"{url}: which model?", expected=f"one of {known}", do="name one (--model)")
+        raise RequestError(f"{url}: which model?", expected=f"one of {known}", hint="name one (--model)")
     return models[0]

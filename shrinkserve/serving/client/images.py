@@ -24,7 +24,7 @@ def numbered(sources: Iterable[Source]) -> Iterator[tuple[int, Source]]:
     """
     if isinstance(sources, str | os.PathLike | bytes):
         found = f"one ({type(sources).__name__})"
-        raise DataError("images", expected="a list or another iterable of them", found=found, do="write [image]")
+        raise DataError("images", expected="a list or another iterable of them", found=found, hint="write [image]")
     return enumerate(sources)
 
 
@@ -76,5 +76,5 @@ def _read(path: Path) -> bytes:
     try:
         with path.open("rb") as stream:
             return stream.read(MAX_BYTES + 1)  # one more than is allowed, for `decode` to see and to say
-    except OSError as fault:
-        raise DataError(f"{path}: cannot be read ({fault.strerror})", do="check the path") from fault
+    except OSError as exc:
+        raise DataError(f"{path}: cannot be read ({exc.strerror})", hint="check the path") from exc

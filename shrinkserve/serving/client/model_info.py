@@ -11,12 +11,12 @@ from tritonclient.grpc import model_config_pb2 as pb
 from shrinkserve.errors import DataError, RequestError
 from shrinkserve.preprocess import Preprocess
 from shrinkserve.serving import model_config
-from shrinkserve.serving.client.transport import Question, Reply
+from shrinkserve.serving.client.transport import InferRequest, InferResult
 from shrinkserve.serving.model_config import PROBABILITIES
 
 
 @dataclass(frozen=True)
-class Contract:
+class ModelInfo:
     """The two sides' agreement on a model.
 
     Attributes:
@@ -42,7 +42,7 @@ class Contract:
     priority_levels: int
 
 
-def label_question(config: pb.ModelConfig) -> Question:
+def label_request(config: pb.ModelConfig) -> InferRequest:
     """The request whose reply tells the class names: Triton hands out labels with answers only.
 
     It asks for all classes of a blank image, best first, from the version that `config` is of.
@@ -50,10 +50,10 @@ def label_question(config: pb.ModelConfig) -> Question:
     sizes = {output.name: output.dims[0] for output in config.output}
     blank = np.zeros((1, *config.input[0].dims), np.uint8)
     version = str(model_config.active_version(config))
-    return Question(config.name, blank, {PROBABILITIES: sizes[PROBABILITIES]}, version)
+    return InferRequest(config.name, blank, {PROBABILITIES: sizes[PROBABILITIES]}, version)
 
 
-def read_labels(reply: Reply) -> list[str]:
+def read_labels(reply: InferResult) -> list[str]:
     """Class names in the order of the logits, out of the reply to `label_question`."""
     entries = reply.tensors[PROBABILITIES].ravel()
     names = [str(index) for index in range(len(entries))]
@@ -64,7 +64,7 @@ def read_labels(reply: Reply) -> list[str]:
     return names
 
 
-def from_config(config: pb.ModelConfig, classes: list[str], expected: str | None = None) -> Contract:
+def from_config(config: pb.ModelConfig, classes: list[str], expected: str | None = None) -> ModelInfo:
     """Read the contract out of a model's configuration.
 
     Args:
@@ -82,7 +82,7 @@ def from_config(config: pb.ModelConfig, classes: list[str], expected: str | None
             f"model {config.name}: is no classifier",
             expected=f"an output {PROBABILITIES}",
             found=", ".join(outputs) or "none",
-            do="ask for the model whose part it is",
+            hint="ask for the model whose part it is",
         )
     own = model_config.parameters(config)
     try:
@@ -91,23 +91,23 @@ def from_config(config: pb.ModelConfig, classes: list[str], expected: str | None
         raise RequestError(
             f"model {config.name}: does not say how its images are prepared",
             expected=f"a config parameter {model_config.PREFIX}preprocess",
-            do="serve a model that `shrinkserve export` wrote",
+            hint="serve a model that `shrinkserve export` wrote",
         ) from None
     if own.get("contract") != preprocess.contract:
         raise RequestError(
             f"model {config.name}: its preprocessing is not the one of its contract",
             expected=own.get("contract"),
             found=preprocess.contract,
-            do="its configuration was edited, or written by another version of this package: export it again",
+            hint="its configuration was edited, or written by another version of this package: export it again",
         )
     if expected not in {None, preprocess.contract}:
         raise RequestError(
             f"model {config.name}: prepares its images in another way than this client was built for",
             expected=f"contract {expected}",
             found=preprocess.contract,
-            do="ask for the model that was meant, or build the client anew",
+            hint="ask for the model that was meant, or build the client anew",
         )
-    return Contract(
+    return ModelInfo(
         model=config.name,
         version=model_config.active_version(config),
         preprocess=preprocess,

@@ -15,8 +15,8 @@ import numpy.typing as npt
 from shrinkserve.errors import DataError
 from shrinkserve.preprocess import Pixels
 from shrinkserve.serving.client.images import Source, name_of, prepare
-from shrinkserve.serving.client.model_info import Contract
-from shrinkserve.serving.client.transport import Question, Reply
+from shrinkserve.serving.client.model_info import ModelInfo
+from shrinkserve.serving.client.transport import InferRequest, InferResult
 from shrinkserve.serving.model_config import ENCODED, LOGITS, PROBABILITIES
 
 Item = TypeVar("Item")
@@ -31,7 +31,7 @@ class Prediction(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ClassifyResult:
     """What became of one image.
 
     Attributes:
@@ -44,7 +44,7 @@ class Outcome:
     name: str
     predictions: list[Prediction] = field(default_factory=list)
     version: int = 0
-    fault: DataError | None = None
+    error: DataError | None = None
 
 
 class Prepared(NamedTuple):
@@ -54,18 +54,18 @@ class Prepared(NamedTuple):
     pixels: list[Pixels | DataError]
 
     @classmethod
-    def of(cls, sources: list[tuple[int, Source]], contract: Contract) -> Prepared:
+    def of(cls, sources: list[tuple[int, Source]], contract: ModelInfo) -> Prepared:
         """Read, crop and resize numbered images; a fault takes the place of its image."""
         names = [name_of(source, position) for position, source in sources]
         pixels: list[Pixels | DataError] = []
         for name, (_, source) in zip(names, sources, strict=True):
             try:
                 pixels.append(prepare(source, contract.preprocess, name))
-            except DataError as fault:
-                pixels.append(fault)
+            except DataError as exc:
+                pixels.append(exc)
         return cls(names, pixels)
 
-    def question(self, contract: Contract, priority: int) -> Question | None:
+    def question(self, contract: ModelInfo, priority: int) -> InferRequest | None:
         """The request for the images that could be read, of the version that they were prepared for.
 
         None when there is none.
@@ -73,32 +73,32 @@ class Prepared(NamedTuple):
         good = [image for image in self.pixels if not isinstance(image, DataError)]
         if not good:
             return None
-        return Question(contract.model, np.stack(good), {PROBABILITIES: 0}, str(contract.version), priority)
+        return InferRequest(contract.model, np.stack(good), {PROBABILITIES: 0}, str(contract.version), priority)
 
-    def outcomes(self, contract: Contract, reply: Reply | None, top: int) -> list[Outcome]:
+    def outcomes(self, contract: ModelInfo, reply: InferResult | None, top: int) -> list[ClassifyResult]:
         """Answers and faults, in the order of the images."""
         rows = iter(reply.tensors[PROBABILITIES] if reply else ())
         return [
-            Outcome(name, fault=image)
+            ClassifyResult(name, error=image)
             if isinstance(image, DataError)
-            else Outcome(name, best(next(rows), contract.classes, top), contract.version)
+            else ClassifyResult(name, best(next(rows), contract.classes, top), contract.version)
             for name, image in zip(self.names, self.pixels, strict=True)
         ]
 
 
-def pixels_question(model: str, images: Pixels, version: int | None, priority: int) -> Question:
+def pixels_request(model: str, images: Pixels, version: int | None, priority: int) -> InferRequest:
     """The request for logits and probabilities of pixels; from the version that answers when None."""
     chosen = "" if version is None else str(version)
-    return Question(model, images, {LOGITS: 0, PROBABILITIES: 0}, chosen, priority)
+    return InferRequest(model, images, {LOGITS: 0, PROBABILITIES: 0}, chosen, priority)
 
 
-def encoded_question(model: str, encoded: bytes, top: int, priority: int) -> Question:
+def encoded_request(model: str, encoded: bytes, top: int, priority: int) -> InferRequest:
     """The request for the `top` classes of an encoded image, which the server decodes."""
     image = np.frombuffer(encoded, np.uint8)[None]
-    return Question(model, image, {PROBABILITIES: top}, priority=priority, tensor=ENCODED)
+    return InferRequest(model, image, {PROBABILITIES: top}, priority=priority, tensor=ENCODED)
 
 
-def labelled(reply: Reply) -> list[Prediction]:
+def labelled(reply: InferResult) -> list[Prediction]:
     """The predictions of a reply to `encoded_question`, best first; the server names the classes."""
     entries = [entry.decode().split(":", 2) for entry in reply.tensors[PROBABILITIES].ravel()]
     return [Prediction(label[0] if label else index, float(value)) for value, index, *label in entries]

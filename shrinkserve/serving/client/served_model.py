@@ -27,7 +27,7 @@ class ServedModel:
         self.preprocess, self.size = contract.preprocess, contract.preprocess.size
         self.largest = max(1, contract.max_batch_size)
 
-    def answer(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    def predict(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Logits, float32 [N, classes]; a batch beyond the server's largest is sent in several requests."""
         starts = range(0, len(images), self.largest)
         return np.concatenate([self.client.infer(self.model, images[i : i + self.largest])[0] for i in starts])

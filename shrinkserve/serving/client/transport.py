@@ -17,6 +17,7 @@ from tritonclient.grpc import model_config_pb2 as pb
 from shrinkserve.errors import ConfigError, RequestError
 from shrinkserve.serving.client.errors import explained
 from shrinkserve.serving.model_config import INPUT
+from shrinkserve.serving.names import RESTRICTED_KEY
 
 if TYPE_CHECKING:
     from shrinkserve.serving.client.shared_memory import Regions
@@ -31,12 +32,10 @@ CHANNEL = [
     ("grpc.initial_reconnect_backoff_ms", 100),  # instead of 1 s, in which every attempt fails unsent
     ("grpc.max_reconnect_backoff_ms", 2000),
 ]
-RESTRICTED_KEY = "shrinkserve-token"
-"""The key of the APIs that a server restricts."""
 
 
 @dataclass(frozen=True)
-class Question:
+class InferRequest:
     """One inference request.
 
     Attributes:
@@ -57,7 +56,7 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Reply:
+class InferResult:
     """Output tensors by name, and the version of the model that they are from."""
 
     tensors: dict[str, np.ndarray[Any, Any]]
@@ -73,7 +72,7 @@ class Transport(Protocol):
 
     def statistics(self, model: str = "") -> list[dict[str, Any]]: ...
 
-    def infer(self, question: Question) -> Reply: ...
+    def infer(self, question: InferRequest) -> InferResult: ...
 
     def load(
         self, model: str, config: pb.ModelConfig | None = None, files: Mapping[str, bytes] | None = None
@@ -123,7 +122,7 @@ def parse_url(url: str, timeout: float, token: str | None = None, *, shared_memo
         ConfigError: not such a URL, or no time at all.
     """
     if "@" in url:  # would otherwise appear in messages and reports
-        raise ConfigError("server URL: contains a user name or password", do="give http://HOST:PORT and --token")
+        raise ConfigError("server URL: contains a user name or password", hint="give http://HOST:PORT and --token")
     try:
         parts = urlsplit(url)
         host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
@@ -165,11 +164,11 @@ class GrpcTransport:
         with explained(self._url):
             return model_statistics(self._client.get_inference_statistics(model, **self._call))
 
-    def infer(self, question: Question) -> Reply:
+    def infer(self, question: InferRequest) -> InferResult:
         with explained(self._url), shared(self._regions, self._client, self._call, question) as region:
             result = self._client.infer(**request(self._library, question, self._timeout, region), **self._call)
             tensors = {name: result.as_numpy(name) for name in question.outputs}
-            return Reply(tensors, int(result.get_response().model_version))
+            return InferResult(tensors, int(result.get_response().model_version))
 
     def load(self, model: str, config: pb.ModelConfig | None = None, files: Mapping[str, bytes] | None = None) -> None:
         with explained(self._url):
@@ -230,11 +229,11 @@ class HttpTransport:
         with self._connection() as client:
             return list(client.get_inference_statistics(model, **self._call)["model_stats"])
 
-    def infer(self, question: Question) -> Reply:
+    def infer(self, question: InferRequest) -> InferResult:
         with self._connection() as client, shared(self._regions, client, self._call, question) as region:
             result = client.infer(**request(self._library, question, self._timeout, region), **self._call)
             tensors = {name: result.as_numpy(name) for name in question.outputs}
-            return Reply(tensors, int(result.get_response()["model_version"]))
+            return InferResult(tensors, int(result.get_response()["model_version"]))
 
     def load(self, model: str, config: pb.ModelConfig | None = None, files: Mapping[str, bytes] | None = None) -> None:
         with self._connection() as client:
@@ -261,13 +260,15 @@ def regions_of(endpoint: Endpoint) -> Regions | None:
 
 
 def shared(
-    regions: Regions | None, client: Any, call: dict[str, Any], question: Question
+    regions: Regions | None, client: Any, call: dict[str, Any], question: InferRequest
 ) -> AbstractContextManager[tuple[str, int] | None]:
     """Where the server finds the images of a question: in shared memory, or, for None, in the request itself."""
     return regions.holding(client, call, question.images) if regions else nullcontext()
 
 
-def request(library: Any, question: Question, timeout: float, region: tuple[str, int] | None = None) -> dict[str, Any]:
+def request(
+    library: Any, question: InferRequest, timeout: float, region: tuple[str, int] | None = None
+) -> dict[str, Any]:
     """The arguments of tritonclient's ``infer``, which are the same for all its modules.
 
     Args:

@@ -23,18 +23,16 @@ from shrinkserve.preprocess import Pixels, Preprocess
 from shrinkserve.runtimes.onnx import OnnxModel
 from shrinkserve.serving import model_config
 from shrinkserve.serving.client.client import Client
-from shrinkserve.serving.client.model_info import Contract
-from shrinkserve.serving.client.transport import Question
+from shrinkserve.serving.client.model_info import ModelInfo
+from shrinkserve.serving.client.transport import InferRequest
 from shrinkserve.serving.model_config import CONFIG, ENCODED, LABELS, MODEL, PROBABILITIES
-from shrinkserve.serving.names import public
+from shrinkserve.serving.names import CANDIDATE, public_name
 from shrinkserve.serving.repository import ensemble
 from shrinkserve.serving.repository.activation import labels_text
 from shrinkserve.serving.repository.engines import Engine, configuration, configuration_path, engines_of
 from shrinkserve.serving.repository.writer import Repository
 from shrinkserve.serving.server.server import ServerOptions, TritonServer
 
-CANDIDATE = ".candidate"
-"""What is added to a model's name for the version that a live server tries out."""
 TOLERANCE = 1e-3
 """Largest difference between a server's logits and ONNX Runtime's here, as part of the largest logit: both run one
 file, on processors and in batches that may differ."""
@@ -52,7 +50,7 @@ DECODING_TOLERANCE = 0.1
 
 
 @dataclass(frozen=True)
-class Version:
+class VersionFiles:
     """A version that is to answer.
 
     Attributes:
@@ -63,7 +61,7 @@ class Version:
     card: Card
     model: OnnxModel
 
-    def engine(self, served: Contract) -> Engine | None:
+    def engine(self, served: ModelInfo) -> Engine | None:
         """The engine with which a server answers that has a version of this model; None: the default one."""
         own = model_config.precision_of(self.card)
         if (served.backend, served.precision) == ("onnxruntime", own):
@@ -71,7 +69,7 @@ class Version:
         wanted = (served.backend, served.precision)
         return next((one for one in engines_of(self.card) if (one.backend, one.precision) == wanted), None)
 
-    def reference(self, served: Contract) -> tuple[OnnxModel, float]:
+    def reference(self, served: ModelInfo) -> tuple[OnnxModel, float]:
         """What answers as that server has to, and how closely: the part of the largest logit that may be between."""
         engine = self.engine(served)
         if engine is None or engine.backend != "onnxruntime":
@@ -86,12 +84,12 @@ class Version:
         """
         content = self.model.path.with_name(file).read_bytes()
         if sha256(content).hexdigest() != self.card.files[file]:
-            raise ArtifactError(f"{self.model.path.with_name(file)}: changed while it is published", do="try again")
+            raise ArtifactError(f"{self.model.path.with_name(file)}: changed while it is published", hint="try again")
         return content
 
 
 def in_scratch_server(
-    repository: Repository, version: Version, options: ServingConfig | None, *, encoded: bool
+    repository: Repository, version: VersionFiles, options: ServingConfig | None, *, encoded: bool
 ) -> float:
     """Load a version in a server of its own.
 
@@ -126,7 +124,9 @@ def in_scratch_server(
 
 
 @contextmanager
-def beside(client: Client, repository: Repository, version: Version, options: ServingConfig | None) -> Iterator[str]:
+def candidate_loaded(
+    client: Client, repository: Repository, version: VersionFiles, options: ServingConfig | None
+) -> Iterator[str]:
     """Have a live server hold a version under another name, run as the one that answers is run.
 
     Yields:
@@ -149,7 +149,7 @@ def beside(client: Client, repository: Repository, version: Version, options: Se
 
 
 def _as_candidate(
-    client: Client, repository: Repository, version: Version, options: ServingConfig | None
+    client: Client, repository: Repository, version: VersionFiles, options: ServingConfig | None
 ) -> tuple[pb.ModelConfig, set[str]]:
     """Configuration and names of the files of a version under the candidate's name."""
     card, known = version.card, version.card.name in repository.models()
@@ -157,16 +157,16 @@ def _as_candidate(
         base = repository.config(card.name)
         model_config.set_contract(base, card, 1)
     else:
-        base = model_config.build(card.name, card, options)
+        base = model_config.build_config(card.name, card, options)
     base.name = f"{card.name}{CANDIDATE}"
     engine = version.engine(client.contract(card.name)) if known and card.name in client.models() else None
     if engine is None:
         return base, {MODEL}
     path = configuration_path(repository.root / card.name, engine.name)
-    return configuration(engine, base, model_config.read(path) if path.is_file() else None), engine.files
+    return configuration(engine, base, model_config.read_config(path) if path.is_file() else None), engine.files
 
 
-def worst_difference(client: Client, name: str, version: Version) -> float:
+def worst_difference(client: Client, name: str, version: VersionFiles) -> float:
     """Between the logits of a server and those of the file that it runs, over some batches.
 
     Raises:
@@ -177,7 +177,7 @@ def worst_difference(client: Client, name: str, version: Version) -> float:
     worst, largest = 0.0, served.max_batch_size or 1
     for count in sorted({1, min(2, largest), min(5, largest), largest}):
         images = _probe(reference.size, count)
-        expected = reference.answer(images)
+        expected = reference.predict(images)
         difference = float(np.abs(client.infer(name, images)[0] - expected).max())
         limit = tolerance * max(1.0, float(np.abs(expected).max()))
         if not difference <= limit:  # so that NaN fails too
@@ -200,7 +200,7 @@ def decodes_anew(repository: Repository, card: Card) -> bool:
     return contract != Preprocess.from_dict(card.preprocess).contract or not same_classes
 
 
-def _check_decoding(client: Client, version: Version) -> None:
+def _check_decoding(client: Client, version: VersionFiles) -> None:
     """A server that decodes answers as the file does with the pixels of `Preprocess`.
 
     Raises:
@@ -211,11 +211,11 @@ def _check_decoding(client: Client, version: Version) -> None:
     Image.fromarray(_probe(model.size, 1)[0]).resize((300, 200), Image.Resampling.BICUBIC).save(stream, "JPEG")
     pixels = Preprocess.from_dict(card.preprocess).evaluate_bytes(stream.getvalue())
     encoded = np.frombuffer(stream.getvalue(), np.uint8)[None]
-    reply = client.ask(Question(public(card.name), encoded, {PROBABILITIES: 0}, tensor=ENCODED))
+    reply = client.send(InferRequest(public_name(card.name), encoded, {PROBABILITIES: 0}, tensor=ENCODED))
     difference = float(np.abs(reply.tensors[PROBABILITIES] - model.infer(pixels[None])[PROBABILITIES]).max())
     if not difference <= DECODING_TOLERANCE:
         raise ParityError(
-            f"{client.url}: {public(card.name)} answers encoded images differently from {MODEL}",
+            f"{client.url}: {public_name(card.name)} answers encoded images differently from {MODEL}",
             expected=f"probabilities within {DECODING_TOLERANCE}",
             found=f"{difference:.3f}",
         )

@@ -14,16 +14,15 @@ from pathlib import Path
 from shrinkserve.config import ServingConfig
 from shrinkserve.errors import ConfigError, RequestError
 from shrinkserve.serving.client.client import Client
-from shrinkserve.serving.names import public, whole
+from shrinkserve.serving.names import CANDIDATE, names_of_ensemble, public_name
 from shrinkserve.serving.publish.candidate import (
-    CANDIDATE,
-    Version,
-    beside,
+    VersionFiles,
+    candidate_loaded,
     decodes_anew,
     in_scratch_server,
     worst_difference,
 )
-from shrinkserve.serving.publish.shadow import Limits, compare
+from shrinkserve.serving.publish.shadow import ShadowLimits, compare_shadow
 from shrinkserve.serving.repository import ensemble
 from shrinkserve.serving.repository.verify import open_verified
 from shrinkserve.serving.repository.writer import Repository
@@ -44,7 +43,7 @@ class Live:
 
     client: Client
     images: Sequence[bytes] = ()
-    limits: Limits = field(default_factory=Limits)
+    limits: ShadowLimits = field(default_factory=ShadowLimits)
     allow_gap: bool = False
 
 
@@ -86,7 +85,7 @@ def publish(
     name = repository.classifier_or_new(name or card.name)
     if name.endswith(CANDIDATE):
         raise ConfigError("model name", expected=f"one that does not end in {CANDIDATE}", found=name)
-    version = Version(replace(card, name=name), model)
+    version = VersionFiles(replace(card, name=name), model)
     say(f"verified {source}: sha256 as in its card ({len(card.files)}), weights {card.weights_sha256[:12]}")
     with repository.locked(say):
         encoded = encoded and not (repository.root / name).exists()
@@ -104,10 +103,10 @@ def publish(
 
 def _gap(name: str) -> ConfigError:
     return ConfigError(
-        f"{public(name)}: JPEG would be refused for a moment, as the ensemble changes, too",
+        f"{public_name(name)}: JPEG would be refused for a moment, as the ensemble changes, too",
         expected="the preprocessing and classes of the version that answers",
         found="others",
-        do="publish it under a name of its own (--name), or allow the gap (--allow-gap)",
+        hint="publish it under a name of its own (--name), or allow the gap (--allow-gap)",
     )
 
 
@@ -145,24 +144,26 @@ def roll_back(
             repository.activate(name, version)
             if live is not None:
                 _load(live.client, repository, name, before)
-                say(_confirm(live.client, version, Version(replace(card, name=name), model), precision))
+                say(_confirm(live.client, version, VersionFiles(replace(card, name=name), model), precision))
     return version
 
 
-def _try_beside(repository: Repository, version: Version, options: ServingConfig | None, live: Live, say: Say) -> None:
+def _try_beside(
+    repository: Repository, version: VersionFiles, options: ServingConfig | None, live: Live, say: Say
+) -> None:
     """Load the version under another name into the live server, and compare it with the one that answers."""
     name = version.card.name
-    with beside(live.client, repository, version, options) as candidate:
+    with candidate_loaded(live.client, repository, version, options) as candidate:
         say(f"live server: loads it beside as {candidate}, warmed")
         if live.images and name in repository.models():
-            result = compare(live.client, name, candidate, live.images)
+            result = compare_shadow(live.client, name, candidate, live.images)
             say(str(result))
-            live.limits.hold(result)
+            live.limits.check(result)
 
 
 def _switch(
     repository: Repository,
-    version: Version,
+    version: VersionFiles,
     options: ServingConfig | None,
     live: Live | None,
     say: Say,
@@ -200,7 +201,7 @@ def _restore(client: Client, repository: Repository, name: str, failed: list[byt
         with suppress(RequestError):
             _load(client, repository, name, failed)
         return
-    for part in reversed(whole(name)):
+    for part in reversed(names_of_ensemble(name)):
         with suppress(RequestError):
             client.unload(part)
 
@@ -208,7 +209,7 @@ def _restore(client: Client, repository: Repository, name: str, failed: list[byt
 def _load(client: Client, repository: Repository, name: str, before: list[bytes]) -> None:
     """Have a server load what the repository now holds of a model, given `jpeg.state` of what it loaded last."""
     # With an ensemble, Triton loads what it is made of.
-    client.load(name if ensemble.state(repository.root, name) == before else public(name))
+    client.load(name if ensemble.state(repository.root, name) == before else public_name(name))
 
 
 def _precision(repository: Repository, name: str, live: Live | None) -> str | None:
@@ -219,7 +220,7 @@ def _precision(repository: Repository, name: str, live: Live | None) -> str | No
     return None
 
 
-def _confirm(client: Client, number: int, version: Version, precision: str | None) -> str:
+def _confirm(client: Client, number: int, version: VersionFiles, precision: str | None) -> str:
     """Check that the server answers with what it was to load; says so, and whether not in `precision` as before.
 
     Raises:
@@ -233,7 +234,7 @@ def _confirm(client: Client, number: int, version: Version, precision: str | Non
             f"{client.url}: does not answer from this repository",
             expected=f"version {number}, weights {card.weights_sha256[:12]}",
             found=f"version {contract.version}, weights {contract.weights_sha256[:12]}",
-            do="name the URL of the server that serves it",
+            hint="name the URL of the server that serves it",
         )
     worst_difference(client, card.name, version)
     said = f"live server: version {number} answers"

@@ -13,7 +13,7 @@ from shrinkserve.serving.client.client import Client
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ShadowComparison:
     """What the same images, one a request, got from two models.
 
     Attributes:
@@ -42,7 +42,7 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class Limits:
+class ShadowLimits:
     """What a comparison must hold; None: anything.
 
     Attributes:
@@ -53,7 +53,7 @@ class Limits:
     flips: float | None = None
     slowdown: float | None = None
 
-    def hold(self, result: Comparison) -> None:
+    def check(self, result: ShadowComparison) -> None:
         """Refuse a comparison beyond the limits.
 
         Raises:
@@ -69,7 +69,9 @@ class Limits:
             raise GateError(f"the new version is refused: {'; '.join(missed)}")
 
 
-def compare(client: Client, before: str, after: str, images: Sequence[bytes], warm_up: int = 10) -> Comparison:
+def compare_shadow(
+    client: Client, before: str, after: str, images: Sequence[bytes], warm_up: int = 10
+) -> ShadowComparison:
     """Ask two models about the same images, each image prepared by either's own contract.
 
     They take turns, and take turns at being first, so that a machine that changes its pace is fair to both.
@@ -99,4 +101,4 @@ def compare(client: Client, before: str, after: str, images: Sequence[bytes], wa
             labels[name] = contract.classes[int(logits[0].argmax())]
         flips += turn >= min(warm_up, len(images)) and labels[before] != labels[after]
     skipped = min(warm_up, len(images))
-    return Comparison(len(images), flips, tuple(times[before][skipped:]), tuple(times[after][skipped:]))
+    return ShadowComparison(len(images), flips, tuple(times[before][skipped:]), tuple(times[after][skipped:]))

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from shrinkserve.artifact import read_card, write_atomic
+from shrinkserve.artifact import read_card
+from shrinkserve.atomic import write_atomic
 from shrinkserve.config import ServingConfig
 from shrinkserve.errors import ArtifactError
 from shrinkserve.serving import model_config
@@ -27,10 +28,10 @@ def activate(folder: Path, version: int, options: ServingConfig | None = None) -
     """
     card = read_card(folder / str(version), verify=False)
     if options is None and (folder / CONFIG).is_file():
-        config = model_config.read(folder / CONFIG)
+        config = model_config.read_config(folder / CONFIG)
         model_config.set_contract(config, card, version)
     else:
-        config = model_config.build(folder.name, card, options, version=version)
+        config = model_config.build_config(folder.name, card, options, version=version)
     write_atomic(folder / CONFIG, model_config.to_text(config).encode())
     write_atomic(folder / LABELS, labels_text(card.classes).encode())
 
@@ -38,7 +39,7 @@ def activate(folder: Path, version: int, options: ServingConfig | None = None) -
     for path in set((folder / CONFIGS).glob("*.pbtxt")) - engines.keys():
         path.unlink()  # of an engine that this version does not have
     for path, engine in engines.items():
-        known = model_config.read(path) if options is None and path.is_file() else None
+        known = model_config.read_config(path) if options is None and path.is_file() else None
         write_atomic(path, model_config.to_text(configuration(engine, config, known)).encode())
 
 

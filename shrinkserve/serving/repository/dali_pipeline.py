@@ -17,7 +17,7 @@ from shrinkserve.preprocess import Preprocess
 PIPELINE_INPUT = "DALI_INPUT_0"
 
 
-def serialise(preprocess: Preprocess, max_batch: int) -> bytes:
+def serialise_pipeline(preprocess: Preprocess, max_batch: int) -> bytes:
     """The pipeline, for batches of up to `max_batch` images, as the content of a ``model.dali``.
 
     Raises:
@@ -26,7 +26,7 @@ def serialise(preprocess: Preprocess, max_batch: int) -> bytes:
     try:
         dali: Any = import_module("nvidia.dali")
     except ImportError:
-        raise ConfigError("DALI is not installed", do="pip install 'shrinkserve[dali]'") from None
+        raise ConfigError("DALI is not installed", hint="pip install 'shrinkserve[dali]'") from None
     fn, types = dali.fn, dali.types
     filters = {
         "nearest": types.INTERP_NN,

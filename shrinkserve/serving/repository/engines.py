@@ -104,8 +104,8 @@ def _engine(card: Card, name: str, raw: Any) -> Engine:
     try:
         check_name(name)
         engine = Engine(name, **raw)
-    except (TypeError, ConfigError) as fault:
-        raise ArtifactError(f"card of {card.name}: {where} ({fault})", do="do not use this artifact") from fault
+    except (TypeError, ConfigError) as exc:
+        raise ArtifactError(f"card of {card.name}: {where} ({exc})", hint="do not use this artifact") from exc
     if not isinstance(engine.backend, str) or engine.backend not in SUFFIXES:
         raise _invalid(card, f"{where}: backend", f"one of {', '.join(SUFFIXES)}", engine.backend)
     if not isinstance(engine.precision, str) or engine.precision not in model_config.PRECISIONS:
@@ -131,8 +131,8 @@ def _matches(pattern: re.Pattern[str], text: Any) -> bool:
 
 
 def _invalid(card: Card, what: str, expected: str, found: Any) -> ArtifactError:
-    do = "do not use this artifact, or export it again"
-    return ArtifactError(f"card of {card.name}: {what}", expected=expected, found=repr(found)[:100], do=do)
+    hint = "do not use this artifact, or export it again"
+    return ArtifactError(f"card of {card.name}: {what}", expected=expected, found=repr(found)[:100], hint=hint)
 
 
 def configuration(engine: Engine, base: pb.ModelConfig, known: pb.ModelConfig | None = None) -> pb.ModelConfig:

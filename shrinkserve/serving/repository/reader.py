@@ -18,14 +18,14 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
 @dataclass(frozen=True)
-class Snapshot:
+class ModelSnapshot:
     """A model's versions, and the content of the files that say which of them answers and how."""
 
     versions: list[int]
     files: dict[str, bytes]
 
 
-class Holdings:
+class RepositoryReader:
     """A model repository, to be looked at.
 
     What is asked of versions takes either name of a model: what people call it, or Triton's of its classifier.
@@ -44,7 +44,7 @@ class Holdings:
             ArtifactError: no such folder.
         """
         if not self.root.is_dir():
-            raise ArtifactError(f"{self.root}: no such model repository", do="make one with `shrinkserve export`")
+            raise ArtifactError(f"{self.root}: no such model repository", hint="make one with `shrinkserve export`")
         return sorted(path.parent.name for path in self.root.glob(f"*/{CONFIG}") if _NAME.fullmatch(path.parent.name))
 
     def classifier(self, name: str) -> str:
@@ -56,8 +56,8 @@ class Holdings:
         """
         check_name(name)
         known = self.models()
-        found = names.known_classifier(name, known)
-        if found not in known or names.public(found) not in names.known_models(known):
+        found = names.resolve_classifier(name, known)
+        if found not in known or names.public_name(found) not in names.public_names(known):
             raise self._unknown(name)
         return found
 
@@ -68,7 +68,7 @@ class Holdings:
             ConfigError: a name that cannot be.
         """
         check_name(name)
-        return names.known_classifier(name, self.models()) if self.root.is_dir() else name
+        return names.resolve_classifier(name, self.models()) if self.root.is_dir() else name
 
     def classifiers(self) -> list[str]:
         """Names of the models that have cards, sorted: those that `export` made, not what was added to them.
@@ -104,7 +104,7 @@ class Holdings:
         active = self.active(name)
         older = [version for version in self.versions(name) if version < active]
         if not older:
-            raise ConfigError(f"{self.root / name}: no version before {active}", do="name one that is there (--to)")
+            raise ConfigError(f"{self.root / name}: no version before {active}", hint="name one that is there (--to)")
         return older[-1]
 
     def known_version(self, name: str, version: int) -> Path:
@@ -127,7 +127,7 @@ class Holdings:
             ConfigError: no such model.
             ArtifactError: the configuration cannot be read.
         """
-        return model_config.read(self._folder(name) / CONFIG)
+        return model_config.read_config(self._folder(name) / CONFIG)
 
     def card(self, name: str, version: int, *, verify: bool = True) -> Card:
         """A version's card.
@@ -145,8 +145,8 @@ class Holdings:
         return self.root / name
 
     def _unknown(self, name: str) -> ConfigError:
-        known = ", ".join(names.known_models(self.models())) or "none"
-        return ConfigError(f"{self.root}: no such model", expected=f"one of {known}", found=names.public(name))
+        known = ", ".join(names.public_names(self.models())) or "none"
+        return ConfigError(f"{self.root}: no such model", expected=f"one of {known}", found=names.public_name(name))
 
     def config_path(self, name: str, engine: str | None = None) -> Path:
         """The configuration of a model's default engine, or of a named one.
@@ -172,13 +172,13 @@ class Holdings:
         """
         return sorted(path.stem for path in (self._folder(name) / CONFIGS).glob("*.pbtxt"))
 
-    def snapshot(self, name: str) -> Snapshot | None:
+    def snapshot(self, name: str) -> ModelSnapshot | None:
         """What `restore` needs to undo later changes; None when there is no such model."""
         folder = self.root / name
         if not (folder / CONFIG).is_file():
             return None
         kept = [folder / CONFIG, folder / LABELS, *(folder / CONFIGS).glob("*.pbtxt")]
-        return Snapshot(versions_in(folder), {str(p.relative_to(folder)): p.read_bytes() for p in kept})
+        return ModelSnapshot(versions_in(folder), {str(p.relative_to(folder)): p.read_bytes() for p in kept})
 
 
 def check_name(name: str) -> None:

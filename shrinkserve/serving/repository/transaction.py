@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
 
-from shrinkserve.artifact import unwritable
+from shrinkserve.atomic import unwritable
 from shrinkserve.errors import ArtifactError
 
 LOCK = ".lock"
@@ -53,7 +53,7 @@ def locked(root: Path, waits: Callable[[str], None] = lambda _: None, seconds: f
                 if time.monotonic() >= deadline:
                     raise ArtifactError(
                         f"{root}: another publisher is still at work after {seconds:g} s ({_holder(handle)})",
-                        do="wait for it or stop it, then try again; --wait SECONDS waits longer",
+                        hint="wait for it or stop it, then try again; --wait SECONDS waits longer",
                     )
                 time.sleep(0.05)
         with suppress(OSError):  # a full disk; the lock is held all the same
@@ -69,10 +69,10 @@ def _try_lock(root: Path, handle: int) -> bool:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
-    except OSError as fault:
+    except OSError as exc:
         raise ArtifactError(
-            f"{root / LOCK}: cannot be locked ({fault.strerror})", do="keep the repository on a file system with flock"
-        ) from fault
+            f"{root / LOCK}: cannot be locked ({exc.strerror})", hint="keep the repository on a file system with flock"
+        ) from exc
     return True
 
 

@@ -15,7 +15,7 @@ from shrinkserve.preprocess import Preprocess
 from shrinkserve.runtimes.onnx import OnnxModel, check_weights
 from shrinkserve.serving import model_config
 from shrinkserve.serving.model_config import INPUT, LABELS, LOGITS, MODEL, PROBABILITIES
-from shrinkserve.serving.names import public, whole
+from shrinkserve.serving.names import names_of_ensemble, public_name
 from shrinkserve.serving.repository import ensemble
 from shrinkserve.serving.repository.activation import labels_text
 from shrinkserve.serving.repository.engines import check_files, configuration, configuration_path, engines_of
@@ -35,7 +35,7 @@ def open_verified(folder: Path) -> tuple[Card, OnnxModel]:
     """
     card = read_card(folder, "onnx")
     if MODEL not in card.files:
-        raise ArtifactError(f"{folder}: its card does not name {MODEL}", do="export the model again")
+        raise ArtifactError(f"{folder}: its card does not name {MODEL}", hint="export the model again")
     check_files(card)
     model_config.precision_of(card)
     model = OnnxModel(folder / MODEL)
@@ -44,7 +44,7 @@ def open_verified(folder: Path) -> tuple[Card, OnnxModel]:
     _same(folder, "number of classes", len(card.classes), len(model.classes))
     failed = [str(check.get("step", check.get("check"))) for check in card.checks if check.get("passed") is False]
     if failed:
-        raise ParityError(f"{folder}: its card records a failed check ({', '.join(failed)})", do="export it again")
+        raise ParityError(f"{folder}: its card records a failed check ({', '.join(failed)})", hint="export it again")
     return card, model
 
 
@@ -52,7 +52,7 @@ def problems(repository: Repository, name: str) -> Iterator[str]:
     """Everything that is wrong with a model, a line each; every version is looked at."""
     root, active = repository.root, None
     try:
-        for part in dict.fromkeys([name, *whole(name)]):
+        for part in dict.fromkeys([name, *names_of_ensemble(name)]):
             if (root / part).is_dir() and (why := runs_code(root / part)):
                 yield f"{root / part}: runs code ({why}); remove the model unless you trust who wrote it"
         config = repository.config(name)
@@ -60,10 +60,10 @@ def problems(repository: Repository, name: str) -> Iterator[str]:
         card, model = open_verified(repository.known_version(name, active))
         yield from _disagreements(root / name, config, card, model)
         yield from _engine_problems(root / name, config, card)
-        if ensemble.takes_encoded(root, name) and (fault := ensemble.misfit(root, root / name)):
-            yield f"{root}: {fault}; run `shrinkserve repo add-jpeg {public(name)}`"
-    except ShrinkServeError as fault:
-        yield str(fault)
+        if ensemble.takes_encoded(root, name) and (exc := ensemble.misfit(root, root / name)):
+            yield f"{root}: {exc}; run `shrinkserve repo add-jpeg {public_name(name)}`"
+    except ShrinkServeError as exc:
+        yield str(exc)
     for version in repository.versions(name):
         if version != active:
             yield from _damage(root / name / str(version))
@@ -111,7 +111,7 @@ def _engine_problems(folder: Path, config: pb.ModelConfig, card: Card) -> Iterat
     """Where an engine's configuration is missing, or promises another thing than the model's own or its file."""
     for engine in engines_of(card):
         path = configuration_path(folder, engine.name)
-        found = model_config.read(path)
+        found = model_config.read_config(path)
         yield from _differences(path, found, configuration(engine, config, found))
         place = folder / str(model_config.active_version(config)) / engine.file
         if place.suffix == ".onnx":
@@ -148,12 +148,12 @@ def _damage(version: Path) -> Iterator[str]:
     """The first file of a version that is missing or was changed."""
     try:
         read_card(version)
-    except ShrinkServeError as fault:
-        yield str(fault)
+    except ShrinkServeError as exc:
+        yield str(exc)
 
 
 def _same(folder: Path, what: str, card: int, file: int) -> None:
     if card != file:
         raise ArtifactError(
-            f"{folder}: {what}", expected=f"{card} as its card says", found=file, do="export the model again"
+            f"{folder}: {what}", expected=f"{card} as its card says", found=file, hint="export the model again"
         )

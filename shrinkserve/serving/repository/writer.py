@@ -23,16 +23,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from shrinkserve.artifact import (
-    Card,
-    check_writable,
-    read_card,
-    safe_join,
-    sha256_file,
-    unwritable,
-    verify_file,
-    write_atomic,
-)
+from shrinkserve.artifact import Card, read_card, safe_join, sha256_file, verify_file
+from shrinkserve.atomic import check_writable, unwritable, write_atomic
 from shrinkserve.config import ServingConfig
 from shrinkserve.errors import ArtifactError, ConfigError
 from shrinkserve.serving import model_config, names
@@ -40,10 +32,10 @@ from shrinkserve.serving.model_config import CONFIG, MODEL
 from shrinkserve.serving.repository import ensemble, transaction
 from shrinkserve.serving.repository.activation import activate
 from shrinkserve.serving.repository.engines import CONFIGS, DETAILS, Engine, check_files, configuration_path, engines_of
-from shrinkserve.serving.repository.reader import Holdings, Snapshot, check_name, versions_in
+from shrinkserve.serving.repository.reader import ModelSnapshot, RepositoryReader, check_name, versions_in
 
 
-class Repository(Holdings):
+class Repository(RepositoryReader):
     """A model repository, to be changed.
 
     Args:
@@ -115,7 +107,7 @@ class Repository(Holdings):
         name = self.classifier_or_new(name)
         _check_version(version)
         if MODEL not in card.files:
-            raise ArtifactError(f"card of {name}: no sha256 of {MODEL}", do="export the model again")
+            raise ArtifactError(f"card of {name}: no sha256 of {MODEL}", hint="export the model again")
         check_files(card)
         with self._changed(name, encoded=encoded) as folder:
             taken = versions_in(folder)
@@ -141,7 +133,7 @@ class Repository(Holdings):
         _check_version(version)
         if name is not None:
             check_name(name)
-            folder = self.root / names.classifier(name)
+            folder = self.root / names.classifier_name(name)
             if folder.is_dir() and version in versions_in(folder):
                 raise _taken(folder, version)
         check_writable(self.root)
@@ -173,7 +165,7 @@ class Repository(Holdings):
             for file in sorted(engine.files - {MODEL}):  # that one is there, and other engines may read it too
                 source = safe_join(folder, file)
                 if not source.is_file():
-                    raise ArtifactError(f"{source}: no such file", do="build the engine again")
+                    raise ArtifactError(f"{source}: no such file", hint="build the engine again")
                 hashes[file] = sha256_file(source)
                 self._place(source, safe_join(place, file), hashes[file])
             engines = {**card.details.get(DETAILS, {}), engine.name: engine.to_dict()}
@@ -216,7 +208,7 @@ class Repository(Holdings):
         name = self.classifier(name)
         path = self.config_path(name, engine).relative_to(self.root / name)
         with self._changed(name) as folder:
-            config = model_config.read(folder / path)
+            config = model_config.read_config(folder / path)
             model_config.set_options(config, options)
             write_atomic(folder / path, model_config.to_text(config).encode())
 
@@ -232,7 +224,7 @@ class Repository(Holdings):
         for version in versions:
             self.known_version(name, version)
             if version == active:
-                raise ConfigError(f"{self.root / name}: version {version} answers", do="roll back to another first")
+                raise ConfigError(f"{self.root / name}: version {version} answers", hint="roll back to another first")
         with self._changed(name) as folder:
             for version in versions:
                 shutil.rmtree(folder / str(version))
@@ -247,7 +239,7 @@ class Repository(Holdings):
         with self._changed(self.classifier(name), encoded=True):
             pass
 
-    def restore(self, name: str, before: Snapshot | None) -> None:
+    def restore(self, name: str, before: ModelSnapshot | None) -> None:
         """Have a model as it was when `snapshot` was taken, less what came since.
 
         Raises:
@@ -255,7 +247,7 @@ class Repository(Holdings):
         """
         if before is None:
             with self.locked():
-                for part in reversed(names.whole(name)):
+                for part in reversed(names.names_of_ensemble(name)):
                     if (self.root / part).exists():
                         transaction.remove_folder(self.root / part)
             return
@@ -276,7 +268,7 @@ class Repository(Holdings):
 
 
 def _taken(folder: Path, version: int | None) -> ConfigError:
-    return ConfigError(f"{folder}: version {version} is there already", do="leave the version out")
+    return ConfigError(f"{folder}: version {version} is there already", hint="leave the version out")
 
 
 def _check_version(version: int | None) -> None:

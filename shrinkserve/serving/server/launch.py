@@ -23,7 +23,7 @@ EXTRAS = {"onnxruntime": "serve", "openvino": "openvino", "dali": "dali"}
 
 
 @dataclass(frozen=True)
-class Launch:
+class LaunchSpec:
     """A tritonserver that is ready to run.
 
     Attributes:
@@ -62,7 +62,7 @@ def importable(module: str) -> bool:
         return False
 
 
-def prepare(repository: Path, folder: Path) -> Launch:
+def prepare(repository: Path, folder: Path) -> LaunchSpec:
     """Find a tritonserver, or fetch one and compose its backends.
 
     Args:
@@ -74,7 +74,7 @@ def prepare(repository: Path, folder: Path) -> Launch:
     """
     program = installed()
     if program is not None:
-        return Launch(program, from_pip=False, environment={**os.environ, "TMPDIR": str(folder)})
+        return LaunchSpec(program, from_pip=False, environment={**os.environ, "TMPDIR": str(folder)})
     home = pip_server.fetch(repository)
     stub = home / pip_server.STUBS / f"{sys.version_info.major}.{sys.version_info.minor}" / pip_server.STUB
     if not stub.is_file():
@@ -82,7 +82,7 @@ def prepare(repository: Path, folder: Path) -> Launch:
             f"tritonserver {pip_server.TRITON_VERSION} from PyPI has no backend for this Python",
             expected=", ".join(sorted((path.name for path in stub.parents[1].iterdir()), key=_version)),
             found=sys.version.split()[0],
-            do=f"use another Python, or NVIDIA's container: {pip_server.container_command(repository)}",
+            hint=f"use another Python, or NVIDIA's container: {pip_server.container_command(repository)}",
         )
     libraries = [str(home / pip_server.LIBRARIES), *_libpython()]
     _compose(folder, home, stub)
@@ -97,10 +97,10 @@ def prepare(repository: Path, folder: Path) -> Launch:
     arguments = [f"--backend-directory={folder / 'backends'}", "--disable-auto-complete-config"]
     if not Path("/dev/nvidiactl").exists():
         arguments += ["--pinned-memory-pool-byte-size=0", "--allow-gpu-metrics=false"]  # else it warns at each start
-    return Launch(home / pip_server.EXECUTABLE, from_pip=True, arguments=arguments, environment=environment)
+    return LaunchSpec(home / pip_server.EXECUTABLE, from_pip=True, arguments=arguments, environment=environment)
 
 
-def understands(server: Launch, option: str) -> bool:
+def understands(server: LaunchSpec, option: str) -> bool:
     """Whether a tritonserver knows an option that not all have; one that does not refuses to start with it."""
     if server.from_pip:
         return False  # whatever came after its release
@@ -160,6 +160,6 @@ def _libpython() -> list[str]:
     except OSError:
         raise ServerError(
             f"this Python ({sys.base_prefix}) has no {name}, which the server from PyPI needs",
-            do=f"install it (Debian: {name.partition('.so')[0]}), or use a Python built with --enable-shared",
+            hint=f"install it (Debian: {name.partition('.so')[0]}), or use a Python built with --enable-shared",
         ) from None
     return []

@@ -13,7 +13,7 @@ from shrinkserve.serving import model_config
 from shrinkserve.serving import names as serving_names
 from shrinkserve.serving.repository import ensemble
 from shrinkserve.serving.repository.engines import CONFIGS, FILE, SUFFIXES
-from shrinkserve.serving.repository.reader import Holdings, versions_in
+from shrinkserve.serving.repository.reader import RepositoryReader, versions_in
 
 SKIPPED = ", which is skipped"
 """How a reason ends that is another model's."""
@@ -23,7 +23,7 @@ CODE = frozenset({".py", ".pyc", ".so"})
 
 
 @dataclass(frozen=True)
-class Inventory:
+class Loadable:
     """A repository's models, by Triton's names.
 
     Attributes:
@@ -35,7 +35,7 @@ class Inventory:
     skipped: dict[str, str]
 
 
-def take(root: Path, engine: str | None = None, unavailable: Mapping[str, str] | None = None) -> Inventory:
+def scan(root: Path, engine: str | None = None, unavailable: Mapping[str, str] | None = None) -> Loadable:
     """Look at every model of a repository.
 
     Args:
@@ -46,9 +46,9 @@ def take(root: Path, engine: str | None = None, unavailable: Mapping[str, str] |
     Raises:
         ArtifactError: no such folder, or a config that is none.
     """
-    held, unavailable = Holdings(root), unavailable or {}
+    held, unavailable = RepositoryReader(root), unavailable or {}
     configs = {
-        name: model_config.read(held.config_path(name, engine if engine in held.engines(name) else None))
+        name: model_config.read_config(held.config_path(name, engine if engine in held.engines(name) else None))
         for name in held.models()
     }
     folders = {path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")}
@@ -65,7 +65,7 @@ def take(root: Path, engine: str | None = None, unavailable: Mapping[str, str] |
     skipped |= _ensembles_that_misfit(root, configs, skipped)
     skipped |= _ensembles_that_lack(root, configs, skipped)
     skipped |= _pipelines_for_nothing(configs, skipped)
-    return Inventory([name for name in configs if name not in skipped], dict(sorted(skipped.items())))
+    return Loadable([name for name in configs if name not in skipped], dict(sorted(skipped.items())))
 
 
 def runs_code(folder: Path) -> str | None:
@@ -77,7 +77,7 @@ def runs_code(folder: Path) -> str | None:
     for path in sorted(file for file in folder.rglob("*") if file.suffix in CODE):
         return str(path.relative_to(folder))
     for path in (folder / model_config.CONFIG, *sorted((folder / CONFIGS).glob("*.pbtxt"))):
-        config = model_config.read(path)
+        config = model_config.read_config(path)
         kind = config.backend or config.platform
         if kind not in KNOWN or config.runtime:
             return f"{path.relative_to(folder)}: backend {kind or config.runtime or 'not given'}"
@@ -93,8 +93,8 @@ def _ensembles_that_misfit(
     """Those of classifiers that they do not fit any more: Triton would not start with one."""
     found = {}
     for name in configs.keys() - skipped.keys():
-        if ensemble.takes_encoded(root, name) and (fault := ensemble.misfit(root, root / name)):
-            found[serving_names.public(name)] = _half_made(root, serving_names.public(name), fault)
+        if ensemble.takes_encoded(root, name) and (error := ensemble.misfit(root, root / name)):
+            found[serving_names.public_name(name)] = _half_made(root, serving_names.public_name(name), error)
     return found
 
 
@@ -114,7 +114,7 @@ def _ensembles_that_lack(
 
 def _pipelines_for_nothing(configs: Mapping[str, pb.ModelConfig], skipped: Mapping[str, str]) -> dict[str, str]:
     """Those that decode for a classifier that is skipped."""
-    classifiers = {name: serving_names.classifier(name.removesuffix(serving_names.PREPROCESS)) for name in configs}
+    classifiers = {name: serving_names.classifier_name(name.removesuffix(serving_names.PREPROCESS)) for name in configs}
     return {
         name: _lacking(model)
         for name, model in classifiers.items()
@@ -126,16 +126,16 @@ def _lacking(part: str) -> str:
     return f"needs {part}{SKIPPED}"
 
 
-def _half_made(root: Path, name: str, fault: str) -> str:
-    public = serving_names.public(name.removesuffix(serving_names.PREPROCESS))
-    decodes = name != serving_names.classifier(public) and (root / serving_names.classifier(public)).is_dir()
+def _half_made(root: Path, name: str, error: str) -> str:
+    public = serving_names.public_name(name.removesuffix(serving_names.PREPROCESS))
+    decodes = name != serving_names.classifier_name(public) and (root / serving_names.classifier_name(public)).is_dir()
     command = f"repo add-jpeg {public}" if decodes else f"export RUN --name {public}"
-    return f"half made, {fault}; complete it with: shrinkserve {command} --repository {root}"
+    return f"half made, {error}; complete it with: shrinkserve {command} --repository {root}"
 
 
-def choose(
+def select(
     root: Path, names: Sequence[str] = (), engine: str | None = None, unavailable: Mapping[str, str] | None = None
-) -> Inventory:
+) -> Loadable:
     """`take`, narrowed to `names` when there are any: each a model with all its parts, or one of these.
 
     Raises:
@@ -143,22 +143,22 @@ def choose(
         ConfigError: a model or engine that it does not have.
         ServerError: nothing to serve, or nothing of a chosen model.
     """
-    found = take(root, engine, unavailable)
-    held = Holdings(root)
+    found = scan(root, engine, unavailable)
+    held = RepositoryReader(root)
     engines = {other for name in held.models() for other in held.engines(name)}
     if engine is not None and engine not in engines:
         raise ConfigError(
             f"{root}: no such engine",
             expected=", ".join(sorted(engines)) or "none, as there is only the default one",
             found=engine,
-            do="leave --config out, or add an engine with `shrinkserve export --to`",
+            hint="leave --config out, or add an engine with `shrinkserve export --to`",
         )
     known = sorted([*found.whole, *found.skipped])
     if not known:
-        raise ServerError(f"{root}: no model in this repository", do="make one with `shrinkserve export`")
+        raise ServerError(f"{root}: no model in this repository", hint="make one with `shrinkserve export`")
     chosen = {name: [part for part in _parts(name) if part in known] for name in names} or {"": known}
     if unknown := sorted(name for name, parts in chosen.items() if not parts):
-        expected = ", ".join(serving_names.known_models(known))
+        expected = ", ".join(serving_names.public_names(known))
         raise ConfigError(f"{root}: no such model", expected=expected, found=", ".join(unknown))
     for parts in chosen.values():
         if not set(parts) & set(found.whole):
@@ -166,11 +166,11 @@ def choose(
             raise ServerError(f"{root / cause}: {found.skipped[cause]}")
     wanted = {part for parts in chosen.values() for part in parts}
     whole = [name for name in found.whole if name in wanted]
-    return Inventory(whole, {name: why for name, why in found.skipped.items() if name in wanted})
+    return Loadable(whole, {name: why for name, why in found.skipped.items() if name in wanted})
 
 
 def _parts(name: str) -> list[str]:
-    return serving_names.parts(name) if name == serving_names.public(name) else [name]
+    return serving_names.model_names(name) if name == serving_names.public_name(name) else [name]
 
 
 def _missing_file(folder: Path, config: pb.ModelConfig) -> str | None:

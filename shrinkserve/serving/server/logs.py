@@ -37,10 +37,10 @@ def rotating_log(path: Path) -> Iterator[logging.Logger]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handler = RotatingFileHandler(path, maxBytes=MAX_BYTES, backupCount=KEPT, encoding="utf-8")
-    except OSError as fault:
-        blocked = isinstance(fault, FileExistsError | NotADirectoryError)
-        reason = f"{path.parent} is not a folder" if blocked else fault.strerror
-        raise ServerError(f"{path}: the log cannot be written ({reason})", do="give another --log-file") from fault
+    except OSError as exc:
+        blocked = isinstance(exc, FileExistsError | NotADirectoryError)
+        reason = f"{path.parent} is not a folder" if blocked else exc.strerror
+        raise ServerError(f"{path}: the log cannot be written ({reason})", hint="give another --log-file") from exc
     logger = logging.Logger("tritonserver")  # outside the tree of loggers: it belongs to one server
     logger.addHandler(handler)
     try:

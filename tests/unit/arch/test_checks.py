@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from shrinkserve.arch import load
-from shrinkserve.arch.checks import check, faults
+from shrinkserve.arch.checks import check, problems
 from shrinkserve.arch.spec import Spec, add
 from shrinkserve.errors import SpecError
 
@@ -96,14 +96,14 @@ def test_all_faults_at_once(spec: Spec) -> None:
     spec.nodes["stem.conv"]["stride"] = 0
     spec.nodes["head.logits"]["units"] = "many"
     add_end(spec)
-    assert [fault.node for fault in faults(spec)] == ["stem.conv", "head.logits", "extra"]
+    assert [error.node for error in problems(spec)] == ["stem.conv", "head.logits", "extra"]
 
 
 def test_all_faults_of_shape_at_once_and_no_consequences(spec: Spec) -> None:
     spec.nodes["stage1.cell1.right.conv"]["channels"] = 8
-    assert [fault.node for fault in faults(spec)] == ["stage1.cell1.add"]
+    assert [error.node for error in problems(spec)] == ["stage1.cell1.add"]
     spec.nodes["stage1.cell1.left.depthwise"]["groups"] = 7
-    assert [fault.node for fault in faults(spec)] == ["stage1.cell1.left.depthwise"]
+    assert [error.node for error in problems(spec)] == ["stage1.cell1.left.depthwise"]
 
 
 def test_a_message_shows_the_first_faults_and_counts_the_rest(spec: Spec) -> None:
@@ -114,4 +114,4 @@ def test_a_message_shows_the_first_faults_and_counts_the_rest(spec: Spec) -> Non
 
 
 def test_a_network_that_holds_together_passes(spec: Spec) -> None:
-    assert faults(spec) == []
+    assert problems(spec) == []

@@ -80,8 +80,8 @@ def test_published_file_is_the_network_of_the_zoo(variant: str) -> None:
     path = REFERENCE / f"shrinkCNN-{variant.upper()}-release-repro.prototxt"
     if not path.is_file():
         pytest.skip("the published network files are not beside this checkout")
-    assert same(load(path), zoo.build(f"shrinkcnn-{variant}"))
-    assert not same(load(path), zoo.build(f"shrinkcnn-{'ab'.replace(variant, '')}"))
+    assert same(load(path), zoo.build_network(f"shrinkcnn-{variant}"))
+    assert not same(load(path), zoo.build_network(f"shrinkcnn-{'ab'.replace(variant, '')}"))
 
 
 @pytest.mark.parametrize(

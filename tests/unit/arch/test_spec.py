@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shrinkserve.arch import load
-from shrinkserve.arch.spec import Spec, add, from_dict, input_node, inputs, order, output_node, to_dict
+from shrinkserve.arch.serialise import from_dict, to_dict
+from shrinkserve.arch.spec import Spec, add, input_node, inputs, order, output_node
 from shrinkserve.errors import SpecError
 
 

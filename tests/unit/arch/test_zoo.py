@@ -15,14 +15,14 @@ NETWORKS = ("shrinkcnn-a", "shrinkcnn-b")
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_operations_are_those_of_the_paper(name: str) -> None:
-    spec = zoo.build(name)
+    spec = zoo.build_network(name)
     ops = Counter(op for _, op in spec.nodes(data="op"))
     depthwise = [n for n, a in spec.nodes(data=True) if a["op"] == "conv" and a["groups"] > 1]
     assert (ops["conv"], len(depthwise), ops["batch_norm"], ops["activation"]) == (133, 54, 133, 92)
 
 
 def test_variants_differ_in_the_activation_only() -> None:
-    a, b = (zoo.build(name) for name in NETWORKS)
+    a, b = (zoo.build_network(name) for name in NETWORKS)
     assert list(a.edges(data=True)) == list(b.edges(data=True))
     differing = {n for n in a if a.nodes[n] != b.nodes[n]}
     assert {a.nodes[n]["function"] for n in differing} == {"relu"}
@@ -31,7 +31,7 @@ def test_variants_differ_in_the_activation_only() -> None:
 
 
 def test_options_reach_their_operations() -> None:
-    spec = zoo.build("shrinkcnn-a", classes=11, input_size=33, dropout=0.2, batch_norm_decay=0.9)
+    spec = zoo.build_network("shrinkcnn-a", classes=11, input_size=33, dropout=0.2, batch_norm_decay=0.9)
     assert spec.nodes[output_node(spec)]["units"] == 11
     assert spec.nodes["images"]["size"] == 33
     assert spec.nodes["head.dropout"]["rate"] == 0.2
@@ -56,4 +56,4 @@ def test_width_rounds_to_multiples_of_four(width: float, channels: int) -> None:
 )
 def test_wrong_options_are_refused(name: str, options: dict[str, float], says: str) -> None:
     with pytest.raises(SpecError, match=says):
-        zoo.build(name, **options)
+        zoo.build_network(name, **options)

@@ -27,7 +27,7 @@ class Desk:
         self.sessions = 0
         self._lock = threading.Lock()
 
-    def answer(self, images: Pixels) -> Logits:
+    def predict(self, images: Pixels) -> Logits:
         with self._lock:
             self.answered += 1
             if self.gone_after is not None and self.answered > self.gone_after:
@@ -43,7 +43,7 @@ class Desk:
     @contextmanager
     def _session(self) -> Iterator[Answer]:
         self.sessions += 1
-        yield self.answer
+        yield self.predict
 
     def target(self, kind: str = "server") -> Target:
         return Target("desk", kind, "float32", "desk", self._session)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from shrinkserve.benchmark.capacity import Replica, Service, highest_rate, read_service, simulate, size
-from shrinkserve.benchmark.load.histogram import Histogram
+from shrinkserve.benchmark.load.histogram import LatencyHistogram
 from shrinkserve.benchmark.load.slo import Slo
 from shrinkserve.errors import ArtifactError, ConfigError
 
@@ -49,10 +49,10 @@ def test_batching_carries_what_single_requests_cannot() -> None:
 def test_where_batches_cost_more_than_their_images_alone_full_ones_are_the_limit() -> None:
     """The batcher takes what waits: beyond the rate of full batches the queue grows, whatever single ones would do."""
     replica = Replica(Service("server grpc", (1, 8), (0.010, 0.100), np.ones(1), overhead=0.0), max_batch=8)
-    assert replica.capacity == replica.unhurried == pytest.approx(80.0)
+    assert replica.capacity == replica.unbatched_rate == pytest.approx(80.0)
     assert np.percentile(simulate(replica, 90.0), 50) > 10 * np.percentile(simulate(replica, 60.0), 50)
     cheap = Replica(Service("server grpc", (1, 8), (0.010, 0.017), np.ones(1), overhead=0.0), max_batch=8)
-    assert cheap.unhurried == pytest.approx(100.0)
+    assert cheap.unbatched_rate == pytest.approx(100.0)
     assert cheap.capacity > 400
 
 
@@ -72,7 +72,7 @@ def test_a_promise_below_the_service_time_cannot_be_met() -> None:
 
 
 def record(batch: int, infer_ms: float, latency_ms: float) -> dict:
-    histogram = Histogram()
+    histogram = LatencyHistogram()
     for _ in range(200):
         histogram.record(latency_ms / 1e3)
     phases = {"queue": 0.1, "compute_input": 0.1, "compute_infer": infer_ms, "compute_output": 0.1}

@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 
 from shrinkserve.benchmark import tuning
-from shrinkserve.benchmark.load.histogram import Histogram
+from shrinkserve.benchmark.load.histogram import LatencyHistogram
 from shrinkserve.benchmark.load.recorder import Window
-from shrinkserve.benchmark.load.run import Load, Timing
-from shrinkserve.benchmark.tuning import Choice, Trial, Tuning, explain_batching, tune
+from shrinkserve.benchmark.load.run import Load
+from shrinkserve.benchmark.timing import Timing
+from shrinkserve.benchmark.tuning import Choice, Trial, Tuning, explain_batching, tune_serving
 from shrinkserve.config import ServingConfig
 from shrinkserve.errors import GateError
 from shrinkserve.serving import model_config
@@ -18,7 +19,7 @@ QUICK = Timing(warmup=0.1, window=0.1, agree=1, most=1)
 
 
 def load(images: int, latency: float, workers: int = 1, batches: dict[str, object] | None = None) -> Load:
-    histogram = Histogram()
+    histogram = LatencyHistogram()
     for _ in range(images):
         histogram.record(latency)
     window = Window(images, images, 0, histogram)
@@ -41,7 +42,7 @@ def test_a_later_choice_must_be_worth_the_change() -> None:
     trials = [trial(load(100, 0.01)), trial(load(102, 0.01), instances=2), trial(load(120, 0.01), instances=3)]
     assert Tuning(0.02, trials[:2]).best is trials[0]
     assert Tuning(0.02, trials).best is trials[2]
-    refused = Trial(trials[0].choice, fault="does not load")
+    refused = Trial(trials[0].choice, error="does not load")
     assert Tuning(0.02, [refused, trials[0]]).best is trials[0]
 
 
@@ -64,7 +65,7 @@ def test_what_company_saves() -> None:
 
 
 def test_the_table_shows_what_was_tried_and_what_was_chosen() -> None:
-    lost = Trial(Choice(ServingConfig(), "tensorrt"), fault="needs a GPU")
+    lost = Trial(Choice(ServingConfig(), "tensorrt"), error="needs a GPU")
     slow = trial(load(50, 0.5), instances=4)
     tuned = Tuning(0.02, [trial(load(100, 0.01)), trial(load(150, 0.01, 2), instances=2), slow, lost], [(90.0, 150.0)])
     heads, *rows = (line.split() for line in tuning.table(tuned).splitlines())
@@ -88,7 +89,7 @@ def test_the_best_is_written(changed: Repository, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(tuning, "BATCHES", (1,))
     monkeypatch.setattr(tuning, "DUELS", 1)
     said: list[str] = []
-    result = tune(changed, "smoke_classifier", limit=60.0, timing=QUICK, concurrencies=(1, 2), say=said.append)
+    result = tune_serving(changed, "smoke_classifier", limit=60.0, timing=QUICK, concurrencies=(1, 2), say=said.append)
     assert len(said) == len(result.trials) >= 3
     assert all(len(t.loads) == 2 for t in result.trials)
     written = model_config.options_of(changed.config("smoke_classifier"))
@@ -101,5 +102,5 @@ def test_nothing_is_written_when_nothing_holds(changed: Repository, monkeypatch:
     monkeypatch.setattr(tuning, "BATCHES", ())
     before = changed.config("smoke_classifier")
     with pytest.raises(GateError, match=r"no way to run smoke here holds a p99 of 0\.001 ms"):
-        tune(changed, "smoke", limit=1e-6, timing=QUICK, concurrencies=(1,))
+        tune_serving(changed, "smoke", limit=1e-6, timing=QUICK, concurrencies=(1,))
     assert changed.config("smoke_classifier") == before

@@ -129,8 +129,8 @@ def test_threads_share_a_fresh_shard(digits: Path) -> None:
         try:
             for index in range(0, 364, 7):
                 dataset.record(index)
-        except DataError as fault:  # the main thread reports it
-            failures.append(fault)
+        except DataError as exc:  # the main thread reports it
+            failures.append(exc)
 
     for _ in range(10):
         dataset = open_dataset(digits, "validation")

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from shrinkserve.data.folder import class_names
-from shrinkserve.data.pack import pack, plan
+from shrinkserve.data.pack import pack, plan_shards
 from shrinkserve.data.quarantine import BadImage, read_quarantine, write_quarantine
 from shrinkserve.data.sources import (
     SYNSETS,
@@ -16,7 +16,7 @@ from shrinkserve.data.sources import (
     VALIDATION_SYNSETS,
     VALIDATION_TAR,
     Collection,
-    Source,
+    SourceImage,
     _source,
     find_sources,
 )
@@ -34,9 +34,9 @@ def test_class_names_rejects_names_that_no_list_can_hold(tmp_path: Path, name: s
 def test_pack_rejects_class_names_before_it_writes(tmp_path: Path) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "x.jpg")
     size = (tmp_path / "x.jpg").stat().st_size
-    images = [Source(str(tmp_path / "x.jpg"), 0, size, label, "x.jpg") for label in (1, 2)]
+    images = [SourceImage(str(tmp_path / "x.jpg"), 0, size, label, "x.jpg") for label in (1, 2)]
     collection = Collection(["n1", "n2"], ["a\nb", "zz"], {"train": images})
-    shards = plan(collection, tmp_path / "out", {"train": 1, "validation": 1})
+    shards = plan_shards(collection, tmp_path / "out", {"train": 1, "validation": 1})
     with pytest.raises(DataError, match="class names: expected one line each"):
         pack(collection, shards, tmp_path / "out", workers=1)
     assert not (tmp_path / "out").exists()

@@ -10,7 +10,7 @@ from torch import nn
 
 from shrinkserve.arch.builder import Builder
 from shrinkserve.arch.module import compile_spec
-from shrinkserve.arch.spec import to_dict
+from shrinkserve.arch.serialise import to_dict
 from shrinkserve.artifact import Card, sha256_file, tensors_sha256
 from shrinkserve.export.samples import synthetic
 from shrinkserve.export.to_onnx import OnnxFromCheckpoint

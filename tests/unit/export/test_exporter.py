@@ -11,7 +11,7 @@ import torch
 from shrinkserve.artifact import Card, read_card, sha256_file
 from shrinkserve.errors import ArtifactError, ParityError
 from shrinkserve.export import exporter
-from shrinkserve.export.exporter import Options, export_onnx
+from shrinkserve.export.exporter import ExportOptions, export_onnx
 from shrinkserve.export.to_onnx import OnnxFromCheckpoint
 from shrinkserve.preprocess import Preprocess
 from shrinkserve.runtimes.checkpoint import Checkpoint
@@ -21,15 +21,15 @@ from shrinkserve.runtimes.onnx import OnnxModel
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory, tiny_run: Path) -> tuple[Path, Card]:
     folder = tmp_path_factory.mktemp("exported")
-    return folder, export_onnx(tiny_run, folder, Options(max_batch=7))
+    return folder, export_onnx(tiny_run, folder, ExportOptions(max_batch=7))
 
 
 def test_the_file_answers_as_the_checkpoint(exported: tuple[Path, Card], tiny_run: Path) -> None:
     images = np.random.default_rng(5).integers(0, 256, (9, 32, 32, 3), dtype=np.uint8)
     model, checkpoint = OnnxModel(exported[0] / "model.onnx"), Checkpoint(tiny_run)
     outputs = model.infer(images)
-    np.testing.assert_allclose(outputs["logits"], checkpoint.answer(images), atol=1e-4)
-    expected = torch.softmax(torch.from_numpy(checkpoint.answer(images)), 1).numpy()
+    np.testing.assert_allclose(outputs["logits"], checkpoint.predict(images), atol=1e-4)
+    expected = torch.softmax(torch.from_numpy(checkpoint.predict(images)), 1).numpy()
     np.testing.assert_allclose(outputs["probabilities"], expected, atol=1e-5)
     assert model.classes == checkpoint.classes
 
@@ -41,7 +41,7 @@ def test_the_normalisation_is_inside(exported: tuple[Path, Card], tiny_run: Path
     pixels = torch.from_numpy((image / np.float32(255) - mean) / std).permute(0, 3, 1, 2)
     with torch.inference_mode():
         expected = Checkpoint(tiny_run).module(pixels).numpy()
-    np.testing.assert_allclose(OnnxModel(exported[0] / "model.onnx").answer(image), expected, atol=1e-4)
+    np.testing.assert_allclose(OnnxModel(exported[0] / "model.onnx").predict(image), expected, atol=1e-4)
 
 
 def test_the_graph_is_one_checked_file_with_the_names_of_the_network(exported: tuple[Path, Card]) -> None:
@@ -79,7 +79,7 @@ def test_the_card_records_every_check(exported: tuple[Path, Card]) -> None:
 
 
 def test_raw_weights_are_named_as_such(tmp_path: Path, tiny_run: Path) -> None:
-    card = export_onnx(tiny_run, tmp_path, Options(max_batch=2), weights="raw")
+    card = export_onnx(tiny_run, tmp_path, ExportOptions(max_batch=2), weights="raw")
     assert card.weights == "raw"
     assert card.weights_sha256 != read_card(tiny_run).weights_sha256
 
@@ -98,7 +98,7 @@ def test_a_conversion_that_answers_differently_writes_nothing(
 
     monkeypatch.setattr(exporter, "OnnxFromCheckpoint", Wrong)
     with pytest.raises(ParityError, match=r"step onnx: .*batch 1 differ by 0\.01"):
-        export_onnx(tiny_run, tmp_path, Options(max_batch=2))
+        export_onnx(tiny_run, tmp_path, ExportOptions(max_batch=2))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from shrinkserve.errors import ArtifactError, ConfigError, DataError
-from shrinkserve.export.exporter import Options, export_foreign
+from shrinkserve.export.exporter import ExportOptions, export_foreign
 from shrinkserve.export.foreign import check_interface, read_labels, read_preprocess
 from shrinkserve.preprocess import Preprocess
 from shrinkserve.runtimes.onnx import OnnxModel
@@ -45,7 +45,7 @@ def write(folder: Path, *, softmax: bool = False, batch: bool = True) -> tuple[P
 def test_a_foreign_classifier_keeps_its_answers(tmp_path: Path, softmax: bool) -> None:
     path, network = write(tmp_path, softmax=softmax)
     (out := tmp_path / "out").mkdir()
-    card = export_foreign(path, PREPROCESS, CLASSES, out, Options(max_batch=3), name="foreign")
+    card = export_foreign(path, PREPROCESS, CLASSES, out, ExportOptions(max_batch=3), name="foreign")
     images = np.random.default_rng(1).integers(0, 256, (5, 16, 16, 3), dtype=np.uint8)
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (PREPROCESS.mean, PREPROCESS.std))
     with torch.inference_mode():
@@ -66,7 +66,7 @@ def test_layers_without_a_name_get_one(tmp_path: Path) -> None:
         node.name = ""
     onnx.save(model, path)
     (out := tmp_path / "out").mkdir()
-    export_foreign(path, PREPROCESS, CLASSES, out, Options(max_batch=3), name="foreign")
+    export_foreign(path, PREPROCESS, CLASSES, out, ExportOptions(max_batch=3), name="foreign")
     made = onnx.load(out / "model.onnx").graph.node
     assert "" not in (names := [node.name for node in made])
     assert len(set(names)) == len(names)
@@ -96,9 +96,9 @@ def test_another_interface_is_refused(tmp_path: Path) -> None:
         ("mean = [inf, 0.5, 0.5]", "out of range"),
     ],
 )
-def test_faults_of_a_preprocessing_file(tmp_path: Path, text: str, fault: str) -> None:
+def test_faults_of_a_preprocessing_file(tmp_path: Path, text: str, error: str) -> None:
     (tmp_path / "spec.toml").write_text(text)
-    with pytest.raises(ConfigError, match=fault):
+    with pytest.raises(ConfigError, match=error):
         read_preprocess(tmp_path / "spec.toml")
 
 

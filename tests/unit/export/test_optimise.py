@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 
 from shrinkserve.arch.counts import count
-from shrinkserve.arch.spec import from_dict
+from shrinkserve.arch.serialise import from_dict
 from shrinkserve.artifact import read_card
 from shrinkserve.errors import ConfigError
 from shrinkserve.export import graph
 from shrinkserve.export.inspection import differences, inspect
-from shrinkserve.export.optimise import FORMS, SHIPPED, TARGETS, Plan, check_target, optimise, stages
+from shrinkserve.export.optimise import FORMS, SHIPPED, TARGETS, PassPlan, check_target, optimise, stages
 from shrinkserve.export.passes.editing import conv_weight, producer
 from shrinkserve.export.samples import synthetic
 from shrinkserve.export.to_onnx import OnnxFromCheckpoint
-from shrinkserve.export.tune import tune
+from shrinkserve.export.tune import tune_passes
 from shrinkserve.runtimes.onnx import OnnxModel
 from shrinkserve.runtimes.openvino import OpenVinoModel
 
@@ -34,10 +34,10 @@ def plain(tmp_path_factory: pytest.TempPathFactory, tiny_run: Path) -> Path:
 @pytest.mark.parametrize("block", [0, 16])
 def test_every_form_keeps_the_answers(tmp_path: Path, plain: Path, form: str, block: int) -> None:
     model = graph.load(plain)
-    optimise(model, Plan(form, block=block))
+    optimise(model, PassPlan(form, block=block))
     graph.save(model, tmp_path / "m.onnx")
-    right = OnnxModel(plain).answer(SAMPLES.images)
-    np.testing.assert_allclose(OnnxModel(tmp_path / "m.onnx").answer(SAMPLES.images), right, atol=1e-4)
+    right = OnnxModel(plain).predict(SAMPLES.images)
+    np.testing.assert_allclose(OnnxModel(tmp_path / "m.onnx").predict(SAMPLES.images), right, atol=1e-4)
 
 
 def test_what_onnx_runtime_is_shipped_fills_whole_blocks_and_leaves_sums_to_convolutions(plain: Path) -> None:
@@ -55,14 +55,14 @@ def test_what_onnx_runtime_is_shipped_fills_whole_blocks_and_leaves_sums_to_conv
 def test_a_form_of_one_stage_leaves_the_others(plain: Path) -> None:
     model = graph.load(plain)
     assert stages(model) == ["stage1"]
-    assert optimise(model, Plan(stages={"elsewhere": "sums"})) == ["GlobalPool"]
-    assert "stage1.ConvOverConcat" in optimise(model, Plan(stages={"stage1": "sums"}))
+    assert optimise(model, PassPlan(stages={"elsewhere": "sums"})) == ["GlobalPool"]
+    assert "stage1.ConvOverConcat" in optimise(model, PassPlan(stages={"stage1": "sums"}))
 
 
 @pytest.mark.parametrize("target", ["onnxruntime-cpu", "openvino"])
 def test_tuning_keeps_what_was_fastest(plain: Path, target: str) -> None:
     lines: list[str] = []
-    found = tune(plain, check_target(target), SAMPLES, threads=1, report=lines.append)
+    found = tune_passes(plain, check_target(target), SAMPLES, threads=1, report=lines.append)
     assert [entry["what"] for entry in found.comparisons] == ["stage1", "whole graph"]
     assert set(found.comparisons[0]["milliseconds"]) == set(FORMS)
     for entry in found.comparisons:
@@ -79,12 +79,12 @@ def test_targets() -> None:
 
 def test_tensorrt_cannot_be_tuned_here(plain: Path) -> None:
     with pytest.raises(ConfigError, match="a target that runs on this machine"):
-        tune(plain, "tensorrt", SAMPLES)
+        tune_passes(plain, "tensorrt", SAMPLES)
 
 
 def test_openvino_answers_as_onnx_runtime(plain: Path) -> None:
     model = OpenVinoModel(plain, threads=1)
-    np.testing.assert_allclose(model.answer(SAMPLES.images), OnnxModel(plain).answer(SAMPLES.images), atol=1e-4)
+    np.testing.assert_allclose(model.predict(SAMPLES.images), OnnxModel(plain).predict(SAMPLES.images), atol=1e-4)
     assert (model.size, len(model.classes)) == (32, 10)
 
 

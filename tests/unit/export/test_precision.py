@@ -49,8 +49,8 @@ def test_types_live_in_the_graph(tiny_onnx: Path, tmp_path: Path, precision: str
 def test_answers_are_near(tiny_onnx: Path, tmp_path: Path, precision: str, limit: float):
     target = tmp_path / "low.onnx"
     Lower(precision, IMAGES).run(tiny_onnx, target, synthetic(32, 4))
-    right = OnnxModel(tiny_onnx).answer(IMAGES)
-    found = OpenVinoModel(target, precision="bf16" if precision == "bfloat16" else "f32").answer(IMAGES)
+    right = OnnxModel(tiny_onnx).predict(IMAGES)
+    found = OpenVinoModel(target, precision="bf16" if precision == "bfloat16" else "f32").predict(IMAGES)
     assert 0 < np.abs(found - right).max() < limit * np.abs(right).max()
 
 

@@ -53,7 +53,7 @@ def test_int8_for_openvino_is_judged_as_it_is_served(tiny_onnx: Path, tmp_path: 
         asked.add((model.path.name, model.precision))
         return answer(model, images)
 
-    answer = OpenVinoModel.answer
+    answer = OpenVinoModel.predict
     monkeypatch.setattr(OpenVinoModel, "answer", spy)
     monkeypatch.setattr("shrinkserve.export.quantise.step.timed", lambda *_: (0.002, 0.001))
     (int8,) = make_variants(tiny_onnx, ["int8"], tmp_path, PREPROCESS, replace(SYNTHETIC, runtime="openvino"))

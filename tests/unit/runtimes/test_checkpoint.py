@@ -10,7 +10,7 @@ from safetensors.numpy import load_file, save_file
 
 from shrinkserve.arch import load
 from shrinkserve.arch.module import compile_spec
-from shrinkserve.arch.spec import to_dict
+from shrinkserve.arch.serialise import to_dict
 from shrinkserve.artifact import Card, sha256_file, tensors_sha256
 from shrinkserve.errors import ArtifactError, ConfigError
 from shrinkserve.preprocess import Preprocess
@@ -66,7 +66,7 @@ def test_it_answers_with_the_stored_weights(run: Path) -> None:
     normalised = (images(5) / 255 - np.array(PREPROCESS.mean)) / np.array(PREPROCESS.std)
     with torch.no_grad():
         expected = network.eval()(torch.from_numpy(normalised.transpose(0, 3, 1, 2)).float())
-    answer = checkpoint.answer(images(5))
+    answer = checkpoint.predict(images(5))
     assert (answer.shape, answer.dtype) == ((5, 4), np.float32)
     np.testing.assert_allclose(answer, expected.numpy(), rtol=1e-4, atol=1e-4)
 
@@ -74,13 +74,13 @@ def test_it_answers_with_the_stored_weights(run: Path) -> None:
 def test_a_large_batch_is_the_same_as_its_parts(run: Path) -> None:
     checkpoint = Checkpoint(run)
     many = images(70)
-    parts = np.concatenate([checkpoint.answer(many[:64]), checkpoint.answer(many[64:])])
-    np.testing.assert_array_equal(checkpoint.answer(many), parts)
-    assert checkpoint.answer(many[:0]).shape == (0, 4)
+    parts = np.concatenate([checkpoint.predict(many[:64]), checkpoint.predict(many[64:])])
+    np.testing.assert_array_equal(checkpoint.predict(many), parts)
+    assert checkpoint.predict(many[:0]).shape == (0, 4)
 
 
 def test_raw_weights_are_others(run: Path) -> None:
-    assert not np.allclose(Checkpoint(run, "raw").answer(images(2)), Checkpoint(run).answer(images(2)))
+    assert not np.allclose(Checkpoint(run, "raw").predict(images(2)), Checkpoint(run).predict(images(2)))
     with pytest.raises(ConfigError, match="weights: expected ema or raw, found 'best'"):
         Checkpoint(run, "best")
 

@@ -35,7 +35,7 @@ def test_answers_any_batch(tmp_path: Path) -> None:
     model = OnnxModel(write(tmp_path / "m.onnx", ["n", 4, 4, 3]), threads=1)
     images = np.random.default_rng(0).integers(0, 256, (5, 4, 4, 3), dtype=np.uint8)
     assert (model.size, model.classes) == (4, ["0", "1", "2"])
-    np.testing.assert_allclose(model.answer(images), images.mean((1, 2)), rtol=1e-5)
+    np.testing.assert_allclose(model.predict(images), images.mean((1, 2)), rtol=1e-5)
     np.testing.assert_allclose(model.infer(images[:1])["probabilities"].sum(), 1, rtol=1e-5)
 
 

@@ -69,7 +69,7 @@ def test_an_engine_of_a_version_answers_and_knows_its_preprocessing(tmp_path: Pa
         pytest.importorskip("openvino")
     model = open_artifact(Path(f"{version(tmp_path / '1')}@{name}"))
     images = np.random.default_rng(0).integers(0, 256, (5, 4, 4, 3), dtype=np.uint8)
-    np.testing.assert_allclose(model.answer(images), images.mean((1, 2)), rtol=0.01)
+    np.testing.assert_allclose(model.predict(images), images.mean((1, 2)), rtol=0.01)
     assert runtime in model.name
     assert model.classes == ["r", "g", "b"]
     assert model.preprocess == PREPROCESS  # type: ignore[attr-defined]

@@ -64,10 +64,10 @@ def test_answers_as_onnx_runtime(path: Path) -> None:
     assert (model.size, len(model.classes)) == (SIZE, 8)
     assert model.batches.sizes == (2, 1)
     for size in (1, 3, 4, 11):
-        np.testing.assert_allclose(model.answer(images[:size]), session.answer(images[:size]), rtol=1e-4, atol=1e-2)
-    kept = model.answer(images[:4])
+        np.testing.assert_allclose(model.predict(images[:size]), session.predict(images[:size]), rtol=1e-4, atol=1e-2)
+    kept = model.predict(images[:4])
     before = kept.copy()
-    model.answer(images[4:8])
+    model.predict(images[4:8])
     np.testing.assert_array_equal(kept, before, err_msg="an answer is not the next one's memory")
 
 
@@ -79,10 +79,10 @@ def test_the_smaller_the_values_between_layers_the_larger_the_batches(path: Path
     onnx.save(quantise(model, ranges, "openvino"), tmp_path / "int8.onnx")
     eight, right = OpenVinoModel(tmp_path / "int8.onnx", threads=1), OnnxModel(path, threads=1)
     assert eight.batches.sizes == (8, 4, 1)
-    expected = right.answer(images)
+    expected = right.predict(images)
     for size in (1, 4, 7, 8, 13):
         near = 0.02 * np.abs(expected).max()
-        np.testing.assert_allclose(eight.answer(images[:size]), expected[:size], rtol=0, atol=near)
+        np.testing.assert_allclose(eight.predict(images[:size]), expected[:size], rtol=0, atol=near)
 
 
 def test_what_is_dynamic_in_more_than_its_batch_is_run_as_it_is(tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_two_models_of_one_thread_do_not_share_a_core(path: Path) -> None:
         model = OpenVinoModel(path, threads=1)
         thread.append(threading.get_native_id())
         while not ended.is_set():
-            model.answer(images)
+            model.predict(images)
 
     worker = threading.Thread(target=work)
     worker.start()

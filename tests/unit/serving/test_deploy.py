@@ -19,7 +19,7 @@ import pytest
 import yaml
 
 from shrinkserve.serving.client.client import Client
-from shrinkserve.serving.client.transport import RESTRICTED_KEY
+from shrinkserve.serving.names import RESTRICTED_KEY
 from shrinkserve.serving.repository.writer import Repository
 from shrinkserve.serving.server.pip_server import CONTAINER
 from shrinkserve.serving.server.server import GUARDED, ServerOptions, TritonServer
@@ -103,7 +103,7 @@ def misfits(data: Any, kind: str, models: types.ModuleType, where: str = "") -> 
     """Where data is not what KServe's classes, made from its OpenAPI document, describe."""
     if kind.startswith("list["):
         items = enumerate(data) if isinstance(data, list) else [(0, None)]
-        return [fault for index, item in items for fault in misfits(item, kind[5:-1], models, f"{where}[{index}]")]
+        return [error for index, item in items for error in misfits(item, kind[5:-1], models, f"{where}[{index}]")]
     if kind in {"str", "int", "bool"}:
         return [] if type(data).__name__ == kind else [f"{where}: {data!r} is no {kind}"]
     if not hasattr(models, kind):  # of Kubernetes itself
@@ -112,9 +112,9 @@ def misfits(data: Any, kind: str, models: types.ModuleType, where: str = "") -> 
     described = getattr(models, kind)
     types_of = {described.attribute_map[name]: kind for name, kind in described.openapi_types.items()}
     return [
-        fault
+        error
         for key, value in data.items()
-        for fault in (
+        for error in (
             misfits(value, types_of[key], models, f"{where}.{key}") if key in types_of else [f"{where}.{key}: unknown"]
         )
     ]
@@ -234,9 +234,9 @@ def unknown(ours: Any, theirs: Any, where: str = "") -> list[str]:
     """Keys of ours that a round trip through the schema's classes lost, as they are not of the schema."""
     if isinstance(ours, dict) and isinstance(theirs, dict):
         return [
-            fault
+            error
             for key, value in ours.items()
-            for fault in (
+            for error in (
                 [f"{where}.{key}"]
                 if key not in theirs and value is not None
                 else unknown(value, theirs.get(key), f"{where}.{key}")
@@ -244,9 +244,9 @@ def unknown(ours: Any, theirs: Any, where: str = "") -> list[str]:
         ]
     if isinstance(ours, list) and isinstance(theirs, list):
         return [
-            fault
+            error
             for index, pair in enumerate(zip(ours, theirs, strict=True))
-            for fault in unknown(*pair, f"{where}[{index}]")
+            for error in unknown(*pair, f"{where}[{index}]")
         ]
     return []
 

@@ -31,7 +31,7 @@ def test_this_machine_can_serve() -> None:
     for name, package in (("openvino", "openvino"), ("dali", "nvidia-dali-cuda120")):
         version = metadata.version(package)
         assert (found[name].level, found[name].what) == ("ok", f"{package} {version}")
-    assert found["tensorrt"].do in {"", "pip install 'shrinkserve[tensorrt]'"}
+    assert found["tensorrt"].hint in {"", "pip install 'shrinkserve[tensorrt]'"}
 
 
 def test_a_gpu_that_the_runtime_does_not_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -44,7 +44,7 @@ def test_a_gpu_that_the_runtime_does_not_use(tmp_path: Path, monkeypatch: pytest
     assert found["GPU"].what == "NVIDIA L4, 23034 MiB, 570.86.10, 8.9"
     if "onnxruntime" in found:  # the CPU's build
         assert found["onnxruntime"].level == "note"
-        assert "shrinkserve[gpu]" in found["onnxruntime"].do
+        assert "shrinkserve[gpu]" in found["onnxruntime"].hint
 
 
 def test_machine_without_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,7 +52,7 @@ def test_machine_without_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     found = by_subject(list(doctor.examine_machine()))["tritonserver"]
     assert found.level == "fault"
-    assert "docker run" in found.do
+    assert "docker run" in found.hint
 
 
 def test_taken_port_is_noted() -> None:
@@ -64,7 +64,7 @@ def test_taken_port_is_noted() -> None:
         except OSError:
             pytest.skip("another program holds the port already")
         found = by_subject(list(doctor.examine_machine()))["port 8001"]
-    assert (found.level, found.do) == ("note", "--grpc-port 0 lets another be chosen")
+    assert (found.level, found.hint) == ("note", "--grpc-port 0 lets another be chosen")
 
 
 def test_repository_with_a_half_made_model(tiny_repository: Repository, tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ def test_repository_with_a_half_made_model(tiny_repository: Repository, tmp_path
     found = by_subject(list(doctor.examine_repository(root)))
     assert found["model tiny"].level == "ok"
     assert found["model wide"].what == "half made, no 1/model.onnx"
-    assert found["model wide"].do == f"complete it with: shrinkserve export RUN --name wide --repository {root}"
+    assert found["model wide"].hint == f"complete it with: shrinkserve export RUN --name wide --repository {root}"
     (missing,) = doctor.examine_repository(tmp_path / "none")
     assert missing.level == "fault"
 
@@ -106,7 +106,7 @@ def test_another_service_at_the_port(tiny_server: TritonServer, port: str) -> No
     (finding,) = doctor.examine_server(f"http://{address}")
     assert finding.level == "fault"
     assert finding.what.startswith("no Triton answers (")
-    assert finding.do.endswith("or check the URL")
+    assert finding.hint.endswith("or check the URL")
 
 
 def test_command(tiny_repository: Repository, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -127,7 +127,7 @@ def test_server_older_than_the_floor_is_a_fault(
     found = by_subject(list(doctor.examine_server("http://127.0.0.1:1")))["server"]
     assert found.level == level
     assert ("https://www.nvidia.com/en-us/security/" in found.what) == (level == "fault")
-    assert ("loopback" in found.do) == (version == "2.51.0")
+    assert ("loopback" in found.hint) == (version == "2.51.0")
 
 
 @pytest.mark.parametrize(

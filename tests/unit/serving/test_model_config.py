@@ -27,12 +27,12 @@ def parsed(config: pb.ModelConfig) -> pb.ModelConfig:
 
 
 def test_text_parses_back_to_the_same_protobuf() -> None:
-    config = model_config.build("cats", CARD, ServingConfig(preferred_batch_sizes=(4, 8), response_cache=True))
+    config = model_config.build_config("cats", CARD, ServingConfig(preferred_batch_sizes=(4, 8), response_cache=True))
     assert parsed(config) == config
 
 
 def test_inputs_and_outputs() -> None:
-    config = parsed(model_config.build("cats", CARD))
+    config = parsed(model_config.build_config("cats", CARD))
     assert (config.name, config.backend, config.platform) == ("cats", "onnxruntime", "")
     assert [(i.name, i.data_type, list(i.dims)) for i in config.input] == [("images", pb.TYPE_UINT8, [32, 32, 3])]
     assert [(o.name, o.data_type, list(o.dims), o.label_filename) for o in config.output] == [
@@ -42,7 +42,7 @@ def test_inputs_and_outputs() -> None:
 
 
 def test_parameters_say_what_a_client_must_know() -> None:
-    own = model_config.parameters(parsed(model_config.build("cats", CARD)))
+    own = model_config.parameters(parsed(model_config.build_config("cats", CARD)))
     assert Preprocess.from_dict(json.loads(own["preprocess"])) == Preprocess.from_dict(CARD.preprocess)
     assert own["contract"] == Preprocess.from_dict(CARD.preprocess).contract
     assert own["weights_sha256"] == CARD.weights_sha256
@@ -60,7 +60,7 @@ def test_every_option_arrives() -> None:
         priority_levels=3,
         response_cache=True,
     )
-    config = parsed(model_config.build("cats", CARD, options))
+    config = parsed(model_config.build_config("cats", CARD, options))
     assert config.max_batch_size == 16
     assert [(g.count, g.kind) for g in config.instance_group] == [(2, pb.ModelInstanceGroup.KIND_AUTO)]
     assert config.parameters["intra_op_thread_count"].string_value == "1"
@@ -75,7 +75,7 @@ def test_every_option_arrives() -> None:
 
 def test_nothing_makes_triton_put_a_thread_before_the_instances() -> None:
     """Queue policies and priorities do, and that thread stalls requests for half a second (Triton 2.51)."""
-    config = model_config.build("cats", CARD)
+    config = model_config.build_config("cats", CARD)
     assert config.HasField("dynamic_batching")
     assert config.dynamic_batching == pb.ModelDynamicBatching()
     assert config.dynamic_batching == parsed(config).dynamic_batching
@@ -85,18 +85,18 @@ def test_nothing_makes_triton_put_a_thread_before_the_instances() -> None:
 def test_options_are_read_back() -> None:
     tuned = ServingConfig(instances=2, threads=1, queue_size=4, queue_timeout_us=9, preferred_batch_sizes=(4,))
     for options in (ServingConfig(), tuned):
-        assert model_config.options_of(model_config.build("cats", CARD, options)) == options
+        assert model_config.options_of(model_config.build_config("cats", CARD, options)) == options
 
 
 def test_warmup_runs_the_smallest_the_preferred_and_the_largest_batch() -> None:
-    config = model_config.build("cats", CARD, ServingConfig(max_batch_size=16, preferred_batch_sizes=(4,)))
+    config = model_config.build_config("cats", CARD, ServingConfig(max_batch_size=16, preferred_batch_sizes=(4,)))
     assert [sample.batch_size for sample in config.model_warmup] == [1, 4, 16]
     assert all(list(sample.inputs["images"].dims) == [32, 32, 3] for sample in config.model_warmup)
-    assert not model_config.build("cats", CARD, ServingConfig(warmup=False)).model_warmup
+    assert not model_config.build_config("cats", CARD, ServingConfig(warmup=False)).model_warmup
 
 
 def test_a_new_contract_keeps_what_was_tuned() -> None:
-    config = model_config.build("cats", CARD, ServingConfig(instances=2))
+    config = model_config.build_config("cats", CARD, ServingConfig(instances=2))
     config.optimization.graph.level = 1
     other = Card("onnx", "cats", preprocess=Preprocess(size=64).to_dict(), classes=["cat", "dog"])
     model_config.set_contract(config, other, 7)
@@ -110,16 +110,16 @@ def test_a_new_contract_keeps_what_was_tuned() -> None:
 
 def test_incomplete_card_is_refused() -> None:
     with pytest.raises(ArtifactError, match="expected preprocess and classes"):
-        model_config.build("cats", Card("onnx", "cats"))
+        model_config.build_config("cats", Card("onnx", "cats"))
 
 
 def test_damaged_text_names_the_file_and_the_line(tmp_path: Path) -> None:
     path = tmp_path / "config.pbtxt"
     path.write_text('name: "cats"\nmax_batch_sise: 4\n')
     with pytest.raises(ArtifactError, match=r"config\.pbtxt.*2:.*max_batch_sise"):
-        model_config.read(path)
+        model_config.read_config(path)
 
 
 def test_missing_file(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="not a readable configuration"):
-        model_config.read(tmp_path / "config.pbtxt")
+        model_config.read_config(tmp_path / "config.pbtxt")

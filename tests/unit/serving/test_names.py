@@ -14,17 +14,17 @@ from shrinkserve.serving import names
     ],
 )
 def test_what_people_call_them(known: list[str], called: list[str]) -> None:
-    assert names.known_models(known) == called
+    assert names.public_names(known) == called
 
 
 def test_the_classifier_of_a_name() -> None:
     known = ["a", "a_classifier", "c"]
-    assert [names.known_classifier(name, known) for name in ("a", "a_classifier", "c", "d")] == [
+    assert [names.resolve_classifier(name, known) for name in ("a", "a_classifier", "c", "d")] == [
         "a_classifier",
         "a_classifier",
         "c",
         "d",
     ]
-    assert names.whole("a_classifier") == ["a_classifier", "a_preprocess", "a"]
-    assert names.whole("c") == ["c"]
-    assert names.parts("a") == names.parts("a_classifier") == ["a_classifier", "a_preprocess", "a"]
+    assert names.names_of_ensemble("a_classifier") == ["a_classifier", "a_preprocess", "a"]
+    assert names.names_of_ensemble("c") == ["c"]
+    assert names.model_names("a") == names.model_names("a_classifier") == ["a_classifier", "a_preprocess", "a"]

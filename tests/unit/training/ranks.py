@@ -19,7 +19,7 @@ import torch.utils.tensorboard  # noqa: F401 - imported before the fork, not in 
 
 from shrinkserve.config import parse_recipe
 from shrinkserve.training.loop import train
-from shrinkserve.training.train_state import Learner
+from shrinkserve.training.train_state import TrainState
 
 
 def main() -> int:
@@ -57,14 +57,14 @@ def run(job: dict[str, Any], kill: list[int] | None) -> int:
 
 def work(job: dict[str, Any], die_at: int | None) -> int:
     """One rank; it kills itself after the update of step `die_at`."""
-    update = Learner.update
+    update = TrainState.update
 
-    def deadly(self: Learner, batches: Any, step: int, rate: float) -> None:
+    def deadly(self: TrainState, batches: Any, step: int, rate: float) -> None:
         update(self, batches, step, rate)
         if step == die_at:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    Learner.update = deadly  # type: ignore[method-assign]
+    TrainState.update = deadly  # type: ignore[method-assign]
     try:
         train(parse_recipe(job["recipe"]), Path(job["data"]), Path(job["out"]), resume=True)
     except BaseException:  # noqa: BLE001 - a forked process must not return to the code of its parent

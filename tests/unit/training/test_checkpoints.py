@@ -8,12 +8,12 @@ from safetensors.torch import save
 
 from shrinkserve.errors import ArtifactError
 from shrinkserve.training import checkpoints
-from shrinkserve.training.checkpoints import Snapshot
+from shrinkserve.training.checkpoints import TrainingSnapshot
 
 
-def snapshot(step: int) -> Snapshot:
+def snapshot(step: int) -> TrainingSnapshot:
     tensors = {"model.a": torch.full((3, 2), float(step)), "random.0": torch.arange(5, dtype=torch.uint8)}
-    return Snapshot(tensors, {"position": {"step": step}, "name": "a"})
+    return TrainingSnapshot(tensors, {"position": {"step": step}, "name": "a"})
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:

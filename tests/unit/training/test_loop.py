@@ -25,11 +25,11 @@ from shrinkserve.data import open_dataset
 from shrinkserve.errors import ArtifactError, ConfigError, DataError, ShrinkServeError, SpecError
 from shrinkserve.runtimes.checkpoint import Checkpoint
 from shrinkserve.training import checkpoints, run_folder
-from shrinkserve.training.distributed import Ranks
+from shrinkserve.training.distributed import DistContext
 from shrinkserve.training.evaluation import evaluate_source
 from shrinkserve.training.logs import METRICS, read_metrics
 from shrinkserve.training.loop import Stopped, train
-from shrinkserve.training.train_state import Learner
+from shrinkserve.training.train_state import TrainState
 
 Make = Callable[..., Recipe]
 SMALL = Path(__file__).parents[1] / "arch" / "small.prototxt"
@@ -89,7 +89,7 @@ def test_the_last_checkpoint_holds_the_shipped_weights(run: Path, colours: Path)
 
 def test_ema_and_raw_are_different_weights(run: Path) -> None:
     images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
-    assert not np.allclose(Checkpoint(run, "ema").answer(images), Checkpoint(run, "raw").answer(images))
+    assert not np.allclose(Checkpoint(run, "ema").predict(images), Checkpoint(run, "raw").predict(images))
 
 
 def test_a_finished_run_is_not_trained_again(run: Path, colours: Path, tiny: Make) -> None:
@@ -175,15 +175,15 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path, colours: Path, 
 def test_a_signal_ends_at_a_checkpoint_that_goes_on(
     tmp_path: Path, colours: Path, tiny: Make, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    update = Learner.update
+    update = TrainState.update
 
-    def interrupted(self: Learner, batches: Any, step: int, rate: float) -> None:
+    def interrupted(self: TrainState, batches: Any, step: int, rate: float) -> None:
         update(self, batches, step, rate)
         if step == 4:
             os.kill(os.getpid(), number)
 
     handlers = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)]
-    monkeypatch.setattr(Learner, "update", interrupted)
+    monkeypatch.setattr(TrainState, "update", interrupted)
     with pytest.raises(Stopped) as stopped:
         train(tiny(), colours, tmp_path / "broken")
     assert stopped.value.signal == number
@@ -227,10 +227,10 @@ def test_a_compiled_network_trains_as_the_other_one(tmp_path: Path, colours: Pat
 
 
 def test_batch_norms_over_processes_want_gpus(tiny: Make) -> None:
-    ranks = Ranks(rank=0, world=2, device=torch.device("cpu"), control=dist.GroupMember.NON_GROUP_MEMBER)  # type: ignore[arg-type]
+    ranks = DistContext(rank=0, world=2, device=torch.device("cpu"), control=dist.GroupMember.NON_GROUP_MEMBER)  # type: ignore[arg-type]
     recipe = tiny(train={"sync_batch_norm": True})
     with pytest.raises(ConfigError, match="sync_batch_norm: torch has it for GPUs only"):
-        Learner(arch.from_recipe(recipe.model, 2), recipe, ranks)
+        TrainState(arch.from_recipe(recipe.model, 2), recipe, ranks)
 
 
 @pytest.mark.parametrize("place", ["evaluate", "Display.epoch"])
@@ -247,13 +247,13 @@ def test_a_run_that_dies_after_an_epochs_last_update_repeats_none(
         with pytest.raises(KeyboardInterrupt):
             train(recipe, colours, broken)
     steps: list[int] = []
-    update = Learner.update
+    update = TrainState.update
 
-    def counted(self: Learner, batches: Any, step: int, rate: float) -> None:
+    def counted(self: TrainState, batches: Any, step: int, rate: float) -> None:
         steps.append(step)
         update(self, batches, step, rate)
 
-    monkeypatch.setattr(Learner, "update", counted)
+    monkeypatch.setattr(TrainState, "update", counted)
     train(recipe, colours, broken, resume=True)
     assert steps == [4, 5, 6]
     assert (broken / "ema.safetensors").read_bytes() == (whole / "ema.safetensors").read_bytes()

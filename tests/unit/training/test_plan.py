@@ -10,7 +10,7 @@ from torch import Tensor
 from shrinkserve import arch
 from shrinkserve.arch.module import compile_spec
 from shrinkserve.config import Recipe
-from shrinkserve.training.plan import activation_bytes, plan
+from shrinkserve.training.plan import activation_bytes, plan_training
 
 
 @pytest.mark.parametrize("network_name", ["shrinkcnn-a", "shrinkcnn-b"])
@@ -34,11 +34,11 @@ def test_the_memory_of_activations_is_what_autograd_keeps(tiny: Callable[..., Re
 
 def test_hours_follow_speed_and_processes(colours: Path, tiny: Callable[..., Recipe]) -> None:
     recipe = tiny(schedule={"epochs": 3})
-    one = plan(recipe, colours, images_per_second=10)
+    one = plan_training(recipe, colours, images_per_second=10)
     assert (one.steps_an_epoch, one.steps, one.total_batch, one.classes) == (6, 18, 8, 2)
     assert one.hours == pytest.approx((3 * 48 + 3 * 22 / 3) / 10 / 3600)
-    two = plan(recipe, colours, processes=2, images_per_second=10)
+    two = plan_training(recipe, colours, processes=2, images_per_second=10)
     assert (two.steps_an_epoch, two.total_batch) == (3, 16)
     assert two.hours == pytest.approx(one.hours / 2)
     assert two.peak_rate == 2 * one.peak_rate == pytest.approx(0.1 * 16 / 256)
-    assert plan(recipe, colours).hours is None
+    assert plan_training(recipe, colours).hours is None

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from shrinkserve.benchmark.accuracy.resume_log import Journal
-from shrinkserve.benchmark.accuracy.run import Chain, Plan, run_chain
+from shrinkserve.benchmark.accuracy.run import AccuracyPlan, ChainResult, measure_accuracy
 from shrinkserve.benchmark.accuracy.score import LISTED_FLIPS
 from shrinkserve.benchmark.targets.target import Logits, Pixels, Target
 from shrinkserve.data import open_dataset
@@ -49,18 +49,18 @@ def all_but_the_lightest(images: Pixels) -> Logits:
 
 
 @pytest.fixture
-def plan(folder: Path, make_target: Callable[..., Target]) -> Plan:
+def plan(folder: Path, make_target: Callable[..., Target]) -> AccuracyPlan:
     targets = [make_target("first", by_brightness), make_target("second", all_but_the_lightest, exact=False)]
-    return Plan(open_dataset(folder, "validation"), PREPROCESS, targets, [(0, 1)], batch_size=4)
+    return AccuracyPlan(open_dataset(folder, "validation"), PREPROCESS, targets, [(0, 1)], batch_size=4)
 
 
-def finish(plan: Plan, chain: Chain, journal: Journal | None = None) -> Chain:
-    run_chain(plan, chain, journal.append if journal else lambda _: None)
+def finish(plan: AccuracyPlan, chain: ChainResult, journal: Journal | None = None) -> ChainResult:
+    measure_accuracy(plan, chain, journal.append if journal else lambda _: None)
     return chain
 
 
-def test_every_image_is_counted_once_through_every_stage(plan: Plan) -> None:
-    chain = finish(plan, Chain.empty(plan))
+def test_every_image_is_counted_once_through_every_stage(plan: AccuracyPlan) -> None:
+    chain = finish(plan, ChainResult.empty(plan))
     first, second = chain.scores
     assert (chain.done, first.images, first.top1, second.top1) == (21, 21, 21, 19)
     (comparison,) = chain.comparisons
@@ -70,26 +70,26 @@ def test_every_image_is_counted_once_through_every_stage(plan: Plan) -> None:
     assert not comparison.gated
 
 
-def test_limit_is_spread_evenly(plan: Plan) -> None:
-    some = Plan(plan.dataset, plan.preprocess, plan.targets, plan.links, 4, limit=3)
-    chain = finish(some, Chain.empty(some))
+def test_limit_is_spread_evenly(plan: AccuracyPlan) -> None:
+    some = AccuracyPlan(plan.dataset, plan.preprocess, plan.targets, plan.links, 4, limit=3)
+    chain = finish(some, ChainResult.empty(some))
     assert chain.done == some.images == 3
     assert chain.scores[0].top1 == 3  # one of each class: the first would all be dark
 
 
-def test_a_stage_that_decodes_itself_is_given_what_the_dataset_holds(plan: Plan, make_target) -> None:
+def test_a_stage_that_decodes_itself_is_given_what_the_dataset_holds(plan: AccuracyPlan, make_target) -> None:
     def decode_itself(encoded: list[bytes]) -> Logits:
         images = [PREPROCESS.evaluate_bytes(one) for one in encoded]
         return by_brightness(np.stack(images))
 
     decoder = replace(make_target("decoder", decode_itself), payload="jpeg")
     mixed = replace(plan, targets=[plan.targets[0], decoder])
-    chain = finish(mixed, Chain.empty(mixed))
+    chain = finish(mixed, ChainResult.empty(mixed))
     assert chain.scores[1].top1 == chain.scores[1].images == 21
     assert chain.comparisons[0].worst == 0
 
 
-def test_memory_does_not_grow_with_the_dataset(plan: Plan, make_target) -> None:
+def test_memory_does_not_grow_with_the_dataset(plan: AccuracyPlan, make_target) -> None:
     """Eight times the images, each a flip: beyond those that are listed, a pass keeps two dozen bytes of each."""
 
     records = [plan.dataset.record(index) for index in range(len(plan.dataset))]
@@ -110,7 +110,7 @@ def test_memory_does_not_grow_with_the_dataset(plan: Plan, make_target) -> None:
     def peak(times: int) -> int:
         many = replace(plan, dataset=Repeated(times), targets=[plan.targets[0], contrary], batch_size=32)
         tracemalloc.start()
-        chain = finish(many, Chain.empty(many))
+        chain = finish(many, ChainResult.empty(many))
         _, most = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         assert chain.comparisons[0].flips == chain.done == len(many.dataset) > LISTED_FLIPS
@@ -119,7 +119,7 @@ def test_memory_does_not_grow_with_the_dataset(plan: Plan, make_target) -> None:
     assert peak(400) - peak(50) < 350 * len(records) * 50  # an image has 192 bytes of pixels
 
 
-def test_the_order_of_the_images_is_told_from_the_images(plan: Plan, make_target) -> None:
+def test_the_order_of_the_images_is_told_from_the_images(plan: AccuracyPlan, make_target) -> None:
     class Reversed:
         def __init__(self, dataset) -> None:
             self.root, self.split, self.classes = dataset.root, dataset.split, dataset.classes
@@ -132,7 +132,7 @@ def test_the_order_of_the_images_is_told_from_the_images(plan: Plan, make_target
             return self._dataset.record(len(self) - 1 - index)
 
     backwards = replace(plan, dataset=Reversed(plan.dataset))
-    first, second = finish(plan, Chain.empty(plan)), finish(backwards, Chain.empty(backwards))
+    first, second = finish(plan, ChainResult.empty(plan)), finish(backwards, ChainResult.empty(backwards))
     assert first.fingerprint == second.fingerprint
     assert first.order != second.order
     assert first.scores[1].right == second.scores[1].right[::-1]
@@ -151,8 +151,8 @@ class _Fails:
         return all_but_the_lightest(images)
 
 
-def test_a_pass_that_was_cut_off_goes_on_where_it_stopped(plan: Plan, make_target, tmp_path: Path) -> None:
-    dying = Plan(
+def test_a_pass_that_was_cut_off_goes_on_where_it_stopped(plan: AccuracyPlan, make_target, tmp_path: Path) -> None:
+    dying = AccuracyPlan(
         plan.dataset, PREPROCESS, [plan.targets[0], make_target("second", _Fails(3), exact=False)], [(0, 1)], 4
     )
     path = tmp_path / "out" / "accuracy.jsonl"
@@ -167,31 +167,31 @@ def test_a_pass_that_was_cut_off_goes_on_where_it_stopped(plan: Plan, make_targe
         seen.append(len(images))
         return by_brightness(images)
 
-    again = Plan(plan.dataset, PREPROCESS, [make_target("first", counting), plan.targets[1]], [(0, 1)], 4)
+    again = AccuracyPlan(plan.dataset, PREPROCESS, [make_target("first", counting), plan.targets[1]], [(0, 1)], 4)
     second = Journal(path, again)
     resumed = finish(again, second.restore(), second)
     assert sum(seen) == 9
-    assert resumed.to_dict() == finish(plan, Chain.empty(plan)).to_dict()
+    assert resumed.to_dict() == finish(plan, ChainResult.empty(plan)).to_dict()
     assert Journal(path, again).restore().to_dict() == resumed.to_dict()
 
 
-def test_the_journal_of_another_measurement_is_refused(plan: Plan, tmp_path: Path) -> None:
+def test_the_journal_of_another_measurement_is_refused(plan: AccuracyPlan, tmp_path: Path) -> None:
     path = tmp_path / "accuracy.jsonl"
     Journal(path, plan).restore()
-    other = Plan(plan.dataset, Preprocess(size=16), plan.targets, plan.links, 4)
+    other = AccuracyPlan(plan.dataset, Preprocess(size=16), plan.targets, plan.links, 4)
     with pytest.raises(ArtifactError, match=r"of another measurement \(contract differ"):
         Journal(path, other).restore()
 
 
 @pytest.mark.parametrize("content", ["", "{}\n", "[1]\n", "no journal\n", '{"done": 3}'])
-def test_what_is_no_journal_is_refused_or_begun_again(plan: Plan, tmp_path: Path, content: str) -> None:
+def test_what_is_no_journal_is_refused_or_begun_again(plan: AccuracyPlan, tmp_path: Path, content: str) -> None:
     path = tmp_path / "accuracy.jsonl"
     path.write_text(content)
     with pytest.raises(ArtifactError, match=r"accuracy\.jsonl"):
         Journal(path, plan).restore()
 
 
-def test_a_place_that_cannot_be_written(plan: Plan, tmp_path: Path) -> None:
+def test_a_place_that_cannot_be_written(plan: AccuracyPlan, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ArtifactError, match="cannot be used"):
         Journal(tmp_path / "file" / "accuracy.jsonl", plan).restore()

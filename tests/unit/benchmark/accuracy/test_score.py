@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import top_k_accuracy_score
 
-from shrinkserve.benchmark.accuracy.score import LISTED_FLIPS, Comparison, Score, margin, unpack
+from shrinkserve.benchmark.accuracy.score import LISTED_FLIPS, Agreement, Score, margin, unpack
 
 RNG = np.random.default_rng(7)
 LABELS = RNG.integers(0, 10, 400)
@@ -16,8 +16,8 @@ def name(index: int) -> str:
     return f"image {index}"
 
 
-def compare(before: np.ndarray, after: np.ndarray) -> Comparison:
-    comparison = Comparison("before", "after")
+def compare(before: np.ndarray, after: np.ndarray) -> Agreement:
+    comparison = Agreement("before", "after")
     comparison.add(before, after, LABELS[: len(before)], INDICES[: len(before)], name)
     return comparison
 
@@ -82,7 +82,7 @@ def test_lost_and_gained_are_told_apart() -> None:
 
 
 def test_listing_is_bounded_and_counting_is_not() -> None:
-    total = Comparison("before", "after")
+    total = Agreement("before", "after")
     for _ in range(4):
         total.merge(compare(LOGITS, -LOGITS))
     assert len(total.listed) == LISTED_FLIPS

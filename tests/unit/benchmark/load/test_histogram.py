@@ -6,20 +6,20 @@ import numpy as np
 import pytest
 from hdrh.histogram import HdrHistogram
 
-from shrinkserve.benchmark.load.histogram import PERCENTILES, Histogram
+from shrinkserve.benchmark.load.histogram import PERCENTILES, LatencyHistogram
 
 SAMPLES = np.random.default_rng(3).lognormal(-4, 0.7, 5000)  # around 18 ms
 
 
 @pytest.fixture(scope="module")
-def filled() -> Histogram:
-    histogram = Histogram()
+def filled() -> LatencyHistogram:
+    histogram = LatencyHistogram()
     for seconds in SAMPLES:
         histogram.record(float(seconds))
     return histogram
 
 
-def test_percentiles_are_numpys_to_three_digits(filled: Histogram) -> None:
+def test_percentiles_are_numpys_to_three_digits(filled: LatencyHistogram) -> None:
     for percent in PERCENTILES:
         ranked = np.sort(SAMPLES)[round(percent * 50) - 1]
         assert filled.percentile(percent) == pytest.approx(ranked, rel=2e-3)
@@ -27,7 +27,7 @@ def test_percentiles_are_numpys_to_three_digits(filled: Histogram) -> None:
     assert filled.longest == pytest.approx(SAMPLES.max(), rel=2e-3)
 
 
-def test_intervals_are_order_statistics(filled: Histogram) -> None:
+def test_intervals_are_order_statistics(filled: LatencyHistogram) -> None:
     ends = filled.interval(50)
     # ranks of the normal approximation: n/2 -+ 1.96 sqrt(n)/2
     spread = 1.96 * 5000**0.5 / 2
@@ -38,30 +38,30 @@ def test_intervals_are_order_statistics(filled: Histogram) -> None:
 
 
 def test_merging_is_recording_in_one() -> None:
-    parts = [Histogram(), Histogram()]
+    parts = [LatencyHistogram(), LatencyHistogram()]
     for number, seconds in enumerate(SAMPLES[:1000]):
         parts[number % 2].record(float(seconds))
-    merged = Histogram.merge(parts)
+    merged = LatencyHistogram.merge(parts)
     assert merged.count == 1000
     assert merged.percentile(99) == pytest.approx(np.sort(SAMPLES[:1000])[989], rel=2e-3)
 
 
-def test_stored_form_is_what_other_tools_read(filled: Histogram) -> None:
+def test_stored_form_is_what_other_tools_read(filled: LatencyHistogram) -> None:
     record = json.loads(json.dumps(filled.to_dict()))
     foreign = HdrHistogram.decode(record["hdr"])
     assert foreign.get_total_count() == 5000
     assert foreign.get_value_at_percentile(99) / 1e3 == pytest.approx(record["percentiles"]["p99"]["value"])
-    assert Histogram(record["hdr"]).percentile(90) == filled.percentile(90)
+    assert LatencyHistogram(record["hdr"]).percentile(90) == filled.percentile(90)
 
 
-def test_buckets_hold_every_sample(filled: Histogram) -> None:
+def test_buckets_hold_every_sample(filled: LatencyHistogram) -> None:
     buckets = filled.buckets()
     assert sum(count for _, _, count in buckets) == 5000
     assert all(low < high for low, high, _ in buckets)
 
 
 def test_outside_the_range_is_counted_at_its_ends() -> None:
-    histogram = Histogram()
+    histogram = LatencyHistogram()
     histogram.record(-1.0)
     histogram.record(1e6)
     assert histogram.count == 2
@@ -69,4 +69,4 @@ def test_outside_the_range_is_counted_at_its_ends() -> None:
 
 
 def test_empty() -> None:
-    assert Histogram().to_dict()["percentiles"]["p99"] == {"value": 0.0, "low": 0.0, "high": 0.0}
+    assert LatencyHistogram().to_dict()["percentiles"]["p99"] == {"value": 0.0, "low": 0.0, "high": 0.0}

@@ -3,11 +3,11 @@ from __future__ import annotations
 import threading
 import time
 
-from shrinkserve.benchmark.load.lifo_lock import Turns
+from shrinkserve.benchmark.load.lifo_lock import LifoLock
 
 
 def test_the_latest_comes_first_and_nobody_is_forgotten() -> None:
-    turns, order = Turns(), []
+    turns, order = LifoLock(), []
 
     def work(number: int) -> None:
         with turns:
@@ -27,7 +27,7 @@ def test_the_latest_comes_first_and_nobody_is_forgotten() -> None:
 
 
 def test_one_at_a_time() -> None:
-    turns, inside, most = Turns(), [0], [0]
+    turns, inside, most = LifoLock(), [0], [0]
 
     def work() -> None:
         for _ in range(300):

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from shrinkserve.benchmark.load.plan import REQUESTS, LoadPlan, Requests, run_loads
-from shrinkserve.benchmark.load.run import Timing
 from shrinkserve.benchmark.targets.target import Target
+from shrinkserve.benchmark.timing import Timing
 from shrinkserve.data import open_dataset
 from shrinkserve.preprocess import Preprocess
 

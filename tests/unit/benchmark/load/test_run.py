@@ -9,8 +9,9 @@ from dataclasses import replace
 
 import pytest
 
-from shrinkserve.benchmark.load.run import Timing, closed_loop, open_loop
-from shrinkserve.benchmark.load.schedule import Open
+from shrinkserve.benchmark.load.run import closed_loop, open_loop
+from shrinkserve.benchmark.load.schedule import OpenSchedule
+from shrinkserve.benchmark.timing import Timing
 from shrinkserve.errors import RequestError
 
 SHORT = Timing(warmup=0.1, window=0.4, agree=2, most=4, drain=5.0)
@@ -41,13 +42,13 @@ def test_connections_are_opened_before_the_clock_runs(desk, requests) -> None:
         if threading.get_ident() not in opened:
             opened.add(threading.get_ident())
             time.sleep(0.4)
-        return desk.answer(images)
+        return desk.predict(images)
 
     @contextmanager
     def session():
         yield slow_at_first
 
-    load = open_loop(replace(desk.target(), open=session), requests, Open(50.0), 16, replace(FIXED, warmup=0.0))
+    load = open_loop(replace(desk.target(), open=session), requests, OpenSchedule(50.0), 16, replace(FIXED, warmup=0.0))
     assert load.latency.longest < 0.3
 
 
@@ -58,7 +59,7 @@ def test_a_queue_of_four_waits_four_services(desk, requests) -> None:
 
 def test_a_stall_of_half_a_second_shows_in_p99_of_an_open_loop(desk, requests) -> None:
     desk.pause_at = time.perf_counter() + 0.7
-    load = open_loop(desk.target(), requests, Open(100.0), 128, FIXED)
+    load = open_loop(desk.target(), requests, OpenSchedule(100.0), 128, FIXED)
     # Of 160 requests the 50 that were due while it paused waited 250 ms on average.
     assert load.latency.percentile(99) > 0.3
     assert load.latency.percentile(90) > 0.1
@@ -73,14 +74,14 @@ def test_a_closed_loop_would_have_hidden_it(desk, requests) -> None:
 
 
 def test_more_than_the_server_can_is_overloaded(desk, requests) -> None:
-    load = open_loop(desk.target(), requests, Open(3 / desk.service), 8, replace(FIXED, drain=0.2))
+    load = open_loop(desk.target(), requests, OpenSchedule(3 / desk.service), 8, replace(FIXED, drain=0.2))
     assert load.unsent > 0
     assert any(reason.startswith("overloaded") for reason in load.reasons)
     assert not load.valid
 
 
 def test_a_rate_that_it_can_hold_is_answered_in_full(desk, requests) -> None:
-    load = open_loop(desk.target(), requests, Open(60.0, "constant"), 32, FIXED)
+    load = open_loop(desk.target(), requests, OpenSchedule(60.0, "constant"), 32, FIXED)
     assert load.unsent == 0
     assert load.latency.count == pytest.approx(96, abs=2)
     assert not any(reason.startswith("overloaded") for reason in load.reasons)

@@ -3,10 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from shrinkserve.benchmark.load.schedule import Open
+from shrinkserve.benchmark.load.schedule import OpenSchedule
 
 
-def gaps(pace: Open, count: int = 20_000) -> np.ndarray:
+def gaps(pace: OpenSchedule, count: int = 20_000) -> np.ndarray:
     pace.start(100.0)
     times = np.array([pace.due() for _ in range(count)])
     assert times[0] > 100.0
@@ -14,7 +14,7 @@ def gaps(pace: Open, count: int = 20_000) -> np.ndarray:
 
 
 def test_poisson_gaps_are_exponential() -> None:
-    drawn = gaps(Open(50.0))
+    drawn = gaps(OpenSchedule(50.0))
     assert drawn.mean() == pytest.approx(1 / 50, rel=0.03)
     assert drawn.std() == pytest.approx(
         1 / 50, rel=0.03
@@ -23,9 +23,9 @@ def test_poisson_gaps_are_exponential() -> None:
 
 
 def test_constant_gaps_are_a_clock() -> None:
-    assert gaps(Open(50.0, "constant")) == pytest.approx(1 / 50)
+    assert gaps(OpenSchedule(50.0, "constant")) == pytest.approx(1 / 50)
 
 
 def test_the_same_seed_is_the_same_crowd() -> None:
-    assert (gaps(Open(9.0, seed=4), 50) == gaps(Open(9.0, seed=4), 50)).all()
-    assert (gaps(Open(9.0, seed=4), 50) != gaps(Open(9.0, seed=5), 50)).any()
+    assert (gaps(OpenSchedule(9.0, seed=4), 50) == gaps(OpenSchedule(9.0, seed=4), 50)).all()
+    assert (gaps(OpenSchedule(9.0, seed=4), 50) != gaps(OpenSchedule(9.0, seed=5), 50)).any()

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from shrinkserve.benchmark.load.run import Timing
 from shrinkserve.benchmark.load.slo import LEAST, Slo, search
+from shrinkserve.benchmark.timing import Timing
 from shrinkserve.errors import ConfigError
 
 SHORT = Timing(warmup=0.05, window=0.3, agree=2, most=2, drain=0.5)

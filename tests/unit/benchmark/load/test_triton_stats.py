@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from shrinkserve.benchmark.load.triton_stats import Statistics, split
+from shrinkserve.benchmark.load.triton_stats import TritonStatistics, split
 
 
 def reading(count: int, queue: int, infer: int, executions: int, batches: dict[int, tuple[int, int]]) -> dict:
@@ -27,9 +27,9 @@ def reading(count: int, queue: int, infer: int, executions: int, batches: dict[i
     }
 
 
-def measured(before: dict, after: dict) -> Statistics:
+def measured(before: dict, after: dict) -> TritonStatistics:
     readings = iter([before, after])
-    statistics = Statistics(lambda: next(readings))
+    statistics = TritonStatistics(lambda: next(readings))
     statistics.begin()
     statistics.end()
     return statistics
@@ -60,6 +60,6 @@ def test_fields_that_are_zero_may_be_missing() -> None:
 
 
 def test_without_a_server_or_a_request_there_is_nothing_to_split() -> None:
-    assert split(Statistics(None)) is None
+    assert split(TritonStatistics(None)) is None
     same = reading(4, 400, 4000, 4, {})
     assert split(measured(same, same)) is None

@@ -4,8 +4,8 @@ import numpy as np
 
 from shrinkserve.benchmark.load.recorder import Recorder, Window
 from shrinkserve.benchmark.load.resources import Monitor
-from shrinkserve.benchmark.load.run import Timing
-from shrinkserve.benchmark.load.validity import judge, steady
+from shrinkserve.benchmark.load.validity import invalid_reasons, steady
+from shrinkserve.benchmark.timing import Timing
 
 TIMING = Timing(window=1.0, agree=3, most=10)
 
@@ -23,7 +23,7 @@ def reasons(windows: list[Window], *, lag: float = 0.0, cores: float = 0.1, rate
         recorder.send_lag.record(lag)
     monitor = Monitor()
     monitor.own_cores = cores
-    return [reason.partition(":")[0] for reason in judge(windows, TIMING, recorder, rate, 0, monitor)]
+    return [reason.partition(":")[0] for reason in invalid_reasons(windows, TIMING, recorder, rate, 0, monitor)]
 
 
 def test_equal_windows_are_steady_and_valid() -> None:

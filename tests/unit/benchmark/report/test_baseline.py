@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from shrinkserve.benchmark.accuracy.score import pack
-from shrinkserve.benchmark.report.baseline import compare, read_record
+from shrinkserve.benchmark.report.baseline import compare_with_baseline
 from shrinkserve.benchmark.report.gates import Gates, misses
+from shrinkserve.benchmark.report.record import read_record
 from shrinkserve.errors import ArtifactError, DataError
 
 
@@ -52,7 +53,7 @@ def record(
 
 
 def verdicts(now: dict[str, Any], before: dict[str, Any]) -> dict[str, str]:
-    return {entry["figure"]: entry["verdict"] for entry in compare(now, before)}
+    return {entry["figure"]: entry["verdict"] for entry in compare_with_baseline(now, before)}
 
 
 def test_figures_within_their_intervals_are_the_same() -> None:
@@ -65,7 +66,7 @@ def test_what_is_beyond_both_intervals_is_flagged_and_missed() -> None:
     assert found["server grpc: top-1"] == "regression"
     assert found["server grpc, concurrency 1: p99"] == "regression"
     assert found["server grpc, concurrency 1: p50"] == "same within the intervals"
-    lines = misses({**now, "baseline": {"figures": compare(now, record())}}, Gates())
+    lines = misses({**now, "baseline": {"figures": compare_with_baseline(now, record())}}, Gates())
     assert len(lines) == 2
     assert "was 20, is 25 ms, beyond both intervals" in lines[1]
 
@@ -81,19 +82,19 @@ def test_figures_that_are_not_valid_are_not_compared() -> None:
 def test_accuracy_is_compared_image_by_image() -> None:
     """Nine of 364 images lost is within the intervals, and yet no accident: exact McNemar, p = 2 / 2**9."""
     now = record(0.975, right="0" * 9 + "1" * 355)
-    found = compare(now, record(0.98))[0]
+    found = compare_with_baseline(now, record(0.98))[0]
     assert (found["lost"], found["gained"], found["verdict"]) == (9, 0, "regression")
     (line, *_) = misses({**now, "baseline": {"figures": [found]}}, Gates())
     assert line == "server grpc: top-1: was 0.98, is 0.975 fraction, 9 images lost, 0 gained (p = 0.0039)"
     assert found["mcnemar_p"] == pytest.approx(2 / 2**9)
-    exchanged = compare(record(right="0" * 5 + "1" * 359), record(right="1" * 359 + "0" * 5))[0]
+    exchanged = compare_with_baseline(record(right="0" * 5 + "1" * 359), record(right="1" * 359 + "0" * 5))[0]
     assert (exchanged["lost"], exchanged["gained"], exchanged["verdict"]) == (5, 5, "same within the intervals")
-    gained = compare(record(), record(right="0" * 9 + "1" * 355))[0]
+    gained = compare_with_baseline(record(), record(right="0" * 9 + "1" * 355))[0]
     assert gained["verdict"] == "better"
 
 
 def test_images_in_another_order_are_compared_by_their_intervals() -> None:
-    found = compare(record(0.979, order="another", right="0" * 364), record())[0]
+    found = compare_with_baseline(record(0.979, order="another", right="0" * 364), record())[0]
     assert "mcnemar_p" not in found
     assert found["verdict"] == "same within the intervals"
 
@@ -111,7 +112,7 @@ def test_throughput_is_compared_too() -> None:
 
 def test_another_dataset_is_refused() -> None:
     with pytest.raises(DataError, match="measured on other images"):
-        compare(record(), record(fingerprint="cd"))
+        compare_with_baseline(record(), record(fingerprint="cd"))
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": 0}'])

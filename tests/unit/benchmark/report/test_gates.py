@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from shrinkserve.benchmark.report.gates import Gates, misses, parse_duration, read_gates
+from shrinkserve.benchmark.report.gates import Gates, misses, read_gates
+from shrinkserve.benchmark.timing import parse_duration
 from shrinkserve.errors import ConfigError
 
 

@@ -54,8 +54,8 @@ def test_every_stage_has_its_box_and_every_arrow_its_flips(draw) -> None:
     assert len([edge for edge in picture.iter("path") if "bad" in edge.get("class")]) == 1
 
 
-def point(load: float, throughput: float, p99: float, *, valid: bool = True) -> charts.Point:
-    return charts.Point(load, throughput, p99, 0.9 * p99, 1.2 * p99, valid, f"c{load:g}", f"concurrency {load:g}")
+def point(load: float, throughput: float, p99: float, *, valid: bool = True) -> charts.LoadPoint:
+    return charts.LoadPoint(load, throughput, p99, 0.9 * p99, 1.2 * p99, valid, f"c{load:g}", f"concurrency {load:g}")
 
 
 def test_load_curves_show_every_point_inside_the_picture() -> None:
@@ -73,8 +73,8 @@ def test_load_curves_show_every_point_inside_the_picture() -> None:
 
 def test_distributions_share_an_axis() -> None:
     loads = [
-        charts.Ridge("slow", [(10.0, 11.0, 5), (40.0, 44.0, 1)], {"p50": 10.5, "p99": 44.0}),
-        charts.Ridge("fast", [(0.5, 0.6, 900)], {"p50": 0.55, "p99": 0.6}),
+        charts.LatencyRidge("slow", [(10.0, 11.0, 5), (40.0, 44.0, 1)], {"p50": 10.5, "p99": 44.0}),
+        charts.LatencyRidge("fast", [(0.5, 0.6, 900)], {"p50": 0.55, "p99": 0.6}),
     ]
     picture = ElementTree.fromstring(charts.ridges(loads, 358))
     words = [element.text for element in picture.iter("text")]

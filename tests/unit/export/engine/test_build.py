@@ -13,7 +13,7 @@ from shrinkserve.errors import ArtifactError, ConfigError
 from shrinkserve.export import graph
 from shrinkserve.export.engine import build as build_module
 from shrinkserve.export.engine import progress as progress_module
-from shrinkserve.export.engine.build import Engine, EngineOptions, build, import_library
+from shrinkserve.export.engine.build import EngineOptions, EngineStep, build_engine, import_library
 from shrinkserve.export.precision import Lower
 from shrinkserve.export.quantise.calibration import clip, observe
 from shrinkserve.export.quantise.static import quantise
@@ -33,8 +33,8 @@ RTX_ONLY = {"ComputeCapability", "num_compute_capabilities", "set_compute_capabi
 def trt():
     try:
         return import_library("tensorrt_rtx")
-    except ConfigError as fault:
-        pytest.skip(str(fault))
+    except ConfigError as exc:
+        pytest.skip(str(exc))
 
 
 def used_names() -> set[str]:
@@ -91,7 +91,7 @@ def test_engine_of_every_precision(trt, tiny_onnx: Path, tmp_path: Path, precisi
         source = tmp_path / "low.onnx"
         Lower(precision, images).run(tiny_onnx, source, synthetic(32, 4))
     log, target = tmp_path / "build.log", tmp_path / "model.plan"
-    step = Engine(precision, AHEAD, log=log, library="tensorrt_rtx", progress=False)
+    step = EngineStep(precision, AHEAD, log=log, library="tensorrt_rtx", progress=False)
     record = step.run(source, target, synthetic(32, 4))
     assert target.stat().st_size > 10_000
     assert record["built"] == {
@@ -106,16 +106,16 @@ def test_engine_of_every_precision(trt, tiny_onnx: Path, tmp_path: Path, precisi
 
 
 def test_plans_differ_by_compute_capability(trt, tiny_onnx: Path):
-    plans = {sm: build(trt, tiny_onnx, EngineOptions(compute_capability=sm)) for sm in ("8.6", "8.9")}
+    plans = {sm: build_engine(trt, tiny_onnx, EngineOptions(compute_capability=sm)) for sm in ("8.6", "8.9")}
     assert plans["8.6"] != plans["8.9"]
 
 
 @pytest.mark.filterwarnings("ignore:.*TensorRT-RTX:DeprecationWarning")  # its timing caches are empty
 def test_timing_cache_is_kept(trt, tiny_onnx: Path, tmp_path: Path):
     cache = tmp_path / "timing.cache"
-    build(trt, tiny_onnx, AHEAD, timing_cache=cache)
+    build_engine(trt, tiny_onnx, AHEAD, timing_cache=cache)
     first = cache.read_bytes()
-    build(trt, tiny_onnx, AHEAD, timing_cache=cache)
+    build_engine(trt, tiny_onnx, AHEAD, timing_cache=cache)
     assert first
     assert cache.read_bytes() == first
 
@@ -156,12 +156,12 @@ def test_graph_for_onnx_runtime_is_refused_with_a_reason(trt, tiny_onnx: Path, t
     path = tmp_path / "unsigned.onnx"
     onnx.save(quantise(model, clip(observe(model, synthetic(32, 8).images), "minmax"), "onnxruntime"), path)
     with pytest.raises(ArtifactError, match=r"TensorRT refuses the graph \(.*zero.?point"):
-        build(trt, path, AHEAD)
+        build_engine(trt, path, AHEAD)
 
 
 def test_unknown_capability(trt, tiny_onnx: Path):
     with pytest.raises(ConfigError, match=r"compute capability: expected one of 7\.5, .*, found 1\.0"):
-        build(trt, tiny_onnx, EngineOptions(compute_capability="1.0"))
+        build_engine(trt, tiny_onnx, EngineOptions(compute_capability="1.0"))
 
 
 @pytest.mark.parametrize("wrong", [{"min_batch": 0}, {"opt_batch": 64}, {"min_batch": 9}, {"level": 6}])

@@ -4,12 +4,12 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from shrinkserve.export.quantise.calibration import BINS, METHODS, Histogram, clip, observe
+from shrinkserve.export.quantise.calibration import BINS, METHODS, ActivationHistogram, clip, observe
 
 
-def histogram(values: np.ndarray) -> Histogram:
+def histogram(values: np.ndarray) -> ActivationHistogram:
     counts, _ = np.histogram(values, BINS, (values.min(), values.max()))
-    return Histogram(float(values.min()), float(values.max()), counts)
+    return ActivationHistogram(float(values.min()), float(values.max()), counts)
 
 
 SCALED = """
@@ -58,5 +58,5 @@ def test_entropy_cuts_an_outlier_that_minmax_keeps(sign: int):
 def test_constant_tensor_has_a_range(method: str):
     counts = np.zeros(BINS, np.int64)
     counts[0] = 7
-    low, high = clip({"x": Histogram(1.5, 1.5, counts)}, method)["x"]
+    low, high = clip({"x": ActivationHistogram(1.5, 1.5, counts)}, method)["x"]
     assert low <= high <= 1.5

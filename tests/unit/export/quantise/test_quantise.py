@@ -73,7 +73,7 @@ def test_what_meets_in_a_concat_shares_its_scale(tiny_onnx: Path, ranges):
 @pytest.mark.parametrize("target", TARGETS)
 def test_answers_are_near(tiny_onnx: Path, ranges, tmp_path: Path, target: str):
     onnx.save(quantise(graph.load(tiny_onnx), ranges, target), tmp_path / "int8.onnx")
-    right, found = OnnxModel(tiny_onnx).answer(IMAGES), OnnxModel(tmp_path / "int8.onnx").answer(IMAGES)
+    right, found = OnnxModel(tiny_onnx).predict(IMAGES), OnnxModel(tmp_path / "int8.onnx").predict(IMAGES)
     assert 0 < np.sqrt(np.mean((right - found) ** 2)) < 0.1 * right.std()
 
 
@@ -130,7 +130,7 @@ def test_images_that_are_too_few_to_decide_are_named(
 
 def test_top1_is_judged_by_labels_where_there_are_some(tiny_onnx: Path, tmp_path: Path):
     """All labels wrong but for one image: whatever eight bits change, top-1 cannot fall by more than that one."""
-    labels = (OnnxModel(tiny_onnx).answer(IMAGES).argmax(1) + 1) % 10
+    labels = (OnnxModel(tiny_onnx).predict(IMAGES).argmax(1) + 1) % 10
     labels[0] = (labels[0] + 9) % 10
     judge = step(max_top1_drop=4, validation=Samples(IMAGES, labels, "labelled"))
     record = judge.run(tiny_onnx, tmp_path / "int8.onnx", Samples(IMAGES[:4], None, "test"))

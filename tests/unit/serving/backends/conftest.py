@@ -22,8 +22,8 @@ def together() -> Together:
             gate.wait()
             try:
                 return call()
-            except InferenceServerException as fault:
-                return fault
+            except InferenceServerException as exc:
+                return exc
 
         with ThreadPoolExecutor(len(calls)) as pool:
             return list(pool.map(run, calls))

@@ -72,9 +72,9 @@ def test_many_at_once(url: str, photos: list[Path]) -> None:
 
 
 def test_faults_are_those_of_the_other_client(url: str) -> None:
-    def refused(work: Callable[[AsyncClient], Awaitable[Any]], fault: type[Exception], message: str) -> None:
+    def refused(work: Callable[[AsyncClient], Awaitable[Any]], error: type[Exception], message: str) -> None:
         async def fail(client: AsyncClient) -> None:
-            with pytest.raises(fault, match=message):
+            with pytest.raises(error, match=message):
                 await work(client)
 
         run(url, fail)

@@ -77,14 +77,14 @@ def test_a_bad_image_fails_alone_in_a_stream(client: Client, photos: list[Path],
     sources = [*photos[:2], bad, tmp_path / "missing.png", photos[2], np.zeros((4, 4), np.uint8), b""]
     outcomes = list(client.stream(sources, "tiny", top=1))
     assert [outcome.name for outcome in outcomes] == [*map(str, sources[:5]), "image 5", "image 6"]
-    assert [outcome.fault is None for outcome in outcomes] == [True, True, False, False, True, False, False]
+    assert [outcome.error is None for outcome in outcomes] == [True, True, False, False, True, False, False]
     assert [o.predictions[0] for o in outcomes if o.predictions] == client.classify(photos[:3], "tiny")
     with pytest.raises(DataError, match=r"bad\.jpg: not an image"):
         client.classify(sources, "tiny")
 
 
 def test_a_stream_of_bad_images_only(client: Client) -> None:
-    assert [type(outcome.fault) for outcome in client.stream([b"x", b"y"], "tiny")] == [DataError, DataError]
+    assert [type(outcome.error) for outcome in client.stream([b"x", b"y"], "tiny")] == [DataError, DataError]
     assert client.classify([], "tiny") == []
 
 

@@ -28,11 +28,11 @@ from shrinkserve.runtimes.predictor import Images
 from shrinkserve.serving.client.async_client import AsyncClient
 from shrinkserve.serving.client.client import Client
 from shrinkserve.serving.client.prediction import Prediction
-from shrinkserve.serving.client.transport import Question
+from shrinkserve.serving.client.transport import InferRequest
 from shrinkserve.serving.model_config import ENCODED, INPUT, PROBABILITIES
 from shrinkserve.serving.names import CLASSIFIER
 from shrinkserve.serving.publish.publish import Live, publish, roll_back
-from shrinkserve.serving.publish.shadow import Limits
+from shrinkserve.serving.publish.shadow import ShadowLimits
 from shrinkserve.serving.repository.engines import Engine
 from shrinkserve.serving.repository.verify import problems
 from shrinkserve.serving.repository.writer import Repository
@@ -111,11 +111,11 @@ def test_a_source_that_does_not_hold_together(
     tmp_path: Path,
     make_model: MakeModel,
     change: dict[str, object],
-    fault: type[Exception],
+    error: type[Exception],
     message: str,
 ) -> None:
     model_file, card = make_model(seed=2)
-    with pytest.raises(fault, match=message):
+    with pytest.raises(error, match=message):
         publish(Repository(tmp_path / "models"), written(model_file, replace(card, **change)))  # type: ignore[arg-type]
     assert not (tmp_path / "models").exists()
 
@@ -169,7 +169,7 @@ def test_live_comparison_gates_and_rollback(live_server: TritonServer, source: P
     repository, said = Repository(live_server.repository), []
     with Client(getattr(live_server, f"{protocol}_url")) as client:
         active = client.contract("tiny").version
-        refusing = Live(client, photos(12), Limits(flips=0.0))
+        refusing = Live(client, photos(12), ShadowLimits(flips=0.0))
         with pytest.raises(GateError, match=r"of the answers differ, at most 0\.00% may"):
             publish(repository, source, live=refusing, scratch=False)
         assert (client.contract("tiny").version, client.models()) == (active, ["tiny"])
@@ -223,7 +223,7 @@ def test_a_server_that_runs_another_engine(tmp_path: Path, make_model: MakeModel
     with TritonServer(repository.root, options) as server, Client(server.grpc_url) as client:
         place = publish(repository, folders[1], live=Live(client, photos(4)), scratch=False)
         assert (client.contract("tiny").precision, client.contract("tiny").version) == ("int8", 2)
-        expected = OnnxModel(place / int8.file).answer(images)
+        expected = OnnxModel(place / int8.file).predict(images)
         np.testing.assert_allclose(client.infer("tiny", images)[0], expected, rtol=1e-5)
         assert roll_back(repository, "tiny", None, Live(client)) == 1
         said: list[str] = []
@@ -352,21 +352,21 @@ class Traffic:
         self.answers: Counter[tuple[int, bytes]] = Counter()
         self.faults: list[BaseException] = []
         self._done = threading.Event()
-        asked = Question(model, images, {PROBABILITIES: 0}, tensor=ENCODED if images.ndim == 2 else INPUT)
+        asked = InferRequest(model, images, {PROBABILITIES: 0}, tensor=ENCODED if images.ndim == 2 else INPUT)
         self._thread = threading.Thread(target=lambda: asyncio.run(self._all(url, asked, under_way)))
         self._thread.start()
 
-    async def _all(self, url: str, asked: Question, under_way: int) -> None:
+    async def _all(self, url: str, asked: InferRequest, under_way: int) -> None:
         async with AsyncClient(url) as client:
             await asyncio.gather(*(self._ask(client, asked) for _ in range(under_way)))
 
-    async def _ask(self, client: AsyncClient, asked: Question) -> None:
+    async def _ask(self, client: AsyncClient, asked: InferRequest) -> None:
         while not self._done.is_set():
             try:
-                reply = await client.ask(asked)
+                reply = await client.send(asked)
                 self.answers[reply.version, reply.tensors[PROBABILITIES].tobytes()] += 1
-            except BaseException as fault:  # noqa: BLE001 - any of them is a failed request
-                self.faults.append(fault)
+            except BaseException as exc:  # noqa: BLE001 - any of them is a failed request
+                self.faults.append(exc)
 
     def stop(self) -> None:
         self._done.set()
@@ -404,7 +404,7 @@ def test_no_request_fails_while_versions_come_and_go(tmp_path: Path, make_model:
         finally:
             for one in traffic:
                 one.stop()
-    assert [fault for one in traffic for fault in one.faults] == []
+    assert [error for one in traffic for error in one.faults] == []
     assert all(sum(one.answers.values()) > 1000 for one in traffic[:2])
     for version, answer in (entry for one in traffic[:2] for entry in one.answers):
         np.testing.assert_allclose(np.frombuffer(answer, np.float32), right[version][0], rtol=1e-5)

@@ -48,7 +48,7 @@ def built(tmp_path: Path, make_model: MakeModel) -> Path:
 
 def test_a_configuration_of_its_own(repository: Repository, built: Path) -> None:
     path = repository.add_engine("tiny", PLANS, built)
-    config = model_config.read(path)
+    config = model_config.read_config(path)
     assert path == repository.root / "tiny" / "configs" / "tensorrt.pbtxt"
     assert (config.backend, config.default_model_filename) == ("tensorrt", "model.plan")
     assert dict(config.cc_model_filenames) == {"8.9": "model.sm89.plan"}
@@ -77,7 +77,7 @@ def test_the_server_runs_the_engine_under_the_models_name(repository: Repository
     images = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), np.uint8)
     options = ServerOptions(log_file=tmp_path / "log", arguments=("--model-config-name=int8",))
     with TritonServer(repository.root, options) as server, Client(server.grpc_url) as client:
-        expected = OnnxModel(built / "model.int8.onnx").answer(images)
+        expected = OnnxModel(built / "model.int8.onnx").predict(images)
         np.testing.assert_allclose(client.infer("tiny", images)[0], expected, rtol=1e-5)
         assert client.contract("tiny").precision == "int8"
         assert client.contract("tiny").classes == repository.card("tiny", 1).classes
@@ -93,7 +93,7 @@ def test_choices_outlive_a_version_and_go_with_the_engine(
     first = repository.card("tiny", 1)
     files = {**card.files, "model.int8.onnx": first.files["model.int8.onnx"]}
     repository.add("tiny", model_file, replace(card, files=files, details=first.details))
-    config = model_config.read(path)
+    config = model_config.read_config(path)
     assert model_config.active_version(config) == 2
     assert config.instance_group[0].count == 5
     assert (repository.root / "tiny" / "2" / "model.int8.onnx").is_file()

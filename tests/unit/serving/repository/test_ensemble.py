@@ -20,13 +20,13 @@ from shrinkserve.errors import ConfigError, ParityError, RequestError
 from shrinkserve.preprocess import Preprocess
 from shrinkserve.serving.client.async_client import AsyncClient
 from shrinkserve.serving.client.client import Client
-from shrinkserve.serving.client.prediction import Outcome
+from shrinkserve.serving.client.prediction import ClassifyResult
 from shrinkserve.serving.publish import publish as publishing
 from shrinkserve.serving.publish.publish import Live, publish
-from shrinkserve.serving.repository.dali_pipeline import serialise
+from shrinkserve.serving.repository.dali_pipeline import serialise_pipeline
 from shrinkserve.serving.repository.verify import problems
 from shrinkserve.serving.repository.writer import Repository
-from shrinkserve.serving.server.loadable import choose
+from shrinkserve.serving.server.loadable import select
 from shrinkserve.serving.server.server import ServerOptions, TritonServer
 
 dali = pytest.importorskip("nvidia.dali", reason="DALI is not installed")
@@ -46,7 +46,7 @@ def photo(seed: int, width: int, height: int, mode: str = "RGB") -> bytes:
 
 def run(preprocess: Preprocess, *encoded: bytes) -> np.ndarray:  # type: ignore[type-arg]
     pipeline = dali.Pipeline.deserialize(
-        serialise(preprocess, len(encoded)), batch_size=len(encoded), num_threads=1, device_id=None
+        serialise_pipeline(preprocess, len(encoded)), batch_size=len(encoded), num_threads=1, device_id=None
     )
     pipeline.build()
     pipeline.feed_input("DALI_INPUT_0", [np.frombuffer(one, np.uint8) for one in encoded])
@@ -115,8 +115,8 @@ def test_a_bad_image_fails_alone(server: TritonServer, tmp_path: Path) -> None:
     with Client(server.grpc_url) as client:
         outcomes = list(client.stream_encoded(sources, "tiny", top=1))
     assert [bool(outcome.predictions) for outcome in outcomes] == [True, False, False, True]
-    assert "image 1" in str(outcomes[1].fault)
-    assert "cannot be read" in str(outcomes[2].fault)
+    assert "image 1" in str(outcomes[1].error)
+    assert "cannot be read" in str(outcomes[2].error)
 
 
 @pytest.mark.parametrize("protocol", ["http", "grpc"])
@@ -125,7 +125,7 @@ def test_the_client_for_asyncio_does_the_same(server: TritonServer, protocol: st
     sources: list[bytes | Path] = [photo(seed, 60 + seed, 50) for seed in range(20)]
     sources[3:3] = [b"no image", tmp_path / "missing.jpg"]
 
-    async def ask() -> list[Outcome]:
+    async def ask() -> list[ClassifyResult]:
         async with AsyncClient(url) as client:
             return [outcome async for outcome in client.stream_encoded(sources, "tiny", top=4)]
 
@@ -133,7 +133,7 @@ def test_the_client_for_asyncio_does_the_same(server: TritonServer, protocol: st
         expected = list(client.stream_encoded(sources, "tiny", top=4))
     for found, wanted in zip(asyncio.run(ask()), expected, strict=True):
         assert (found.name, found.predictions, found.version) == (wanted.name, wanted.predictions, wanted.version)
-        assert str(found.fault) == str(wanted.fault)
+        assert str(found.error) == str(wanted.error)
 
 
 def test_one_name_for_all_its_parts(server: TritonServer, repository: Repository) -> None:
@@ -184,7 +184,7 @@ def test_it_follows_the_classifier(tmp_path: Path, make_model: MakeModel) -> Non
     assert configs(repository)["tiny"] == first["tiny"]
     repository.configure(CLASSIFIER, ServingConfig(max_batch_size=3))
     assert [repository.config(part).max_batch_size for part in PARTS] == [3, 3, 3]
-    assert choose(repository.root).whole == PARTS
+    assert select(repository.root).whole == PARTS
 
 
 def test_a_stream_goes_on_while_the_contract_changes(tmp_path: Path, make_model: MakeModel) -> None:
@@ -196,7 +196,7 @@ def test_a_stream_goes_on_while_the_contract_changes(tmp_path: Path, make_model:
         while not done.is_set():
             yield encoded
 
-    def ask(url: str) -> list[Outcome]:
+    def ask(url: str) -> list[ClassifyResult]:
         with Client(url) as client:
             return list(client.stream_encoded(sources(), "tiny", top=1, workers=2))
 
@@ -218,7 +218,7 @@ def test_a_stream_goes_on_while_the_contract_changes(tmp_path: Path, make_model:
         finally:
             done.set()
         outcomes = [outcome for stream in streams for outcome in stream.result()]
-    assert [outcome.fault for outcome in outcomes if outcome.fault] == []
+    assert [outcome.error for outcome in outcomes if outcome.error] == []
     assert len(outcomes) > 100
 
 
@@ -251,17 +251,17 @@ def test_what_does_not_fit_is_skipped_and_mended(tmp_path: Path, make_model: Mak
     path.write_text(path.read_text().replace("max_batch_size: 32", "max_batch_size: 2"))
     (line,) = problems(repository, CLASSIFIER)
     assert "run `shrinkserve repo add-jpeg tiny`" in line
-    found = choose(repository.root)
+    found = select(repository.root)
     assert found.whole == [CLASSIFIER, "tiny_preprocess"]
     assert f"complete it with: shrinkserve repo add-jpeg tiny --repository {repository.root}" in found.skipped["tiny"]
     repository.add_jpeg("tiny")
     assert list(problems(repository, CLASSIFIER)) == []
-    assert choose(repository.root, ["tiny"]).whole == PARTS
-    assert choose(repository.root, [CLASSIFIER]).whole == [CLASSIFIER]
+    assert select(repository.root, ["tiny"]).whole == PARTS
+    assert select(repository.root, [CLASSIFIER]).whole == [CLASSIFIER]
 
 
 def test_a_machine_without_dali_serves_pixels(repository: Repository) -> None:
-    found = choose(repository.root, ["tiny"], unavailable={"dali": "pip install 'shrinkserve[dali]'"})
+    found = select(repository.root, ["tiny"], unavailable={"dali": "pip install 'shrinkserve[dali]'"})
     assert found.whole == [CLASSIFIER]
     assert found.skipped == {
         "tiny": "needs tiny_preprocess, which is skipped",

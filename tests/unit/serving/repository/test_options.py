@@ -81,8 +81,8 @@ def test_a_full_queue_is_told_as_such(url: str) -> None:
         try:
             with Client(url) as client:
                 client.infer("waiting", IMAGE)
-        except RequestError as fault:
-            said.append(str(fault))
+        except RequestError as exc:
+            said.append(str(exc))
 
     threads = [threading.Thread(target=ask) for _ in range(4)]
     for thread in threads:

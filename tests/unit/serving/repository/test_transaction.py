@@ -48,8 +48,8 @@ def test_a_reader_always_finds_the_folder(tmp_path: Path) -> None:
         while not done.is_set():
             try:
                 (target / "file").read_text()
-            except FileNotFoundError as fault:
-                missing.append(fault)
+            except FileNotFoundError as exc:
+                missing.append(exc)
 
     reader = threading.Thread(target=read)
     reader.start()

@@ -67,9 +67,9 @@ def test_options_that_not_every_tritonserver_has(tmp_path: Path) -> None:
     program = tmp_path / "tritonserver"
     program.write_text("#!/bin/sh\necho '  --http-max-input-size <integer>' >&2; exit 1\n")
     program.chmod(0o755)
-    assert launch.understands(launch.Launch(program, from_pip=False), "--http-max-input-size")
-    assert not launch.understands(launch.Launch(program, from_pip=False), "--another")
-    assert not launch.understands(launch.Launch(program, from_pip=True), "--http-max-input-size")
+    assert launch.understands(launch.LaunchSpec(program, from_pip=False), "--http-max-input-size")
+    assert not launch.understands(launch.LaunchSpec(program, from_pip=False), "--another")
+    assert not launch.understands(launch.LaunchSpec(program, from_pip=True), "--http-max-input-size")
 
 
 def test_backends_that_this_environment_cannot_run(monkeypatch: pytest.MonkeyPatch) -> None:

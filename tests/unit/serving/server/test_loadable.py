@@ -7,7 +7,7 @@ import pytest
 
 from shrinkserve.errors import ConfigError, ServerError
 from shrinkserve.serving.repository.writer import Repository
-from shrinkserve.serving.server.loadable import choose, take
+from shrinkserve.serving.server.loadable import scan, select
 
 
 @pytest.fixture
@@ -17,55 +17,55 @@ def root(tiny_repository: Repository, tmp_path: Path) -> Path:
 
 
 def test_whole_models(root: Path) -> None:
-    assert (take(root).whole, take(root).skipped) == (["tiny", "wide"], {})
-    assert choose(root, ["wide"]).whole == ["wide"]
+    assert (scan(root).whole, scan(root).skipped) == (["tiny", "wide"], {})
+    assert select(root, ["wide"]).whole == ["wide"]
 
 
 def test_half_made_models_are_left_out_with_the_command_that_completes_them(root: Path) -> None:
     (root / "tiny/config.pbtxt").unlink()
     (root / "notes").mkdir()
-    found = choose(root)
+    found = select(root)
     lack = f"half made, no config.pbtxt; complete it with: shrinkserve export RUN --name tiny --repository {root}"
     assert (found.whole, found.skipped) == (["wide"], {"tiny": lack})
     (root / "wide/1/model.onnx").unlink()
-    assert take(root).skipped["wide"].startswith("half made, no 1/model.onnx; ")
+    assert scan(root).skipped["wide"].startswith("half made, no 1/model.onnx; ")
     with pytest.raises(ServerError, match=r"tiny: half made, no config\.pbtxt"):
-        choose(root)
+        select(root)
 
 
 def test_chosen_half_made_model_is_an_error(root: Path) -> None:
     shutil.rmtree(root / "tiny/1")
     with pytest.raises(ServerError, match=r"tiny: half made, no version|tiny: half made, no 1/model\.onnx"):
-        choose(root, ["tiny"])
-    assert choose(root, ["wide"]).skipped == {}
+        select(root, ["tiny"])
+    assert select(root, ["wide"]).skipped == {}
 
 
 def test_engine_of_its_own_files(root: Path) -> None:
     (root / "tiny/configs").mkdir()
     text = (root / "tiny/config.pbtxt").read_text()
     (root / "tiny/configs/other.pbtxt").write_text(text.replace("model.onnx", "other.onnx"))
-    assert take(root).whole == ["tiny", "wide"]
-    assert take(root, "other").skipped["tiny"].startswith("half made, no 1/other.onnx; ")
+    assert scan(root).whole == ["tiny", "wide"]
+    assert scan(root, "other").skipped["tiny"].startswith("half made, no 1/other.onnx; ")
     shutil.copy(root / "tiny/1/model.onnx", root / "tiny/1/other.onnx")
-    assert choose(root, engine="other").whole == ["tiny", "wide"]
+    assert select(root, engine="other").whole == ["tiny", "wide"]
     with pytest.raises(ConfigError, match="no such engine: expected other, found another; leave --config out"):
-        choose(root, engine="another")
+        select(root, engine="another")
 
 
 def test_ensembles_need_no_file(root: Path) -> None:
     (root / "both/1").mkdir(parents=True)
     (root / "both/config.pbtxt").write_text('name: "both" platform: "ensemble"')
-    assert take(root).whole == ["both", "tiny", "wide"]
+    assert scan(root).whole == ["both", "tiny", "wide"]
     text = 'name: "both" platform: "ensemble" ensemble_scheduling { step { model_name: "gone" } }'
     (root / "both/config.pbtxt").write_text(text)
-    assert take(root).skipped["both"].startswith("half made, no gone; ")
+    assert scan(root).skipped["both"].startswith("half made, no gone; ")
 
 
 def test_backends_that_are_not_there(root: Path) -> None:
-    found = take(root, unavailable={"onnxruntime": "pip install it"})
+    found = scan(root, unavailable={"onnxruntime": "pip install it"})
     assert (found.whole, found.skipped["tiny"]) == ([], "needs onnxruntime, which is not installed; pip install it")
     with pytest.raises(ServerError, match="tiny: needs onnxruntime, which is not installed; pip install it"):
-        choose(root, ["tiny"], unavailable={"onnxruntime": "pip install it"})
+        select(root, ["tiny"], unavailable={"onnxruntime": "pip install it"})
 
 
 def test_an_engine_whose_backend_is_not_there(root: Path) -> None:
@@ -83,10 +83,10 @@ def test_an_engine_whose_backend_is_not_there(root: Path) -> None:
     (root / "cat_classifier/configs").mkdir()
     (root / "cat_classifier/configs/fast.pbtxt").write_text(text.replace('"onnxruntime"', '"tensorrt"'))
     lack = {"tensorrt": "use the container"}
-    found = take(root, "fast", lack)
+    found = scan(root, "fast", lack)
     reason = "needs tensorrt, which is not installed; use the container"
     assert (found.whole, found.skipped["cat_classifier"]) == (["tiny", "wide"], reason)
     assert found.skipped["cat_preprocess"] == "needs cat_classifier, which is skipped"
     with pytest.raises(ServerError, match=f"cat_classifier: {reason}"):
-        choose(root, ["cat"], "fast", lack)
-    assert choose(root, engine="fast", unavailable=lack).whole == ["tiny", "wide"]
+        select(root, ["cat"], "fast", lack)
+    assert select(root, engine="fast", unavailable=lack).whole == ["tiny", "wide"]

@@ -49,7 +49,7 @@ def test_images_are_decoded_while_others_are_classified(tmp_path: Path, make_mod
     options = ServerOptions(log_file=tmp_path / "log", arguments=[f"--trace-config={one}" for one in settings])
     with TritonServer(repository.root, options) as server, Client(server.grpc_url) as client:
         outcomes = list(client.stream_encoded([photo()] * 120, "tiny", workers=8))
-    assert [outcome.fault for outcome in outcomes if outcome.fault] == []
+    assert [outcome.error for outcome in outcomes if outcome.error] == []
     traces = sorted(tmp_path.glob("trace.*"))[:5]  # one of 20 requests each; the last may not have been finished
     decoded, classified = runs(traces, "tiny_preprocess"), runs(traces, "tiny_classifier")
     assert len(decoded) == len(classified) == 100
