@@ -30,8 +30,8 @@ test-commands:
 
 test-package:
 	@# A process each, as in production: torch, DALI, OpenVINO and TensorRT-RTX in one, gRPC and the server in another.
-	$(BIN)/python -m pytest tests/unit --ignore=tests/unit/export --ignore=tests/unit/runtimes --ignore=tests/unit/serving
-	$(BIN)/python -m pytest tests/unit/export
+	$(BIN)/python -m pytest tests/unit --ignore=tests/unit/exporting --ignore=tests/unit/runtimes --ignore=tests/unit/serving
+	$(BIN)/python -m pytest tests/unit/exporting
 	$(BIN)/python -m pytest tests/unit/runtimes
 
 test-comparisons:

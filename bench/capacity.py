@@ -27,7 +27,7 @@ from shrinkserve.benchmark.load.run import closed_loop
 from shrinkserve.benchmark.report.environment import environment
 from shrinkserve.benchmark.targets.target import Target, server
 from shrinkserve.benchmark.timing import Timing
-from shrinkserve.export.exporter import MODEL, ExportOptions, export_onnx
+from shrinkserve.exporting.exporter import MODEL, ExportOptions, export_onnx
 from shrinkserve.runtimes.predictor import Images
 from shrinkserve.serving.repository.writer import Repository
 from shrinkserve.serving.server.server import ServerOptions, TritonServer

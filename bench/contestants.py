@@ -14,13 +14,13 @@ import torch
 from network import Scale
 from torch import nn
 
-from shrinkserve.export import graph
-from shrinkserve.export.foreign import AdaptedOnnx, read_preprocess
-from shrinkserve.export.optimise import SHIPPED, PassPlan, PassTarget, optimise
-from shrinkserve.export.quantise.calibration import clip, observe
-from shrinkserve.export.quantise.static import SCHEMES, quantise
-from shrinkserve.export.samples import Samples, synthetic
-from shrinkserve.export.to_onnx import from_network
+from shrinkserve.exporting import graph
+from shrinkserve.exporting.foreign import AdaptedOnnx, read_preprocess
+from shrinkserve.exporting.optimise import SHIPPED, PassPlan, PassTarget, optimise
+from shrinkserve.exporting.quantise.calibration import clip, observe
+from shrinkserve.exporting.quantise.static import SCHEMES, quantise
+from shrinkserve.exporting.samples import Samples, synthetic
+from shrinkserve.exporting.to_onnx import from_network
 from shrinkserve.runtimes.checkpoint import normalise
 from shrinkserve.runtimes.onnx import OnnxModel
 from shrinkserve.runtimes.openvino import HINTS, OpenVinoModel, shared_core

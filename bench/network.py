@@ -11,7 +11,7 @@ from torch import nn
 from shrinkserve.arch import load
 from shrinkserve.arch.module import compile_spec
 from shrinkserve.arch.spec import Spec
-from shrinkserve.export.samples import synthetic
+from shrinkserve.exporting.samples import synthetic
 from shrinkserve.preprocess import Preprocess
 from shrinkserve.runtimes.checkpoint import normalise
 from shrinkserve.runtimes.predictor import Images

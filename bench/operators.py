@@ -28,8 +28,8 @@ from network import FULL, QUICK, Scale, calibrated
 
 from shrinkserve.atomic import write_atomic
 from shrinkserve.benchmark.report.environment import environment
-from shrinkserve.export.optimise import SHIPPED
-from shrinkserve.export.samples import synthetic
+from shrinkserve.exporting.optimise import SHIPPED
+from shrinkserve.exporting.samples import synthetic
 from shrinkserve.runtimes.onnx import INPUT, open_session
 from shrinkserve.runtimes.openvino import HINTS, shared_core
 

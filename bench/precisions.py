@@ -28,12 +28,12 @@ from shrinkserve.atomic import write_atomic
 from shrinkserve.benchmark.report.environment import environment
 from shrinkserve.data import evaluation_batches, open_dataset
 from shrinkserve.errors import GateError
-from shrinkserve.export.parity import answer_all
-from shrinkserve.export.precision import Lower
-from shrinkserve.export.quantise.step import INT8, Int8, open_graph
-from shrinkserve.export.samples import Samples, load_samples
-from shrinkserve.export.steps import ONNX
-from shrinkserve.export.variants import CALIBRATION_IMAGES
+from shrinkserve.exporting.parity import answer_all
+from shrinkserve.exporting.precision import Lower
+from shrinkserve.exporting.quantise.step import INT8, Int8, open_graph
+from shrinkserve.exporting.samples import Samples, load_samples
+from shrinkserve.exporting.steps import ONNX
+from shrinkserve.exporting.variants import CALIBRATION_IMAGES
 from shrinkserve.runtimes.checkpoint import Checkpoint
 from shrinkserve.runtimes.onnx import OnnxModel
 from shrinkserve.runtimes.openvino import HINTS, OpenVinoModel

@@ -20,9 +20,9 @@ from safetensors.torch import save_file
 
 from shrinkserve.arch.serialise import to_dict
 from shrinkserve.artifact import Card, sha256_file, tensors_sha256
-from shrinkserve.export.quantise.step import Int8
-from shrinkserve.export.samples import synthetic
-from shrinkserve.export.variants import hint
+from shrinkserve.exporting.quantise.step import Int8
+from shrinkserve.exporting.samples import synthetic
+from shrinkserve.exporting.variants import hint
 from shrinkserve.runtimes.checkpoint import weights
 from shrinkserve.serving.repository.engines import Engine
 from shrinkserve.serving.repository.writer import Repository

@@ -36,9 +36,9 @@ def compare(
     as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")] = False,
 ) -> None:
     """Say how far the answers of two artifacts are apart. Exit code 1 beyond the tolerance."""
-    from shrinkserve.export.parity import Tolerance
-    from shrinkserve.export.parity import compare_outputs as ask
-    from shrinkserve.export.samples import load_samples
+    from shrinkserve.exporting.parity import Tolerance
+    from shrinkserve.exporting.parity import compare_outputs as ask
+    from shrinkserve.exporting.samples import load_samples
     from shrinkserve.preprocess import Preprocess
 
     right, judged = (_open(source, model) for source in (reference, candidate))
@@ -63,8 +63,8 @@ def inspect(
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
     """Show an artifact's card and graph, or how two differ."""
-    from shrinkserve.export.inspection import differences
-    from shrinkserve.export.inspection import inspect as look
+    from shrinkserve.exporting.inspection import differences
+    from shrinkserve.exporting.inspection import inspect as look
 
     found: dict[str, Any] = look(artifact)
     if other is not None:

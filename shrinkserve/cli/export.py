@@ -14,8 +14,8 @@ from shrinkserve.errors import ConfigError
 if TYPE_CHECKING:
     from shrinkserve.artifact import Card
     from shrinkserve.config import ServingConfig
-    from shrinkserve.export.exporter import ExportOptions
-    from shrinkserve.export.variants import Kind, Variant, VariantOptions
+    from shrinkserve.exporting.exporter import ExportOptions
+    from shrinkserve.exporting.variants import Kind, Variant, VariantOptions
 
 Weights = Literal["ema", "raw"]
 Compatibility = Literal["none", "ampere+", "same_compute_capability"]
@@ -59,11 +59,11 @@ def export(  # noqa: PLR0913, PLR0917 - a command's options are its arguments
     labels: Annotated[Path | None, typer.Option(help="With --onnx: class names, one a line.")] = None,
 ) -> None:
     """Export a run, or any ONNX file, to a model repository. Its answers are checked against those of its source."""
-    from shrinkserve.export.engine.build import EngineOptions
-    from shrinkserve.export.exporter import MODEL, ExportOptions, serving_options
-    from shrinkserve.export.optimise import check_target
-    from shrinkserve.export.samples import is_version, trained_on
-    from shrinkserve.export.variants import VariantOptions, check_runtimes, parse_kinds
+    from shrinkserve.exporting.engine.build import EngineOptions
+    from shrinkserve.exporting.exporter import MODEL, ExportOptions, serving_options
+    from shrinkserve.exporting.optimise import check_target
+    from shrinkserve.exporting.samples import is_version, trained_on
+    from shrinkserve.exporting.variants import VariantOptions, check_runtimes, parse_kinds
     from shrinkserve.serving.repository.writer import Repository
 
     if (run is None) == (onnx is None):
@@ -114,7 +114,7 @@ def _report_inputs(folder: Path) -> None:
 
 
 def _run(run: Path, staging: Path, options: ExportOptions, weights: Weights) -> Card:
-    from shrinkserve.export.exporter import export_onnx
+    from shrinkserve.exporting.exporter import export_onnx
 
     if weights == "raw":
         typer.secho("WARNING: exporting the RAW weights, not the EMA weights that were evaluated", err=True, bold=True)
@@ -124,8 +124,8 @@ def _run(run: Path, staging: Path, options: ExportOptions, weights: Weights) -> 
 def _foreign(
     onnx: Path | None, preprocess: Path | None, labels: Path | None, staging: Path, options: ExportOptions
 ) -> Card:
-    from shrinkserve.export.exporter import export_foreign
-    from shrinkserve.export.foreign import read_labels, read_preprocess
+    from shrinkserve.exporting.exporter import export_foreign
+    from shrinkserve.exporting.foreign import read_labels, read_preprocess
 
     if onnx is None or preprocess is None or labels is None:
         raise ConfigError("--onnx", expected="--preprocess FILE and --labels FILE with it", found="not both")
@@ -133,7 +133,7 @@ def _foreign(
 
 
 def _variants(model: Path, staging: Path, card: Card, kinds: Sequence[Kind], options: VariantOptions) -> list[Variant]:
-    from shrinkserve.export.variants import make_variants
+    from shrinkserve.exporting.variants import make_variants
     from shrinkserve.preprocess import Preprocess
 
     return list(make_variants(model, kinds, staging, Preprocess.from_dict(card.preprocess), options))
@@ -142,8 +142,8 @@ def _variants(model: Path, staging: Path, card: Card, kinds: Sequence[Kind], opt
 def _add_engines(place: Path, kinds: Sequence[Kind], options: VariantOptions) -> None:
     """Build engines of a published version, e.g. on a machine with another GPU, and add them to it."""
     from shrinkserve.artifact import read_card
-    from shrinkserve.export.exporter import MODEL
-    from shrinkserve.export.variants import with_plans_of
+    from shrinkserve.exporting.exporter import MODEL
+    from shrinkserve.exporting.variants import with_plans_of
     from shrinkserve.serving.repository.engines import DETAILS, Engine
     from shrinkserve.serving.repository.writer import Repository
 
@@ -175,7 +175,7 @@ def _publish(
     version: int | None,
     serving: ServingConfig | None,
 ) -> Path:
-    from shrinkserve.export.exporter import MODEL
+    from shrinkserve.exporting.exporter import MODEL
     from shrinkserve.serving.names import classifier_name
     from shrinkserve.serving.repository.engines import Engine
     from shrinkserve.serving.repository.writer import Repository

@@ -188,9 +188,9 @@ def verify(
 ) -> None:
     """Check files against cards, configurations against graphs. Their real inputs, outputs and batches are asked."""
     from shrinkserve.serving.names import names_of_ensemble, public_name
+    from shrinkserve.serving.repository.trust import runs_code
     from shrinkserve.serving.repository.verify import problems
     from shrinkserve.serving.repository.writer import Repository
-    from shrinkserve.serving.server.loadable import runs_code
 
     held = Repository(repository)
     found = 0

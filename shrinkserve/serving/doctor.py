@@ -25,6 +25,7 @@ from urllib.parse import urlsplit
 from shrinkserve.errors import RequestError, ShrinkServeError
 from shrinkserve.serving import names as serving_names
 from shrinkserve.serving.names import CANDIDATE
+from shrinkserve.serving.repository import trust
 from shrinkserve.serving.repository.reader import RepositoryReader
 from shrinkserve.serving.server import launch, loadable, pip_server
 
@@ -179,7 +180,7 @@ def examine_repository(root: Path, engine: str | None = None) -> Iterator[Findin
         yield Finding("ok", f"model {name}", "whole" + (f"; other engines (--config): {engines}" if engines else ""))
     for name in held.models():
         try:
-            why = loadable.runs_code(root / name)
+            why = trust.runs_code(root / name)
         except ShrinkServeError as exc:
             yield Finding("fault", f"model {name}", str(exc.what), exc.hint or "")
             continue

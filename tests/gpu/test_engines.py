@@ -14,15 +14,15 @@ from shrinkserve.arch.module import compile_spec
 from shrinkserve.arch.serialise import to_dict
 from shrinkserve.artifact import Card
 from shrinkserve.errors import ConfigError
-from shrinkserve.export import graph
-from shrinkserve.export.engine.build import TOLERANCES, EngineOptions, EngineStep, import_library
-from shrinkserve.export.parity import compare_outputs
-from shrinkserve.export.precision import Lower
-from shrinkserve.export.quantise.calibration import clip, observe
-from shrinkserve.export.quantise.static import quantise
-from shrinkserve.export.samples import synthetic
-from shrinkserve.export.to_onnx import OnnxFromCheckpoint
-from shrinkserve.export.variants import VariantOptions, make_variants
+from shrinkserve.exporting import graph
+from shrinkserve.exporting.engine.build import TOLERANCES, EngineOptions, EngineStep, import_library
+from shrinkserve.exporting.parity import compare_outputs
+from shrinkserve.exporting.precision import Lower
+from shrinkserve.exporting.quantise.calibration import clip, observe
+from shrinkserve.exporting.quantise.static import quantise
+from shrinkserve.exporting.samples import synthetic
+from shrinkserve.exporting.to_onnx import OnnxFromCheckpoint
+from shrinkserve.exporting.variants import VariantOptions, make_variants
 from shrinkserve.preprocess import Preprocess
 from shrinkserve.runtimes.checkpoint import weights
 from shrinkserve.runtimes.onnx import OnnxModel

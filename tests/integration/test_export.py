@@ -14,7 +14,7 @@ import pytest
 
 from shrinkserve.artifact import read_card
 from shrinkserve.cli import main
-from shrinkserve.export.passes import FoldBatchNorm
+from shrinkserve.exporting.passes import FoldBatchNorm
 from shrinkserve.preprocess import Preprocess
 from shrinkserve.runtimes.onnx import OnnxModel
 from shrinkserve.runtimes.tensorrt import gpu as gpu_here

@@ -98,7 +98,7 @@ def check_files(card: Card) -> None:
 
 
 def _engine(card: Card, name: str, raw: Any) -> Engine:
-    from shrinkserve.serving.repository.reader import check_name  # imports this module
+    from shrinkserve.serving.names import check_name
 
     where = f"engine {name[:64]!r}"
     try:

@@ -12,9 +12,8 @@ from shrinkserve.artifact import CARD, Card, read_card
 from shrinkserve.errors import ArtifactError, ConfigError
 from shrinkserve.serving import model_config, names
 from shrinkserve.serving.model_config import CONFIG, LABELS
+from shrinkserve.serving.names import MODEL_NAME, check_name
 from shrinkserve.serving.repository.engines import CONFIGS, configuration_path
-
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,9 @@ class RepositoryReader:
         """
         if not self.root.is_dir():
             raise ArtifactError(f"{self.root}: no such model repository", hint="make one with `shrinkserve export`")
-        return sorted(path.parent.name for path in self.root.glob(f"*/{CONFIG}") if _NAME.fullmatch(path.parent.name))
+        return sorted(
+            path.parent.name for path in self.root.glob(f"*/{CONFIG}") if MODEL_NAME.fullmatch(path.parent.name)
+        )
 
     def classifier(self, name: str) -> str:
         """Triton's name of the classifier that people call `name`.
@@ -179,17 +180,6 @@ class RepositoryReader:
             return None
         kept = [folder / CONFIG, folder / LABELS, *(folder / CONFIGS).glob("*.pbtxt")]
         return ModelSnapshot(versions_in(folder), {str(p.relative_to(folder)): p.read_bytes() for p in kept})
-
-
-def check_name(name: str) -> None:
-    """Refuse a model name that is not a plain folder name.
-
-    Raises:
-        ConfigError: says what a name may be.
-    """
-    if not _NAME.fullmatch(name):
-        wanted = "a letter or digit, then up to 127 letters, digits, '-', '_' or '.'"
-        raise ConfigError("model name", expected=wanted, found=repr(name))
 
 
 def versions_in(folder: Path) -> list[int]:

@@ -19,8 +19,8 @@ from shrinkserve.serving.names import names_of_ensemble, public_name
 from shrinkserve.serving.repository import ensemble
 from shrinkserve.serving.repository.activation import labels_text
 from shrinkserve.serving.repository.engines import check_files, configuration, configuration_path, engines_of
+from shrinkserve.serving.repository.trust import runs_code
 from shrinkserve.serving.repository.writer import Repository
-from shrinkserve.serving.server.loadable import runs_code
 
 
 def open_verified(folder: Path) -> tuple[Card, OnnxModel]:

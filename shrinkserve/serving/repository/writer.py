@@ -29,10 +29,11 @@ from shrinkserve.config import ServingConfig
 from shrinkserve.errors import ArtifactError, ConfigError
 from shrinkserve.serving import model_config, names
 from shrinkserve.serving.model_config import CONFIG, MODEL
+from shrinkserve.serving.names import check_name
 from shrinkserve.serving.repository import ensemble, transaction
 from shrinkserve.serving.repository.activation import activate
 from shrinkserve.serving.repository.engines import CONFIGS, DETAILS, Engine, check_files, configuration_path, engines_of
-from shrinkserve.serving.repository.reader import ModelSnapshot, RepositoryReader, check_name, versions_in
+from shrinkserve.serving.repository.reader import ModelSnapshot, RepositoryReader, versions_in
 
 
 class Repository(RepositoryReader):

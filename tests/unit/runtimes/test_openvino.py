@@ -14,9 +14,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from shrinkserve.errors import ArtifactError
-from shrinkserve.export import graph
-from shrinkserve.export.quantise.calibration import clip, observe
-from shrinkserve.export.quantise.static import SCHEMES, quantise
+from shrinkserve.exporting import graph
+from shrinkserve.exporting.quantise.calibration import clip, observe
+from shrinkserve.exporting.quantise.static import SCHEMES, quantise
 from shrinkserve.runtimes.onnx import OnnxModel
 from shrinkserve.runtimes.openvino import FixedBatches, OpenVinoModel
 

@@ -17,8 +17,8 @@ from shrinkserve.config import ServingConfig
 from shrinkserve.errors import ArtifactError, ConfigError
 from shrinkserve.preprocess import Preprocess
 from shrinkserve.serving import model_config
+from shrinkserve.serving.names import check_name
 from shrinkserve.serving.repository.activation import labels_text
-from shrinkserve.serving.repository.reader import check_name
 from shrinkserve.serving.repository.writer import Repository
 
 CLASSES = ["zero", "one", "two"]

@@ -1,0 +1,52 @@
+"""What works on each channel by itself may as well work before channels are joined."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import onnx_ir as ir
+
+from shrinkserve.exporting.passes.editing import (
+    CHANNELS,
+    OverConcat,
+    concat_of,
+    concat_sizes,
+    insert,
+    replace,
+    with_channels,
+)
+
+POOLS = frozenset({"MaxPool", "AveragePool"})
+ACTIVATIONS = frozenset({"Relu", "Sigmoid", "HardSigmoid", "HardSwish", "LeakyRelu", "Swish"})
+BINARY = frozenset({"Add", "Mul", "Sub"})
+
+
+class ElementwiseOverConcat(OverConcat):
+    """``f([x, y]) = [f(x), f(y)]`` and ``[x, y] + [u, v] = [x + u, y + v]``, also for pools, which mix no channels.
+
+    Only a pool can be `alone`: ``x sigmoid(x)`` reads its concat twice and still is one activation.
+    """
+
+    def rewrite(self, graph: ir.Graph) -> bool:
+        modified = False
+        for node in self.nodes(graph):
+            if len(node.outputs) == 1 and node.op_type in {*POOLS, *ACTIVATIONS, *BINARY}:
+                found = [self.concat(value) if node.op_type in POOLS else concat_of(value) for value in node.inputs]
+                concats = [concat for concat in found if concat is not None]
+                if len(concats) == len(found):
+                    modified |= _split(node, concats)
+        return modified
+
+
+def _split(node: ir.Node, concats: Sequence[ir.Node]) -> bool:
+    sizes = concat_sizes(concats[0])
+    if sizes is None or any(concat_sizes(other) != sizes for other in concats):
+        return False
+    attributes = {key: value.value for key, value in node.attributes.items()}
+    parts = []
+    for number, size in enumerate(sizes):
+        inputs = [concat.inputs[number] for concat in concats]
+        part = insert(node, node.op_type, inputs, f"{node.name}.part{number}", attributes)
+        parts.append(with_channels(part, node.outputs[0], size))
+    replace(node.outputs[0], insert(node, "Concat", parts, f"{node.name}.joined", {"axis": CHANNELS}))
+    return True

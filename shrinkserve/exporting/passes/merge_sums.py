@@ -1,0 +1,80 @@
+"""A sum of linear functions of one tensor is one linear function of it."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from shrinkserve.exporting.passes.editing import (
+    Array,
+    GraphPass,
+    attribute,
+    conv_bias,
+    conv_weight,
+    geometry,
+    insert_conv,
+    is_dense,
+    producer,
+    replace,
+)
+
+
+class MergeSums(GraphPass):
+    """``A x + B x = (A + B) x`` and ``A x + x = (A + I) x``, anywhere in a chain of additions.
+
+    A chain ``(A x + B y) + x`` is searched through: the addition is associative in real arithmetic.
+    """
+
+    def rewrite(self, graph: ir.Graph) -> bool:
+        return any(node.op_type == "Add" and _merge(node) for node in self.nodes(graph))
+
+
+def _merge(add: ir.Node) -> bool:
+    for position in (0, 1):
+        other, chain = add.inputs[position], add.inputs[1 - position]
+        assert other is not None
+        for conv in _convs(chain):
+            if _absorb(conv, other):
+                summed = add.inputs[1 - position]  # `chain`, or what has taken its place
+                assert summed is not None
+                replace(add.outputs[0], summed)
+                return True
+    return False
+
+
+def _convs(value: ir.Value | None) -> list[ir.Node]:
+    """The dense convolutions among the terms of a sum, where nobody else reads the partial sums."""
+    conv = producer(value, "Conv")
+    if conv is not None:
+        return [conv] if is_dense(conv) else []
+    add = producer(value, "Add")
+    return [] if add is None else [*_convs(add.inputs[0]), *_convs(add.inputs[1])]
+
+
+def _absorb(conv: ir.Node, other: ir.Value) -> bool:
+    """Add `other` to what `conv` computes, where it is a linear function of what `conv` reads."""
+    weight, bias = conv_weight(conv), conv_bias(conv)
+    assert weight is not None
+    added = _as_conv(conv, other, weight)
+    if added is None:
+        return False
+    more_weight, more_bias = added
+    shift = more_bias if bias is None else (bias if more_bias is None else bias + more_bias)
+    x = conv.inputs[0]
+    assert x is not None
+    merged = insert_conv(conv, x, (weight + more_weight).astype(weight.dtype), shift, f"{conv.name}.merged", conv)
+    replace(conv.outputs[0], merged)
+    return True
+
+
+def _as_conv(conv: ir.Node, other: ir.Value, weight: Array) -> tuple[Array, Array | None] | None:
+    """Weights and bias with which `conv` would compute `other`, or None."""
+    second = producer(other, "Conv")
+    if second is not None and is_dense(second) and second.inputs[0] is conv.inputs[0]:
+        own = conv_weight(second)
+        return (own, conv_bias(second)) if own is not None and geometry(second) == geometry(conv) else None
+    one_pixel = weight.shape[2:] == (1, 1) and all(s == 1 for s in attribute(conv, "strides", [1, 1]))
+    unpadded = not any(attribute(conv, "pads", [0]))
+    if other is conv.inputs[0] and weight.shape[0] == weight.shape[1] and one_pixel and unpadded:
+        return np.eye(len(weight), dtype=weight.dtype)[:, :, None, None], None
+    return None

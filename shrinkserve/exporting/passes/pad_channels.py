@@ -1,0 +1,174 @@
+"""Channels padded to a multiple of the runtime's block, so that no tensor leaves its blocked layout."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from shrinkserve.exporting.passes.editing import (
+    CHANNELS,
+    Array,
+    GraphPass,
+    add_constant,
+    attribute,
+    channels,
+    constant,
+    conv_bias,
+    conv_weight,
+    insert,
+    is_channel_concat,
+    is_depthwise,
+    set_conv,
+)
+from shrinkserve.exporting.passes.layout import ChannelLayout
+
+BY_CHANNEL = frozenset(
+    {"Relu", "LeakyRelu", "Sigmoid", "HardSigmoid", "HardSwish", "Swish", "MaxPool", "AveragePool", "GlobalAveragePool"}
+)
+"""One input, each channel by itself: a padded channel stays apart from the others, whatever is in it."""
+SAME = frozenset({"Add", "Mul", "Sub"})
+
+Layouts = dict[ir.Value, ChannelLayout]
+
+
+class PadChannels(GraphPass):
+    """Pad the outputs of convolutions with filters of zeros, and what reads them with weights of zero.
+
+    ONNX Runtime keeps blocks of 16 (AVX-512) or 8 channels together and reorders whatever does not fill its blocks.
+    What is in a padded channel meets a weight of zero before it could meet another channel.
+
+    Args:
+        block: channels a block.
+    """
+
+    once = True
+
+    def __init__(self, block: int) -> None:
+        super().__init__()  # everywhere: a padded tensor has padded neighbours
+        self.block = block
+
+    def rewrite(self, graph: ir.Graph) -> bool:
+        if not any(self._grows(node) for node in graph):
+            return False
+        layouts: Layouts = {}
+        for node in graph:
+            layout = self._carry(graph, node, layouts)
+            if layout is None:
+                _restore(node, layouts)
+            elif not layout.is_dense:
+                layouts[node.outputs[0]] = layout
+                _widen(node.outputs[0], layout.size)
+        return True
+
+    def _grows(self, node: ir.Node) -> bool:
+        weight = conv_weight(node)
+        if weight is None or is_depthwise(node) or node.outputs[0].is_graph_output():
+            return False
+        return bool(weight.shape[0] // attribute(node, "group", 1) % self.block)
+
+    def _carry(self, graph: ir.Graph, node: ir.Node, layouts: Layouts) -> ChannelLayout | None:
+        """Fit a node to its inputs' layouts; the layout of its output, or None where it takes no padding."""
+        if conv_weight(node) is not None:
+            fit_conv = _fit_depthwise if is_depthwise(node) else self._fit_conv
+            return fit_conv(graph, node, layouts)
+        if not any(value in layouts for value in node.inputs):
+            return None
+        if node.op_type in BY_CHANNEL or _drops_pixels(node):
+            return layouts.get(_first(node))
+        if is_channel_concat(node):
+            return ChannelLayout.joined([_layout(value, layouts) for value in node.inputs if value is not None])
+        fit = _fit_same if node.op_type in SAME else _fit_gemm if node.op_type == "Gemm" else None
+        return None if fit is None else fit(graph, node, layouts)
+
+    def _fit_conv(self, graph: ir.Graph, node: ir.Node, layouts: Layouts) -> ChannelLayout | None:
+        weight, bias, group = conv_weight(node), conv_bias(node), attribute(node, "group", 1)
+        assert weight is not None
+        before = layouts.get(_first(node))
+        parts = None if before is None else before.parts(group)
+        if before is not None and parts is None:
+            _restore(node, layouts)
+        if parts is not None:
+            split = np.split(weight, group)
+            weight = np.concatenate([part.spread(own, 1) for part, own in zip(parts, split, strict=True)])
+        after = ChannelLayout.blocked(weight.shape[0], group, self.block if self._grows(node) else 1)
+        set_conv(graph, node, after.spread(weight), None if bias is None else after.spread(bias))
+        return after
+
+
+def _fit_depthwise(graph: ir.Graph, node: ir.Node, layouts: Layouts) -> ChannelLayout | None:
+    layout, weight, bias = layouts.get(_first(node)), conv_weight(node), conv_bias(node)
+    if layout is None or weight is None or len(layout.places) != len(weight):
+        return None
+    set_conv(graph, node, layout.spread(weight), None if bias is None else layout.spread(bias), group=layout.size)
+    return layout
+
+
+def _fit_same(graph: ir.Graph, node: ir.Node, layouts: Layouts) -> ChannelLayout | None:
+    """Give both operands one layout, by moving the filters of a convolution that only this node reads."""
+    values = [value for value in node.inputs if value is not None]
+    found = [_layout(value, layouts) for value in values]
+    if found[0] == found[1]:
+        return found[0]
+    for value, own, other in zip(values, found, reversed(found), strict=True):
+        conv = value.producer()
+        if conv is None or not _is_movable(value, conv) or len(own.places) != len(other.places):
+            continue
+        weight, bias = conv_weight(conv), conv_bias(conv)
+        assert weight is not None
+        moved = [None if array is None else other.spread(own.gathered(array)) for array in (weight, bias)]
+        assert moved[0] is not None
+        set_conv(graph, conv, moved[0], moved[1])
+        _widen(value, other.size)
+        layouts[value] = other
+        return other
+    return None
+
+
+def _is_movable(value: ir.Value, conv: ir.Node) -> bool:
+    return conv_weight(conv) is not None and attribute(conv, "group", 1) == 1 and len(value.uses()) == 1
+
+
+def _fit_gemm(graph: ir.Graph, node: ir.Node, layouts: Layouts) -> ChannelLayout | None:
+    weight, layout = constant(node.inputs[1]), layouts.get(_first(node))
+    if layout is None or weight is None or attribute(node, "transA", 0):
+        return None
+    axis = 1 if attribute(node, "transB", 0) else 0
+    node.replace_input_with(1, add_constant(graph, f"{node.name}.padded.weight", layout.spread(weight, axis)))
+    return ChannelLayout.dense(weight.shape[1 - axis])
+
+
+def _drops_pixels(node: ir.Node) -> bool:
+    """[N, C, 1, 1] -> [N, C]."""
+    x = _first(node)
+    if node.op_type != "Flatten" or attribute(node, "axis", 1) != CHANNELS or x.shape is None:
+        return False
+    return all(size == 1 for size in x.shape[CHANNELS + 1 :])
+
+
+def _restore(node: ir.Node, layouts: Layouts) -> None:
+    """Let a node that takes no padding read its inputs without it."""
+    for position, value in enumerate(node.inputs):
+        if value is None or value not in layouts:
+            continue
+        places: Array = np.array(layouts[value].places, np.int64)
+        assert isinstance(node.graph, ir.Graph)
+        index = add_constant(node.graph, f"{value.name}.places", places)
+        plain = insert(node, "Gather", [value, index], f"{value.name}.plain", {"axis": CHANNELS})
+        plain.shape = value.shape
+        _widen(plain, len(places))
+        node.replace_input_with(position, plain)
+
+
+def _layout(value: ir.Value, layouts: Layouts) -> ChannelLayout:
+    return layouts.get(value) or ChannelLayout.dense(channels(value) or 0)
+
+
+def _first(node: ir.Node) -> ir.Value:
+    value = node.inputs[0]
+    assert value is not None
+    return value
+
+
+def _widen(value: ir.Value, size: int) -> None:
+    if value.shape is not None:
+        value.shape = ir.Shape([*value.shape[:CHANNELS], size, *value.shape[CHANNELS + 1 :]])

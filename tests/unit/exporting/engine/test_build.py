@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+import ast
+import re
+import zipfile
+from pathlib import Path
+
+import onnx
+import pytest
+from platformdirs import user_cache_path
+
+from shrinkserve.errors import ArtifactError, ConfigError
+from shrinkserve.exporting import graph
+from shrinkserve.exporting.engine import build as build_module
+from shrinkserve.exporting.engine import progress as progress_module
+from shrinkserve.exporting.engine.build import EngineOptions, EngineStep, build_engine, import_library
+from shrinkserve.exporting.precision import Lower
+from shrinkserve.exporting.quantise.calibration import clip, observe
+from shrinkserve.exporting.quantise.static import quantise
+from shrinkserve.exporting.samples import synthetic
+from shrinkserve.runtimes import tensorrt as runtime
+
+AHEAD = EngineOptions(compute_capability="8.9", opt_batch=2, max_batch=4)
+WHEELS = user_cache_path("shrinkserve") / "wheels"
+OWNER = re.compile(
+    r"(self\.)?(trt|builder|network|config|parser|profile|cache|error|engine|context|runtime)(\.[A-Z]\w+)*"
+)
+"""The variables that hold TensorRT's module and objects, and the classes and enumerations inside the module."""
+RTX_ONLY = {"ComputeCapability", "num_compute_capabilities", "set_compute_capability"}
+
+
+@pytest.fixture(scope="module")
+def trt():
+    try:
+        return import_library("tensorrt_rtx")
+    except ConfigError as exc:
+        pytest.skip(str(exc))
+
+
+def used_names() -> set[str]:
+    """What the builder and the runtime ask of TensorRT's module and objects, read from their source."""
+    names = {"AMPERE_PLUS", "SAME_COMPUTE_CAPABILITY"}
+    for module in (build_module, progress_module, runtime):
+        tree = ast.parse(Path(str(module.__file__)).read_text(encoding="utf-8"))
+        attributes = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
+        names |= {node.attr for node in attributes if OWNER.fullmatch(ast.unparse(node.value))}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef) and any("trt." in ast.unparse(base) for base in node.bases):
+                names |= {part.name for part in node.body if isinstance(part, ast.FunctionDef)}
+    return {name for name in names if not name.startswith("__")} - RTX_ONLY
+
+
+def wheel(pattern: str) -> zipfile.ZipFile:
+    found = sorted(WHEELS.glob(pattern))
+    if not found:
+        pytest.skip(f"no {pattern} in {WHEELS}: pip download --no-deps -d {WHEELS} {pattern.partition('-')[0]}")
+    return zipfile.ZipFile(found[-1])
+
+
+def test_builder_uses_something():
+    assert {
+        "build_serialized_network",
+        "STRONGLY_TYPED",
+        "set_shape",
+        "phase_start",
+        "execute_async_v3",
+    } <= used_names()
+
+
+def test_every_name_is_in_tensorrt_10():
+    surface = wheel("tensorrt_stubs-10*.whl").read("tensorrt_bindings/tensorrt.pyi").decode()
+    known = set(re.findall(r"(?:def|class)\s+(\w+)", surface)) | set(re.findall(r"^\s+(\w+):", surface, re.MULTILINE))
+    assert used_names() - known == set()
+
+
+def test_every_name_is_in_tensorrt_11():
+    library = wheel("tensorrt_cu12_bindings-11*.whl").read("tensorrt_bindings/tensorrt.so")
+    known = {part.decode() for part in re.findall(rb"[A-Za-z_][A-Za-z0-9_]{2,}", library)}
+    assert used_names() - known == set()
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16", "bfloat16", "int8"])
+def test_engine_of_every_precision(trt, tiny_onnx: Path, tmp_path: Path, precision: str):
+    images = synthetic(32, 8).images
+    source = tiny_onnx
+    if precision == "int8":
+        source = tmp_path / "int8.onnx"
+        model = graph.load(tiny_onnx)
+        onnx.save(quantise(model, clip(observe(model, images), "minmax"), "tensorrt"), source)
+    elif precision != "float32":
+        source = tmp_path / "low.onnx"
+        Lower(precision, images).run(tiny_onnx, source, synthetic(32, 4))
+    log, target = tmp_path / "build.log", tmp_path / "model.plan"
+    step = EngineStep(precision, AHEAD, log=log, library="tensorrt_rtx", progress=False)
+    record = step.run(source, target, synthetic(32, 4))
+    assert target.stat().st_size > 10_000
+    assert record["built"] == {
+        "library": "tensorrt_rtx",
+        "version": trt.__version__,
+        "gpu": None,
+        "compute_capability": "8.9",
+        "hardware_compatibility": "none",
+        "batches": [1, 2, 4],
+    }
+    assert "VERBOSE" in log.read_text()
+
+
+def test_plans_differ_by_compute_capability(trt, tiny_onnx: Path):
+    plans = {sm: build_engine(trt, tiny_onnx, EngineOptions(compute_capability=sm)) for sm in ("8.6", "8.9")}
+    assert plans["8.6"] != plans["8.9"]
+
+
+@pytest.mark.filterwarnings("ignore:.*TensorRT-RTX:DeprecationWarning")  # its timing caches are empty
+def test_timing_cache_is_kept(trt, tiny_onnx: Path, tmp_path: Path):
+    cache = tmp_path / "timing.cache"
+    build_engine(trt, tiny_onnx, AHEAD, timing_cache=cache)
+    first = cache.read_bytes()
+    build_engine(trt, tiny_onnx, AHEAD, timing_cache=cache)
+    assert first
+    assert cache.read_bytes() == first
+
+
+def test_progress_reports_phases(trt, tiny_onnx: Path):
+    class Bars:
+        def __init__(self):
+            self.added, self.removed, self.steps = [], [], 0
+
+        def add_task(self, name, total):
+            self.added.append((name.strip(), total))
+            return name
+
+        def update(self, _task, completed):  # noqa: ARG002
+            self.steps += 1
+
+        def remove_task(self, task):
+            self.removed.append(task.strip())
+
+    bars = Bars()
+    watcher = progress_module._monitor(trt, bars)
+    builder = trt.Builder(trt.Logger(trt.Logger.ERROR))
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(network, trt.Logger(trt.Logger.ERROR))
+    assert parser.parse_from_file(str(tiny_onnx))
+    config = builder.create_builder_config()
+    build_module._configure(trt, config, AHEAD)
+    config.add_optimization_profile(build_module._profile(builder, network, AHEAD))
+    config.progress_monitor = watcher
+    assert builder.build_serialized_network(network, config) is not None
+    assert bars.added
+    assert bars.steps
+    assert sorted(bars.removed) == sorted(name for name, _ in bars.added)
+
+
+def test_graph_for_onnx_runtime_is_refused_with_a_reason(trt, tiny_onnx: Path, tmp_path: Path):
+    model = graph.load(tiny_onnx)
+    path = tmp_path / "unsigned.onnx"
+    onnx.save(quantise(model, clip(observe(model, synthetic(32, 8).images), "minmax"), "onnxruntime"), path)
+    with pytest.raises(ArtifactError, match=r"TensorRT refuses the graph \(.*zero.?point"):
+        build_engine(trt, path, AHEAD)
+
+
+def test_unknown_capability(trt, tiny_onnx: Path):
+    with pytest.raises(ConfigError, match=r"compute capability: expected one of 7\.5, .*, found 1\.0"):
+        build_engine(trt, tiny_onnx, EngineOptions(compute_capability="1.0"))
+
+
+@pytest.mark.parametrize("wrong", [{"min_batch": 0}, {"opt_batch": 64}, {"min_batch": 9}, {"level": 6}])
+def test_options_that_do_not_hold_together(wrong: dict[str, int]):
+    with pytest.raises(ConfigError):
+        EngineOptions(**wrong)
+
+
+def test_absent_library_names_its_package(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(build_module.MODULES, "tensorrt", ("no_such_tensorrt",))
+    with pytest.raises(ConfigError, match="pip install tensorrt"):
+        import_library("tensorrt")
