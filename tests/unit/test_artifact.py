@@ -127,7 +127,7 @@ def test_a_killed_writer_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "f"
     atomic.write_atomic(path, b"old")
     script = (
-        "import os, signal, pathlib; from shrinkserve import artifact\n"
+        "import os, signal, pathlib; from shrinkserve import atomic\n"
         "os.replace = lambda *a: os.kill(os.getpid(), signal.SIGKILL)\n"
         f"atomic.write_atomic(pathlib.Path({str(path)!r}), b'new')"
     )

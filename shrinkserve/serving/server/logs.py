@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import re
+import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
@@ -36,7 +37,7 @@ def rotating_log(path: Path) -> Iterator[logging.Logger]:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handler = RotatingFileHandler(path, maxBytes=MAX_BYTES, backupCount=KEPT, encoding="utf-8")
+        handler = _LogFile(path, maxBytes=MAX_BYTES, backupCount=KEPT, encoding="utf-8")
     except OSError as exc:
         blocked = isinstance(exc, FileExistsError | NotADirectoryError)
         reason = f"{path.parent} is not a folder" if blocked else exc.strerror
@@ -46,7 +47,20 @@ def rotating_log(path: Path) -> Iterator[logging.Logger]:
     try:
         yield logger
     finally:
-        handler.close()
+        with suppress(OSError):  # what is left to write does not fit
+            handler.close()
+
+
+class _LogFile(RotatingFileHandler):
+    """Reports the first line that cannot be written, e.g. on a full disk; the server goes on."""
+
+    _failed = False
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802, ARG002 - logging's name
+        fault = sys.exc_info()[1]
+        if not self._failed:
+            print(f"warning: {self.baseFilename}: the log cannot be written ({fault})", file=sys.stderr, flush=True)
+        self._failed = True
 
 
 def explain(lines: Iterable[str]) -> str | None:

@@ -70,3 +70,13 @@ def test_log_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ServerError, match="log cannot be written"), logs.rotating_log(tmp_path / "file" / "log"):
         pass
+
+
+def test_full_disk_is_reported_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "log").symlink_to("/dev/full")
+    with logs.rotating_log(tmp_path / "log") as log:
+        for _ in range(3):
+            log.info("a line")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"warning: {tmp_path / 'log'}: the log cannot be written (")
+    assert "No space left on device" in line
