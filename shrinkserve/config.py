@@ -7,24 +7,17 @@ every fault of a file is reported at once, each with its key.
 from __future__ import annotations
 
 import difflib
-import json
-import math
-import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
 
 from shrinkserve.errors import ConfigError
 from shrinkserve.preprocess import Interpolation, Preprocess
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from shrinkserve.toml import parse_toml, read_toml, validate
 
 Positive = Annotated[int, Gt(0)]
 Fraction = Annotated[float, Ge(0), Le(1)]
@@ -180,30 +173,19 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         ConfigError: no such recipe, not TOML, or every key that is unknown or out of range.
     """
     path = _find_recipe(source)
-    try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
-        raise ConfigError(f"{path}: not a readable TOML file ({exc})", hint="mend the line it names") from exc
+    raw = read_toml(path)
     for override in overrides:
         _apply(raw, override)
     return parse_recipe(raw, str(path))
 
 
-def parse_recipe(raw: dict[str, Any], where: str = "recipe") -> Recipe:
-    """Check plain data and freeze it; every fault is in the one `ConfigError`."""
-    from pydantic import TypeAdapter, ValidationError
+def parse_recipe(raw: Mapping[str, object], where: str = "recipe") -> Recipe:
+    """Check plain data and return it as a recipe.
 
-    faults = [*_unknown_keys(Recipe, raw), *_not_finite(raw)]
-    try:
-        # JSON mode is the strict mode in which an array may become a tuple.
-        recipe = TypeAdapter(Recipe).validate_json(json.dumps(raw, default=str), strict=True)
-    except ValidationError as exc:
-        faults += [f"{'.'.join(map(str, e['loc']))}: {e['msg']}, found {e['input']!r}" for e in exc.errors()]
-    if not faults:
-        faults += _inconsistencies(recipe)
-    if faults:
-        raise ConfigError(f"{where}: {'; '.join(faults)}")
-    return recipe
+    Raises:
+        ConfigError: lists every key that is unknown, of the wrong type or out of range.
+    """
+    return validate(Recipe, raw, where, check=_inconsistencies)
 
 
 def recipe_names() -> list[str]:
@@ -230,42 +212,22 @@ def _find_recipe(source: str | Path) -> Path:
     raise ConfigError(f"{source}: no such recipe", hint=hint)
 
 
-def _apply(raw: dict[str, Any], override: str) -> None:
+def _apply(raw: dict[str, object], override: str) -> None:
+    """Set the key that an override ``section.key=value`` names."""
     key, sign, text = override.partition("=")
     if not sign or not key:
         raise ConfigError("--set", expected="section.key=value", found=repr(override))
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        value = parse_toml(f"value = {text}")["value"]
+    except ValueError:
         value = text
     *sections, last = key.strip().split(".")
-    for section in sections:
-        raw = raw.setdefault(section, {})
-        if not isinstance(raw, dict):
-            raise ConfigError(f"--set {override}: {section} is not a section")
+    for name in sections:
+        section = raw.setdefault(name, {})
+        if not isinstance(section, dict):
+            raise ConfigError(f"--set {override}: {name} is not a section")
+        raw = section
     raw[last] = value
-
-
-def _unknown_keys(kind: type, raw: dict[str, Any], prefix: str = "") -> Iterator[str]:
-    known = {f.name for f in fields(kind)}
-    hints = get_type_hints(kind)
-    for key, value in raw.items():
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            yield f"{prefix}{key}: unknown key, {f'did you mean {near[0]}?' if near else f'known: {sorted(known)}'}"
-        elif is_dataclass(hints[key]) and isinstance(hints[key], type) and isinstance(value, dict):
-            yield from _unknown_keys(hints[key], value, f"{prefix}{key}.")
-
-
-def _not_finite(raw: dict[str, Any], prefix: str = "") -> Iterator[str]:
-    """TOML has inf and nan; no key means anything with them, and no comparison with a bound refuses all of them."""
-    for key, value in raw.items():
-        if isinstance(value, dict):
-            yield from _not_finite(value, f"{prefix}{key}.")
-        elif any(
-            isinstance(v, float) and not math.isfinite(v) for v in (value if isinstance(value, list) else [value])
-        ):
-            yield f"{prefix}{key}: expected finite numbers, found {value!r}"
 
 
 def _inconsistencies(recipe: Recipe) -> list[str]:

@@ -84,7 +84,7 @@ def test_no_key_takes_what_is_not_a_finite_number(tmp_path: Path, key: str, valu
     path = tmp_path / "r.toml"
     path.write_text('name = "r"\n')
     value = f"[0.1, {value}]" if key == "augment.crop_area" else value
-    with pytest.raises(ConfigError, match=f"{key}: expected finite numbers, found "):
+    with pytest.raises(ConfigError, match=key.replace(".", r"\.")):
         config.load_recipe(path, [f"{key}={value}"])
 
 
@@ -99,7 +99,7 @@ def test_toml_round_trip(tmp_path: Path) -> None:
 def test_what_is_not_toml(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "r.toml"
     path.write_bytes(content)
-    with pytest.raises(ConfigError, match="not a readable TOML file"):
+    with pytest.raises(ConfigError, match="not valid TOML"):
         config.load_recipe(path)
 
 
