@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 import sys
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -128,7 +128,8 @@ def validate(
 
     try:
         # JSON mode is the strict mode in which a list may become a tuple.
-        found: T = _adapter(kind).validate_json(json.dumps([raw], default=str), strict=True)[0]
+        adapter = _adapter(kind)  # type: ignore[arg-type] # mypy: a type is not Hashable
+        found: T = adapter.validate_json(json.dumps([raw], default=str), strict=True)[0]
         problems = list(check(found)) if check else []
     except ValidationError as exc:
         problems = [_describe(kind, problem) for problem in exc.errors(include_url=False)]
@@ -140,11 +141,11 @@ def validate(
 
 
 @lru_cache
-def _adapter(kind: Hashable) -> TypeAdapter[Any]:
+def _adapter(kind: Any) -> TypeAdapter[Any]:
     from pydantic import ConfigDict, TypeAdapter
 
     # pydantic takes no configuration for a dataclass that is not its own, but passes a list's on to the items.
-    return TypeAdapter(list[kind], config=ConfigDict(extra="forbid", allow_inf_nan=False))  # type: ignore[valid-type]
+    return TypeAdapter(list[kind], config=ConfigDict(extra="forbid", allow_inf_nan=False))
 
 
 def _describe(kind: type, problem: ErrorDetails) -> str:
