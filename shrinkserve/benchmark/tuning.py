@@ -8,7 +8,6 @@ against what was configured, measured in turns.
 
 from __future__ import annotations
 
-import os
 import secrets
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,6 +23,7 @@ from shrinkserve.benchmark.targets.target import server as server_target
 from shrinkserve.benchmark.timing import Timing
 from shrinkserve.config import ServingConfig
 from shrinkserve.errors import GateError, ServerError
+from shrinkserve.machine import usable_cores
 from shrinkserve.serving import model_config
 from shrinkserve.serving.client.client import Client
 from shrinkserve.serving.names import public_name
@@ -185,7 +185,7 @@ def _duel(repository: Repository, name: str, tuning: Tuning, timing: Timing) -> 
 
 
 def _engines_and_instances(present: ServingConfig, engines: Sequence[str]) -> Iterator[Choice]:
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cores()
     for engine in (None, *engines):
         for instances in sorted({1, max(1, cores // 2), cores}):
             yield Choice(replace(present, instances=instances, threads=cores // instances, queue_delay_us=0), engine)

@@ -15,6 +15,7 @@ from shrinkserve.data.dataset import Dataset
 from shrinkserve.data.order import Indices, evaluation_order
 from shrinkserve.data.threads import ordered_map
 from shrinkserve.errors import ConfigError
+from shrinkserve.machine import cores_each
 from shrinkserve.preprocess import Preprocess
 
 
@@ -122,6 +123,5 @@ def _gpu() -> int | None:
 
 
 def available_workers() -> int:
-    """The cores that this process may use, shared with the other ranks on this machine."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    """Return this process's share of the usable cores, which the ranks on this machine divide evenly."""
+    return cores_each(int(os.environ.get("LOCAL_WORLD_SIZE", "1")))

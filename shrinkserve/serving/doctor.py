@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
 import platform
 import re
 import shutil
@@ -23,6 +22,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from shrinkserve.errors import RequestError, ShrinkServeError
+from shrinkserve.machine import usable_cores
 from shrinkserve.serving import names as serving_names
 from shrinkserve.serving.names import CANDIDATE
 from shrinkserve.serving.repository import trust
@@ -66,7 +66,7 @@ class Finding:
 def examine_machine() -> Iterator[Finding]:
     """Server, runtimes, GPU, shared memory and ports of this machine."""
     here = f"shrinkserve {metadata.version('shrinkserve')}, Python {platform.python_version()}, {platform.platform()}"
-    yield Finding("ok", "machine", f"{here}, {len(os.sched_getaffinity(0))} processors")
+    yield Finding("ok", "machine", f"{here}, {usable_cores()} processors")
     yield _server()
     gpus = _gpus()
     yield from _runtimes(gpus)

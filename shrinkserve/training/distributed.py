@@ -22,6 +22,7 @@ from torch import Tensor
 from torch._C._distributed_c10d import FileStore, HashStore, Store
 
 from shrinkserve.errors import ConfigError, ShrinkServeError
+from shrinkserve.machine import cores_each
 
 SILENCE = timedelta(minutes=30)
 """How long a rank waits for another one: longer than any evaluation, shorter than a queue's patience."""
@@ -155,7 +156,7 @@ def _peer_lost(error: RuntimeError) -> bool:
 def _device(local_rank: int, threads: int | None) -> torch.device:
     if not torch.cuda.is_available():
         # torchrun gives each process one OpenMP thread; the cores of this machine are shared evenly instead.
-        torch.set_num_threads(threads or threads_each(int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+        torch.set_num_threads(threads or cores_each(int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
         return torch.device("cpu")
     if local_rank >= torch.cuda.device_count():
         raise ConfigError(
@@ -166,12 +167,6 @@ def _device(local_rank: int, threads: int | None) -> torch.device:
         )
     torch.cuda.set_device(local_rank)
     return torch.device("cuda", local_rank)
-
-
-def threads_each(processes: int) -> int:
-    """An even share of the cores that this process may use, at least one."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // processes)
 
 
 def _refuse_stale_store() -> None:

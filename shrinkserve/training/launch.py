@@ -17,7 +17,8 @@ from torch.distributed.run import config_from_args, parse_args
 
 from shrinkserve import errors
 from shrinkserve.errors import ShrinkServeError
-from shrinkserve.training.distributed import OWN_STORE, STORE, one_machine, threads_each
+from shrinkserve.machine import cores_each
+from shrinkserve.training.distributed import OWN_STORE, STORE, one_machine
 
 FAULTS = "SHRINKSERVE_FAULTS"
 """Environment variable: the folder where a launched process leaves its error, so that it is told once."""
@@ -41,7 +42,7 @@ def launch(argv: Sequence[str], processes: int, *, restarts: int = 0) -> int:
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     options = ["--nproc-per-node", str(processes), "--max-restarts", str(restarts)]
     arguments = parse_args([*options, "--module", "shrinkserve", *argv])  # type: ignore[no-untyped-call]
-    os.environ.setdefault("OMP_NUM_THREADS", str(threads_each(processes)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(cores_each(processes)))
     os.environ[OWN_STORE] = "1"  # processes that are started again must not find what lost ones left
     with tempfile.TemporaryDirectory(prefix="shrinkserve-") as faults, one_machine():
         # The processes find each other through files in a private folder. --standalone uses a TCP store instead: it

@@ -12,6 +12,7 @@ from typing import Any
 import psutil
 
 from shrinkserve.artifact import recorded_command, utc_now, versions
+from shrinkserve.machine import usable_cores
 
 LIBRARIES = ("torch", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tritonclient", "numpy", "pillow")
 
@@ -27,7 +28,7 @@ def environment(*libraries: str) -> dict[str, Any]:
         "date": utc_now(),
         "command": command(),
         "cpu": _cpu_name(),
-        "cores_usable": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores_usable": usable_cores(),
         "cores_physical": psutil.cpu_count(logical=False),
         "cpu_mhz_max": frequency.max or frequency.current if frequency else None,
         "memory_gib": psutil.virtual_memory().total / 2**30,

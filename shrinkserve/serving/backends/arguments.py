@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from shrinkserve.machine import cores_each
 
 Tensors = Mapping[str, tuple[str, list[int]]]
 """Tensors that a model file has: name -> Triton's data type and shape, -1 for any size."""
@@ -59,7 +60,7 @@ class ModelArguments:
     def threads(self, parameter: str) -> int:
         """Threads of this instance: the parameter or, when it is 0 or missing, a fair share of the cores."""
         instances = sum(int(group["count"]) for group in self.config["instance_group"])
-        return self.whole_number(parameter, 0) or max(1, len(os.sched_getaffinity(0)) // max(1, instances))
+        return self.whole_number(parameter, 0) or cores_each(instances)
 
     def check(self, kind: str, present: Tensors) -> None:
         """Compare the config's tensors with those that the file has.

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import subprocess
 import sys
 import threading
@@ -192,7 +191,7 @@ def test_the_trainers_random_stream_is_left_alone(digits: Path) -> None:
 def test_a_rank_takes_its_share_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     from shrinkserve.data.loaders import available_workers
 
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)))
+    monkeypatch.setattr("shrinkserve.machine.usable_cores", lambda: 16)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     assert available_workers() == 4
 

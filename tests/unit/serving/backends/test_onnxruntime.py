@@ -244,7 +244,7 @@ def test_file_of_the_version() -> None:
 
 
 def test_session_options_of_the_config(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("os.sched_getaffinity", lambda _pid: set(range(6)), raising=True)
+    monkeypatch.setattr("shrinkserve.machine.usable_cores", lambda: 6)
     plain = backend.session_options(arguments({}, instances=2))
     assert (plain.intra_op_num_threads, plain.execution_mode) == (3, ort.ExecutionMode.ORT_SEQUENTIAL)
     brief = backend.BRIEF_SPINS if _version() >= backend.SPINS_BRIEFLY_SINCE else backend.NO_SPINS
