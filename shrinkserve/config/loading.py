@@ -1,0 +1,97 @@
+"""Load recipes from TOML files, shipped recipes and ``--set`` overrides."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+
+from shrinkserve.config.schema import Recipe, inconsistencies
+from shrinkserve.errors import ConfigError
+from shrinkserve.toml import parse_toml, read_toml, validate
+
+
+def load_recipe(source: str | Path, overrides: Sequence[str] | Mapping[str, object] = ()) -> Recipe:
+    """Load a recipe.
+
+    Args:
+        source: path of a TOML file, or the name of a shipped recipe (see `recipe_names`).
+        overrides: keys to change, as ``{"section.key": value}`` or as strings ``"section.key=value"``. In a string the
+            value is written as in TOML; a bare word is a string.
+
+    Returns:
+        The recipe.
+
+    Raises:
+        ConfigError: no such recipe, or not TOML, or keys that are unknown or out of range (all are listed).
+
+    Example:
+        >>> load_recipe("digits", {"schedule.epochs": 2}).schedule.epochs
+        2
+    """
+    path = _find_recipe(source)
+    raw = read_toml(path)
+    pairs = overrides.items() if isinstance(overrides, Mapping) else map(_parse_override, overrides)
+    for key, value in pairs:
+        _set(raw, key, value)
+    return parse_recipe(raw, str(path))
+
+
+def parse_recipe(raw: Mapping[str, object], where: str = "recipe") -> Recipe:
+    """Check plain data and return it as a recipe.
+
+    Args:
+        raw: the content of a recipe file.
+        where: file name or other source, for the message.
+
+    Raises:
+        ConfigError: lists every key that is unknown, of the wrong type or out of range.
+    """
+    return validate(Recipe, raw, where, check=inconsistencies)
+
+
+def recipe_names() -> list[str]:
+    """Return the names of the recipes that come with the package."""
+    return sorted(path.stem for folder in _recipe_folders() for path in folder.glob("*.toml"))
+
+
+def _recipe_folders() -> list[Path]:
+    # The wheel has train/*.toml as shrinkserve/recipes; a checkout has them in train/.
+    package = Path(str(resources.files("shrinkserve")))
+    return [folder for folder in (package / "recipes", package.parent / "train") if folder.is_dir()]
+
+
+def _find_recipe(source: str | Path) -> Path:
+    path = Path(source)
+    if path.is_file():
+        return path
+    for folder in _recipe_folders():
+        if (shipped := folder / f"{source}.toml").is_file() and path.name == str(source):
+            return shipped
+    known = recipe_names()
+    near = difflib.get_close_matches(str(source), known, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"give a TOML file or one of: {', '.join(known)}"
+    raise ConfigError(f"{source}: no such recipe", hint=hint)
+
+
+def _parse_override(override: str) -> tuple[str, object]:
+    """Return key and value of an override ``section.key=value``."""
+    key, sign, text = override.partition("=")
+    if not sign or not key.strip():
+        raise ConfigError("--set", expected="section.key=value", found=repr(override))
+    try:
+        return key.strip(), parse_toml(f"value = {text}")["value"]
+    except ValueError:
+        return key.strip(), text
+
+
+def _set(raw: dict[str, object], key: str, value: object) -> None:
+    """Set one key in the content of a recipe file."""
+    *sections, last = key.split(".")
+    for name in sections:
+        section = raw.setdefault(name, {})
+        if not isinstance(section, dict):
+            raise ConfigError(f"{key}: {name} is not a section")
+        raw = section
+    raw[last] = value

@@ -1,0 +1,260 @@
+"""The sections of a recipe as frozen dataclasses. The docstring under a field documents the key (`recipe show`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Gt, Le, Lt
+
+from shrinkserve.preprocess import Interpolation, Preprocess
+
+Positive = Annotated[int, Gt(0)]
+NotNegative = Annotated[int, Ge(0)]
+Fraction = Annotated[float, Ge(0), Le(1)]
+Decay = Annotated[float, Ge(0), Lt(1)]
+Range = tuple[float, float]
+
+MAX_SEED = 2**32 - 1
+"""The largest seed; torch takes larger ones, other libraries do not."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The network."""
+
+    network: str = "shrinkcnn-a"
+    """Name of a network of the zoo, or path of a .prototxt file."""
+    classes: Positive | None = None
+    """Number of classes. Default: the number of classes in the data."""
+    input_size: Annotated[int, Ge(32), Le(4096)] = 224
+    """Height and width of the input, in pixels."""
+    width: Annotated[float, Gt(0)] = 1.0
+    """Factor on the number of channels."""
+    dropout: Decay = 0.0
+    """Probability that a value before the classifier is set to zero."""
+    batch_norm_decay: Decay = 0.999
+    """Decay of the running statistics per update (TensorFlow's convention: 1 - torch's momentum)."""
+
+
+@dataclass(frozen=True)
+class InputConfig:
+    """Preprocessing for evaluation and serving; `shrinkserve.preprocess.Preprocess` without the size."""
+
+    crop_fraction: Annotated[float, Gt(0), Le(1)] = 0.875
+    """Part of height and width that the central crop keeps."""
+    interpolation: Interpolation = "bicubic"
+    """Resampling filter."""
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    """Subtracted from each channel (RGB), on the scale 0 to 1."""
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    """Divisor of each channel (RGB), on the scale 0 to 1; above 0."""
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """Augmentation of training images, applied to uint8 pixels before normalisation."""
+
+    crop_area: Range = (0.75, 1.0)
+    """Area of the random crop, as a fraction of the image: lowest and highest, from above 0 to 1."""
+    crop_aspect: Range = (0.75, 1.33)
+    """Width / height of the random crop: lowest and highest, above 0."""
+    random_interpolation: bool = True
+    """Draw nearest, bilinear or bicubic for each image; false: use input.interpolation."""
+    flip: bool = True
+    """Mirror every second image."""
+    brightness: Fraction = 0.4
+    """Largest value added or subtracted, as a fraction of the full scale."""
+    saturation: Range = (0.6, 1.4)
+    """Factor on the saturation: lowest and highest."""
+    contrast: Range = (0.6, 1.4)
+    """Factor on the contrast: lowest and highest."""
+    hue: Annotated[float, Ge(0), Le(0.5)] = 0.1
+    """Largest rotation of the hue, in turns."""
+    erase_probability: Fraction = 0.5
+    """Probability that a rectangle is erased."""
+    erase_area: Range = (0.02, 0.4)
+    """Area of the erased rectangle, as a fraction of the image: lowest and highest, from above 0 to 1."""
+    erase_aspect: Range = (0.3, 3.3)
+    """Width / height of the erased rectangle: lowest and highest, above 0."""
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """The optimiser."""
+
+    name: Literal["rmsprop", "sgd", "adamw"] = "rmsprop"
+    """rmsprop is TensorFlow's: epsilon inside the root, mean square from one."""
+    lr: Annotated[float, Gt(0)] = 0.1
+    """Peak learning rate for reference_batch images per update; scales linearly with the real number."""
+    reference_batch: Positive = 256
+    """Images per update that lr is meant for."""
+    decay: Decay = 0.9
+    """Decay of the mean square (rmsprop), or beta 2 (adamw)."""
+    momentum: Decay = 0.9
+    """Momentum (rmsprop, sgd), or beta 1 (adamw)."""
+    epsilon: Annotated[float, Gt(0)] = 1.0
+    """Added to the mean square (rmsprop) or to its root (adamw)."""
+    l2: Annotated[float, Ge(0)] = 4e-5
+    """Factor of sum(w^2) in the loss, so the gradient is 2 * l2 * w. For adamw: decoupled decay of 2 * l2."""
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """The learning rate: linear warm-up from 0, then cosine to 0."""
+
+    epochs: Positive = 300
+    """Passes over the training images."""
+    warmup_epochs: Annotated[float, Ge(0)] = 10
+    """Epochs of the warm-up; at most epochs."""
+    per_step: bool = False
+    """Change the rate at every update; false: once per epoch."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The training loop."""
+
+    batch_size: Positive = 128
+    """Images per batch of one process."""
+    accumulate: Positive = 1
+    """Batches per update."""
+    label_smoothing: Decay = 0.1
+    """Part of the target that is spread over all classes."""
+    ema_decay: Decay = 0.999
+    """Largest decay of the averaged weights (EMA), which are evaluated and exported."""
+    ema_buffers: bool = False
+    """Average the running statistics of batch norms too; false: copy them."""
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Precision of forward and backward passes; weights stay in float32."""
+    channels_last: bool = True
+    """Memory format of images and weights."""
+    compile: bool = False
+    """Compile the network with torch.compile."""
+    sync_batch_norm: bool = False
+    """Compute batch statistics over all processes (GPUs only)."""
+    deterministic: bool = False
+    """Use deterministic algorithms only, so that a run can be repeated bit for bit."""
+    threads: Positive | None = None
+    """CPU threads of torch per process. Default: an even share of the cores."""
+    seed: Annotated[int, Ge(0), Le(MAX_SEED)] = 0
+    """Seed of weights, order of images and augmentation."""
+    evaluate_every: Positive = 1
+    """Epochs between two evaluations."""
+    checkpoint_steps: NotNegative = 0
+    """Updates between two checkpoints; 0: only at the end of an epoch."""
+    keep_checkpoints: Positive = 3
+    """Number of newest checkpoints that are kept, besides the best one."""
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Reading and decoding of training images."""
+
+    loader: Literal["auto", "portable", "dali"] = "auto"
+    """auto: DALI if it is installed and a GPU is present, else portable."""
+    workers: NotNegative | None = None
+    """Loader processes per training process; 0: none. Default: one per usable core."""
+    max_bad_fraction: Fraction = 0.0
+    """Fraction of unreadable images per epoch above which the run stops."""
+
+
+@dataclass(frozen=True)
+class ServingConfig:
+    """Options of the served model. `shrinkserve repo tune` measures which suit a machine."""
+
+    max_batch_size: Positive = 32
+    """Largest batch that the server accepts."""
+    instances: Positive = 1
+    """Copies of the model. One with all threads: lowest latency. Several with one thread each: highest throughput."""
+    threads: NotNegative = 0
+    """CPU threads per instance; 0: one per core."""
+    queue_delay_us: NotNegative = 0
+    """Microseconds that a request waits for others to form a batch. Helps only if a GPU is far from full."""
+    preferred_batch_sizes: tuple[Positive, ...] = ()
+    """Batch sizes that the engine is tuned for; at most max_batch_size."""
+    # The next three cost latency on Triton 2.51: requests stall for 500 ms now and then (model_config.set_options).
+    queue_size: NotNegative = 0
+    """Requests that may wait; further ones are rejected. 0: no limit."""
+    queue_timeout_us: NotNegative = 0
+    """Microseconds after which a waiting request is rejected; 0: never."""
+    priority_levels: NotNegative = 0
+    """Number of priorities; 1 is served first and is the default. 0: one queue for all."""
+    warmup: bool = True
+    """Run the model once before it becomes ready, so that the first request is not slow."""
+    response_cache: bool = False
+    """Cache responses for repeated images. Needs NVIDIA's container, started with --cache-config."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A complete description of a training run."""
+
+    name: str
+    """Name of the model, from the run folder to Triton: letters, digits, '-', '_' and '.'."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    input: InputConfig = field(default_factory=InputConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    serving: ServingConfig = field(default_factory=ServingConfig)
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """Evaluation preprocessing at the network's input size."""
+        return Preprocess(size=self.model.input_size, **asdict(self.input))
+
+    def to_dict(self) -> dict[str, object]:
+        """Return plain data. Keys that are None are left out, because TOML has no null."""
+        return _without_none(asdict(self))
+
+    def to_toml(self) -> str:
+        """Return the text of a recipe file."""
+        import tomli_w
+
+        return tomli_w.dumps(self.to_dict())
+
+
+def inconsistencies(recipe: Recipe) -> list[str]:
+    """Return one message for each value that does not fit another one."""
+    found = []
+    if not recipe.name.replace("-", "").replace("_", "").replace(".", "").isalnum() or recipe.name.startswith("."):
+        found.append(f"name: expected letters, digits, '-', '_' and '.', found {recipe.name!r}")
+    found += _range_errors(recipe.augment)
+    if any(s <= 0 for s in recipe.input.std):
+        found.append(f"input.std: expected values above 0, found {list(recipe.input.std)}")
+    serving, schedule = recipe.serving, recipe.schedule
+    if any(size > serving.max_batch_size for size in serving.preferred_batch_sizes):
+        found.append(
+            f"serving.preferred_batch_sizes: expected at most serving.max_batch_size ({serving.max_batch_size}), "
+            f"found {list(serving.preferred_batch_sizes)}"
+        )
+    if schedule.warmup_epochs > schedule.epochs:
+        found.append(
+            f"schedule.warmup_epochs: expected at most schedule.epochs ({schedule.epochs}), "
+            f"found {schedule.warmup_epochs:g}; set both keys"
+        )
+    return found
+
+
+def _range_errors(augment: AugmentConfig) -> list[str]:
+    """Return one message for each range that is empty or out of bounds."""
+    found = []
+    for f in fields(augment):
+        value = getattr(augment, f.name)
+        if not isinstance(value, tuple):
+            continue
+        low, high = value
+        above_zero = low > 0 or (low == 0 and not f.name.endswith(("area", "aspect")))
+        limit = 1.0 if f.name.endswith("area") else 1e3
+        if not above_zero or not low <= high <= limit:
+            start = "0 <" if f.name.endswith(("area", "aspect")) else "0 <="
+            found.append(f"augment.{f.name}: expected {start} low <= high <= {limit:g}, found {list(value)}")
+    return found
+
+
+def _without_none(raw: Mapping[str, object]) -> dict[str, object]:
+    return {k: _without_none(v) if isinstance(v, dict) else v for k, v in raw.items() if v is not None}
