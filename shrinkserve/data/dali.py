@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from shrinkserve.concurrency import ordered_map
 from shrinkserve.config import Recipe
 from shrinkserve.data.augment import NO_NOISE, AugmentParams, draw, generator
 from shrinkserve.data.bad import BadImages, one_line
@@ -22,7 +23,6 @@ from shrinkserve.data.dali_pipeline import arguments, build
 from shrinkserve.data.dataset import Dataset
 from shrinkserve.data.order import Indices, epoch_batches, steps_per_epoch
 from shrinkserve.data.pixels import image_size
-from shrinkserve.data.threads import ordered_map
 from shrinkserve.errors import DataError
 from shrinkserve.preprocess import Preprocess, decode
 

@@ -9,11 +9,11 @@ from typing import Literal, Protocol
 
 import numpy as np
 
+from shrinkserve.concurrency import ordered_map
 from shrinkserve.config import Recipe
 from shrinkserve.data.batch import Batch
 from shrinkserve.data.dataset import Dataset
 from shrinkserve.data.order import Indices, evaluation_order
-from shrinkserve.data.threads import ordered_map
 from shrinkserve.errors import ConfigError
 from shrinkserve.machine import cores_each
 from shrinkserve.preprocess import Preprocess

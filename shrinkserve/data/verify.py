@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
+from shrinkserve.concurrency import ordered_map
 from shrinkserve.data.dataset import SPLITS, Split
 from shrinkserve.data.folder import FolderDataset
 from shrinkserve.data.opening import open_dataset
 from shrinkserve.data.quarantine import BadImage
 from shrinkserve.data.shards import ShardDataset, parse_record
 from shrinkserve.data.tfrecord import Shard, walk
-from shrinkserve.data.threads import ordered_map
 from shrinkserve.errors import DataError
 from shrinkserve.preprocess import decode
 
