@@ -31,6 +31,10 @@ THREADS = {"onnxruntime": "intra_op_thread_count", "openvino": "INFERENCE_NUM_TH
 """Backend -> its parameter for the threads of one instance; for both, 0 is as many as there are cores."""
 PRECISIONS = ("float32", "float16", "bfloat16", "int8")
 """Precisions of a graph's arithmetic that a card may name."""
+MAX_CLASSES = 100_000
+"""Largest number of classes of a served model."""
+MAX_CLASSES_TEXT = 8 << 20
+"""Largest length of the class names as JSON. A client reads them with the configuration, in one reply."""
 PREFIX = "shrinkserve."
 """What the keys of our own parameters begin with; Triton hands them out and reads none of them."""
 
@@ -134,6 +138,7 @@ def set_contract(config: pb.ModelConfig, card: Card, version: int) -> None:
         "contract": preprocess.contract,
         "weights_sha256": card.weights_sha256,
         "precision": precision_of(card),
+        "classes": classes_text(card),
     }
     for key, value in own.items():
         config.parameters[PREFIX + key].string_value = value
@@ -150,6 +155,23 @@ def precision_of(card: Card) -> str:
         expected = f"one of {', '.join(PRECISIONS)}"
         raise ArtifactError(f"card of {card.name}: precision", expected=expected, found=repr(found)[:100])
     return str(found)
+
+
+def classes_text(card: Card) -> str:
+    """Return the class names of a card as JSON.
+
+    Raises:
+        ArtifactError: there are more names, or longer ones, than a server can hand out.
+    """
+    text = json.dumps(card.classes, ensure_ascii=False)
+    if len(card.classes) > MAX_CLASSES or len(text) > MAX_CLASSES_TEXT:
+        raise ArtifactError(
+            f"card of {card.name}: too many class names",
+            expected=f"at most {MAX_CLASSES} names and {MAX_CLASSES_TEXT} characters",
+            found=f"{len(card.classes)} names and {len(text)} characters",
+            hint="use fewer classes or shorter names",
+        )
+    return text
 
 
 def _fill_warmup(config: pb.ModelConfig) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -123,3 +124,15 @@ def test_damaged_text_names_the_file_and_the_line(tmp_path: Path) -> None:
 def test_missing_file(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="not a readable configuration"):
         model_config.read_config(tmp_path / "config.pbtxt")
+
+
+def test_parameters_contain_the_class_names() -> None:
+    card = replace(CARD, classes=["3", 'a "quoted"\\ name', "größe", "b: c"])
+    config = model_config.parse_config_text(model_config.to_text(model_config.build_config("cats", card)))
+    assert json.loads(config.parameters["shrinkserve.classes"].string_value) == card.classes
+
+
+@pytest.mark.parametrize("classes", [["x"] * 100_001, ["x" * 100_000] * 100])
+def test_card_with_too_many_class_names_is_refused(classes: list[str]) -> None:
+    with pytest.raises(ArtifactError, match="too many class names"):
+        model_config.build_config("cats", replace(CARD, classes=classes))
