@@ -20,11 +20,11 @@ from safetensors.torch import save_file
 
 from shrinkserve.arch.serialise import to_dict
 from shrinkserve.artifact import Card, sha256_file, tensors_sha256
+from shrinkserve.engines import Engine
 from shrinkserve.exporting.quantise.step import Int8
 from shrinkserve.exporting.samples import synthetic
 from shrinkserve.exporting.variants import hint
 from shrinkserve.runtimes.checkpoint import weights
-from shrinkserve.serving.repository.engines import Engine
 from shrinkserve.serving.repository.writer import Repository
 
 NAME = "net"
@@ -98,9 +98,9 @@ def add_precisions(models: Path, scale: Scale = FULL) -> None:
         target = Path(staging) / "model.int8.onnx"
         record = step.run(models / CLASSIFIER / str(version) / "model.onnx", target, synthetic(scale.size, 16))
         int8 = Engine("int8", "openvino", target.name, "int8", record=record, parameters=hint("int8"))
-        repository.add_engine(CLASSIFIER, int8, Path(staging), version=version)
+        repository.add_engines(CLASSIFIER, [int8], Path(staging), version=version)
         bfloat16 = Engine("bfloat16", "openvino", "model.onnx", "bfloat16", parameters=hint("bfloat16"))
-        repository.add_engine(CLASSIFIER, bfloat16, models / CLASSIFIER / str(version), version=version)
+        repository.add_engines(CLASSIFIER, [bfloat16], models / CLASSIFIER / str(version), version=version)
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ from shrinkserve.config import ServingConfig
 from shrinkserve.errors import RequestError
 from shrinkserve.serving import model_config
 from shrinkserve.serving.client.client import Client
-from shrinkserve.serving.repository.engines import configuration_path
+from shrinkserve.serving.repository.engine_config import engine_config_path
 from shrinkserve.serving.repository.writer import Repository
 from shrinkserve.serving.server.server import ServerOptions, TritonServer
 
@@ -93,7 +93,7 @@ def ours(
         batch = BATCH if shape == THROUGHPUT else ServingConfig().max_batch_size
         chosen = ServingConfig(instances=shape[0], threads=shape[1], max_batch_size=batch)
         repository.configure(CLASSIFIER, chosen, engine)
-        path = configuration_path(root / CLASSIFIER, engine) if engine else root / CLASSIFIER / model_config.CONFIG
+        path = engine_config_path(root / CLASSIFIER, engine) if engine else root / CLASSIFIER / model_config.CONFIG
         config = model_config.read_config(path)
         for key, value in entries.items():
             config.parameters[key].string_value = value

@@ -1,7 +1,6 @@
-"""What stages hand each other: files that are whole or absent, and a card that says where they came from.
+"""Cards: what an artifact is, what it was made from, and the sha256 of its files.
 
-Every stage writes its outputs beside their final place, syncs them and renames them in, so that a reader
-never sees half of one. A card (``card.json``) binds files to their sha256 and to what they were made from.
+Every stage writes ``card.json`` last, beside its files. A folder with a card is a finished artifact.
 """
 
 from __future__ import annotations
@@ -14,18 +13,72 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
+from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
+from typing_extensions import Required, TypedDict
 
-from shrinkserve.atomic import write_atomic
-from shrinkserve.errors import ArtifactError
+from shrinkserve.atomic import unwritable, write_atomic
+from shrinkserve.errors import ArtifactError, ConfigError
+
+if TYPE_CHECKING:
+    from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 CARD = "card.json"
+MODEL = "model.onnx"
+INPUT, LOGITS, PROBABILITIES = "images", "logits", "probabilities"
+"""Tensors of every exported graph."""
 MAX_CARD_BYTES = 64 << 20
-"""Of a card that is read; ShrinkCNN-A's has 200 kB."""
+"""Largest card that is read; ShrinkCNN-A's has 200 kB."""
+MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+Precision = Literal["float32", "float16", "bfloat16", "int8"]
+"""Precisions of a graph's arithmetic."""
+Json = dict[str, Any]
+"""A JSON object whose keys one stage alone knows."""
+_STRICT: ConfigDict = {"strict": True, "extra": "forbid"}
+
+
+class EngineDetails(TypedDict, total=False):
+    """One entry of `CardDetails.engines`; see `shrinkserve.engines.Engine` for the fields."""
+
+    backend: Required[str]
+    file: Required[str]
+    precision: Precision
+    capabilities: dict[str, str]
+    parameters: dict[str, str]
+    record: Json
+
+
+class CardDetails(TypedDict, total=False):
+    """Stage-specific entries of a card.
+
+    Attributes:
+        command: the command line of the training (checkpoints).
+        git: commit and changed files of the code (checkpoints).
+        data: folder of the dataset, for the next stage.
+        precision: of the arithmetic of ``model.onnx``.
+        target: the runtime that the graph passes were chosen for.
+        max_batch: the largest batch that was checked.
+        steps: one record for each export step.
+        tuning: timings that chose the graph passes.
+        engines: name -> other engine of this version.
+    """
+
+    command: list[str]
+    git: Json | None
+    data: str | None
+    precision: Precision
+    target: str
+    max_batch: int
+    steps: list[Json]
+    tuning: list[Json]
+    engines: dict[str, EngineDetails]
+
+
+EngineDetails.__pydantic_config__ = CardDetails.__pydantic_config__ = _STRICT  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True)
@@ -33,10 +86,10 @@ class Card:
     """Provenance of one artifact, stored as ``card.json`` beside its files.
 
     Attributes:
-        kind: ``"checkpoint"``, ``"onnx"`` or ``"engine"``.
-        name: the model's name, as Triton will know it.
-        weights: which weights these are, ``"ema"`` or ``"raw"``.
-        weights_sha256: hash of the weight tensors; the same along the chain checkpoint -> ONNX -> engine.
+        kind: ``"checkpoint"`` or ``"onnx"``.
+        name: the model's name in Triton.
+        weights: which weights of the run, ``"ema"`` or ``"raw"``.
+        weights_sha256: hash of the weight tensors; the same for checkpoint, ONNX file and engines.
         files: file name (relative to the card's folder) -> sha256.
         parents: path -> sha256 of what this was made from.
         preprocess: `shrinkserve.preprocess.Preprocess.to_dict()`.
@@ -44,11 +97,13 @@ class Card:
         spec: the network as node-link data (checkpoints only).
         recipe: the frozen recipe (checkpoints only).
         metrics: figures measured on the artifact, e.g. ``{"top1": 0.98}`` as fractions.
-        checks: one record a hand-over check: what, tolerance, worst difference, flips.
-        details: what else the stage wants to be remembered, e.g. opset or tensor types.
+        checks: one record for each check: name, tolerance, worst difference, flips.
+        details: see `CardDetails`.
         created: UTC time, ISO 8601.
         versions: of Python, the operating system, this package and the libraries that took part.
     """
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
     kind: str
     name: str
@@ -56,20 +111,33 @@ class Card:
     weights_sha256: str = ""
     files: dict[str, str] = field(default_factory=dict)
     parents: dict[str, str] = field(default_factory=dict)
-    preprocess: dict[str, Any] = field(default_factory=dict)
+    preprocess: Json = field(default_factory=dict)
     classes: list[str] = field(default_factory=list)
-    spec: dict[str, Any] = field(default_factory=dict)
-    recipe: dict[str, Any] = field(default_factory=dict)
-    metrics: dict[str, Any] = field(default_factory=dict)
-    checks: list[dict[str, Any]] = field(default_factory=list)
-    details: dict[str, Any] = field(default_factory=dict)
+    spec: Json = field(default_factory=dict)
+    recipe: Json = field(default_factory=dict)
+    metrics: Json = field(default_factory=dict)
+    checks: list[Json] = field(default_factory=list)
+    details: CardDetails = field(default_factory=CardDetails)
     created: str = ""
     versions: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def precision(self) -> Precision:
+        """Precision of ``model.onnx``."""
+        return self.details.get("precision", "float32")
+
     def write(self, folder: Path) -> Path:
-        """Write the card into `folder` atomically and return its path."""
+        """Write the card into `folder` atomically and return its path.
+
+        Raises:
+            ArtifactError: a value is NaN or infinite, or the folder cannot be written.
+        """
         path = folder / CARD
-        write_atomic(path, (json.dumps(asdict(self), indent=1) + "\n").encode())
+        try:
+            content = json.dumps(asdict(self), indent=1, allow_nan=False)
+        except ValueError as exc:
+            raise ArtifactError(f"{path}: cannot record a value that is not finite", hint="the run diverged") from exc
+        write_atomic(path, f"{content}\n".encode())
         return path
 
 
@@ -77,80 +145,102 @@ def read_card(folder: Path, kind: str | None = None, *, verify: bool = True) -> 
     """Read the card of an artifact's folder.
 
     Args:
-        folder: the folder that holds ``card.json``.
-        kind: the kind of artifact that is wanted; another one is refused.
-        verify: hash every file that the card names and refuse a mismatch.
+        folder: the folder with ``card.json``.
+        kind: the required kind of artifact; None accepts any.
+        verify: hash every file of the card and reject a mismatch.
 
     Raises:
-        ArtifactError: no card, not a card, another kind, or a file that is missing or was changed.
+        ArtifactError: the card is missing, invalid or of another kind, or a file is missing or changed.
     """
     path = folder / CARD
     try:
         with path.open("rb") as stream:
-            card = _parse_card(stream.read(MAX_CARD_BYTES + 1))
+            card = _parse_card(path, stream.read(MAX_CARD_BYTES + 1))
     except (FileNotFoundError, NotADirectoryError):
         raise ArtifactError(f"{path}: no such card", hint="name the folder that `train` or `export` wrote") from None
-    except (OSError, ValueError, TypeError, RecursionError) as exc:
+    except (OSError, ValueError, RecursionError) as exc:
         raise ArtifactError(f"{path}: not a readable card ({exc})", hint="make the artifact again") from exc
     if kind is not None and card.kind != kind:
-        raise ArtifactError(f"{path}: another kind of artifact", expected=kind, found=card.kind)
+        raise ArtifactError(f"{path}: wrong kind of artifact", expected=kind, found=card.kind)
     if verify:
         for name, expected in card.files.items():
             verify_file(safe_join(folder, name), expected)
     return card
 
 
-def _parse_card(content: bytes) -> Card:
-    """A card out of a file from anywhere; raises `ValueError` or `TypeError` when it is none."""
+def _parse_card(path: Path, content: bytes) -> Card:
+    """Parse a card from an untrusted file; raise `ValueError` if it is not JSON."""
+    from pydantic import ValidationError
+
     if len(content) > MAX_CARD_BYTES:
         raise ValueError(f"more than {MAX_CARD_BYTES} bytes")
-    raw = json.loads(content)
-    json.dumps(raw, ensure_ascii=False).encode()  # lone surrogates: no file name, label or message can have them
-    card = Card(**raw)
-    for name, kind in get_type_hints(Card).items():
-        if not _fits(getattr(card, name), kind):
-            raise ValueError(f"{name} is not what it should be")
-    return card
+    raw = json.loads(content, parse_constant=_reject_constant)
+    json.dumps(raw, ensure_ascii=False).encode()  # rejects lone surrogates
+    try:
+        return _adapter().validate_json(content)
+    except ValidationError as exc:
+        raise _invalid_card(path, raw, exc) from exc
 
 
-def _fits(value: Any, kind: Any) -> bool:
-    """Whether plain data is of a type such as `str` or ``list[dict[str, Any]]``."""
-    if kind is Any:
-        return True
-    inner = get_args(kind)
-    items = value.values() if isinstance(value, dict) else value
-    return isinstance(value, get_origin(kind) or kind) and (not inner or all(_fits(item, inner[-1]) for item in items))
+@cache
+def _adapter() -> TypeAdapter[Card]:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(Card)
+
+
+def _reject_constant(name: str) -> float:
+    raise ValueError(f"{name} is not a finite number")
+
+
+def _invalid_card(path: Path, raw: Any, error: ValidationError) -> ArtifactError:
+    """Return the error for the first invalid field; name both versions if the field is unknown here."""
+    first = error.errors(include_url=False)[0]
+    where = ".".join(map(str, first["loc"]))
+    reason = ascii(f"{where}: {first['msg']}" if where else first["msg"])[1:-1][:200]
+    hint = "make the artifact again"
+    if first["type"] in {"unexpected_keyword_argument", "extra_forbidden"}:
+        written = raw.get("versions") if isinstance(raw, dict) else None
+        by = written.get("shrinkserve", "unknown") if isinstance(written, dict) else "unknown"
+        hint = f"written by shrinkserve {ascii(by)[:40]}, this is {versions()['shrinkserve']}; use that version"
+    return ArtifactError(f"{path}: not a readable card ({reason})", hint=hint)
+
+
+def check_name(name: str) -> None:
+    """Check that a model or engine name is a plain folder name.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if not MODEL_NAME.fullmatch(name):
+        expected = "a letter or digit, then up to 127 letters, digits, '-', '_' or '.'"
+        raise ConfigError("model name", expected=expected, found=ascii(name)[:140])
 
 
 def verify_file(path: Path, sha256: str) -> None:
-    """Refuse a file that is missing or whose content is not the one that was recorded.
+    """Check that a file exists and has the recorded content.
 
     Raises:
-        ArtifactError: with both hashes.
+        ArtifactError: the file is missing or its hash differs.
     """
     if not path.is_file():
         raise ArtifactError(f"{path}: no such file", hint="make the artifact again")
     found = sha256_file(path)
     if found != sha256:
-        raise ArtifactError(
-            f"{path}: sha256 does not match its card",
-            expected=sha256[:12],
-            found=found[:12],
-            hint="the file was changed or damaged: make the artifact again",
-        )
+        raise _mismatch(path, sha256, found)
 
 
 def safe_join(folder: Path, name: str) -> Path:
-    """`folder / name`, where `name` came from outside and must stay inside `folder`.
+    """Return ``folder / name`` for an untrusted `name` that must stay inside `folder`.
 
     Raises:
-        ArtifactError: an absolute name, or one that climbs out.
+        ArtifactError: an absolute name, a name that leads out of the folder, or one that no file can have.
     """
     path = folder / name
     try:
         path.resolve()
         path.is_file()
-    except (OSError, ValueError) as exc:  # a NUL, a surrogate, thousands of letters
+    except (OSError, ValueError) as exc:  # a NUL, a surrogate, a name that is too long
         what = f"{folder}: names a file that cannot exist"
         raise ArtifactError(what, found=ascii(name)[:100], hint="do not use this artifact") from exc
     if Path(name).is_absolute() or not path.resolve().is_relative_to(folder.resolve()):
@@ -159,7 +249,7 @@ def safe_join(folder: Path, name: str) -> Path:
 
 
 def sha256_file(path: Path) -> str:
-    """Hexadecimal sha256 of a file's bytes."""
+    """Return the hexadecimal sha256 of a file."""
     digest = hashlib.sha256()
     with path.open("rb") as stream:
         while block := stream.read(1 << 20):
@@ -167,8 +257,43 @@ def sha256_file(path: Path) -> str:
     return digest.hexdigest()
 
 
+def copy_file(source: Path, target: Path, sha256: str | None = None) -> str:
+    """Copy a file, hashing it on the way, and return its sha256.
+
+    Args:
+        source: the file.
+        target: is replaced; another hard link to it keeps its content.
+        sha256: the recorded hash of the source; None accepts any content.
+
+    Raises:
+        ArtifactError: the source is missing or changed, or the target cannot be written.
+    """
+    if not source.is_file():
+        raise ArtifactError(f"{source}: no such file", hint="make the artifact again")
+    digest = hashlib.sha256()
+    with unwritable(target):
+        target.unlink(missing_ok=True)
+        with source.open("rb") as reader, target.open("xb") as writer:
+            while block := reader.read(1 << 20):
+                digest.update(block)
+                writer.write(block)
+    found = digest.hexdigest()
+    if sha256 is not None and found != sha256:
+        raise _mismatch(source, sha256, found)
+    return found
+
+
+def _mismatch(path: Path, expected: str, found: str) -> ArtifactError:
+    return ArtifactError(
+        f"{path}: sha256 does not match its card",
+        expected=expected[:12],
+        found=found[:12],
+        hint="the file was changed or damaged: make the artifact again",
+    )
+
+
 def tensors_sha256(tensors: Mapping[str, np.ndarray[Any, Any]]) -> str:
-    """Hexadecimal sha256 of named tensors: their names, dtypes, shapes and values, whatever file holds them."""
+    """Return the hexadecimal sha256 of named tensors: names, dtypes, shapes and values."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         array = np.ascontiguousarray(tensors[name])
@@ -207,14 +332,14 @@ def _without_home(text: str) -> str:
 
 
 def utc_now() -> str:
-    """The time now in UTC, ISO 8601 to the second."""
+    """Return the current UTC time, ISO 8601 to the second."""
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 def versions(packages: Sequence[str] = ()) -> dict[str, str]:
-    """Versions of Python, the platform, this package and those of `packages` that are installed.
+    """Return the versions of Python, the platform, this package and the installed ones of `packages`.
 
-    With the build of one that is loaded and says it (``2.13.0+cu130``): PyTorch's package leaves it out on PyPI.
+    A loaded package may know its build (``2.13.0+cu130``), which the metadata of PyTorch on PyPI lacks; it is added.
     """
     found = {"python": platform.python_version(), "platform": platform.platform()}
     for package in ("shrinkserve", *packages):

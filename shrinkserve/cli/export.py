@@ -142,9 +142,8 @@ def _variants(model: Path, staging: Path, card: Card, kinds: Sequence[Kind], opt
 def _add_engines(place: Path, kinds: Sequence[Kind], options: VariantOptions) -> None:
     """Build engines of a published version, e.g. on a machine with another GPU, and add them to it."""
     from shrinkserve.artifact import read_card
+    from shrinkserve.engines import Engine
     from shrinkserve.exporting.exporter import MODEL
-    from shrinkserve.exporting.variants import with_plans_of
-    from shrinkserve.serving.repository.engines import DETAILS, Engine
     from shrinkserve.serving.repository.writer import Repository
 
     if not kinds:
@@ -157,10 +156,8 @@ def _add_engines(place: Path, kinds: Sequence[Kind], options: VariantOptions) ->
         variants = _variants(place / MODEL, Path(folder), card, kinds, options)
         repository = Repository(place.parent.parent, say=typer.echo)
         with repository.locked():
-            known = read_card(place, verify=False).details.get(DETAILS, {})
-            for variant in variants:
-                whole = with_plans_of(variant, known.get(variant.name, {}), place, Path(folder))
-                repository.add_engine(place.parent.name, Engine(**vars(whole)), Path(folder), version=int(place.name))
+            engines = [Engine(**vars(variant)) for variant in variants]
+            repository.add_engines(place.parent.name, engines, Path(folder), version=int(place.name))
     for variant in variants:
         _report_variant(variant)
     typer.echo(f"added to {place}")
@@ -175,19 +172,17 @@ def _publish(
     version: int | None,
     serving: ServingConfig | None,
 ) -> Path:
+    from shrinkserve.engines import Engine
     from shrinkserve.exporting.exporter import MODEL
     from shrinkserve.serving.names import classifier_name
-    from shrinkserve.serving.repository.engines import Engine
     from shrinkserve.serving.repository.writer import Repository
     from shrinkserve.serving.server.launch import importable
 
     repository, model = Repository(root, say=typer.echo), classifier_name(model)
-    encoded = importable("nvidia.dali")
-    with repository.locked():
-        place = repository.add(model, staging / MODEL, card, version=version, initial=serving, encoded=encoded)
-        for variant in variants:
-            repository.add_engine(model, Engine(**vars(variant)), staging, version=int(place.name))
-    return place
+    engines, encoded = [Engine(**vars(variant)) for variant in variants], importable("nvidia.dali")
+    return repository.add(
+        model, staging / MODEL, card, engines=engines, version=version, initial=serving, encoded=encoded
+    )
 
 
 def _report_variant(variant: Variant) -> None:

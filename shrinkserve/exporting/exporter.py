@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from shrinkserve.artifact import Card, read_card, recorded_path, sha256_file, utc_now, versions
+from shrinkserve.artifact import Card, CardDetails, read_card, recorded_path, sha256_file, utc_now, versions
 from shrinkserve.config import ServingConfig, parse_recipe
 from shrinkserve.errors import ArtifactError
 from shrinkserve.exporting.check import check_file, check_probabilities
@@ -142,7 +142,7 @@ def _export(
         checks = [record["parity"] for record in product.records]
         checks += [check_file(product.path, "passes"), check_probabilities(model, samples, "passes")]
         shutil.copyfile(product.path, folder / MODEL)
-    details = {
+    details: CardDetails = {
         "precision": product.state.precision,
         "target": options.target,
         "max_batch": options.max_batch,

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 
-from shrinkserve.artifact import safe_join
 from shrinkserve.data import evaluation_batches, open_dataset
 from shrinkserve.errors import ConfigError
 from shrinkserve.exporting.engine.build import (
@@ -27,7 +25,7 @@ from shrinkserve.exporting.precision import TOLERANCES, Lower
 from shrinkserve.exporting.quantise.static import QuantiseTarget
 from shrinkserve.exporting.quantise.step import Int8, open_graph
 from shrinkserve.exporting.samples import Samples, load_samples, synthetic
-from shrinkserve.exporting.steps import ONNX, Opener, Product, Step, StepState, run_steps
+from shrinkserve.exporting.steps import ONNX, Opener, Precision, Product, Step, StepState, run_steps
 from shrinkserve.preprocess import Preprocess
 from shrinkserve.runtimes.onnx import OnnxModel
 from shrinkserve.runtimes.predictor import Images, Predictor
@@ -58,8 +56,8 @@ class Variant:
     name: str
     backend: str
     file: str
-    precision: str
-    record: Mapping[str, Any]
+    precision: Precision
+    record: dict[str, Any]
     parameters: Mapping[str, str] = field(default_factory=dict)
     capabilities: Mapping[str, str] = field(default_factory=dict)
 
@@ -85,25 +83,6 @@ class VariantOptions:
     library: Library = "tensorrt"
     timing_cache: Path | None = None
     log: Path | None = None
-
-
-def with_plans_of(variant: Variant, known: Mapping[str, Any], place: Path, folder: Path) -> Variant:
-    """A variant that keeps the plans which its version has for other GPUs.
-
-    Args:
-        variant: lies in `folder`.
-        known: what the version's card has of the engine of this name; empty where it is new.
-        place: the version's folder.
-        folder: gets copies of those plans.
-    """
-    others = {gpu: file for gpu, file in known.get("capabilities", {}).items() if gpu not in variant.capabilities}
-    for file in others.values():
-        shutil.copyfile(safe_join(place, file), safe_join(folder, file))
-    if not others:
-        return variant
-    built = {file: known["record"][BUILT][file] for file in others.values()}
-    record = {**variant.record, BUILT: {**built, **variant.record[BUILT]}}
-    return replace(variant, record=record, capabilities={**others, **variant.capabilities})
 
 
 def parse_kinds(text: str) -> list[Kind]:

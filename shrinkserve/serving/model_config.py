@@ -16,21 +16,16 @@ from typing import Any
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
-from shrinkserve.artifact import Card
+from shrinkserve.artifact import INPUT, LOGITS, MODEL, PROBABILITIES, Card
 from shrinkserve.config import ServingConfig
+from shrinkserve.engines import THREADS
 from shrinkserve.errors import ArtifactError
 from shrinkserve.preprocess import Preprocess
 
 CONFIG = "config.pbtxt"
 LABELS = "labels.txt"
-MODEL = "model.onnx"
-INPUT, LOGITS, PROBABILITIES = "images", "logits", "probabilities"
 ENCODED = "jpeg"
 """The input of an ensemble that takes encoded images."""
-THREADS = {"onnxruntime": "intra_op_thread_count", "openvino": "INFERENCE_NUM_THREADS"}
-"""Backend -> its parameter for the threads of one instance; for both, 0 is as many as there are cores."""
-PRECISIONS = ("float32", "float16", "bfloat16", "int8")
-"""Precisions of a graph's arithmetic that a card may name."""
 MAX_CLASSES = 100_000
 """Largest number of classes of a served model."""
 MAX_CLASSES_TEXT = 8 << 20
@@ -137,24 +132,11 @@ def set_contract(config: pb.ModelConfig, card: Card, version: int) -> None:
         "preprocess": json.dumps(preprocess.to_dict()),
         "contract": preprocess.contract,
         "weights_sha256": card.weights_sha256,
-        "precision": precision_of(card),
+        "precision": card.precision,
         "classes": classes_text(card),
     }
     for key, value in own.items():
         config.parameters[PREFIX + key].string_value = value
-
-
-def precision_of(card: Card) -> str:
-    """Return the precision of a card's ``model.onnx``.
-
-    Raises:
-        ArtifactError: not one of `PRECISIONS`.
-    """
-    found = card.details.get("precision", "float32")
-    if found not in PRECISIONS:
-        expected = f"one of {', '.join(PRECISIONS)}"
-        raise ArtifactError(f"card of {card.name}: precision", expected=expected, found=repr(found)[:100])
-    return str(found)
 
 
 def classes_text(card: Card) -> str:

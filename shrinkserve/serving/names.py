@@ -12,12 +12,8 @@ its own, which takes pixels only.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection
 
-from shrinkserve.errors import ConfigError
-
-MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 PREPROCESS, CLASSIFIER = "_preprocess", "_classifier"
 CANDIDATE = ".candidate"
 """What is added to a model's name for the version that a live server tries out."""
@@ -56,14 +52,3 @@ def public_names(known: Collection[str]) -> list[str]:
     families = {public_name(model) for model in known if model.endswith(CLASSIFIER)}
     belonging = {part for name in families for part in model_names(name)}
     return sorted(families | (set(known) - belonging))
-
-
-def check_name(name: str) -> None:
-    """Refuse a model name that is not a plain folder name.
-
-    Raises:
-        ConfigError: says what a name may be.
-    """
-    if not MODEL_NAME.fullmatch(name):
-        wanted = "a letter or digit, then up to 127 letters, digits, '-', '_' or '.'"
-        raise ConfigError("model name", expected=wanted, found=repr(name))

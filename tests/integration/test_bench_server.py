@@ -24,8 +24,8 @@ from shrinkserve.benchmark.targets.target import server as server_target
 from shrinkserve.benchmark.timing import Timing
 from shrinkserve.cli import main
 from shrinkserve.data import open_dataset
+from shrinkserve.engines import Engine
 from shrinkserve.serving.client.client import Client
-from shrinkserve.serving.repository.engines import Engine
 from shrinkserve.serving.repository.writer import Repository
 from shrinkserve.serving.server.server import ServerOptions, TritonServer
 
@@ -40,7 +40,7 @@ def repository(smoke_run: Path, digits: Path, shrinkserve, tmp_path_factory: pyt
     shrinkserve("export", smoke_run, "--data", digits, "--repository", folder, "--to", "fp16")
     hint = {"INFERENCE_PRECISION_HINT": "bf16"}  # `export` would refuse it: the tiny network has too many close calls
     engine = Engine("bfloat16", "openvino", "model.onnx", "bfloat16", parameters=hint)
-    Repository(folder).add_engine("smoke_classifier", engine, folder / "smoke_classifier" / "1")
+    Repository(folder).add_engines("smoke_classifier", [engine], folder / "smoke_classifier" / "1")
     return folder
 
 

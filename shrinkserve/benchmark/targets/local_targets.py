@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from shrinkserve.artifact import read_card
+from shrinkserve.artifact import MODEL, read_card
 from shrinkserve.benchmark.targets.target import Target, local
+from shrinkserve.engines import engines_of
 from shrinkserve.errors import ArtifactError
 from shrinkserve.runtimes import Predictor, open_engine
 from shrinkserve.runtimes.onnx import OnnxModel
-from shrinkserve.serving.model_config import MODEL
 from shrinkserve.serving.names import resolve_classifier
-from shrinkserve.serving.repository.engines import engines_of
 from shrinkserve.serving.repository.reader import versions_in
 
 
@@ -36,7 +35,7 @@ def find_version(repository: Path, model: str, sha256: str, served: int | None) 
 def graph_stage(folder: Path) -> Target:
     """A version's float32 graph in ONNX Runtime."""
     card = read_card(folder)
-    precision = str(card.details.get("precision", "float32"))
+    precision = card.precision
     graph = OnnxModel(folder / MODEL, spin=False)
     return _stage("onnx", precision, folder, graph, card.files[MODEL])
 

@@ -121,8 +121,9 @@ def server(url: str, model: str, precision: str, payload: Payload = "tensor", to
 
 
 def _ask_encoded(client: Any, model: str, images: Sequence[bytes], pool: ThreadPoolExecutor) -> Logits:
+    from shrinkserve.artifact import LOGITS
     from shrinkserve.serving.client.transport import InferRequest
-    from shrinkserve.serving.model_config import ENCODED, LOGITS
+    from shrinkserve.serving.model_config import ENCODED
 
     def ask(encoded: bytes) -> Logits:
         image = np.frombuffer(encoded, np.uint8)[None]

@@ -11,6 +11,7 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
+from shrinkserve.artifact import LOGITS, PROBABILITIES
 from shrinkserve.errors import DataError
 from shrinkserve.preprocess import Pixels
 from shrinkserve.serving.client.client import ATTEMPTS, MAX_BATCH, RETRY_PAUSES, Floats
@@ -45,7 +46,6 @@ from shrinkserve.serving.client.transport import (
     parse_url,
     request,
 )
-from shrinkserve.serving.model_config import LOGITS, PROBABILITIES
 from shrinkserve.serving.names import classifier_name, public_name, public_names, resolve_classifier
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from tritonclient.grpc import model_config_pb2 as pb
 
+from shrinkserve.artifact import LOGITS, PROBABILITIES
 from shrinkserve.errors import DataError, RequestError
 from shrinkserve.preprocess import Pixels
 from shrinkserve.serving.client.errors import (
@@ -37,7 +38,6 @@ from shrinkserve.serving.client.prediction import (
     pixels_request,
 )
 from shrinkserve.serving.client.transport import InferRequest, InferResult, connect, parse_url
-from shrinkserve.serving.model_config import LOGITS, PROBABILITIES
 from shrinkserve.serving.names import classifier_name, public_name, public_names, resolve_classifier
 
 Floats = npt.NDArray[np.float32]

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from tritonclient.grpc import model_config_pb2 as pb
 
+from shrinkserve.artifact import PROBABILITIES
 from shrinkserve.errors import DataError, RequestError
 from shrinkserve.preprocess import Preprocess
 from shrinkserve.serving import model_config
 from shrinkserve.serving.client.transport import InferRequest, InferResult
-from shrinkserve.serving.model_config import PROBABILITIES
 
 
 @dataclass(frozen=True)

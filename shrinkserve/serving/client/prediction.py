@@ -12,12 +12,13 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from shrinkserve.artifact import LOGITS, PROBABILITIES
 from shrinkserve.errors import DataError
 from shrinkserve.preprocess import Pixels
 from shrinkserve.serving.client.images import Source, name_of, prepare
 from shrinkserve.serving.client.model_info import ModelInfo
 from shrinkserve.serving.client.transport import InferRequest, InferResult
-from shrinkserve.serving.model_config import ENCODED, LOGITS, PROBABILITIES
+from shrinkserve.serving.model_config import ENCODED
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

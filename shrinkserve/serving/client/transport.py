@@ -14,9 +14,9 @@ import numpy as np
 from google.protobuf import json_format
 from tritonclient.grpc import model_config_pb2 as pb
 
+from shrinkserve.artifact import INPUT
 from shrinkserve.errors import ConfigError, RequestError
 from shrinkserve.serving.client.errors import explained
-from shrinkserve.serving.model_config import INPUT
 from shrinkserve.serving.names import RESTRICTED_KEY
 
 if TYPE_CHECKING:

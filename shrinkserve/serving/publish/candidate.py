@@ -16,8 +16,9 @@ import numpy as np
 from PIL import Image
 from tritonclient.grpc import model_config_pb2 as pb
 
-from shrinkserve.artifact import Card
+from shrinkserve.artifact import MODEL, PROBABILITIES, Card
 from shrinkserve.config import ServingConfig
+from shrinkserve.engines import Engine, engines_of
 from shrinkserve.errors import ArtifactError, ParityError, RequestError
 from shrinkserve.preprocess import Pixels, Preprocess
 from shrinkserve.runtimes.onnx import OnnxModel
@@ -25,11 +26,11 @@ from shrinkserve.serving import model_config
 from shrinkserve.serving.client.client import Client
 from shrinkserve.serving.client.model_info import ModelInfo
 from shrinkserve.serving.client.transport import InferRequest
-from shrinkserve.serving.model_config import CONFIG, ENCODED, LABELS, MODEL, PROBABILITIES
+from shrinkserve.serving.model_config import CONFIG, ENCODED, LABELS
 from shrinkserve.serving.names import CANDIDATE, public_name
 from shrinkserve.serving.repository import ensemble
 from shrinkserve.serving.repository.activation import labels_text
-from shrinkserve.serving.repository.engines import Engine, configuration, configuration_path, engines_of
+from shrinkserve.serving.repository.engine_config import engine_config, engine_config_path
 from shrinkserve.serving.repository.writer import Repository
 from shrinkserve.serving.server.server import ServerOptions, TritonServer
 
@@ -63,7 +64,7 @@ class VersionFiles:
 
     def engine(self, served: ModelInfo) -> Engine | None:
         """The engine with which a server answers that has a version of this model; None: the default one."""
-        own = model_config.precision_of(self.card)
+        own = self.card.precision
         if (served.backend, served.precision) == ("onnxruntime", own):
             return None
         wanted = (served.backend, served.precision)
@@ -162,8 +163,8 @@ def _as_candidate(
     engine = version.engine(client.contract(card.name)) if known and card.name in client.models() else None
     if engine is None:
         return base, {MODEL}
-    path = configuration_path(repository.root / card.name, engine.name)
-    return configuration(engine, base, model_config.read_config(path) if path.is_file() else None), engine.files
+    path = engine_config_path(repository.root / card.name, engine.name)
+    return engine_config(engine, base, model_config.read_config(path) if path.is_file() else None), engine.files
 
 
 def worst_difference(client: Client, name: str, version: VersionFiles) -> float:

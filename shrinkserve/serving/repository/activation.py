@@ -1,32 +1,33 @@
-"""The files of a model's folder that belong to the version that answers: configurations and labels."""
+"""Write the files of a model's folder that depend on its active version: configurations and labels."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from shrinkserve.artifact import read_card
+from shrinkserve.artifact import Card
 from shrinkserve.atomic import write_atomic
 from shrinkserve.config import ServingConfig
+from shrinkserve.engines import engines_of
 from shrinkserve.errors import ArtifactError
 from shrinkserve.serving import model_config
 from shrinkserve.serving.model_config import CONFIG, LABELS
-from shrinkserve.serving.repository.engines import CONFIGS, configuration, configuration_path, engines_of
+from shrinkserve.serving.repository.engine_config import CONFIGS, engine_config, engine_config_path
 from shrinkserve.text import check_class_names
 
 
-def activate(folder: Path, version: int, options: ServingConfig | None = None) -> None:
-    """Write what makes `version` answer into a model's staged folder.
+def activate(folder: Path, version: int, card: Card, options: ServingConfig | None = None) -> None:
+    """Make `version` the active version of a staged model folder.
 
     Args:
-        folder: of the model.
-        version: a number whose folder is there.
-        options: how it is run; None keeps what the configurations say, edits and all.
+        folder: the model's staged folder.
+        version: the number of a version in it.
+        card: the version's card.
+        options: serving options; None keeps the options and edits of the existing configurations.
 
     Raises:
-        ArtifactError: a card or configuration that cannot be read, or class names that are not one line each.
+        ArtifactError: a configuration cannot be read, or a class name is invalid.
     """
-    card = read_card(folder / str(version), verify=False)
     if options is None and (folder / CONFIG).is_file():
         config = model_config.read_config(folder / CONFIG)
         model_config.set_contract(config, card, version)
@@ -35,19 +36,19 @@ def activate(folder: Path, version: int, options: ServingConfig | None = None) -
     write_atomic(folder / CONFIG, model_config.to_text(config).encode())
     write_atomic(folder / LABELS, labels_text(card.classes).encode())
 
-    engines = {configuration_path(folder, engine.name): engine for engine in engines_of(card)}
+    engines = {engine_config_path(folder, engine.name): engine for engine in engines_of(card)}
     for path in set((folder / CONFIGS).glob("*.pbtxt")) - engines.keys():
-        path.unlink()  # of an engine that this version does not have
+        path.unlink()  # this version does not have the engine
     for path, engine in engines.items():
         known = model_config.read_config(path) if options is None and path.is_file() else None
-        write_atomic(path, model_config.to_text(configuration(engine, config, known)).encode())
+        write_atomic(path, model_config.to_text(engine_config(engine, config, known)).encode())
 
 
 def labels_text(classes: Sequence[str]) -> str:
-    """The content of ``labels.txt``: a class a line.
+    """Return the content of ``labels.txt``: one class name a line.
 
     Raises:
-        ArtifactError: a class name that is more than one line, or contains control characters.
+        ArtifactError: a class name spans lines or contains control characters.
     """
     check_class_names(classes, ArtifactError)
     return "".join(f"{name}\n" for name in classes)

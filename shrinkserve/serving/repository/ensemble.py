@@ -12,13 +12,14 @@ from pathlib import Path
 
 from tritonclient.grpc import model_config_pb2 as pb
 
+from shrinkserve.artifact import INPUT, LOGITS, PROBABILITIES
 from shrinkserve.atomic import write_atomic
 from shrinkserve.errors import ConfigError
 from shrinkserve.preprocess import Preprocess
 from shrinkserve.serving import model_config, names
-from shrinkserve.serving.model_config import CONFIG, ENCODED, INPUT, LABELS, LOGITS, PROBABILITIES
+from shrinkserve.serving.model_config import CONFIG, ENCODED, LABELS
 from shrinkserve.serving.repository.dali_pipeline import PIPELINE_INPUT, serialise_pipeline
-from shrinkserve.serving.repository.engines import CONFIGS
+from shrinkserve.serving.repository.engine_config import CONFIGS
 from shrinkserve.serving.repository.transaction import Change
 
 PIPELINE = "model.dali"

@@ -8,12 +8,11 @@ from pathlib import Path
 
 from tritonclient.grpc import model_config_pb2 as pb
 
-from shrinkserve.artifact import CARD, Card, read_card
+from shrinkserve.artifact import CARD, MODEL_NAME, Card, check_name, read_card
 from shrinkserve.errors import ArtifactError, ConfigError
 from shrinkserve.serving import model_config, names
 from shrinkserve.serving.model_config import CONFIG, LABELS
-from shrinkserve.serving.names import MODEL_NAME, check_name
-from shrinkserve.serving.repository.engines import CONFIGS, configuration_path
+from shrinkserve.serving.repository.engine_config import CONFIGS, engine_config_path
 
 
 @dataclass(frozen=True)
@@ -163,7 +162,7 @@ class RepositoryReader:
             raise ConfigError(
                 f"{folder}: no such engine", expected=f"one of {', '.join(known) or 'none'}", found=engine
             )
-        return configuration_path(folder, engine)
+        return engine_config_path(folder, engine)
 
     def engines(self, name: str) -> list[str]:
         """Names of the engines besides the default one.

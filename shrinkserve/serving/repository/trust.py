@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from shrinkserve.engines import FILE, SUFFIXES
 from shrinkserve.serving import model_config
-from shrinkserve.serving.repository.engines import CONFIGS, FILE, SUFFIXES
+from shrinkserve.serving.repository.engine_config import CONFIGS
 
 KNOWN = frozenset({*SUFFIXES, "dali", "ensemble", "onnxruntime_onnx", "tensorrt_plan"})
 """Backends (and Triton's older platforms) whose models are data: those of `engines`, and what `jpeg` writes."""

@@ -9,16 +9,17 @@ from typing import Any
 from google.protobuf import json_format
 from tritonclient.grpc import model_config_pb2 as pb
 
-from shrinkserve.artifact import Card, read_card
+from shrinkserve.artifact import INPUT, LOGITS, MODEL, PROBABILITIES, Card, read_card
+from shrinkserve.engines import check_files, engines_of
 from shrinkserve.errors import ArtifactError, ParityError, ShrinkServeError
 from shrinkserve.preprocess import Preprocess
 from shrinkserve.runtimes.onnx import OnnxModel, check_weights
 from shrinkserve.serving import model_config
-from shrinkserve.serving.model_config import INPUT, LABELS, LOGITS, MODEL, PROBABILITIES
+from shrinkserve.serving.model_config import LABELS
 from shrinkserve.serving.names import names_of_ensemble, public_name
 from shrinkserve.serving.repository import ensemble
 from shrinkserve.serving.repository.activation import labels_text
-from shrinkserve.serving.repository.engines import check_files, configuration, configuration_path, engines_of
+from shrinkserve.serving.repository.engine_config import engine_config, engine_config_path
 from shrinkserve.serving.repository.trust import runs_code
 from shrinkserve.serving.repository.writer import Repository
 
@@ -37,7 +38,6 @@ def open_verified(folder: Path) -> tuple[Card, OnnxModel]:
     if MODEL not in card.files:
         raise ArtifactError(f"{folder}: its card does not name {MODEL}", hint="export the model again")
     check_files(card)
-    model_config.precision_of(card)
     model = OnnxModel(folder / MODEL)
     check_weights(folder / MODEL)
     _same(folder, "image size", Preprocess.from_dict(card.preprocess).size, model.size)
@@ -110,13 +110,13 @@ def _misfits(where: str, config: pb.ModelConfig, model: OnnxModel) -> Iterator[s
 def _engine_problems(folder: Path, config: pb.ModelConfig, card: Card) -> Iterator[str]:
     """Where an engine's configuration is missing, or promises another thing than the model's own or its file."""
     for engine in engines_of(card):
-        path = configuration_path(folder, engine.name)
+        path = engine_config_path(folder, engine.name)
         found = model_config.read_config(path)
-        yield from _differences(path, found, configuration(engine, config, found))
+        yield from _differences(path, found, engine_config(engine, config, found))
         place = folder / str(model_config.active_version(config)) / engine.file
         if place.suffix == ".onnx":
             yield from _misfits(str(path), found, OnnxModel(place))
-        for file, built in engine.record.get("built", {}).items():  # a plan can be opened on its own GPU only
+        for file, built in engine.plans.items():  # a plan can be opened on its own GPU only
             largest = built.get("batches", [found.max_batch_size])[-1]
             if found.max_batch_size > largest:
                 yield f"{path}: batch: {file} takes up to {largest}, the config up to {found.max_batch_size}"

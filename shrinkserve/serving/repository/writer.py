@@ -23,17 +23,18 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from shrinkserve.artifact import Card, read_card, safe_join, sha256_file, verify_file
-from shrinkserve.atomic import check_writable, unwritable, write_atomic
+from shrinkserve.artifact import MODEL, Card, check_name, read_card, safe_join
+from shrinkserve.atomic import check_writable, write_atomic
 from shrinkserve.config import ServingConfig
+from shrinkserve.engines import Engine, check_files, engines_of, keep_other_plans
 from shrinkserve.errors import ArtifactError, ConfigError
 from shrinkserve.serving import model_config, names
-from shrinkserve.serving.model_config import CONFIG, MODEL
-from shrinkserve.serving.names import check_name
+from shrinkserve.serving.model_config import CONFIG
 from shrinkserve.serving.repository import ensemble, transaction
 from shrinkserve.serving.repository.activation import activate
-from shrinkserve.serving.repository.engines import CONFIGS, DETAILS, Engine, check_files, configuration_path, engines_of
+from shrinkserve.serving.repository.engine_config import CONFIGS
 from shrinkserve.serving.repository.reader import ModelSnapshot, RepositoryReader, versions_in
+from shrinkserve.serving.repository.version import place_engines, write_version
 
 
 class Repository(RepositoryReader):
@@ -79,31 +80,33 @@ class Repository(RepositoryReader):
         model_file: Path,
         card: Card,
         *,
+        engines: Sequence[Engine] = (),
         version: int | None = None,
         options: ServingConfig | None = None,
         initial: ServingConfig | None = None,
         encoded: bool = False,
     ) -> Path:
-        """Add a version of a model and make it the one that answers.
+        """Add a version with all its engines in one transaction and make it the active one.
 
         Args:
-            name: the model's name: letters, digits, ``-``, ``_`` and ``.``. A new one that shall take encoded images
-                ends in ``_classifier``.
+            name: the model's name: letters, digits, ``-``, ``_`` and ``.``. A new model that takes encoded images
+                needs a name that ends in ``_classifier``.
             model_file: the ONNX file; input ``images`` uint8 [N, S, S, 3], outputs ``logits`` and
                 ``probabilities`` float32 [N, classes].
-            card: of the model file; names its sha256 under ``model.onnx``. Further files that it names are taken
-                from beside the model file.
+            card: of the model file; has its sha256 under ``model.onnx``. The other files that it names are taken
+                from the folder of the model file.
+            engines: engines to add to those of the card; their files are taken from the folder of the model file.
             version: its number; the next free one when None.
-            options: how it is run; None keeps what the model's configuration says, edits and all.
-            initial: how it is run where there is no configuration yet and no `options`.
-            encoded: have it take encoded images as well, as `add_jpeg`; where it does already, it goes on to.
+            options: serving options; None keeps the options and edits of the model's configuration.
+            initial: serving options for a model without a configuration, if `options` is None.
+            encoded: also write the pipeline and ensemble that take encoded images, as `add_jpeg` does.
 
         Returns:
             The version's folder.
 
         Raises:
-            ConfigError: a name or version that cannot be, a version that is there already, or no DALI for `encoded`.
-            ArtifactError: a model file that is not its card's, an incomplete card, or a place that cannot be written.
+            ConfigError: an invalid name or version, a version that exists, or `encoded` without DALI.
+            ArtifactError: a file that does not match the card, an incomplete card, or a folder that cannot be written.
         """
         name = self.classifier_or_new(name)
         _check_version(version)
@@ -116,12 +119,8 @@ class Repository(RepositoryReader):
             if number in taken:
                 raise _taken(self.root / name, number)
             place = folder / str(number)
-            place.mkdir()
-            for file, sha256 in card.files.items():
-                source = model_file if file == MODEL else safe_join(model_file.parent, file)
-                self._place(source, safe_join(place, file), sha256)
-            replace(card, name=name).write(place)
-            activate(folder, number, options if (folder / CONFIG).is_file() else options or initial)
+            card = write_version(place, model_file, replace(card, name=name), engines)
+            activate(folder, number, card, options if (folder / CONFIG).is_file() else options or initial)
         return self.root / name / str(number)
 
     def check_place(self, name: str | None, version: int | None) -> None:
@@ -139,52 +138,39 @@ class Repository(RepositoryReader):
                 raise _taken(folder, version)
         check_writable(self.root)
 
-    def add_engine(self, name: str, engine: Engine, folder: Path, *, version: int | None = None) -> Path:
-        """Add another way to run a version: its files, and ``configs/ENGINE.pbtxt``.
+    def add_engines(self, name: str, engines: Sequence[Engine], folder: Path, *, version: int | None = None) -> Path:
+        """Add engines to a version in one transaction. An engine of the same name is replaced.
+
+        Plans of the replaced engine for other GPUs are kept.
 
         Args:
-            name: what people call the model, or its classifier.
-            engine: what it is; one of the same name is replaced.
-            folder: where its files are now.
-            version: the version whose weights it has; the one that answers when None.
+            name: the model's public name, or its classifier's.
+            engines: the engines.
+            folder: the folder with their files.
+            version: the version whose weights they have; the active one when None.
 
         Returns:
-            The configuration's path.
+            The version's folder.
 
         Raises:
-            ConfigError: no such model or version, or a name of the engine that cannot be.
-            ArtifactError: a file that is missing, or a place that cannot be written.
+            ConfigError: no such model or version, or an invalid name of an engine.
+            ArtifactError: a missing file, or a folder that cannot be written.
         """
-        check_name(engine.name)
         name = self.classifier(name)
         number = version or self.active(name)
         self.known_version(name, number)
         with self._changed(name) as model:
             place = model / str(number)
             card = read_card(place, verify=False)
-            hashes = {}
-            for file in sorted(engine.files - {MODEL}):  # that one is there, and other engines may read it too
-                source = safe_join(folder, file)
-                if not source.is_file():
-                    raise ArtifactError(f"{source}: no such file", hint="build the engine again")
-                hashes[file] = sha256_file(source)
-                self._place(source, safe_join(place, file), hashes[file])
-            engines = {**card.details.get(DETAILS, {}), engine.name: engine.to_dict()}
-            card = replace(card, files={**card.files, **hashes}, details={**card.details, DETAILS: engines})
-            needed = {MODEL}.union(*(one.files for one in engines_of(card)))
-            for file in card.files.keys() - needed:  # of the engine that was replaced
+            known = {engine.name: engine for engine in engines_of(card)}
+            merged = [keep_other_plans(engine, known.get(engine.name)) for engine in engines]
+            new = place_engines(place, folder, card, merged)
+            for file in card.files.keys() - new.files.keys():  # of the replaced engines
                 safe_join(place, file).unlink(missing_ok=True)
-            replace(card, files={file: card.files[file] for file in card.files if file in needed}).write(place)
+            new.write(place)
             if number == self.active(name):
-                activate(model, number)
-        return configuration_path(self.root / name, engine.name)
-
-    def _place(self, source: Path, target: Path, sha256: str) -> None:
-        """Copy a file into a staged folder; a hard link to the old one is replaced, not written into."""
-        with unwritable(target):
-            target.unlink(missing_ok=True)
-            shutil.copyfile(source, target)
-        verify_file(target, sha256)
+                activate(model, number, new)
+        return self.root / name / str(number)
 
     def activate(self, name: str, version: int) -> None:
         """Make a version that is there the one that answers: configuration and labels become its own.
@@ -196,8 +182,7 @@ class Repository(RepositoryReader):
         name = self.classifier(name)
         self.known_version(name, version)
         with self._changed(name) as folder:
-            read_card(folder / str(version))
-            activate(folder, version)
+            activate(folder, version, read_card(folder / str(version)))
 
     def configure(self, name: str, options: ServingConfig, engine: str | None = None) -> None:
         """Change how a model is run: its default engine, or the one of ``configs/ENGINE.pbtxt``.

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from shrinkserve.engines import Engine, keep_other_plans
 from shrinkserve.errors import ConfigError, GateError
 from shrinkserve.exporting.engine.build import EngineOptions
-from shrinkserve.exporting.variants import VariantOptions, make_variants, parse_kinds, with_plans_of
+from shrinkserve.exporting.variants import VariantOptions, make_variants, parse_kinds
 from shrinkserve.preprocess import Preprocess
 from shrinkserve.runtimes.openvino import OpenVinoModel
 from shrinkserve.runtimes.predictor import Images, Logits
-from shrinkserve.serving.repository.engines import Engine
 
 PREPROCESS = Preprocess(size=32)
 SYNTHETIC = VariantOptions(None, max_top1_drop=20)
@@ -69,14 +69,12 @@ def test_plans_for_several_gpus_live_in_one_version(tiny_onnx: Path, tmp_path: P
         (folder := tmp_path / gpu).mkdir()
         options = replace(SYNTHETIC, library="tensorrt_rtx", engine=EngineOptions(1, 2, 4, compute_capability=gpu))
         made[gpu] = make_variants(tiny_onnx, ["tensorrt"], folder, PREPROCESS, options)[0]
-    known = Engine(**vars(made["8.6"])).to_dict()
-    whole = with_plans_of(made["8.9"], known, tmp_path / "8.6", tmp_path / "8.9")
+    whole = keep_other_plans(Engine(**vars(made["8.9"])), Engine(**vars(made["8.6"])))
     files = {gpu: f"tensorrt_rtx-float16-sm{gpu.replace('.', '')}.plan" for gpu in made}
     assert whole.capabilities == files
     assert {file: whole.record["built"][file]["compute_capability"] for file in files.values()} == {
         file: gpu for gpu, file in files.items()
     }
-    assert all((tmp_path / "8.9" / file).is_file() for file in files.values())
 
 
 def test_tensorrt_that_is_absent_says_how_to_install_it(tiny_onnx: Path, tmp_path: Path):

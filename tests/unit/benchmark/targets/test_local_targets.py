@@ -8,8 +8,8 @@ import pytest
 
 from shrinkserve.artifact import Card, sha256_file
 from shrinkserve.benchmark.targets.local_targets import engine_stages, find_version
+from shrinkserve.engines import Engine
 from shrinkserve.errors import ArtifactError
-from shrinkserve.serving.repository.engines import DETAILS, Engine
 
 BUILT = {
     "library": "tensorrt_rtx", "version": "0.1", "compute_capability": "8.9", "gpu": None,
@@ -22,7 +22,7 @@ def write_version(folder: Path, weights: str = "w" * 64, *engines: Engine, kind:
     names = ["model.onnx", *(engine.file for engine in engines)]
     for name in names:
         (folder / name).write_text(name)
-    details = {"precision": "float32", DETAILS: {engine.name: engine.to_dict() for engine in engines}}
+    details = {"precision": "float32", "engines": {engine.name: engine.to_dict() for engine in engines}}
     files = {name: sha256_file(folder / name) for name in names}
     Card(kind, "digits", weights_sha256=weights, files=files, details=details).write(folder)
     return folder

@@ -21,6 +21,7 @@ from PIL import Image
 
 from shrinkserve.artifact import Card, sha256_file
 from shrinkserve.config import ServingConfig
+from shrinkserve.engines import Engine
 from shrinkserve.errors import ArtifactError, ConfigError, GateError, ParityError, RequestError, ServerError
 from shrinkserve.preprocess import Preprocess
 from shrinkserve.runtimes.onnx import OnnxModel
@@ -33,7 +34,6 @@ from shrinkserve.serving.model_config import ENCODED, INPUT, PROBABILITIES
 from shrinkserve.serving.names import CLASSIFIER
 from shrinkserve.serving.publish.publish import Live, publish, roll_back
 from shrinkserve.serving.publish.shadow import ShadowLimits
-from shrinkserve.serving.repository.engines import Engine
 from shrinkserve.serving.repository.verify import problems
 from shrinkserve.serving.repository.writer import Repository
 from shrinkserve.serving.server.server import ServerOptions, TritonServer
@@ -98,11 +98,11 @@ def test_a_server_that_cannot_run_it_refuses(tmp_path: Path, source: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("change", "fault", "message"),
+    ("change", "error", "message"),
     [
         ({"files": {"model.onnx": "0" * 64}}, ArtifactError, "sha256 does not match"),
         ({"files": {}}, ArtifactError, "does not name model.onnx"),
-        ({"kind": "checkpoint"}, ArtifactError, "another kind of artifact"),
+        ({"kind": "checkpoint"}, ArtifactError, "wrong kind of artifact"),
         ({"classes": ["only one"]}, ArtifactError, "number of classes: expected 1 as its card says, found 4"),
         ({"checks": [{"step": "onnx", "passed": False}]}, ParityError, r"records a failed check \(onnx\)"),
     ],

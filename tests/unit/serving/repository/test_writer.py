@@ -12,12 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shrinkserve.artifact import Card, read_card, sha256_file
+from shrinkserve.artifact import Card, check_name, read_card, sha256_file
 from shrinkserve.config import ServingConfig
 from shrinkserve.errors import ArtifactError, ConfigError
 from shrinkserve.preprocess import Preprocess
 from shrinkserve.serving import model_config
-from shrinkserve.serving.names import check_name
 from shrinkserve.serving.repository.activation import labels_text
 from shrinkserve.serving.repository.writer import Repository
 
