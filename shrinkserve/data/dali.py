@@ -78,7 +78,7 @@ def evaluate(
     """
 
     def drawn(_: int, width: int, height: int) -> AugmentParams:
-        box = preprocess.crop_box(width, height)
+        box = preprocess.layout(width, height).box
         return AugmentParams(box, preprocess.interpolation, flip=False, colour=None, erase=None, noise=NO_NOISE)
 
     run = _Run(dataset, drawn, preprocess.size, max(1, workers), device, augment=False)

@@ -47,7 +47,7 @@ class OnnxFromCheckpoint:
             {
                 "shrinkserve.weights": self.weights,
                 "shrinkserve.weights_sha256": digest,
-                "shrinkserve.contract": checkpoint.preprocess.contract,
+                "shrinkserve.contract": checkpoint.preprocess.fingerprint,
             }
         )
         graph.save(model, target)

@@ -130,7 +130,7 @@ def set_contract(config: pb.ModelConfig, card: Card, version: int) -> None:
     _fill_warmup(config)
     own = {
         "preprocess": json.dumps(preprocess.to_dict()),
-        "contract": preprocess.contract,
+        "contract": preprocess.fingerprint,
         "weights_sha256": card.weights_sha256,
         "precision": card.precision,
         "classes": classes_text(card),

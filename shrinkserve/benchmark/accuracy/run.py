@@ -51,7 +51,7 @@ class AccuracyPlan:
         return {
             "data": str(self.dataset.root.resolve()),
             "dataset_images": len(self.dataset),
-            "contract": self.preprocess.contract,
+            "contract": self.preprocess.fingerprint,
             "stages": [[target.name, self.served if target.remote else target.identity] for target in self.targets],
             "links": [list(link) for link in self.links],
             "limit": self.limit,

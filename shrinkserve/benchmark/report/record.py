@@ -28,7 +28,7 @@ def begin(stages: BenchStages, dataset: Dataset, gates: Gates) -> dict[str, Any]
         "model": stages.model,
         "version": stages.contract.version if stages.contract else None,
         "weights_sha256": stages.weights_sha256,
-        "preprocess": {"contract": stages.preprocess.contract, **stages.preprocess.to_dict()},
+        "preprocess": {"contract": stages.preprocess.fingerprint, **stages.preprocess.to_dict()},
         "classes": stages.classes,
         "dataset": {"root": str(dataset.root), "split": dataset.split, "images": len(dataset)},
         "stages": [

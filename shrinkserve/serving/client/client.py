@@ -60,7 +60,7 @@ class Client:
     Args:
         url: ``http://HOST:PORT`` or ``grpc://HOST:PORT`` (``https``, ``grpcs`` with TLS).
         timeout: seconds that one request may take.
-        contract: of the preprocessing that the caller was built for (`Preprocess.contract`): a model with another
+        contract: of the preprocessing that the caller was built for (`Preprocess.fingerprint`): a model with another
             one is refused. None takes any, as the model's own contract decides how images are prepared.
         token: for the APIs that the server restricts to those who know it.
         shared_memory: hand images to a server on this machine in system shared memory; the server must allow it.

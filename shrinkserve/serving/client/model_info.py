@@ -70,7 +70,7 @@ def from_config(config: pb.ModelConfig, classes: list[str], expected: str | None
     Args:
         config: as the server says it is.
         classes: names in the order of the logits.
-        expected: hash of the only preprocessing that is accepted (`Preprocess.contract`); None accepts any.
+        expected: hash of the only preprocessing that is accepted (`Preprocess.fingerprint`); None accepts any.
 
     Raises:
         RequestError: the model is no classifier, was not published by this package, contradicts itself, or is not the
@@ -93,18 +93,18 @@ def from_config(config: pb.ModelConfig, classes: list[str], expected: str | None
             expected=f"a config parameter {model_config.PREFIX}preprocess",
             hint="serve a model that `shrinkserve export` wrote",
         ) from None
-    if own.get("contract") != preprocess.contract:
+    if own.get("contract") != preprocess.fingerprint:
         raise RequestError(
             f"model {config.name}: its preprocessing is not the one of its contract",
             expected=own.get("contract"),
-            found=preprocess.contract,
+            found=preprocess.fingerprint,
             hint="its configuration was edited, or written by another version of this package: export it again",
         )
-    if expected not in {None, preprocess.contract}:
+    if expected not in {None, preprocess.fingerprint}:
         raise RequestError(
             f"model {config.name}: prepares its images in another way than this client was built for",
             expected=f"contract {expected}",
-            found=preprocess.contract,
+            found=preprocess.fingerprint,
             hint="ask for the model that was meant, or build the client anew",
         )
     return ModelInfo(

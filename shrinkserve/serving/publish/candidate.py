@@ -198,7 +198,7 @@ def decodes_anew(repository: Repository, card: Card) -> bool:
         return False
     contract = model_config.parameters(repository.config(card.name)).get("contract")
     same_classes = (repository.root / card.name / LABELS).read_text(encoding="utf-8") == labels_text(card.classes)
-    return contract != Preprocess.from_dict(card.preprocess).contract or not same_classes
+    return contract != Preprocess.from_dict(card.preprocess).fingerprint or not same_classes
 
 
 def _check_decoding(client: Client, version: VersionFiles) -> None:

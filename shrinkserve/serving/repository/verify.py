@@ -74,7 +74,7 @@ def _disagreements(folder: Path, config: pb.ModelConfig, card: Card, model: Onnx
     yield from _misfits(str(folder), config, model)
     own = model_config.parameters(config)
     for key, value in (
-        ("contract", Preprocess.from_dict(card.preprocess).contract),
+        ("contract", Preprocess.from_dict(card.preprocess).fingerprint),
         ("weights_sha256", card.weights_sha256),
     ):
         if own.get(key, "") != value:

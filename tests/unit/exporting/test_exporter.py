@@ -64,7 +64,7 @@ def test_the_card_binds_the_file_to_the_weights(exported: tuple[Path, Card], tin
     assert card.parents == {str(tiny_run / "ema.safetensors"): sha256_file(tiny_run / "ema.safetensors")}
     properties = {p.key: p.value for p in onnx.load(folder / "model.onnx").metadata_props}
     assert properties["shrinkserve.weights_sha256"] == card.weights_sha256
-    assert properties["shrinkserve.contract"] == Preprocess.from_dict(card.preprocess).contract
+    assert properties["shrinkserve.contract"] == Preprocess.from_dict(card.preprocess).fingerprint
 
 
 def test_the_card_records_every_check(exported: tuple[Path, Card]) -> None:

@@ -45,7 +45,7 @@ def test_inputs_and_outputs() -> None:
 def test_parameters_say_what_a_client_must_know() -> None:
     own = model_config.parameters(parsed(model_config.build_config("cats", CARD)))
     assert Preprocess.from_dict(json.loads(own["preprocess"])) == Preprocess.from_dict(CARD.preprocess)
-    assert own["contract"] == Preprocess.from_dict(CARD.preprocess).contract
+    assert own["contract"] == Preprocess.from_dict(CARD.preprocess).fingerprint
     assert own["weights_sha256"] == CARD.weights_sha256
 
 

@@ -96,7 +96,7 @@ def test_another_contract_is_refused(url: str) -> None:
         with pytest.raises(RequestError, match="built for"):
             await client.infer("wide", np.zeros((1, 16, 16, 3), np.uint8))
 
-    run(url, ask, contract=Preprocess(size=8).contract)
+    run(url, ask, contract=Preprocess(size=8).fingerprint)
 
 
 @pytest.mark.parametrize("protocol", ["http", "grpc"])

@@ -109,7 +109,7 @@ def test_the_model_may_be_left_out_when_there_is_one(client: Client, photos: lis
 
 
 def test_another_contract_is_refused(tiny_server: TritonServer, photos: list[Path]) -> None:
-    mine = Preprocess(size=8).contract
+    mine = Preprocess(size=8).fingerprint
     with Client(tiny_server.grpc_url, contract=mine) as client:
         assert client.classify(photos, "tiny")
         with pytest.raises(RequestError, match=f"built for: expected contract {mine}, found"):
@@ -119,7 +119,7 @@ def test_another_contract_is_refused(tiny_server: TritonServer, photos: list[Pat
 @pytest.mark.parametrize("protocol", ["http", "grpc"])
 def test_prepared_pixels_go_to_the_expected_contract_only(tiny_server: TritonServer, protocol: str) -> None:
     url = getattr(tiny_server, f"{protocol}_url")
-    with Client(url, contract=Preprocess(size=8).contract) as client:
+    with Client(url, contract=Preprocess(size=8).fingerprint) as client:
         assert client.infer("tiny", np.zeros((1, 8, 8, 3), np.uint8))[0].shape == (1, 4)
         with pytest.raises(RequestError, match="built for"):
             client.infer("wide", np.zeros((1, 16, 16, 3), np.uint8))
