@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from shrinkserve import __version__, cli
-from shrinkserve.config import tomllib
+from shrinkserve.toml import parse_toml
 
 HEAVY = {"torch", "onnx", "onnxruntime", "tensorrt", "nvidia.dali", "tritonclient", "sklearn", "matplotlib", "networkx",
          "numpy", "pydantic", "PIL", "rich.progress"}  # fmt: skip
@@ -83,7 +83,7 @@ def test_what_is_not_installed_is_one_line_with_the_extra_that_brings_it() -> No
 
 
 def test_every_extra_of_a_user_is_known_by_its_modules() -> None:
-    extras = tomllib.loads(Path(__file__).parents[2].joinpath("pyproject.toml").read_text())["project"]
+    extras = parse_toml(Path(__file__).parents[2].joinpath("pyproject.toml").read_text())["project"]
     for extra in ("train", "export", "serve", "bench", "dali", "openvino"):
         for requirement in extras["optional-dependencies"][extra]:
             distribution = re.split(r"[^\w-]", requirement)[0]
