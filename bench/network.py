@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from shrinkserve.arch import load
+from shrinkserve.arch import load_network
 from shrinkserve.arch.module import compile_spec
 from shrinkserve.arch.spec import Spec
 from shrinkserve.exporting.samples import synthetic
@@ -37,7 +37,7 @@ class Scale:
 
     @property
     def spec(self) -> Spec:
-        return load(self.source, input_size=self.size)
+        return load_network(self.source, input_size=self.size)
 
     def images(self, count: int) -> Images:
         """Synthetic ones, uint8 [count, size, size, 3]."""

@@ -1,5 +1,5 @@
-"""The network as data: description, zoo, checks and counts, .prototxt import, and the torch module made from it."""
+"""Networks as data: specs, the zoo, checks, costs, .prototxt import, and the torch module compiled from a spec."""
 
-from shrinkserve.arch.sources import from_recipe, load
+from shrinkserve.arch.sources import from_recipe, load_network
 
-__all__ = ["from_recipe", "load"]
+__all__ = ["from_recipe", "load_network"]

@@ -1,28 +1,27 @@
-"""The blocks that ShrinkCNN is made of, as groups of operations added to a spec.
+"""Blocks of ShrinkCNN, as groups of operations that are added to a spec.
 
-The zoo and the .prototxt importer build with the same blocks, and so cannot disagree on what a block is.
+The zoo and the .prototxt importer share them.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import networkx as nx
 
 from shrinkserve.arch import spec as specs
 from shrinkserve.arch.shapes import Shape, output_shape
+from shrinkserve.arch.spec import Value
 from shrinkserve.errors import SpecError
 
 EPSILON = 1e-3
-"""Batch norm's, of the reference networks."""
+"""Epsilon of the batch norms in the reference networks."""
 
 
 class Builder:
-    """Adds operations one after the other and knows the shape of each.
+    """A spec under construction, with the shape of each operation.
 
     Args:
         activation: the network's non-linearity, ``"relu"`` or ``"silu"``.
-        batch_norm_decay: of the running statistics, in TensorFlow's convention.
+        batch_norm_decay: of the running statistics, in TensorFlow's convention (1 - torch's momentum).
     """
 
     def __init__(self, activation: str, batch_norm_decay: float) -> None:
@@ -31,8 +30,12 @@ class Builder:
         self.batch_norm_decay = batch_norm_decay
         self.shapes: dict[str, Shape] = {}
 
-    def add(self, name: str, op: str, *inputs: str, **attributes: Any) -> str:
-        """Add one operation; raises `SpecError` where it cannot read its inputs."""
+    def add(self, name: str, op: str, *inputs: str, **attributes: Value) -> str:
+        """Add one operation and return its name.
+
+        Raises:
+            SpecError: the shapes of its inputs do not fit.
+        """
         specs.add(self.spec, name, op, *inputs, **attributes)
         try:
             self.shapes[name] = output_shape(self.spec.nodes[name], [self.shapes[source] for source in inputs])
@@ -43,16 +46,16 @@ class Builder:
     def convolution(
         self, name: str, x: str, channels: int, kernel: int, stride: int = 1, activation: str | None = None
     ) -> str:
-        """Convolution without bias, batch norm, and an activation unless it is linear (None)."""
+        """Add a convolution without bias, a batch norm and, unless it is None, an activation."""
         x = self.add(f"{name}.conv", "conv", x, channels=channels, kernel=kernel, stride=stride, groups=1, bias=False)
         return self._normalised(x, f"{name}.norm", f"{name}.activation", activation)
 
     def separable(
         self, name: str, x: str, channels: int, kernel: int = 3, stride: int = 1, activation: str | None = None
     ) -> str:
-        """Depthwise convolution, batch norm, the network's activation; then pointwise, batch norm, `activation`.
+        """Add a depthwise convolution, batch norm and the network's activation; then a 1x1 convolution and batch norm.
 
-        The activation in the middle is there also where the block's own is linear (None).
+        `activation` follows the last batch norm unless it is None. It does not affect the activation in the middle.
         """
         depth = self.shapes[x][0]
         middle = f"{name}.depthwise"
@@ -62,7 +65,7 @@ class Builder:
         return self._normalised(x, f"{name}.norm", f"{name}.activation", activation)
 
     def shortcut(self, name: str, x: str, like: str) -> str:
-        """`x` itself where it has the shape of `like`, else a strided 1x1 convolution with batch norm."""
+        """Return `x` if it has the shape of `like`; otherwise add a strided 1x1 convolution with batch norm."""
         source, target = self.shapes[x], self.shapes[like]
         if source == target:
             return x

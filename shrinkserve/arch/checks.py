@@ -1,10 +1,10 @@
-"""Whether a description holds together: every fault at once, each naming its node."""
+"""Checks of a network spec. All problems are reported at once, each with the name of its node."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import networkx as nx
 
@@ -18,7 +18,7 @@ SHOWN = 20
 
 
 class SpecProblem(NamedTuple):
-    """One thing that is wrong: the node, or "" where it is the network as a whole, and what."""
+    """One problem: the name of the node, or "" for the whole network, and a description."""
 
     node: str
     text: str
@@ -27,42 +27,42 @@ class SpecProblem(NamedTuple):
         return f"{self.node:.{MAX_NAME}}: {self.text}" if self.node else self.text
 
 
-def check(spec: Spec) -> None:
-    """Check a network: names, attributes, inputs, one image in, one vector of logits out, no cycle, shapes that fit.
+def check_spec(spec: Spec) -> None:
+    """Check names, attributes, inputs and shapes; require one image input, one logits output and no cycle.
 
     Raises:
-        SpecError: with every fault, each beginning with the node's name.
+        SpecError: lists all problems, each with the name of its node.
     """
     if found := problems(spec):
-        raise SpecError(listed(found))
+        raise SpecError(join_messages(found))
 
 
 def problems(spec: Spec) -> list[SpecProblem]:
-    """Everything that is wrong with a network; an empty list when it holds together."""
-    found = [*_name_faults(spec), *_attribute_faults(spec), *_slot_faults(spec), *_flow_faults(spec)]
-    # Shapes follow from attributes and edges, so they tell nothing more while those are wrong.
-    return found or list(_shape_faults(spec))
+    """Return all problems of a network; empty if it is valid."""
+    found = [*_name_problems(spec), *_attribute_problems(spec), *_slot_problems(spec), *_flow_problems(spec)]
+    # Shapes follow from attributes and edges: their problems would only repeat those.
+    return found or list(_shape_problems(spec))
 
 
-def listed(found: Sequence[object]) -> str:
-    """Faults as one line; a description that is wrong throughout has thousands, of which it shows the first."""
+def join_messages(found: Sequence[object]) -> str:
+    """Join messages into one line, showing at most `SHOWN`."""
     more = f"; and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
     return "; ".join(map(str, found[:SHOWN])) + more
 
 
-def _name_faults(spec: Spec) -> Iterator[SpecProblem]:
+def _name_problems(spec: Spec) -> Iterator[SpecProblem]:
     for name in spec:
         if not isinstance(name, str) or len(name) > MAX_NAME or not NAME.fullmatch(name):
-            yield SpecProblem(f"{name!r}", "not a name, expected letters, digits and '_' in parts joined by dots")
+            yield SpecProblem(f"{name!r}", "invalid name, expected letters, digits and '_' in parts joined by dots")
             continue
-        # The compiled module is a tree by the dots, in which an operation is a leaf.
+        # Dots become nested torch modules, and only the leaves are operations.
         parts = name.split(".")
         for depth in range(1, len(parts)):
             if (prefix := ".".join(parts[:depth])) in spec:
-                yield SpecProblem(name, f"{prefix} is another operation, expected a name that only groups")
+                yield SpecProblem(name, f"{prefix} is an operation, so it cannot also be a group")
 
 
-def _attribute_faults(spec: Spec) -> Iterator[SpecProblem]:
+def _attribute_problems(spec: Spec) -> Iterator[SpecProblem]:
     for name, attributes in spec.nodes(data=True):
         op = attributes.get("op")
         known = OPS.get(op) if isinstance(op, str) else None
@@ -79,12 +79,12 @@ def _attribute_faults(spec: Spec) -> Iterator[SpecProblem]:
                 yield SpecProblem(str(name), f"{key}: expected {rule}, found {attributes[key]!r:.80}")
 
 
-def _slot_faults(spec: Spec) -> Iterator[SpecProblem]:
+def _slot_problems(spec: Spec) -> Iterator[SpecProblem]:
     for name, attributes in spec.nodes(data=True):
         op = attributes.get("op")
-        slots: list[Any] = [edge.get("slot") for edge in spec.pred[name].values()]
-        if not all(type(slot) is int for slot in slots) or sorted(slots) != list(range(len(slots))):
-            wanted = f"expected its inputs in slots 0..{max(0, len(slots) - 1)}"
+        slots: list[object] = [edge.get("slot") for edge in spec.pred[name].values()]
+        if not all(type(slot) is int for slot in slots) or set(slots) != set(range(len(slots))):
+            wanted = f"expected inputs in slots 0..{max(0, len(slots) - 1)}"
             yield SpecProblem(str(name), f"{wanted}, found {', '.join(map(str, slots)):.80}")
         fewest, most = ARITY.get(op, (1, 1)) if isinstance(op, str) else (0, len(slots))
         if not fewest <= len(slots) <= most:
@@ -92,10 +92,10 @@ def _slot_faults(spec: Spec) -> Iterator[SpecProblem]:
             yield SpecProblem(str(name), f"{op:.80} reads {len(slots)} tensors, expected {number}")
 
 
-def _flow_faults(spec: Spec) -> Iterator[SpecProblem]:
+def _flow_problems(spec: Spec) -> Iterator[SpecProblem]:
     if not nx.is_directed_acyclic_graph(spec):
-        circle = [str(edge[0]) for edge in nx.find_cycle(spec)]
-        yield SpecProblem(circle[0], f"lies on a cycle: {' -> '.join([*circle[:SHOWN], circle[0]])}")
+        cycle = [str(edge[0]) for edge in nx.find_cycle(spec)]
+        yield SpecProblem(cycle[0], f"is part of a cycle: {' -> '.join([*cycle[:SHOWN], cycle[0]])}")
         return
     images = [name for name in spec if spec.nodes[name].get("op") == "input"]
     if len(images) != 1:
@@ -105,17 +105,17 @@ def _flow_faults(spec: Spec) -> Iterator[SpecProblem]:
     if len(logits) != 1:
         found = ", ".join(map(str, logits[:SHOWN])) or "none"
         yield SpecProblem("", f"expected one dense operation at the end, for the logits, found {found}")
-    yield from (SpecProblem(str(name), "its answer is read by no operation") for name in ends if name not in logits)
+    yield from (SpecProblem(str(name), "no operation reads its output") for name in ends if name not in logits)
     if len(images) == 1:
         reached = nx.descendants(spec, images[0]) | {images[0]}
-        yield from (SpecProblem(str(name), f"not reached from {images[0]}") for name in spec if name not in reached)
+        yield from (SpecProblem(str(name), f"not connected to {images[0]}") for name in spec if name not in reached)
 
 
-def _shape_faults(spec: Spec) -> Iterator[SpecProblem]:
+def _shape_problems(spec: Spec) -> Iterator[SpecProblem]:
     shapes: dict[str, Shape] = {}
     for name in order(spec):
         sources = inputs(spec, name)
-        if all(source in shapes for source in sources):  # what follows a fault is not a fault of its own
+        if all(source in shapes for source in sources):  # consequences of an earlier problem are not reported
             try:
                 shapes[name] = output_shape(spec.nodes[name], [shapes[source] for source in sources])
             except SpecError as exc:

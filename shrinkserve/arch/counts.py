@@ -1,17 +1,18 @@
-"""What a network costs, from its description alone: parameters, multiply-accumulates, activations.
+"""Costs of a network, computed from its spec: parameters, multiply-accumulates, activations.
 
-Conventions are those of the published figures: a multiply-accumulate is one; convolutions and dense layers count, batch
-norm, activations and pooling do not; the running statistics of a batch norm are not parameters.
+The conventions of the published figures apply. A multiply-accumulate counts once. Only convolutions and dense layers
+have multiply-accumulates. The running statistics of a batch norm are not parameters.
 """
 
 from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
-from shrinkserve.arch.shapes import Shape, infer
+from shrinkserve.arch.shapes import Shape, infer_shapes
 from shrinkserve.arch.spec import Spec, inputs, order
 
 KINDS = ("convolution", "depthwise", "dense", "batch_norm")
@@ -25,11 +26,11 @@ class Count:
 
     Attributes:
         name: the node.
-        kind: one of `KINDS`, or the operation where it has no parameters.
+        kind: one of `KINDS`, or the operation if it has no parameters.
         shape: of its output, without the batch.
         parameters: trained values.
-        statistics: values that are kept but not trained.
-        macs: multiply-accumulates an image.
+        statistics: running means and variances.
+        macs: multiply-accumulates per image.
     """
 
     name: str
@@ -42,7 +43,7 @@ class Count:
 
 @dataclass(frozen=True)
 class Block:
-    """What a cell, the stem or the head costs: the sum of its operations; `shape` is that of the last."""
+    """The cost of a cell, the stem or the head: the sum of its operations. `shape` is the last output."""
 
     name: str
     shape: Shape
@@ -56,10 +57,10 @@ class Counts:
 
     Attributes:
         input_size: height and width of the image that `macs` and activations are for.
-        operations: one a node, in topological order.
-        activations: values that the operations give, an image: what training keeps.
-        peak_activations: the most values that are alive at once when an image runs through in topological order and
-            batch norm, activation and dropout work in place, as inference engines do.
+        operations: one per node, in topological order.
+        activations: output values of all operations per image; training keeps them all.
+        peak_activations: most output values in memory at once per image during inference, with batch norm, activation
+            and dropout in place.
     """
 
     input_size: int
@@ -69,40 +70,53 @@ class Counts:
 
     @property
     def parameters(self) -> dict[str, int]:
-        """Trained values by kind."""
+        """Return the trained values by kind."""
         return {kind: sum(c.parameters for c in self.operations if c.kind == kind) for kind in KINDS}
 
     @property
     def statistics(self) -> int:
-        """Running means and variances."""
+        """Return the number of running means and variances."""
         return sum(count.statistics for count in self.operations)
 
     @property
     def macs(self) -> dict[str, int]:
-        """Multiply-accumulates an image, by kind."""
+        """Return the multiply-accumulates per image, by kind."""
         kinds = KINDS[:3]
         return {kind: sum(c.macs for c in self.operations if c.kind == kind) for kind in kinds}
 
     @property
     def blocks(self) -> list[Block]:
-        """The network as stem, cells and head; a cell's name is ``stageN.cellM``, others are a name's first part."""
+        """Return the costs of the stem, the cells (``stageN.cellM``) and the head."""
         groups: dict[str, list[Count]] = {}
         for count in self.operations:
             groups.setdefault(block_name(count.name), []).append(count)
         return [_summed(name, members) for name, members in groups.items()]
 
+    def to_dict(self) -> dict[str, object]:
+        """Return plain data for JSON."""
+        return {
+            "input_size": self.input_size,
+            "classes": self.operations[-1].shape[0],
+            "parameters": {**self.parameters, "total": sum(self.parameters.values())},
+            "running_statistics": self.statistics,
+            "macs": {**self.macs, "total": sum(self.macs.values())},
+            "activations": {"all": self.activations, "peak": self.peak_activations},
+            "operations": dict(Counter(operation.kind for operation in self.operations)),
+            "blocks": [asdict(block) for block in self.blocks],
+        }
+
 
 def count(spec: Spec, input_size: int | None = None) -> Counts:
-    """Count a network.
+    """Return the costs of a network.
 
     Args:
-        spec: a network that was checked.
-        input_size: height and width of the image; the description's own when None.
+        spec: a valid network.
+        input_size: height and width of the image; that of the spec if None.
 
     Raises:
-        SpecError: shapes that do not fit at this size, naming the node.
+        SpecError: names the node whose shapes do not fit at this size.
     """
-    shapes = infer(spec, input_size)
+    shapes = infer_shapes(spec, input_size)
     operations = tuple(_count(spec, name, shapes) for name in order(spec))
     size = next(c.shape[-1] for c in operations if c.kind == "input")
     activations = sum(math.prod(c.shape) for c in operations)
@@ -110,7 +124,7 @@ def count(spec: Spec, input_size: int | None = None) -> Counts:
 
 
 def block_name(name: str) -> str:
-    """The cell that an operation belongs to, or the first part of its name."""
+    """Return the cell of an operation, or the first part of its name if it is in no cell."""
     cell = CELL.match(name)
     return f"{cell[1]}.{cell[2]}" if cell else name.partition(".")[0]
 
@@ -133,8 +147,8 @@ def _count(spec: Spec, name: str, shapes: Mapping[str, Shape]) -> Count:
 
 
 def _peak(spec: Spec, shapes: Mapping[str, Shape]) -> int:
-    """Walks the order of execution; a tensor lives from its operation to its last reader."""
-    owner: dict[str, str] = {}  # operation -> the one whose memory holds its answer
+    """Return the peak number of values in memory; a tensor is freed after its last reader."""
+    owner: dict[str, str] = {}  # operation -> the operation that allocated the memory of its output
     readers: dict[str, int] = {}
     live = peak = 0
     for name in order(spec):

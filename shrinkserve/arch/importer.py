@@ -1,8 +1,8 @@
-"""A spec from AutoShrink's ``.prototxt`` network file.
+"""Import of AutoShrink's ``.prototxt`` network files.
 
-What the file leaves unsaid, its reference implementation decides: a separable convolution has the network's activation
-between its halves, and the first tensor of an ``Add`` passes a strided 1x1 convolution where its shape is not that of
-the second. Layer ``DAG_2_1/conv_left`` becomes the nodes ``stage2.cell1.conv_left.depthwise`` and so on.
+Two rules come from the reference implementation, not from the file. A separable convolution has the network's
+activation between its two convolutions. The first tensor of an ``Add`` goes through a strided 1x1 convolution if its
+shape differs from the second. Layer ``DAG_2_1/conv_left`` becomes ``stage2.cell1.conv_left.depthwise`` and so on.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shrinkserve.arch.builder import Builder
-from shrinkserve.arch.checks import listed, problems
+from shrinkserve.arch.checks import join_messages, problems
 from shrinkserve.arch.prototxt import Layer, malformed, parse, read_bytes
 from shrinkserve.arch.spec import Spec, input_node
 from shrinkserve.errors import SpecError
@@ -24,7 +24,7 @@ ACTIVATIONS = {"linear": None, "relu": "relu", "swish": "silu"}
 
 @dataclass(frozen=True)
 class NetworkFile:
-    """What a network file says.
+    """Content of a network file.
 
     Attributes:
         name: of the model.
@@ -50,10 +50,10 @@ def read_network(path: Path, *, batch_norm_decay: float = 0.999) -> NetworkFile:
 
     Args:
         path: the .prototxt file.
-        batch_norm_decay: of the running statistics, which the file does not say.
+        batch_norm_decay: of the running statistics; it is not in the file.
 
     Raises:
-        SpecError: the file cannot be read, or with the line's number, what was expected and what was found.
+        SpecError: cannot read the file, or it is invalid; names the line.
     """
     content = read_bytes(path)
     try:
@@ -63,9 +63,9 @@ def read_network(path: Path, *, batch_norm_decay: float = 0.999) -> NetworkFile:
 
 
 def import_network(content: bytes, *, batch_norm_decay: float = 0.999) -> NetworkFile:
-    """`read_network` from the file's bytes."""
+    """Import a network from the bytes of its file, see `read_network`."""
     layers = list(parse(content))
-    # The reference networks have one activation besides "linear"; it is also the one inside separable convolutions.
+    # The reference networks have one activation besides "linear". Separable convolutions use it, too.
     used = [ACTIVATIONS[layer["activation"]] for layer in layers if "activation" in layer.values]
     net = _Import(next(filter(None, used), "relu"), batch_norm_decay)
     for layer in layers:
@@ -74,17 +74,17 @@ def import_network(content: bytes, *, batch_norm_decay: float = 0.999) -> Networ
 
 
 class _Import:
-    """The network as far as the file has been read."""
+    """Network built from the layers read so far."""
 
     def __init__(self, activation: str, batch_norm_decay: float) -> None:
         self.net = Builder(activation, batch_norm_decay)
-        self.tensors: dict[str, str] = {}  # layer -> the node that gives its answer
+        self.tensors: dict[str, str] = {}  # layer -> the node of its output
         self.labels: set[str] = set()
         self.lines: dict[str, int] = {}  # node -> the line of its layer
-        self.last: dict[str, Layer] = {}  # section or key -> the last layer that has it
+        self.last: dict[str, Layer] = {}  # section or key -> the last layer with it
 
     def read(self, layer: Layer) -> None:
-        """Add one layer; raises `SpecError` with a line's number."""
+        """Add one layer; raise a `SpecError` that names the line if it is invalid."""
         self._check_strength(layer)
         self.last |= dict.fromkeys((layer.kind, *layer.values), layer)
         sources = self._sources(layer)
@@ -92,16 +92,18 @@ class _Import:
         if len(shape) == 1:
             self.labels.add(layer["name"])
         elif shape and shape[0] != shape[1]:
-            raise malformed(layer.lines["input_shape"], "not a square image", "one height and width", shape)
+            raise malformed(layer.lines["input_shape"], "the image is not square", "equal height and width", shape)
         elif layer.kind in BLOCKS:
             self._add(layer, sources)
 
     def finished(self, line: int) -> NetworkFile:
-        """The whole, when it holds together; `line` is the last section's."""
+        """Return the network after the last section, which starts at `line`."""
         if "Model" not in self.last or "Dense" not in self.last:
-            raise malformed(line, "the network is not complete", "a [Model] and a [Dense] section")
+            raise malformed(line, "the network is incomplete", "a [Model] and a [Dense] section")
         if found := problems(self.net.spec):
-            raise SpecError(listed([f"line {self.lines.get(error.node, line)}: {error}" for error in found]))
+            raise SpecError(
+                join_messages([f"line {self.lines.get(problem.node, line)}: {problem}" for problem in found])
+            )
         spec = self.net.spec
         return NetworkFile(
             name=self.last["Model"]["name"],
@@ -114,10 +116,10 @@ class _Import:
         )
 
     def _check_strength(self, layer: Layer) -> None:
-        key = "regularizer_strength"  # one for the whole network, in a recipe
+        key = "regularizer_strength"  # a recipe has one for all layers
         if key in layer.values and key in self.last and layer[key] != self.last[key][key]:
             expected = f"{self.last[key][key]} as in line {self.last[key].lines[key]}"
-            raise malformed(layer.lines[key], "another strength of the regulariser", expected, layer[key])
+            raise malformed(layer.lines[key], "layers have different regularizer strengths", expected, layer[key])
 
     def _sources(self, layer: Layer) -> list[str]:
         nodes = []
@@ -125,15 +127,15 @@ class _Import:
             named = layer.values.get(key, [])
             for name in [named] if isinstance(named, str) else named:
                 if name not in known:
-                    wanted = "an [Input] of one dimension" if key == "labels" else "one that is defined before"
-                    raise malformed(layer.lines[key], "reads from a layer that is not there", wanted, name)
+                    wanted = "an [Input] of one dimension" if key == "labels" else "a layer defined above"
+                    raise malformed(layer.lines[key], "unknown input layer", wanted, name)
                 nodes.append(self.tensors.get(name, ""))
         return nodes
 
     def _add(self, layer: Layer, sources: list[str]) -> None:
         name = CELL.sub(r"stage\1.cell\2.", layer["name"]).replace("/", ".")
         if layer["name"] in self.tensors:
-            raise malformed(layer.lines["name"], "another layer has this name", "a new one", layer["name"])
+            raise malformed(layer.lines["name"], "two layers have this name", "a unique name", layer["name"])
         before = len(self.net.spec)
         try:
             node = BLOCKS[layer.kind](self.net, name, sources, layer)
@@ -160,7 +162,7 @@ def _max_pool(net: Builder, name: str, sources: list[str], layer: Layer) -> str:
 
 def _residual(net: Builder, name: str, sources: list[str], _layer: Layer) -> str:
     if len(sources) != 2:
-        raise SpecError(f"{name}: adds another number of tensors", expected=2, found=len(sources))
+        raise SpecError(f"{name}: wrong number of inputs", expected=2, found=len(sources))
     return net.add(name, "add", net.shortcut(f"{name}_shortcut", *sources), sources[1])
 
 
@@ -176,8 +178,8 @@ BLOCKS: Mapping[str, Callable[[Builder, str, list[str], Layer], str]] = {
     "Concat": lambda net, name, sources, _: net.add(name, "concat", *sources),
     "Add": _residual,
     "GlobalAvgPool": lambda net, name, sources, _: net.add(name, "global_avg_pool", *sources),
-    "Flatten": lambda _net, _name, sources, _layer: sources[0],  # global_avg_pool leaves channels alone already
+    "Flatten": lambda _net, _name, sources, _layer: sources[0],  # the output of global_avg_pool is flat
     "Dropout": lambda net, name, sources, layer: net.add(name, "dropout", *sources, rate=layer["dropout"]),
     "Dense": _dense,
 }
-"""Section -> the operations that it stands for; the others describe the loss and the report."""
+"""Section -> function that adds its operations. Other sections describe the loss and the metrics."""

@@ -1,9 +1,8 @@
-"""A spec compiled to torch.
+"""Compiler from a spec to a torch module.
 
-The module is a `torch.fx.GraphModule`: one call a node in topological order, as straight-line Python (see
-``Network.code``) that drops each tensor after its last reader. Nothing is decided in ``forward`` but the padding of
-strided convolutions, which is a constant at a fixed size; so the module traces under `torch.export`, compiles under
-`torch.compile`, and runs at any input size in either memory format.
+The module is a `torch.fx.GraphModule` with one call per node in topological order (see ``Network.code``). It frees each
+tensor after its last reader. Only the padding of strided convolutions depends on the input size. The module works with
+`torch.export` and `torch.compile`, at any input size, in both memory formats.
 """
 
 from __future__ import annotations
@@ -16,27 +15,27 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
-from shrinkserve.arch.checks import check
-from shrinkserve.arch.shapes import infer, same_padding
-from shrinkserve.arch.spec import Spec, inputs, order, output_node
+from shrinkserve.arch.checks import check_spec
+from shrinkserve.arch.shapes import infer_shapes, same_padding
+from shrinkserve.arch.spec import Attributes, Spec, inputs, order, output_node
 from shrinkserve.errors import SpecError
 
 
 class Network(fx.GraphModule):
-    """The compiled network: float images [N, 3, H, W] -> logits [N, classes].
+    """Compiled network: float images [N, 3, H, W] -> logits [N, classes].
 
-    Dots in node names become nested modules, so the keys of the state dict are ``<node>.<tensor>``.
+    Dots in node names become nested modules, so keys of the state dict are ``<node>.<tensor>``.
     """
 
 
 def compile_spec(spec: Spec) -> Network:
-    """Compile a network and initialise its weights from torch's default random generator.
+    """Compile a network and initialise its weights with torch's default random generator.
 
     Raises:
-        SpecError: the network does not hold together, or a node's name is an attribute of `torch.nn.Module`.
+        SpecError: the spec is invalid, or a part of a node's name is an attribute of `torch.nn.Module`.
     """
-    check(spec)
-    shapes = infer(spec)
+    check_spec(spec)
+    shapes = infer_shapes(spec)
     graph = fx.Graph()
     values: dict[str, fx.Node] = {}
     modules: dict[str, nn.Module] = {}
@@ -46,7 +45,7 @@ def compile_spec(spec: Spec) -> Network:
         if attributes["op"] == "input":
             values[name] = graph.placeholder("images")
             continue
-        _refuse_reserved(name)
+        _check_reserved(name)
         channels = shapes[sources[0]][0]
         modules[name] = MODULES[attributes["op"]](channels, attributes)
         values[name] = graph.call_module(name, tuple(values[source] for source in sources))
@@ -58,16 +57,15 @@ def compile_spec(spec: Spec) -> Network:
 
 
 def initialise(network: nn.Module) -> None:
-    """ShrinkCNN's initialisation.
+    """Initialise the weights as ShrinkCNN does.
 
-    Convolutions: variance scaling with scale 2 over the fan-out, a normal distribution cut at two standard deviations
-    as TensorFlow's (``tf.variance_scaling_initializer``). Dense: normal, standard deviation 0.01. Biases: 0. Batch
-    norm: scale 1, shift 0.
+    Convolutions: truncated normal with variance 2 / fan-out, as ``tf.variance_scaling_initializer``. Dense: normal with
+    standard deviation 0.01. Biases: 0. Batch norm: scale 1, shift 0.
     """
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels // module.groups
-            deviation = math.sqrt(2 / fan_out) / CUT_NORMAL_DEVIATION
+            deviation = math.sqrt(2 / fan_out) / TRUNCATED_DEVIATION
             nn.init.trunc_normal_(module.weight, std=deviation, a=-2 * deviation, b=2 * deviation)
         elif isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=0.01)
@@ -75,12 +73,12 @@ def initialise(network: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
-CUT_NORMAL_DEVIATION = 0.87962566103423978
-"""Standard deviation of a standard normal distribution cut at ±2."""
+TRUNCATED_DEVIATION = 0.87962566103423978
+"""Standard deviation of the standard normal distribution truncated at ±2."""
 
 
 class SameConv2d(nn.Conv2d):
-    """Convolution whose SAME padding depends on the size: [N, C, H, W] -> [N, F, ceil(H / s), ceil(W / s)]."""
+    """Convolution with SAME padding for any input size: [N, C, H, W] -> [N, F, ceil(H / s), ceil(W / s)]."""
 
     def forward(self, x: Tensor) -> Tensor:
         above, below = same_padding(x.shape[2], self.kernel_size[0], self.stride[0])
@@ -92,7 +90,7 @@ class SameConv2d(nn.Conv2d):
 
 
 class SameMaxPool2d(nn.Module):
-    """Pool with SAME padding: [N, C, H, W] -> [N, C, ceil(H / s), ceil(W / s)]; what is padded never wins."""
+    """Max pool with SAME padding, which is never the maximum: [N, C, H, W] -> [N, C, ceil(H / s), ceil(W / s)]."""
 
     def __init__(self, kernel: int, stride: int) -> None:
         super().__init__()
@@ -101,25 +99,25 @@ class SameMaxPool2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         above, below = same_padding(x.shape[2], self.kernel, self.stride)
         left, right = same_padding(x.shape[3], self.kernel, self.stride)
-        # A window that hangs over the end is what the one row more after the image amounts to.
-        over = (above, left) != (below, right)
-        return functional.max_pool2d(x, self.kernel, self.stride, (above, left), ceil_mode=over)
+        # ceil_mode gives the same result as padding one extra row and column at the end.
+        uneven = (above, left) != (below, right)
+        return functional.max_pool2d(x, self.kernel, self.stride, (above, left), ceil_mode=uneven)
 
 
 class Concat(nn.Module):
-    """Joins the channels."""
+    """Concatenation of channels."""
 
     def forward(self, *tensors: Tensor) -> Tensor:
         if self.training and not torch.compiler.is_compiling():
-            return _ConcatOfWholeGradients.apply(*tensors)  # type: ignore[no-any-return,no-untyped-call]
+            return _ConcatWithCopiedGradients.apply(*tensors)  # type: ignore[no-any-return,no-untyped-call]
         return torch.cat(tensors, dim=1)
 
 
-class _ConcatOfWholeGradients(torch.autograd.Function):
-    """`torch.cat`, whose gradients are tensors of their own rather than slices of one.
+class _ConcatWithCopiedGradients(torch.autograd.Function):
+    """`torch.cat` that copies the gradient of each input instead of returning slices of one tensor.
 
-    On a CPU batch norm and activations take slices by a path that is three to five times slower: with half of the
-    network's batch norms before a concat, copying the slices makes an update a fifth faster (``bench/training.py``).
+    On a CPU, batch norm and activations are three to five times slower on slices. Half of the network's batch norms
+    precede a concat, so the copies make a training step a fifth faster (``bench/training.py``).
     """
 
     @staticmethod
@@ -136,7 +134,7 @@ class _ConcatOfWholeGradients(torch.autograd.Function):
 
 
 class Add(nn.Module):
-    """Sums tensors of one shape."""
+    """Sum of tensors of the same shape."""
 
     def forward(self, first: Tensor, *others: Tensor) -> Tensor:
         for other in others:
@@ -151,20 +149,20 @@ class GlobalAvgPool(nn.Module):
         return x.mean((2, 3))
 
 
-def _conv(channels: int, attributes: Mapping[str, Any]) -> nn.Module:
+def _conv(channels: int, attributes: Attributes) -> nn.Module:
     kernel, stride = attributes["kernel"], attributes["stride"]
-    # Where the padding is the same at all sizes it is torch's own module, which every pass and tool knows.
+    # Padding that does not depend on the size needs no custom module, and passes and tools know nn.Conv2d.
     constant = kernel == 1 or (stride == 1 and kernel % 2)
     kind, padding = (nn.Conv2d, kernel // 2) if constant else (SameConv2d, 0)
     groups, bias = attributes["groups"], attributes["bias"]
     return kind(channels, attributes["channels"], kernel, stride, padding, groups=groups, bias=bias)
 
 
-def _activation(_channels: int, attributes: Mapping[str, Any]) -> nn.Module:
+def _activation(_channels: int, attributes: Attributes) -> nn.Module:
     return {"relu": nn.ReLU, "silu": nn.SiLU}[attributes["function"]]()
 
 
-MODULES: Mapping[str, Callable[[int, Mapping[str, Any]], nn.Module]] = {
+MODULES: Mapping[str, Callable[[int, Attributes], nn.Module]] = {
     "conv": _conv,
     "batch_norm": lambda channels, a: nn.BatchNorm2d(channels, eps=a["epsilon"], momentum=1 - a["decay"]),
     "activation": _activation,
@@ -175,13 +173,13 @@ MODULES: Mapping[str, Callable[[int, Mapping[str, Any]], nn.Module]] = {
     "dropout": lambda _, a: nn.Dropout(a["rate"]),
     "dense": lambda channels, a: nn.Linear(channels, a["units"], bias=a["bias"]),
 }
-"""Operation -> its module, made from the channels it reads and the node's attributes."""
+"""Operation -> function that returns its module for the input channels and the attributes."""
 
 
-def _refuse_reserved(name: str) -> None:
+def _check_reserved(name: str) -> None:
     for part in name.split("."):
         if hasattr(_BARE, part):
-            raise SpecError(f"{name}: {part!r} cannot be part of a name", hint="torch modules have an attribute of it")
+            raise SpecError(f"{name}: {part!r} is reserved: torch modules have this attribute", hint="rename the node")
 
 
 _BARE = fx.GraphModule({}, fx.Graph())

@@ -1,4 +1,4 @@
-"""The text of AutoShrink's ``.prototxt`` network files: sections of ``key=value`` lines.
+"""Parser of AutoShrink's ``.prototxt`` network files: sections of ``key=value`` lines.
 
 ```
 [Convolutional]
@@ -7,8 +7,8 @@ input=input
 filters=44
 ```
 
-Despite the name it is not a protobuf. This module reads the text into layers whose keys and values are known;
-`shrinkserve.arch.importer` gives them their meaning.
+Despite the name it is not a protobuf. This module returns layers with checked keys and values, which
+`shrinkserve.arch.importer` turns into a network.
 """
 
 from __future__ import annotations
@@ -17,62 +17,70 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from shrinkserve.arch.spec import CHANNELS, EXTENT, FRACTION, MANY, Attribute
 from shrinkserve.errors import SpecError
 
 MAX_BYTES = 1 << 20
+Parsed: TypeAlias = Any
+"""Value of a key: text, a number, a boolean, or a list of names or sizes, as `READERS` decides by the key."""
 NAME = re.compile(r"[A-Za-z_]\w*(/[A-Za-z_]\w*)*", re.ASCII)
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One section: its kind, the number of its first line, and its values, with the line of each."""
+    """One section: its kind, the number of its first line, its values, and the line of each value."""
 
     kind: str
     line: int
-    values: dict[str, Any]
+    values: dict[str, Parsed]
     lines: dict[str, int]
 
-    def __getitem__(self, key: str) -> Any:
+    def __getitem__(self, key: str) -> Parsed:
         return self.values[key]
 
 
 def malformed(line: int, what: str, expected: object = None, found: object = None) -> SpecError:
-    """The error for one line; the caller that knows the file puts its name before it."""
+    """Return the error for one line; the caller adds the name of the file."""
     return SpecError(f"line {line}: {what}", expected=expected, found=None if found is None else f"{found!r:.80}")
 
 
 def read_bytes(path: Path) -> bytes:
-    """A file's content, at most one byte more than `MAX_BYTES`; raises `SpecError` where it cannot be read."""
+    """Return the content of a file, at most one byte more than `MAX_BYTES`.
+
+    Raises:
+        SpecError: cannot read the file.
+    """
     try:
         with path.open("rb") as stream:
             return stream.read(MAX_BYTES + 1)
     except (OSError, ValueError) as exc:  # ValueError: a path with a null byte
-        raise SpecError(f"{path}: cannot be read ({exc})", hint="check the path") from None
+        raise SpecError(
+            f"{path}: cannot read the file ({getattr(exc, 'strerror', exc)})", hint="check the path"
+        ) from None
 
 
 def read_lines(content: bytes) -> list[str]:
-    """The lines of a text from outside, without the blanks around them.
+    """Return the lines of a file, stripped.
 
     Raises:
-        SpecError: longer than `MAX_BYTES`, or a line that is not UTF-8.
+        SpecError: longer than `MAX_BYTES`, or not UTF-8.
     """
     if len(content) > MAX_BYTES:
-        raise malformed(content[:MAX_BYTES].count(b"\n") + 1, "the file is too long", f"at most {MAX_BYTES} bytes")
+        raise malformed(content[:MAX_BYTES].count(b"\n") + 1, "the file is too large", f"at most {MAX_BYTES} bytes")
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError as exc:
-        raise malformed(content[: exc.start].count(b"\n") + 1, "not text", "UTF-8") from None
+        raise malformed(content[: exc.start].count(b"\n") + 1, "invalid text", "UTF-8") from None
     return [line.strip() for line in text.split("\n")]
 
 
 def parse(content: bytes) -> Iterator[Layer]:
-    """Read the layers of a network file.
+    """Return the layers of a network file.
 
     Raises:
-        SpecError: with the line's number, what was expected and what was found.
+        SpecError: the file is invalid; names the line.
     """
     layer: Layer | None = None
     line = 0
@@ -84,11 +92,11 @@ def parse(content: bytes) -> Iterator[Layer]:
                 yield _complete(layer)
             layer = Layer(_kind(text, line), line, {}, {})
         elif layer is None:
-            raise malformed(line, "outside any section", expected="[Model] or another section", found=text)
+            raise malformed(line, "value outside of a section", expected="[Model] or another section first", found=text)
         else:
             _add_value(layer, text, line)
     if layer is None:
-        raise malformed(line, "no section in the file", expected="[Model] and the layers")
+        raise malformed(line, "the file has no sections", expected="[Model] and the layers")
     yield _complete(layer)
 
 
@@ -96,7 +104,7 @@ def _kind(text: str, line: int) -> str:
     kind = text[1:-1]
     if not text.endswith("]") or kind not in SECTIONS:
         known = ", ".join(f"[{known}]" for known in SECTIONS)
-        raise malformed(line, "not a section", expected=f"one of {known}", found=text)
+        raise malformed(line, "unknown section", expected=f"one of {known}", found=text)
     return kind
 
 
@@ -105,9 +113,11 @@ def _add_value(layer: Layer, text: str, line: int) -> None:
     known = SECTIONS[layer.kind].split()
     if not sign or key not in known:
         expected = f"key=value with a key of [{layer.kind}]: {', '.join(known)}"
-        raise malformed(line, "not a line of this section", expected=expected, found=text)
+        raise malformed(line, "unknown key", expected=expected, found=text)
     if key in layer.values:
-        raise malformed(line, f"{key} is given twice", expected=f"once, as in line {layer.lines[key]}", found=text)
+        raise malformed(
+            line, f"duplicate key {key}", expected=f"one, it is also in line {layer.lines[key]}", found=text
+        )
     reader = READERS.get(f"{layer.kind}.{key}") or READERS[key]
     read = reader.read(value)
     if read is None:
@@ -117,21 +127,21 @@ def _add_value(layer: Layer, text: str, line: int) -> None:
 
 def _complete(layer: Layer) -> Layer:
     if missing := [key for key in SECTIONS[layer.kind].split() if key not in layer.values]:
-        raise malformed(layer.line, f"[{layer.kind}] is not complete", expected=f"also {', '.join(missing)}")
+        raise malformed(layer.line, f"[{layer.kind}] is incomplete", expected=f"also {', '.join(missing)}")
     return layer
 
 
 @dataclass(frozen=True)
 class Reader:
-    """How the text of a value is read: `read` returns None for what is not `expected`."""
+    """Parser of one value: `read` returns None for invalid text, `expected` describes valid text."""
 
     expected: str
-    read: Callable[[str], Any]
+    read: Callable[[str], Parsed]
 
 
 def _value(rule: Attribute) -> Reader:
-    def read(text: str) -> Any:
-        value: Any = text
+    def read(text: str) -> Parsed:
+        value: Parsed = text
         try:
             if rule.kind is bool:
                 value = {"True": True, "False": False}.get(text)
@@ -145,8 +155,8 @@ def _value(rule: Attribute) -> Reader:
 
 
 def _only(text: str) -> Reader:
-    # A value that means what a spec always has: another one would be a network that a spec cannot say.
-    return Reader(f"{text}, the only value that is supported", lambda found: text if found == text else None)
+    # Other values would describe a network that a spec cannot represent.
+    return Reader(f"{text}, the only supported value", lambda found: text if found == text else None)
 
 
 def _list(text: str) -> list[str]:
@@ -173,7 +183,7 @@ def _matching(pattern: re.Pattern[str], expected: str) -> Reader:
 
 
 _LAYER = _matching(NAME, "a layer's name: letters, digits and '_' in parts joined by '/'")
-_ZERO = Reader("0, the only value that is supported", lambda text: 0.0 if re.fullmatch(r"0(\.0*)?", text) else None)
+_ZERO = Reader("0, the only supported value", lambda text: 0.0 if re.fullmatch(r"0(\.0*)?", text) else None)
 
 READERS: dict[str, Reader] = {
     "name": _LAYER,
@@ -208,7 +218,7 @@ READERS: dict[str, Reader] = {
     "Dense.batchnorm": _only("False"),
     "Dense.use_bias": _value(Attribute(bool)),
 }
-"""Key -> its reader; ``Section.key`` goes before ``key``."""
+"""Key -> its reader; ``Section.key`` has precedence over ``key``."""
 
 _SHARED = "regularizer_strength trainable dropout batchnorm use_bias"
 _CONVOLUTION = f"name input filters kernel_size strides padding activation {_SHARED}"
@@ -228,4 +238,4 @@ SECTIONS: dict[str, str] = {
     "Accuracy": "name logits labels",
     "TopkAcc": "name logits labels k",
 }
-"""Section -> its keys, all of which must be there."""
+"""Section -> its keys, all of them required."""

@@ -1,23 +1,22 @@
-"""A recipe from AutoShrink's two files: the ``.prototxt`` network and the ``.solver`` of its training.
+"""Import of AutoShrink's ``.prototxt`` network and ``.solver`` training files as a recipe.
 
-The solver is ``key=value`` lines, the values of words in quotes or not. Its learning rate is that of one GPU, which
-takes 128 images a step; the reference implementation multiplies it by the number of GPUs.
+A solver file has ``key=value`` lines; quotes around words are optional. Its learning rate is for one GPU with 128
+images per step; the reference implementation multiplies it by the number of GPUs.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from shrinkserve.arch.importer import read_network
-from shrinkserve.arch.prototxt import Reader, malformed, read_bytes, read_lines
+from shrinkserve.arch.prototxt import Parsed, Reader, malformed, read_bytes, read_lines
 from shrinkserve.config import Recipe, parse_recipe
 from shrinkserve.errors import SpecError
 
-IMAGES_A_GPU = 128
+IMAGES_PER_GPU = 128
 WARMUP_EPOCHS = 10
 PRECISION = "float16"
-"""Of the published training, which the files do not tell: automatic mixed precision."""
+"""Automatic mixed precision, as in the published training. It is not in the files."""
 
 
 def _word(*known: str) -> Reader:
@@ -25,7 +24,7 @@ def _word(*known: str) -> Reader:
 
 
 def _number(kind: type, low: float, high: float, expected: str) -> Reader:
-    def read(text: str) -> Any:
+    def read(text: str) -> Parsed:
         try:
             value = kind(text)
         except ValueError:
@@ -42,17 +41,17 @@ READERS: dict[str, Reader] = {
     "decay_steps": _number(
         int, WARMUP_EPOCHS, 10**6, f"a number of epochs, at least the {WARMUP_EPOCHS} of the warm-up"
     ),
-    "decay": _number(float, 1, 1, "1.0, as the cosine has no factor"),
+    "decay": _number(float, 1, 1, "1.0: cosine decay has no factor"),
 }
 
 
-def parse_solver(content: bytes) -> dict[str, Any]:
-    """The values of a solver file.
+def parse_solver(content: bytes) -> dict[str, Parsed]:
+    """Return the values of a solver file.
 
     Raises:
-        SpecError: with the line's number, what was expected and what was found.
+        SpecError: the file is invalid; names the line.
     """
-    values: dict[str, Any] = {}
+    values: dict[str, Parsed] = {}
     line = 0
     for line, text in enumerate(read_lines(content), start=1):
         if not text or text.startswith("#"):
@@ -60,25 +59,25 @@ def parse_solver(content: bytes) -> dict[str, Any]:
         key, sign, value = (part.strip().strip("'\"") for part in text.partition("="))
         if not sign or key not in READERS or key in values:
             expected = f"key=value with one of {', '.join(known for known in READERS if known not in values)}"
-            raise malformed(line, "not a line of a solver", expected, text)
+            raise malformed(line, "unknown key", expected, text)
         values[key] = READERS[key].read(value)
         if values[key] is None:
             raise malformed(line, key, READERS[key].expected, value)
     if missing := [key for key in READERS if key not in values]:
-        raise malformed(line, "the solver is not complete", f"also {', '.join(missing)}")
+        raise malformed(line, "the solver is incomplete", f"also {', '.join(missing)}")
     return values
 
 
 def import_recipe(proto: Path, solver: Path) -> Recipe:
-    """The recipe that the two files describe; what they leave open is the published training's (`shrinkserve.config`).
+    """Return the recipe of a network and a solver file; other settings have the defaults of a recipe.
 
     Args:
-        proto: the network file; the recipe names it by this path.
+        proto: the network file; the recipe refers to it by this path.
         solver: the solver file.
 
     Raises:
-        SpecError: a file that cannot be read or is malformed, with the line's number.
-        ConfigError: values that are well-formed and make no recipe.
+        SpecError: cannot read a file, or it is invalid; names the line.
+        ConfigError: the values are no valid recipe.
     """
     network = read_network(proto)
     try:
@@ -93,7 +92,7 @@ def import_recipe(proto: Path, solver: Path) -> Recipe:
             "input_size": network.input_size,
             "dropout": network.dropout,
         },
-        "optimizer": {"lr": values["lr"], "reference_batch": IMAGES_A_GPU, "l2": network.l2},
+        "optimizer": {"lr": values["lr"], "reference_batch": IMAGES_PER_GPU, "l2": network.l2},
         "schedule": {"epochs": values["decay_steps"], "warmup_epochs": WARMUP_EPOCHS},
         "train": {"label_smoothing": network.label_smoothing, "precision": PRECISION},
     }

@@ -1,18 +1,18 @@
-"""Where a network comes from: a name of the zoo or a ``.prototxt`` file."""
+"""Loading of a network from the zoo or from a ``.prototxt`` file."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from shrinkserve.arch import zoo
-from shrinkserve.arch.checks import check
+from shrinkserve.arch.checks import check_spec
 from shrinkserve.arch.importer import read_network
 from shrinkserve.arch.spec import Spec, output_node
 from shrinkserve.config import ModelConfig
 from shrinkserve.errors import SpecError
 
 
-def load(
+def load_network(
     source: str | Path,
     *,
     classes: int | None = None,
@@ -21,18 +21,26 @@ def load(
     dropout: float | None = None,
     batch_norm_decay: float = 0.999,
 ) -> Spec:
-    """The network that `source` names.
+    """Load a network.
 
     Args:
-        source: a name of the zoo, or the path of a .prototxt file.
-        classes: number of logits; None: the file's own, 1001 for the zoo.
-        input_size: height and width of the image; None: the file's own, 224 for the zoo.
-        width: multiplies the channels of the zoo's networks; those of a file are as they are.
-        dropout: rate before the last layer; None: the file's own, 0 for the zoo.
-        batch_norm_decay: of the running statistics, TensorFlow's convention (1 - torch's momentum).
+        source: a name in the zoo, or the path of a .prototxt file.
+        classes: number of logits; None for that of the file, or 1001 in the zoo.
+        input_size: height and width of the image; None for that of the file, or 224 in the zoo.
+        width: multiplier of the channels; must be 1 for a file.
+        dropout: rate before the last layer; None for that of the file, or 0 in the zoo.
+        batch_norm_decay: of the running statistics, in TensorFlow's convention (1 - torch's momentum).
+
+    Returns:
+        The spec of a valid network.
 
     Raises:
-        SpecError: an unknown name, a file that is malformed, or a network that does not hold together.
+        SpecError: unknown name, invalid file, or invalid network.
+
+    Example:
+        >>> spec = load_network("shrinkcnn-a", classes=10)
+        >>> spec.nodes["head.logits"]["units"]
+        10
     """
     if Path(source).suffix != ".prototxt":
         return zoo.build_network(
@@ -44,7 +52,7 @@ def load(
             batch_norm_decay=batch_norm_decay,
         )
     if width != 1:
-        raise SpecError(f"{source}: a file's channels are not scaled", expected="width 1", found=width)
+        raise SpecError(f"{source}: width is for networks of the zoo only", expected="width 1", found=width)
     spec = read_network(Path(source), batch_norm_decay=batch_norm_decay).spec
     changes = {"input": ("size", input_size), "dropout": ("rate", dropout)}
     for attributes in spec.nodes.values():
@@ -53,21 +61,21 @@ def load(
             attributes[key] = value
     if classes is not None:
         spec.nodes[output_node(spec)]["units"] = classes
-    check(spec)
+    check_spec(spec)
     return spec
 
 
 def from_recipe(model: ModelConfig, classes: int) -> Spec:
-    """The network of a recipe.
+    """Load the network of a recipe.
 
     Args:
-        model: the recipe's ``[model]`` section.
-        classes: number of logits, which the data decides where the recipe does not.
+        model: the ``[model]`` section of the recipe.
+        classes: number of logits, as in the recipe or in the dataset.
 
     Raises:
-        SpecError: an unknown name, or a network that does not hold together.
+        SpecError: unknown name, invalid file, or invalid network.
     """
-    return load(
+    return load_network(
         model.network,
         classes=classes,
         input_size=model.input_size,

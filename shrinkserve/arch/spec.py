@@ -1,10 +1,9 @@
-"""A network as data: a `networkx.DiGraph` of named operations.
+"""Network spec: a `networkx.DiGraph` of named operations.
 
-A node is one operation. Its name is dotted (``stage2.cell1.left.depthwise``), its attribute ``op`` is a key of `OPS`
-and the other attributes are those that `OPS` lists for it, all of them, nothing by default. An edge carries ``slot``,
-its position among the inputs of its head. Channels, height and width between operations are not stored: they
-follow from the input (`shrinkserve.arch.shapes`). One description is therefore one network, and two graphs are the
-same network when they are isomorphic with equal attributes.
+A node is one operation with a dotted name such as ``stage2.cell1.left.depthwise``. Its attribute ``op`` is a key of
+`OPS`, which lists the other attributes; all are required. The attribute ``slot`` of an edge is its position among the
+inputs of the operation that reads it. Shapes are not stored; `shrinkserve.arch.shapes` infers them. Two specs describe
+the same network if their graphs are isomorphic with equal attributes.
 """
 
 from __future__ import annotations
@@ -18,17 +17,20 @@ import networkx as nx
 from shrinkserve.errors import SpecError
 
 Spec: TypeAlias = "nx.DiGraph[str]"
+Value: TypeAlias = str | bool | int | float
+Attributes: TypeAlias = Mapping[str, Any]
+"""Attributes of a node; `OPS` gives their types."""
 
 
 @dataclass(frozen=True)
 class Attribute:
-    """What one attribute of an operation may be.
+    """Rule for one attribute of an operation.
 
     Attributes:
-        kind: its type; a float may be given as an int.
+        kind: its type; an int is also a valid float.
         low: smallest value.
-        high: largest value; it bounds what a description from outside can make a process allocate.
-        choices: the allowed words, for a string.
+        high: largest value; limits the memory that an untrusted spec can allocate.
+        choices: allowed values of a string.
     """
 
     kind: type
@@ -37,7 +39,7 @@ class Attribute:
     choices: tuple[str, ...] = ()
 
     def accepts(self, value: object) -> bool:
-        """Whether `value` has the type and lies in the range; a bool is not a number, NaN is in no range."""
+        """Return True if `value` has the type and is in the range. A bool is not a number; NaN is in no range."""
         if self.kind is str:
             return value in self.choices
         if self.kind is bool:
@@ -70,26 +72,26 @@ OPS: Mapping[str, Mapping[str, Attribute]] = {
     "dropout": {"rate": FRACTION},
     "dense": {"units": CHANNELS, "bias": FLAG},
 }
-"""Operation -> its attributes. ``size`` is height and width in pixels; ``decay`` is TensorFlow's moving-average
-momentum, 1 minus torch's; ``channels`` and ``units`` are those of the output."""
+"""Operation -> its attributes. ``size`` is height and width in pixels. ``decay`` is 1 minus torch's momentum, as in
+TensorFlow. ``channels`` and ``units`` are those of the output."""
 
 MANY = 64
 ARITY: Mapping[str, tuple[int, int]] = {"input": (0, 0), "concat": (2, MANY), "add": (2, MANY)}
-"""Fewest and most inputs of an operation; those that are not named take exactly one."""
+"""Minimum and maximum number of inputs; operations that are not listed have exactly one."""
 
 
-def add(spec: Spec, name: str, op: str, *inputs: str, **attributes: Any) -> str:
-    """Add one operation that reads `inputs` in this order, and return its name.
+def add(spec: Spec, name: str, op: str, *inputs: str, **attributes: Value) -> str:
+    """Add an operation that reads `inputs` in this order, and return its name.
 
     Raises:
-        SpecError: the name is taken, an input is not there yet, or is given twice (an edge exists once).
+        SpecError: the name exists, an input does not exist, or two inputs are the same.
     """
     if name in spec:
-        raise SpecError(f"{name}: two operations have this name", hint="give each its own")
+        raise SpecError(f"{name}: two operations have this name", hint="rename one of them")
     if unknown := [source for source in inputs if source not in spec]:
-        raise SpecError(f"{name}: reads from {', '.join(unknown)}, which is not defined before it")
+        raise SpecError(f"{name}: unknown input {', '.join(unknown)}", hint="add it first")
     if len(set(inputs)) < len(inputs):
-        raise SpecError(f"{name}: reads the same tensor twice", found=", ".join(inputs))
+        raise SpecError(f"{name}: reads a tensor twice", found=", ".join(inputs))
     spec.add_node(name, op=op, **attributes)
     for slot, source in enumerate(inputs):
         spec.add_edge(source, name, slot=slot)
@@ -97,21 +99,21 @@ def add(spec: Spec, name: str, op: str, *inputs: str, **attributes: Any) -> str:
 
 
 def inputs(spec: Spec, name: str) -> list[str]:
-    """What an operation reads, in the order of its slots."""
+    """Return the inputs of an operation in the order of its slots."""
     return sorted(spec.pred[name], key=lambda source: spec.edges[source, name]["slot"])
 
 
 def order(spec: Spec) -> Iterable[str]:
-    """The operations so that each follows what it reads; in the order of the description where that is left open."""
+    """Return the operations in topological order; in the order of insertion where that leaves a choice."""
     position = {name: index for index, name in enumerate(spec)}
     return nx.lexicographical_topological_sort(spec, key=position.__getitem__)
 
 
 def input_node(spec: Spec) -> str:
-    """The name of the operation that stands for the image."""
+    """Return the name of the operation for the image."""
     return next(name for name in spec if spec.nodes[name]["op"] == "input")
 
 
 def output_node(spec: Spec) -> str:
-    """The name of the operation that gives the logits."""
+    """Return the name of the operation that computes the logits."""
     return next(name for name in spec if not spec.out_degree(name))

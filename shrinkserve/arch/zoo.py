@@ -1,7 +1,7 @@
-"""The networks that come with the package, built from their stage table.
+"""Networks of the package, built from a table of stages.
 
 ShrinkCNN: Zhang et al., "AutoShrink: A Topology-aware NAS for Discovering Efficient Neural Architecture", AAAI 2020,
-arXiv:1911.09251. The variants differ in the activation only.
+arXiv:1911.09251. The variants differ only in the activation.
 """
 
 from __future__ import annotations
@@ -9,21 +9,21 @@ from __future__ import annotations
 import difflib
 
 from shrinkserve.arch.builder import Builder
-from shrinkserve.arch.checks import check
+from shrinkserve.arch.checks import check_spec
 from shrinkserve.arch.spec import Spec
 from shrinkserve.errors import SpecError
 
 ACTIVATIONS = {"shrinkcnn-a": "relu", "shrinkcnn-b": "silu"}
 STEM, HEAD = 44, 1280
 STAGES = ((1, 12), (3, 24), (4, 44), (6, 88), (4, 180))
-"""Cells and width of each stage; a cell of width f returns 2f channels. All stages but the first begin by pooling."""
+"""Cells and width of each stage. A cell of width f returns 2f channels. Stages from the second on start with a pool."""
 SMALLEST_INPUT = 32
 WIDEST = 32
-"""Largest width multiplier: 40,960 channels in the head, within what a description may have."""
+"""Largest width multiplier: it gives 40,960 channels in the head, which a spec still allows."""
 
 
 def network_names() -> list[str]:
-    """The networks that `build` knows."""
+    """Return the names of the networks."""
     return sorted(ACTIVATIONS)
 
 
@@ -36,23 +36,23 @@ def build_network(
     dropout: float = 0.0,
     batch_norm_decay: float = 0.999,
 ) -> Spec:
-    """A network of the zoo.
+    """Build a network.
 
     Args:
-        name: one of `names()`.
+        name: one of `network_names`.
         classes: number of logits.
         input_size: height and width of the image, at least 32.
-        width: multiplies the channels of every convolution, rounded to multiples of 4; at most 32.
+        width: multiplier of all channels, which are rounded to multiples of 4; at most 32.
         dropout: rate before the last layer.
-        batch_norm_decay: of the running statistics, TensorFlow's convention (1 - torch's momentum).
+        batch_norm_decay: of the running statistics, in TensorFlow's convention (1 - torch's momentum).
 
     Raises:
-        SpecError: an unknown name or a value out of range.
+        SpecError: unknown name, or a value out of range.
     """
     if name not in ACTIVATIONS:
         near = difflib.get_close_matches(name, network_names(), n=1)
         known = f"{', '.join(network_names())} or the path of a .prototxt file"
-        raise SpecError(f"{name}: no such network", expected=known, hint=f"did you mean {near[0]}?" if near else None)
+        raise SpecError(f"{name}: unknown network", expected=known, hint=f"did you mean {near[0]}?" if near else None)
     if input_size < SMALLEST_INPUT:
         raise SpecError(f"{name}: the input is too small", expected=f"at least {SMALLEST_INPUT}", found=input_size)
     if not 0 < width <= WIDEST:
@@ -69,12 +69,12 @@ def build_network(
     x = net.add("head.pool", "global_avg_pool", x)
     x = net.add("head.dropout", "dropout", x, rate=dropout)
     net.add("head.logits", "dense", x, units=classes, bias=True)
-    check(net.spec)
+    check_spec(net.spec)
     return net.spec
 
 
 def scaled(channels: int, width: float) -> int:
-    """`channels` times the width multiplier, as a multiple of 4 and at least 4; halves round up."""
+    """Return `channels` times `width` as a multiple of 4, at least 4; halves round up."""
     return max(4, 4 * int(channels * width / 4 + 0.5))
 
 

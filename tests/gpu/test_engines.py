@@ -9,7 +9,7 @@ import onnx
 import pytest
 import torch
 
-from shrinkserve.arch import load
+from shrinkserve.arch import load_network
 from shrinkserve.arch.module import compile_spec
 from shrinkserve.arch.serialise import to_dict
 from shrinkserve.artifact import Card
@@ -49,7 +49,7 @@ def float32(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from safetensors.torch import save_file
 
     folder = tmp_path_factory.mktemp("run")
-    spec = load("shrinkcnn-a", classes=10, input_size=SIZE, width=0.5)
+    spec = load_network("shrinkcnn-a", classes=10, input_size=SIZE, width=0.5)
     torch.manual_seed(0)
     module = compile_spec(spec)
     save_file(weights(module), folder / "ema.safetensors")

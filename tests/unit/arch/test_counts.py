@@ -1,5 +1,3 @@
-"""Counts against the published figures, torch's own counting, and a network small enough to count by hand."""
-
 from __future__ import annotations
 
 import networkx as nx
@@ -7,15 +5,15 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from shrinkserve.arch import load
+from shrinkserve.arch import load_network
 from shrinkserve.arch.counts import block_name, count
 from shrinkserve.arch.module import compile_spec
 from shrinkserve.arch.spec import Spec, add
 
 
 @pytest.mark.parametrize("name", ["shrinkcnn-a", "shrinkcnn-b"])
-def test_published_counts(name: str) -> None:
-    counts = count(load(name))
+def test_count_equals_published_figures(name: str) -> None:
+    counts = count(load_network(name))
     parameters = counts.parameters
     assert parameters["convolution"] + parameters["depthwise"] + parameters["dense"] == 3_600_981
     assert (parameters["batch_norm"], counts.statistics) == (35_320, 35_320)
@@ -23,8 +21,8 @@ def test_published_counts(name: str) -> None:
     assert counts.macs["depthwise"] == 44_329_320
 
 
-def test_published_stage_outputs() -> None:
-    shapes = {block.name: block.shape for block in count(load("shrinkcnn-a")).blocks}
+def test_block_shapes_equal_published_figures() -> None:
+    shapes = {block.name: block.shape for block in count(load_network("shrinkcnn-a")).blocks}
     last = ["stage1.cell1", "stage2.cell3", "stage3.cell4", "stage4.cell6", "stage5.cell4"]
     assert [shapes[name] for name in last] == [(24, 112, 112), (48, 56, 56), (88, 28, 28), (176, 14, 14), (360, 7, 7)]
     assert set(shapes) - {"images", "stem", "head"} >= set(last)
@@ -32,8 +30,8 @@ def test_published_stage_outputs() -> None:
 
 
 @pytest.mark.parametrize("size", [32, 45, 96, 97, 160])
-def test_counts_are_those_that_torch_makes(size: int) -> None:
-    spec = load("shrinkcnn-b", width=0.25, classes=10)
+def test_count_equals_torch_flop_counter(size: int) -> None:
+    spec = load_network("shrinkcnn-b", width=0.25, classes=10)
     network = compile_spec(spec).eval()
     elements = size * size * 3
 
@@ -54,14 +52,14 @@ def test_counts_are_those_that_torch_makes(size: int) -> None:
     assert counts.statistics == sum(b.numel() for b in running)
 
 
-def test_blocks_add_up_to_the_whole() -> None:
-    counts = count(load("shrinkcnn-a"), 160)
+def test_blocks_sum_to_total() -> None:
+    counts = count(load_network("shrinkcnn-a"), 160)
     assert counts.input_size == 160
     assert sum(block.parameters for block in counts.blocks) == sum(counts.parameters.values())
     assert sum(block.macs for block in counts.blocks) == sum(counts.macs.values())
 
 
-def test_by_hand() -> None:
+def test_count_of_network_counted_by_hand() -> None:
     spec: Spec = nx.DiGraph()
     add(spec, "i", "input", channels=2, size=5)
     add(spec, "c", "conv", "i", channels=4, kernel=3, stride=2, groups=2, bias=True)
@@ -72,11 +70,11 @@ def test_by_hand() -> None:
     add(spec, "g", "global_avg_pool", "a")
     add(spec, "d", "dense", "g", units=3, bias=False)
     counts = count(spec)
-    # Two groups of 1 -> 2 channels, 3x3, on 3x3 places.
+    # Two groups of 1 -> 2 channels, 3x3 kernels, 3x3 output pixels.
     assert counts.parameters == {"convolution": 0, "depthwise": 4 * 9 + 4, "dense": 12, "batch_norm": 8}
     assert counts.macs == {"convolution": 0, "depthwise": 4 * 9 * 9, "dense": 12}
     assert counts.activations == 50 + 5 * 36 + 4 + 3
-    # r has two readers, so s needs memory of its own; with the sum, three tensors of 36 are alive.
+    # r has two readers, so s cannot be computed in place; with the sum, three tensors of 36 values are in memory.
     assert counts.peak_activations == 3 * 36
 
 
@@ -84,5 +82,5 @@ def test_by_hand() -> None:
     ("name", "block"),
     [("stage2.cell1.left.norm", "stage2.cell1"), ("head.logits", "head"), ("flat", "flat"), ("stage2.x.y", "stage2")],
 )
-def test_blocks_are_cells_or_first_parts(name: str, block: str) -> None:
+def test_block_name_is_cell_or_first_part(name: str, block: str) -> None:
     assert block_name(name) == block

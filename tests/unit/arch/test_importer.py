@@ -1,5 +1,3 @@
-"""Network files: a small one of our own, the published ones where they are, and files that are wrong."""
-
 from __future__ import annotations
 
 import contextlib
@@ -10,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shrinkserve.arch import load, zoo
+from shrinkserve.arch import load_network, zoo
 from shrinkserve.arch.importer import import_network, read_network
-from shrinkserve.arch.shapes import infer
+from shrinkserve.arch.shapes import infer_shapes
 from shrinkserve.arch.spec import Spec, add
 from shrinkserve.errors import SpecError
 
@@ -26,7 +24,7 @@ def same(one: Spec, other: Spec) -> bool:
 
 
 def small_by_hand() -> Spec:
-    """What `small.prototxt` means, operation by operation."""
+    """Return the network of `small.prototxt`, written out by hand."""
     spec: Spec = nx.DiGraph()
     norm = {"epsilon": 1e-3, "decay": 0.999}
 
@@ -45,78 +43,78 @@ def small_by_hand() -> Spec:
     return spec
 
 
-def test_small_file_means_the_network_written_by_hand() -> None:
+def test_read_network_gives_network_written_by_hand() -> None:
     network = read_network(SMALL)
     assert same(network.spec, small_by_hand())
     assert (network.name, network.classes, network.input_size) == ("small-relu", 7, 32)
     assert (network.dropout, network.l2, network.label_smoothing) == (0.25, 1e-4, 0.05)
 
 
-def test_nodes_are_named_after_the_layers() -> None:
+def test_read_network_names_nodes_after_layers() -> None:
     names = set(read_network(SMALL).spec)
     assert {"picture", "first.conv", "stage2.cell1.wide.depthwise_norm", "stage2.cell1.out", "logits"} <= names
 
 
-def test_load_changes_what_the_caller_decides() -> None:
-    spec = load(SMALL, classes=3, input_size=49, dropout=0.5, batch_norm_decay=0.9)
-    assert infer(spec)["stage2.cell1.out"] == (14, 13, 13)
+def test_load_network_applies_options_to_file() -> None:
+    spec = load_network(SMALL, classes=3, input_size=49, dropout=0.5, batch_norm_decay=0.9)
+    assert infer_shapes(spec)["stage2.cell1.out"] == (14, 13, 13)
     assert (spec.nodes["logits"]["units"], spec.nodes["drop"]["rate"]) == (3, 0.5)
     assert spec.nodes["first.norm"]["decay"] == 0.9
-    assert same(load(SMALL), small_by_hand())
+    assert same(load_network(SMALL), small_by_hand())
 
 
-def test_a_file_is_not_scaled() -> None:
-    with pytest.raises(SpecError, match=r"expected width 1, found 0\.5"):
-        load(SMALL, width=0.5)
+def test_load_network_rejects_width_for_file() -> None:
+    with pytest.raises(SpecError, match=r"width 1, found 0\.5"):
+        load_network(SMALL, width=0.5)
 
 
-def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match=r"absent\.prototxt: cannot be read"):
-        load(tmp_path / "absent.prototxt")
+def test_load_network_names_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=r"absent\.prototxt: .*No such file"):
+        load_network(tmp_path / "absent.prototxt")
 
 
 @pytest.mark.parametrize("variant", ["a", "b"])
-def test_published_file_is_the_network_of_the_zoo(variant: str) -> None:
+def test_published_file_equals_network_of_zoo(variant: str) -> None:
     path = REFERENCE / f"shrinkCNN-{variant.upper()}-release-repro.prototxt"
     if not path.is_file():
         pytest.skip("the published network files are not beside this checkout")
-    assert same(load(path), zoo.build_network(f"shrinkcnn-{variant}"))
-    assert not same(load(path), zoo.build_network(f"shrinkcnn-{'ab'.replace(variant, '')}"))
+    assert same(load_network(path), zoo.build_network(f"shrinkcnn-{variant}"))
+    assert not same(load_network(path), zoo.build_network(f"shrinkcnn-{'ab'.replace(variant, '')}"))
 
 
 @pytest.mark.parametrize(
     ("old", "new", "offset", "says"),  # offset: lines from the change to the line that the message names
     [
-        ("[MaxPool]", "[MaxPol]", 0, r"not a section: expected one of \[Model\].*found '\[MaxPol\]'"),
-        ("[MaxPool]", "[MaxPool", 0, "not a section"),
-        ("filters=8", "filters=many", 0, "filters: expected a whole number in 1..65536, found 'many'"),
-        ("filters=8", "filters=0", 0, "filters: expected a whole number"),
-        ("filters=8", "filters=8\nfilters=8", 1, "filters is given twice: expected once, as in line"),
-        ("filters=8\n", "", -3, r"\[Convolutional\] is not complete: expected also filters"),
-        ("filters=8", "filtres=8", 0, "not a line of this section: expected key=value.*filters"),
-        ("filters=8", "filters", 0, "not a line of this section"),
-        ("padding=SAME", "padding=VALID", 0, "padding: expected SAME"),
-        ("activation=relu", "activation=tanh", 0, "activation: expected one of linear, relu, swish, found 'tanh'"),
-        ("input=first", "input=last", 0, "reads from a layer that is not there: .*found 'last'"),
-        ("name=DAG_2_1/wide", "name=DAG_2_1/pooled", 0, "another layer has this name"),
-        ("['first', 'DAG_2_1/both']", "['first']", 0, "input: expected layers' names"),
-        ("['first', 'DAG_2_1/both']", "['first', 'first']", -2, "out: reads the same tensor twice"),
-        ("['first', 'DAG_2_1/both']", "['first', 'first', 'DAG_2_1/both']", -2, "out: adds another number"),
-        ("['DAG_2_1/pooled', 'DAG_2_1/wide']", "['first', 'DAG_2_1/wide']", -2, "both: concatenates different sizes"),
-        ("input=drop\n", "input=DAG_2_1/out\n", -2, "logits: cannot read this shape.*global_avg_pool"),
-        ("[32, 32, 3]", "[32, 30, 3]", 0, "not a square image"),
-        ("[32, 32, 3]", "[32, 32]", 0, r"input_shape: expected \[height, width, channels\]"),
-        ("labels=class\nk", "labels=first\nk", 0, "reads from a layer that is not there"),
-        ("strength=1e-04\nuse_bias=True", "strength=1\nuse_bias=True", 0, "another strength.*expected 0.0001 as in"),
+        ("[MaxPool]", "[MaxPol]", 0, r"\[Model\].*found '\[MaxPol\]'"),
+        ("[MaxPool]", "[MaxPool", 0, "section"),
+        ("filters=8", "filters=many", 0, "filters: .* 1..65536, found 'many'"),
+        ("filters=8", "filters=0", 0, "filters: .*found '0'"),
+        ("filters=8", "filters=8\nfilters=8", 1, "duplicate key filters"),
+        ("filters=8\n", "", -3, r"\[Convolutional\].* also filters"),
+        ("filters=8", "filtres=8", 0, "filters, .*found 'filtres=8'"),
+        ("filters=8", "filters", 0, "key=value.*found 'filters'"),
+        ("padding=SAME", "padding=VALID", 0, "padding: .*SAME"),
+        ("activation=relu", "activation=tanh", 0, "activation: .*linear, relu, swish, found 'tanh'"),
+        ("input=first", "input=last", 0, "found 'last'"),
+        ("name=DAG_2_1/wide", "name=DAG_2_1/pooled", 0, "name.* found 'DAG_2_1/pooled'"),
+        ("['first', 'DAG_2_1/both']", "['first']", 0, "input: "),
+        ("['first', 'DAG_2_1/both']", "['first', 'first']", -2, "out: .*twice"),
+        ("['first', 'DAG_2_1/both']", "['first', 'first', 'DAG_2_1/both']", -2, "out: .*expected 2, found 3"),
+        ("['DAG_2_1/pooled', 'DAG_2_1/wide']", "['first', 'DAG_2_1/wide']", -2, "both: .*8x16x16 and 6x8x8"),
+        ("input=drop\n", "input=DAG_2_1/out\n", -2, "logits: .*global_avg_pool"),
+        ("[32, 32, 3]", "[32, 30, 3]", 0, "square"),
+        ("[32, 32, 3]", "[32, 32]", 0, r"input_shape: .*\[height, width, channels\]"),
+        ("labels=class\nk", "labels=first\nk", 0, "found 'first'"),
+        ("strength=1e-04\nuse_bias=True", "strength=1\nuse_bias=True", 0, "strength.* 0.0001 as in line"),
         (
             "[Flatten]",
             "[Flatten]\nname=x\ninput=mean\n[Dropout]\nname=y\ninput=x\ndropout=0\n[Flatten]",
             3,
-            "y: its answer",
+            "y: .*output",
         ),
     ],
 )
-def test_wrong_line_is_named_with_what_was_expected(old: str, new: str, offset: int, says: str) -> None:
+def test_import_network_names_invalid_line(old: str, new: str, offset: int, says: str) -> None:
     text = SMALL.read_text()
     line = text[: text.index(old)].count("\n") + 1 + offset
     with pytest.raises(SpecError, match=f"^line {line}: .*{says}"):
@@ -126,20 +124,20 @@ def test_wrong_line_is_named_with_what_was_expected(old: str, new: str, offset: 
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (b"", "line 1: no section in the file"),
-        (b"name=x", "line 1: outside any section"),
-        (b"[Model]\nname=x\npretrain=\xff", "line 3: not text"),
-        (b"[Model]\nname=x\npretrain=y", "line 1: the network is not complete"),
-        (b"#\n" * 600_000, "line 524289: the file is too long"),
+        (b"", "^line 1: "),
+        (b"name=x", "^line 1: "),
+        (b"[Model]\nname=x\npretrain=\xff", "^line 3: .*UTF-8"),
+        (b"[Model]\nname=x\npretrain=y", "^line 1: .*Dense"),
+        (b"#\n" * 600_000, "^line 524289: .*at most"),
     ],
 )
-def test_file_that_is_no_network_is_refused(content: bytes, says: str) -> None:
+def test_import_network_rejects_other_files(content: bytes, says: str) -> None:
     with pytest.raises(SpecError, match=says):
         import_network(content)
 
 
 @given(st.binary(max_size=300))
-def test_any_bytes_give_a_line_number(content: bytes) -> None:
+def test_import_network_names_line_for_any_bytes(content: bytes) -> None:
     with pytest.raises(SpecError, match=r"^line \d+: "):
         import_network(content)
 
@@ -151,13 +149,13 @@ def test_any_bytes_give_a_line_number(content: bytes) -> None:
         max_size=4,
     )
 )
-def test_any_change_of_lines_gives_a_network_or_a_line_number(changes: list[tuple[int, bytes]]) -> None:
+def test_import_network_gives_network_or_line_after_any_change(changes: list[tuple[int, bytes]]) -> None:
     lines = list(LINES)
     for index, line in changes:
         lines[index] = line
     with contextlib.suppress(SpecError):
         network = import_network(b"\n".join(lines))
-        assert infer(network.spec)["logits"] == (network.classes,)
+        assert infer_shapes(network.spec)["logits"] == (network.classes,)
         return
     with pytest.raises(SpecError, match=r"^line \d+: "):
         import_network(b"\n".join(lines))

@@ -1,5 +1,3 @@
-"""The compiled module: names, shapes, SAME padding, initialisation, and the ways torch can take it."""
-
 from __future__ import annotations
 
 import ast
@@ -14,9 +12,9 @@ import torch
 from scipy import stats
 from torch import nn
 
-from shrinkserve.arch import load
+from shrinkserve.arch import load_network
 from shrinkserve.arch.module import Concat, Network, SameConv2d, SameMaxPool2d, compile_spec
-from shrinkserve.arch.shapes import infer
+from shrinkserve.arch.shapes import infer_shapes
 from shrinkserve.arch.spec import Spec, add
 from shrinkserve.errors import SpecError
 
@@ -27,11 +25,11 @@ SIZES = [32, 96, 128, 160, 192, 224, 33, 97, 161, 225]
 @pytest.fixture(scope="module", params=["shrinkcnn-a", "shrinkcnn-b"])
 def network(request: pytest.FixtureRequest) -> Network:
     torch.manual_seed(0)
-    return settled(compile_spec(load(request.param, width=0.25, input_size=32, classes=10)))
+    return settled(compile_spec(load_network(request.param, width=0.25, input_size=32, classes=10)))
 
 
 def settled(network: Network) -> Network:
-    """In evaluation mode, with running statistics of a real batch, so that the answers are of the order of 1."""
+    """Return the network in evaluation mode with the running statistics of a batch, so that logits are about 1."""
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = 1.0
@@ -45,7 +43,7 @@ def images(batch: int, size: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
-def test_gradients_of_a_concat_are_whole_and_those_of_torch_cat(layout: torch.memory_format) -> None:
+def test_concat_has_contiguous_gradients_equal_to_torch_cat(layout: torch.memory_format) -> None:
     def parts() -> list[torch.Tensor]:
         return [images(2, 8).contiguous(memory_format=layout).requires_grad_() for _ in range(2)]
 
@@ -62,8 +60,8 @@ def test_gradients_of_a_concat_are_whole_and_those_of_torch_cat(layout: torch.me
     assert all(torch.equal(a.grad, b.grad) for a, b in zip(mine, theirs, strict=True))
 
 
-def test_state_is_named_by_node_and_tensor() -> None:
-    spec = load("shrinkcnn-a", width=0.25, classes=10)
+def test_state_dict_keys_are_node_and_tensor() -> None:
+    spec = load_network("shrinkcnn-a", width=0.25, classes=10)
     state = compile_spec(spec).state_dict()
     tensors = {"conv": ["weight"], "dense": ["bias", "weight"]}
     tensors["batch_norm"] = ["bias", "num_batches_tracked", "running_mean", "running_var", "weight"]
@@ -73,8 +71,8 @@ def test_state_is_named_by_node_and_tensor() -> None:
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_every_node_has_the_shape_that_the_description_says(size: int) -> None:
-    spec = load("shrinkcnn-a", width=0.25, classes=10)
+def test_every_node_has_inferred_shape(size: int) -> None:
+    spec = load_network("shrinkcnn-a", width=0.25, classes=10)
     network = compile_spec(spec).eval()
     found = {"images": (3, size, size)}
     for name, module in network.named_modules():
@@ -82,7 +80,7 @@ def test_every_node_has_the_shape_that_the_description_says(size: int) -> None:
             module.register_forward_hook(lambda _m, _x, out, name=name: found.update({name: tuple(out.shape[1:])}))
     with torch.no_grad():
         network(images(1, size))
-    assert found == infer(spec, size)
+    assert found == infer_shapes(spec, size)
 
 
 @pytest.mark.parametrize("size", [8, 9])
@@ -97,14 +95,14 @@ def test_convolution_pads_as_same(size: int, kernel: int, stride: int) -> None:
 
 @pytest.mark.parametrize("size", [7, 8])
 @pytest.mark.parametrize(("kernel", "stride"), [(2, 2), (3, 2), (3, 1), (2, 3), (3, 3), (4, 2)])
-def test_pool_pads_as_same_and_ignores_what_is_padded(size: int, kernel: int, stride: int) -> None:
-    x = images(1, size).numpy()[0, 0] - 10  # below zero, so that a padded zero would win
+def test_pool_pads_as_same_and_ignores_padding(size: int, kernel: int, stride: int) -> None:
+    x = images(1, size).numpy()[0, 0] - 10  # negative, so that a padded zero would be the maximum
     found = SameMaxPool2d(kernel, stride)(torch.from_numpy(x)[None, None])[0, 0]
     np.testing.assert_array_equal(found, over_windows(x, kernel, stride, np.nanmax))
 
 
 def over_windows(x: np.ndarray, kernel: int, stride: int, reduce: Callable[..., float]) -> np.ndarray:
-    """The textbook definition of SAME: windows `stride` apart over an image that NaN surrounds."""
+    """Apply the definition of SAME: windows `stride` apart over an image padded with NaN."""
     outputs = int(np.ceil(len(x) / stride))
     total = max((outputs - 1) * stride + kernel - len(x), 0)
     padded = np.pad(x, ((total // 2, total - total // 2),) * 2, constant_values=np.nan)
@@ -112,31 +110,31 @@ def over_windows(x: np.ndarray, kernel: int, stride: int, reduce: Callable[..., 
     return np.array([[reduce(padded[i : i + kernel, j : j + kernel]) for j in starts] for i in starts])
 
 
-def test_export_takes_any_batch(network: Network) -> None:
+def test_torch_export_accepts_any_batch(network: Network) -> None:
     exported = torch.export.export(network, (images(2, 32),), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)).module()
     for batch in (1, 2, 5):
         torch.testing.assert_close(exported(images(batch, 32)), network(images(batch, 32)))
 
 
-def test_compile_takes_any_batch_and_size_in_one_graph() -> None:
+def test_torch_compile_accepts_any_batch_and_size_in_one_graph() -> None:
     torch.manual_seed(0)
-    network = settled(compile_spec(load(SMALL)))
+    network = settled(compile_spec(load_network(SMALL)))
     compiled = torch.compile(network, backend="aot_eager", fullgraph=True)
     for batch, size in ((2, 32), (3, 32), (5, 32), (2, 33)):
         torch.testing.assert_close(compiled(images(batch, size)), network(images(batch, size)))
 
 
 @pytest.mark.parametrize("size", [32, 49])
-def test_channels_last_answers_the_same(network: Network, size: int) -> None:
+def test_channels_last_gives_same_logits(network: Network, size: int) -> None:
     other = copy.deepcopy(network).to(memory_format=torch.channels_last)
     x = images(2, size)
     torch.testing.assert_close(other(x.to(memory_format=torch.channels_last)), network(x), rtol=1e-4, atol=1e-4)
 
 
-def test_onnx_nodes_carry_the_names_of_the_description(tmp_path: Path) -> None:
+def test_onnx_nodes_have_names_of_spec(tmp_path: Path) -> None:
     import onnxruntime
 
-    spec = load("shrinkcnn-a", width=0.25, input_size=32, classes=10)
+    spec = load_network("shrinkcnn-a", width=0.25, input_size=32, classes=10)
     network = settled(compile_spec(spec))
     program = torch.onnx.export(network, (images(2, 32),), dynamo=True, dynamic_shapes=({0: "batch"},), verbose=False)
     weights = {name.rpartition(".")[0] for name in program.model.graph.initializers}
@@ -149,14 +147,14 @@ def test_onnx_nodes_carry_the_names_of_the_description(tmp_path: Path) -> None:
     np.testing.assert_allclose(found, network(images(5, 32)).detach(), rtol=1e-3, atol=1e-4)
 
 
-def test_initialisation() -> None:
+def test_initialise_gives_reference_distributions() -> None:
     torch.manual_seed(1)
-    network = compile_spec(load("shrinkcnn-a"))
+    network = compile_spec(load_network("shrinkcnn-a"))
     for name, module in network.named_modules():
         if isinstance(module, nn.Conv2d) and module.weight.numel() > 5000:
             fan_out = 9 if "depthwise" in name else module.out_channels * module.kernel_size[0] ** 2
             weights = module.weight.detach().flatten().numpy()
-            # A normal distribution cut at two of its deviations, whose variance is then 2 over the fan-out.
+            # A normal distribution truncated at two standard deviations, with variance 2 / fan-out.
             cut = stats.truncnorm(-2, 2, scale=1 / stats.truncnorm(-2, 2).std() * (2 / fan_out) ** 0.5)
             assert stats.kstest(weights, cut.cdf).pvalue > 1e-4, name
         if isinstance(module, nn.BatchNorm2d):
@@ -167,8 +165,8 @@ def test_initialisation() -> None:
     assert not logits.bias.any()
 
 
-def test_same_seed_same_weights() -> None:
-    spec = load("shrinkcnn-b", width=0.25, input_size=32)
+def test_initialise_is_reproducible() -> None:
+    spec = load_network("shrinkcnn-b", width=0.25, input_size=32)
     states = []
     for _ in range(2):
         torch.manual_seed(7)
@@ -176,14 +174,14 @@ def test_same_seed_same_weights() -> None:
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
 
 
-def test_every_parameter_gets_a_gradient(network: Network) -> None:
+def test_every_parameter_has_gradient(network: Network) -> None:
     other = copy.deepcopy(network).train()
     nn.functional.cross_entropy(other(images(4, 32)), torch.arange(4)).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in other.parameters())
 
 
 @pytest.mark.parametrize("name", ["training", "forward", "a.weight", "graph.conv"])
-def test_names_that_torch_needs_are_refused(name: str) -> None:
+def test_compile_spec_rejects_names_reserved_by_torch(name: str) -> None:
     spec: Spec = nx.DiGraph()
     add(spec, "images", "input", channels=3, size=8)
     add(spec, "pool", "global_avg_pool", "images")
@@ -191,5 +189,5 @@ def test_names_that_torch_needs_are_refused(name: str) -> None:
     if name == "a.weight":
         assert list(compile_spec(spec).state_dict()) == ["a.weight.weight", "a.weight.bias"]
     else:
-        with pytest.raises(SpecError, match="cannot be part of a name"):
+        with pytest.raises(SpecError, match="reserved"):
             compile_spec(spec)

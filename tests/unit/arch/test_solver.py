@@ -1,5 +1,3 @@
-"""Solver files, and the recipe of a solver and a network file."""
-
 from __future__ import annotations
 
 from pathlib import Path
@@ -17,7 +15,7 @@ REFERENCE = Path(__file__).parents[4] / "shared" / "reference"
 SOLVER = "optimizer='rmsprop_imagenet'\nlr=0.025\ndecay_method=cosine_decay\n\ndecay_steps=90\ndecay=1.0"
 
 
-def test_recipe_of_both_files(tmp_path: Path) -> None:
+def test_import_recipe_of_network_and_solver(tmp_path: Path) -> None:
     solver = tmp_path / "my.solver"
     solver.write_text(SOLVER)
     recipe = import_recipe(SMALL, solver)
@@ -30,7 +28,7 @@ def test_recipe_of_both_files(tmp_path: Path) -> None:
     assert load_recipe(saved) == recipe
 
 
-def test_published_files_are_the_published_recipe() -> None:
+def test_import_recipe_of_published_files() -> None:
     solver = REFERENCE / "imagenet.solver"
     if not solver.is_file():
         pytest.skip("the published files are not beside this checkout")
@@ -46,32 +44,32 @@ def test_published_files_are_the_published_recipe() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
-        ("lr=0.025", "lr=fast", "line 2: lr: expected a learning rate above 0, found 'fast'"),
-        ("lr=0.025", "lr=-1", "line 2: lr: expected"),
-        ("lr=0.025", "lr=nan", "line 2: lr: expected"),
-        ("lr=0.025", "rate=0.025", "line 2: not a line of a solver: expected key=value with one of lr, "),
-        ("lr=0.025", "lr", "line 2: not a line of a solver"),
-        ("lr=0.025", "lr=1\nlr=2", "line 3: not a line of a solver"),
-        ("lr=0.025\n", "", "line 5: the solver is not complete: expected also lr"),
-        ("'rmsprop_imagenet'", "adam", "line 1: optimizer: expected rmsprop_imagenet, found 'adam'"),
-        ("=90", "=9", "line 5: decay_steps: expected a number of epochs, at least the 10"),
+        ("lr=0.025", "lr=fast", "line 2: lr: .*above 0, found 'fast'"),
+        ("lr=0.025", "lr=-1", "line 2: lr: "),
+        ("lr=0.025", "lr=nan", "line 2: lr: "),
+        ("lr=0.025", "rate=0.025", "line 2: .*lr, .*found 'rate=0.025'"),
+        ("lr=0.025", "lr", "line 2: .*key=value"),
+        ("lr=0.025", "lr=1\nlr=2", "line 3: .*found 'lr=2'"),
+        ("lr=0.025\n", "", "line 5: .*also lr"),
+        ("'rmsprop_imagenet'", "adam", "line 1: optimizer: .*rmsprop_imagenet, found 'adam'"),
+        ("=90", "=9", "line 5: decay_steps: .*at least the 10"),
     ],
 )
-def test_wrong_line_is_named_with_what_was_expected(old: str, new: str, says: str) -> None:
+def test_parse_solver_names_invalid_line(old: str, new: str, says: str) -> None:
     with pytest.raises(SpecError, match=says):
         parse_solver(SOLVER.replace(old, new, 1).encode())
 
 
-def test_message_names_the_file(tmp_path: Path) -> None:
+def test_import_recipe_names_file(tmp_path: Path) -> None:
     solver = tmp_path / "my.solver"
     solver.write_text("lr=1")
-    with pytest.raises(SpecError, match=r"my\.solver, line 1: the solver is not complete"):
+    with pytest.raises(SpecError, match=r"my\.solver, line 1: "):
         import_recipe(SMALL, solver)
-    with pytest.raises(SpecError, match=r"absent\.solver: cannot be read"):
+    with pytest.raises(SpecError, match=r"absent\.solver: .*No such file"):
         import_recipe(SMALL, tmp_path / "absent.solver")
 
 
 @given(st.binary(max_size=200) | st.text(alphabet="lr=.0123456789\n'e", max_size=60).map(str.encode))
-def test_any_bytes_give_a_line_number(content: bytes) -> None:
+def test_parse_solver_names_line_for_any_bytes(content: bytes) -> None:
     with pytest.raises(SpecError, match=r"^line \d+: "):
         parse_solver(content)

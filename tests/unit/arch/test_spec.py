@@ -1,5 +1,3 @@
-"""The description itself: order of inputs, and plain data and back."""
-
 from __future__ import annotations
 
 import json
@@ -10,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shrinkserve.arch import load
+from shrinkserve.arch import load_network
 from shrinkserve.arch.serialise import from_dict, to_dict
 from shrinkserve.arch.spec import Spec, add, input_node, inputs, order, output_node
 from shrinkserve.errors import SpecError
@@ -27,12 +25,12 @@ def tiny() -> Spec:
     return spec
 
 
-def test_inputs_keep_their_order(tiny: Spec) -> None:
+def test_inputs_are_in_order_of_slots(tiny: Spec) -> None:
     assert inputs(tiny, "b") == ["a", "image"]
     assert (input_node(tiny), output_node(tiny)) == ("image", "d")
 
 
-def test_order_follows_the_edges_whatever_the_order_of_nodes(tiny: Spec) -> None:
+def test_order_is_topological_for_any_order_of_nodes(tiny: Spec) -> None:
     shuffled: Spec = nx.DiGraph()
     shuffled.add_nodes_from(reversed(list(tiny.nodes(data=True))))
     shuffled.add_edges_from(tiny.edges(data=True))
@@ -42,19 +40,19 @@ def test_order_follows_the_edges_whatever_the_order_of_nodes(tiny: Spec) -> None
 @pytest.mark.parametrize(
     ("name", "sources", "says"),
     [
-        ("a", ["image"], "a: two operations have this name"),
-        ("n", ["image", "image"], "n: reads the same tensor twice"),
-        ("n", ["later"], "n: reads from later, which is not defined before it"),
+        ("a", ["image"], "^a: .*name"),
+        ("n", ["image", "image"], "^n: .*twice"),
+        ("n", ["later"], "^n: .*later"),
     ],
 )
-def test_add_refuses(tiny: Spec, name: str, sources: list[str], says: str) -> None:
+def test_add_rejects_duplicates_and_unknown_input(tiny: Spec, name: str, sources: list[str], says: str) -> None:
     with pytest.raises(SpecError, match=says):
         add(tiny, name, "concat", *sources)
     assert "later" not in tiny
 
 
-def test_plain_data_is_json_and_comes_back_the_same() -> None:
-    spec = load("shrinkcnn-a", dropout=0.1)
+def test_dict_round_trip_through_json() -> None:
+    spec = load_network("shrinkcnn-a", dropout=0.1)
     back = from_dict(json.loads(json.dumps(to_dict(spec))))
     assert list(back.nodes(data=True)) == list(spec.nodes(data=True))
     assert list(back.edges(data=True)) == list(spec.edges(data=True))
@@ -69,20 +67,20 @@ json_values: st.SearchStrategy[Any] = st.recursive(
 
 
 @given(json_values)
-def test_any_data_that_is_no_network_is_refused(raw: Any) -> None:
+def test_from_dict_rejects_any_other_data(raw: Any) -> None:
     with pytest.raises(SpecError):
         from_dict(raw)
 
 
 @given(nodes=json_values, edges=json_values)
-def test_any_nodes_and_edges_are_refused(nodes: Any, edges: Any) -> None:
+def test_from_dict_rejects_any_nodes_and_edges(nodes: Any, edges: Any) -> None:
     with pytest.raises(SpecError):
         from_dict({"directed": True, "multigraph": False, "graph": {}, "nodes": nodes, "edges": edges})
 
 
 @given(data=st.data(), value=json_values)
-def test_any_change_gives_a_network_or_a_refusal(data: st.DataObject, value: Any) -> None:
-    raw = to_dict(load("shrinkcnn-a", width=0.25, input_size=32))
+def test_from_dict_gives_network_or_error_after_any_change(data: st.DataObject, value: Any) -> None:
+    raw = to_dict(load_network("shrinkcnn-a", width=0.25, input_size=32))
     entry = data.draw(st.sampled_from(raw["nodes"] + raw["edges"]))
     key = data.draw(st.sampled_from(sorted(entry)))
     unchanged = entry[key] == value and type(entry[key]) is type(value)

@@ -1,5 +1,3 @@
-"""The zoo's networks against the published counts, which come from the paper and the public network files."""
-
 from __future__ import annotations
 
 from collections import Counter
@@ -14,14 +12,14 @@ NETWORKS = ("shrinkcnn-a", "shrinkcnn-b")
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_operations_are_those_of_the_paper(name: str) -> None:
+def test_build_network_has_operations_of_paper(name: str) -> None:
     spec = zoo.build_network(name)
     ops = Counter(op for _, op in spec.nodes(data="op"))
     depthwise = [n for n, a in spec.nodes(data=True) if a["op"] == "conv" and a["groups"] > 1]
     assert (ops["conv"], len(depthwise), ops["batch_norm"], ops["activation"]) == (133, 54, 133, 92)
 
 
-def test_variants_differ_in_the_activation_only() -> None:
+def test_variants_differ_only_in_activation() -> None:
     a, b = (zoo.build_network(name) for name in NETWORKS)
     assert list(a.edges(data=True)) == list(b.edges(data=True))
     differing = {n for n in a if a.nodes[n] != b.nodes[n]}
@@ -30,7 +28,7 @@ def test_variants_differ_in_the_activation_only() -> None:
     assert len(differing) == 92
 
 
-def test_options_reach_their_operations() -> None:
+def test_build_network_applies_options() -> None:
     spec = zoo.build_network("shrinkcnn-a", classes=11, input_size=33, dropout=0.2, batch_norm_decay=0.9)
     assert spec.nodes[output_node(spec)]["units"] == 11
     assert spec.nodes["images"]["size"] == 33
@@ -39,7 +37,7 @@ def test_options_reach_their_operations() -> None:
 
 
 @pytest.mark.parametrize(("width", "channels"), [(1.0, 180), (0.5, 92), (0.25, 44), (0.01, 4), (1.4, 252)])
-def test_width_rounds_to_multiples_of_four(width: float, channels: int) -> None:
+def test_scaled_rounds_to_multiples_of_four(width: float, channels: int) -> None:
     assert zoo.scaled(180, width) == channels
 
 
@@ -49,11 +47,11 @@ def test_width_rounds_to_multiples_of_four(width: float, channels: int) -> None:
         ("shrinkcnn-c", {}, "did you mean"),
         ("resnet", {}, "prototxt"),
         ("shrinkcnn-a", {"input_size": 31}, "at least 32, found 31"),
-        ("shrinkcnn-a", {"classes": 0}, "head.logits: units: expected a whole number in 1..65536, found 0"),
-        ("shrinkcnn-a", {"width": 1e5}, "width: expected a number above 0, at most 32, found 100000.0"),
-        ("shrinkcnn-a", {"dropout": float("nan")}, "head.dropout: rate: expected a number in 0..1, found nan"),
+        ("shrinkcnn-a", {"classes": 0}, "head.logits: units: .* 1..65536, found 0"),
+        ("shrinkcnn-a", {"width": 1e5}, "width: .*at most 32, found 100000.0"),
+        ("shrinkcnn-a", {"dropout": float("nan")}, "head.dropout: rate: .* 0..1, found nan"),
     ],
 )
-def test_wrong_options_are_refused(name: str, options: dict[str, float], says: str) -> None:
+def test_build_network_rejects_options_out_of_range(name: str, options: dict[str, float], says: str) -> None:
     with pytest.raises(SpecError, match=says):
         zoo.build_network(name, **options)

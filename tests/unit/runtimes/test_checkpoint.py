@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 
-from shrinkserve.arch import load
+from shrinkserve.arch import load_network
 from shrinkserve.arch.module import compile_spec
 from shrinkserve.arch.serialise import to_dict
 from shrinkserve.artifact import Card, sha256_file, tensors_sha256
@@ -24,7 +24,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run folder with random weights whose running statistics are not those of a new network. Read only."""
     folder = tmp_path_factory.mktemp("run")
     torch.manual_seed(3)
-    spec = load("shrinkcnn-b", classes=4, input_size=32, width=0.25, batch_norm_decay=0.1)
+    spec = load_network("shrinkcnn-b", classes=4, input_size=32, width=0.25, batch_norm_decay=0.1)
     files = {}
     for name in ("ema", "raw"):
         network = compile_spec(spec)
@@ -60,7 +60,7 @@ def test_normalisation_is_its_formula() -> None:
 def test_it_answers_with_the_stored_weights(run: Path) -> None:
     checkpoint = Checkpoint(run)
     assert (checkpoint.name, checkpoint.size, checkpoint.classes) == ("four", 32, ["a", "b", "c", "d"])
-    network = compile_spec(load("shrinkcnn-b", classes=4, input_size=32, width=0.25))
+    network = compile_spec(load_network("shrinkcnn-b", classes=4, input_size=32, width=0.25))
     state = {name: torch.from_numpy(value) for name, value in load_file(run / "ema.safetensors").items()}
     assert not network.load_state_dict(state, strict=False).unexpected_keys
     normalised = (images(5) / 255 - np.array(PREPROCESS.mean)) / np.array(PREPROCESS.std)
@@ -101,7 +101,7 @@ def test_damaged_weights_are_refused(run: Path, tmp_path: Path, damage: str) -> 
 
 
 def test_weights_of_another_network_are_refused(run: Path) -> None:
-    spec = to_dict(load("shrinkcnn-b", classes=5, input_size=32, width=0.25))
+    spec = to_dict(load_network("shrinkcnn-b", classes=5, input_size=32, width=0.25))
     with pytest.raises(ArtifactError, match="x: weights of another network"):
         restore(spec, load_file(run / "ema.safetensors"), "x")
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from shrinkserve.arch import load
+from shrinkserve.arch import load_network
 from shrinkserve.arch.counts import count
 from shrinkserve.arch.module import compile_spec
 from shrinkserve.config import OptimizerConfig
@@ -101,7 +101,7 @@ def test_a_changed_rate_does_not_act_on_the_gathered_velocity() -> None:
 
 
 def test_l2_is_for_kernels_that_mix_channels() -> None:
-    spec = load("shrinkcnn-a")
+    spec = load_network("shrinkcnn-a")
     network = compile_spec(spec)
     decayed, others = parameter_groups(network, 4e-5)
     assert (decayed["weight_decay"], others["weight_decay"]) == (8e-5, 0.0)

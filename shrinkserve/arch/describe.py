@@ -1,0 +1,57 @@
+"""Costs of a network by its name: the function of the command `describe`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from shrinkserve.arch.counts import Counts, count
+from shrinkserve.arch.sources import load_network
+from shrinkserve.errors import ConfigError
+
+
+def describe(
+    network: str | Path,
+    *,
+    input_size: int | None = None,
+    width: float = 1.0,
+    classes: int | None = None,
+    plot: Path | None = None,
+    whole: bool = False,
+    cell: str | None = None,
+) -> Counts:
+    """Return the shapes, parameters and multiply-accumulates of a network. Needs no torch.
+
+    Args:
+        network: a name in the zoo (shrinkcnn-a, shrinkcnn-b), or the path of a .prototxt file.
+        input_size: height and width of the image; that of the network if None.
+        width: multiplier of the channels of a network in the zoo.
+        classes: number of logits; that of the network if None.
+        plot: file for a picture of a cell: .svg, .png or .pdf. Drawing needs matplotlib.
+        whole: draw the whole network.
+        cell: the cell to draw, e.g. ``stage2.cell1``; the first with the most operations if None.
+
+    Returns:
+        The costs of each operation; `Counts.blocks` sums them by cell.
+
+    Raises:
+        SpecError: unknown name, invalid file, or a value out of range.
+        ConfigError: drawing options that do not fit together, or a picture that cannot be drawn.
+
+    Example:
+        >>> counts = describe("shrinkcnn-a", classes=10)
+        >>> sum(counts.macs.values())
+        382409192
+        >>> counts.blocks[2].name, counts.blocks[2].shape
+        ('stage1.cell1', (24, 112, 112))
+    """
+    if (whole or cell) and plot is None:
+        raise ConfigError("--whole and --cell select what to draw", hint="add --plot FILE")
+    if whole and cell:
+        raise ConfigError("--whole and --cell", expected="one of them")
+    spec = load_network(network, classes=classes, input_size=input_size, width=width)
+    counts = count(spec)
+    if plot is not None:
+        from shrinkserve.arch.plot import save_plot
+
+        save_plot(spec, counts, plot, Path(network).stem, whole=whole, cell=cell)
+    return counts
