@@ -22,6 +22,7 @@ _PUBLIC = {
     "AsyncClient": "shrinkserve.serving.client.async_client:AsyncClient",
     "Client": "shrinkserve.serving.client.client:Client",
     "Server": "shrinkserve.serving.server.server:TritonServer",
+    "describe": "shrinkserve.arch.describe:describe",
     "load": "shrinkserve.runtimes.opening:open_artifact",
     "load_recipe": "shrinkserve.config:load_recipe",
     "open_dataset": "shrinkserve.data.opening:open_dataset",
@@ -30,6 +31,7 @@ _PUBLIC = {
 
 if TYPE_CHECKING:
     from shrinkserve import arch, artifact, benchmark, config, data, errors, exporting, runtimes, serving, training
+    from shrinkserve.arch.describe import describe
     from shrinkserve.config import load_recipe
     from shrinkserve.data.opening import open_dataset
     from shrinkserve.runtimes.opening import open_artifact as load
@@ -48,6 +50,7 @@ __all__ = [
     "benchmark",
     "config",
     "data",
+    "describe",
     "errors",
     "exporting",
     "load",
