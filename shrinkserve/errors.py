@@ -1,32 +1,35 @@
-"""What a user can get wrong, as one tree.
+"""Errors that a user can fix. A bug raises another exception and keeps its traceback.
 
 ```
-ShrinkServeError            a person can act on it: one line, exit code 2
-├── ConfigError             an option, a recipe key, a precision, a name
-├── SpecError               a network description or a .prototxt that does not hold together
-├── DataError               missing, unreadable or damaged images, records, label files
-├── ArtifactError           a run, card, checkpoint or model file that is missing, damaged or of another kind
-├── ParityError             a conversion whose answers are not those of what it came from
-├── ServerError             a tritonserver that cannot be had, started or kept running
-└── RequestError            a server that is not there, or a request that it refuses
-GateError                   everything worked and the figures miss what was asked: exit code 1
+ShrinkServeError        base class; the command line prints one line and exits with code 2
+├── ConfigError         invalid option, recipe key, precision or name
+├── SpecError           invalid network spec or .prototxt file
+├── DataError           missing, unreadable or damaged images, records or label files
+├── ArtifactError       missing, damaged or unsuitable run, card, checkpoint or model file
+├── ParityError         a conversion changed the model's outputs
+├── ServerError         cannot find, download, start or keep a tritonserver
+├── RequestError        the server cannot be reached, or it rejects a request
+└── GateError           the measurement worked, but its results miss a gate; exit code 1
 ```
 
-A bug is not in this tree: it keeps its traceback. Messages follow one form, made by the constructor:
-what happened, what was expected against what was found, what to do next.
+The constructor builds the message: what happened: expected ..., found ...; hint.
 """
 
 from __future__ import annotations
 
 
 class ShrinkServeError(Exception):
-    """A fault the user can mend.
+    """Base class for errors the user can fix.
 
     Args:
         what: what happened and where, e.g. ``"runs/digits/card.json: sha256 does not match"``.
-        expected: what would have been right.
-        found: what was there instead.
-        do: the next step, as an instruction or a command.
+        expected: a valid value, or a description of it.
+        found: the invalid value.
+        hint: the next step, as an instruction or a command.
+
+    Example:
+        >>> str(ConfigError("--batch", expected="at least 1", found=0, hint="omit it for the default"))
+        '--batch: expected at least 1, found 0; omit it for the default'
     """
 
     exit_code = 2
@@ -41,34 +44,34 @@ class ShrinkServeError(Exception):
 
 
 class ConfigError(ShrinkServeError):
-    """An option, recipe key, precision or name that is not known or not allowed."""
+    """Invalid option, recipe key, precision or name."""
 
 
 class SpecError(ShrinkServeError):
-    """A network description that does not hold together."""
+    """Invalid network spec or .prototxt file."""
 
 
 class DataError(ShrinkServeError):
-    """Images, records or label files that are missing, unreadable or damaged."""
+    """Missing, unreadable or damaged images, records or label files."""
 
 
 class ArtifactError(ShrinkServeError):
-    """A run, card, checkpoint or model file that is missing, damaged or of another kind."""
+    """Missing, damaged or unsuitable run, card, checkpoint or model file."""
 
 
 class ParityError(ShrinkServeError):
-    """A conversion whose answers differ from those of what it came from."""
+    """A conversion changed the model's outputs."""
 
 
 class ServerError(ShrinkServeError):
-    """A tritonserver that cannot be found, fetched, started or kept running."""
+    """Cannot find, download, start or keep a tritonserver."""
 
 
 class RequestError(ShrinkServeError):
-    """A server that does not answer, or a request that it refuses."""
+    """The server cannot be reached, or it rejects a request."""
 
 
 class GateError(ShrinkServeError):
-    """The measurement worked; its figures miss what was asked."""
+    """The measurement worked, but its results miss a gate."""
 
     exit_code = 1

@@ -26,7 +26,7 @@ def describe(
     whole: Annotated[bool, typer.Option("--whole", help="Draw the whole network.")] = False,
     cell: Annotated[str | None, typer.Option(help="The cell to draw, e.g. stage2.cell1.")] = None,
 ) -> None:
-    """Print the shapes, parameters and multiply-accumulates of a network."""
+    """Print the shapes, parameters and operations of a network."""
     from shrinkserve.arch.describe import describe as run
     from shrinkserve.terminal import print_fields, print_line
 

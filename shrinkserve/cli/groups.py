@@ -1,4 +1,4 @@
-"""A command group that need not be told which of its commands is meant."""
+"""Command group with a default command."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typer.core import TyperGroup
 
 
 class RunByDefault(TyperGroup):
-    """``train RECIPE ...`` is ``train run RECIPE ...``: the first word is for `run` unless it is a command or help."""
+    """Group that runs its command `run` unless the first word names a command: ``train X`` is ``train run X``."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         words = args if args and args[0] in {*self.commands, "-h", "--help"} else ["run", *args]

@@ -45,7 +45,7 @@ def import_recipe(
     proto: Annotated[Path, typer.Option(help="The .prototxt network file; the recipe names it by this path.")],
     solver: Annotated[Path, typer.Option(help="The .solver file of its training.")],
 ) -> None:
-    """Convert AutoShrink's network and solver files to a recipe, and print it."""
+    """Convert AutoShrink's network and solver files to a recipe."""
     from shrinkserve.arch.solver import import_recipe as convert
 
     typer.echo(convert(proto, solver).to_toml(), nl=False)

@@ -12,14 +12,17 @@ import pytest
 from shrinkserve import __version__, cli
 from shrinkserve.toml import parse_toml
 
-HEAVY = {"torch", "onnx", "onnxruntime", "tensorrt", "nvidia.dali", "tritonclient", "sklearn", "matplotlib", "networkx",
-         "numpy", "pydantic", "PIL", "rich.progress"}  # fmt: skip
+LIGHT = 250
+"""Most modules that `--help` may import: it imports 177, and a heavy library adds hundreds."""
 
 
-def test_help_imports_nothing_heavy() -> None:
+def test_help_imports_few_modules() -> None:
     script = "import sys; from shrinkserve.cli import main; main(['--help']); print(*sys.modules, file=sys.stderr)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert HEAVY.isdisjoint(done.stderr.split())
+    loaded = done.stderr.split()
+    assert len(loaded) < LIGHT
+    heavy = {"torch", "onnxruntime", "nvidia.dali", "tritonclient", "networkx", "numpy", "pydantic", "PIL"}
+    assert heavy.isdisjoint(loaded)
     for command in ("train", "export", "serve", "predict", "bench", "quickstart", "describe", "data"):
         assert f"\n  {command} " in done.stdout
 
@@ -37,7 +40,7 @@ def test_help_imports_nothing_heavy() -> None:
         (["serve", "--http-port", "70000"], "less than or equal to 65535, found '70000';"),
     ],
 )
-def test_a_misspelt_command_line_is_one_line_and_exit_code_2(
+def test_invalid_command_line_gives_one_line_and_exit_code_2(
     argv: list[str], says: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(argv) == 2
@@ -48,7 +51,7 @@ def test_a_misspelt_command_line_is_one_line_and_exit_code_2(
 
 
 @pytest.mark.parametrize("group", ["data", "recipe", "repo"])
-def test_a_group_alone_is_answered_with_its_commands(group: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_group_without_command_prints_its_commands(group: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([group]) == 2
     error = capsys.readouterr().err
     assert error.startswith(f"Usage: shrinkserve {group} [OPTIONS] COMMAND")
@@ -56,7 +59,7 @@ def test_a_group_alone_is_answered_with_its_commands(group: str, capsys: pytest.
 
 
 @pytest.mark.parametrize("group", [[], ["data"], ["recipe"], ["repo"], ["bench"]])
-def test_what_a_command_does_is_said_whole(group: list[str]) -> None:
+def test_help_of_commands_is_not_cut(group: list[str]) -> None:
     command = [sys.executable, "-m", "shrinkserve", *group, "--help"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, "COLUMNS": "80"})
     listed = done.stdout.partition("Commands:\n")[2].splitlines()
@@ -64,7 +67,7 @@ def test_what_a_command_does_is_said_whole(group: list[str]) -> None:
     assert [line for line in listed if "..." in line] == []
 
 
-def test_a_full_disk_is_one_line_and_nothing_is_left(tmp_path: Path) -> None:
+def test_full_disk_gives_one_line_and_leaves_nothing(tmp_path: Path) -> None:
     script = "import resource, sys; from shrinkserve.cli import main\n"
     script += "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
     script += f"sys.exit(main(['data', 'digits', {str(tmp_path / 'digits')!r}]))"
@@ -74,15 +77,17 @@ def test_a_full_disk_is_one_line_and_nothing_is_left(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_what_is_not_installed_is_one_line_with_the_extra_that_brings_it() -> None:
+def test_missing_library_gives_one_line_with_its_extra() -> None:
     script = "import sys; sys.modules['torch'] = None; from shrinkserve.cli import main; sys.exit(main(sys.argv[1:]))"
     command = [sys.executable, "-c", script, "eval", "run", "--data", "data"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert done.stderr == "error: this needs torch, which is not installed; pip install 'shrinkserve[cpu]'\n"
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("error: torch ")
+    assert "shrinkserve[cpu]" in done.stderr
 
 
-def test_every_extra_of_a_user_is_known_by_its_modules() -> None:
+def test_every_optional_library_has_an_extra() -> None:
     extras = parse_toml(Path(__file__).parents[2].joinpath("pyproject.toml").read_text())["project"]
     for extra in ("train", "export", "serve", "bench", "dali", "openvino"):
         for requirement in extras["optional-dependencies"][extra]:
@@ -91,7 +96,7 @@ def test_every_extra_of_a_user_is_known_by_its_modules() -> None:
             assert brought & set(cli.EXTRAS), distribution
 
 
-def test_a_user_error_has_a_traceback_only_on_request() -> None:
+def test_error_has_traceback_only_with_debug() -> None:
     command = [sys.executable, "-m", "shrinkserve"]
     rest = ["export", "no-such-run"]
     plain = subprocess.run([*command, *rest], capture_output=True, text=True, check=False)
@@ -101,6 +106,6 @@ def test_a_user_error_has_a_traceback_only_on_request() -> None:
     assert "Traceback" in debug.stderr
 
 
-def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+def test_version_option_prints_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--version"]) == 0
     assert capsys.readouterr().out == f"shrinkserve {__version__}\n"

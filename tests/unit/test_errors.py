@@ -5,18 +5,18 @@ import pytest
 from shrinkserve import errors
 
 
-def test_message_says_what_contrast_and_next_step() -> None:
+def test_message_has_expected_found_and_hint() -> None:
     error = errors.DataError("shard-3: wrong label", expected="1..10", found=11, hint="pack the data again")
     assert str(error) == "shard-3: wrong label: expected 1..10, found 11; pack the data again"
 
 
-def test_parts_that_are_absent_leave_no_trace() -> None:
+def test_message_without_optional_parts() -> None:
     assert str(errors.DataError("gone")) == "gone"
     assert str(errors.DataError("gone", found=0)) == "gone: found 0"
 
 
 @pytest.mark.parametrize("kind", errors.ShrinkServeError.__subclasses__())
-def test_every_kind_is_drawn_in_the_tree(kind: type[errors.ShrinkServeError]) -> None:
+def test_every_class_is_documented_in_tree(kind: type[errors.ShrinkServeError]) -> None:
     assert errors.__doc__ is not None
     assert kind.__name__ in errors.__doc__
     assert kind.exit_code == (1 if kind is errors.GateError else 2)
