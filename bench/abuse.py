@@ -40,7 +40,7 @@ from shrinkserve.benchmark.report.environment import environment
 from shrinkserve.errors import RequestError
 from shrinkserve.serving.client.client import RETRY_PAUSES, Client
 from shrinkserve.serving.client.errors import UnavailableError
-from shrinkserve.serving.client.transport import InferRequest, InferResult
+from shrinkserve.serving.client.operations import InferRequest, InferResult
 from shrinkserve.serving.server.server import ServerOptions, TritonServer
 
 SIZE = 32

@@ -182,7 +182,7 @@ def deployed(models: Path, scratch: Path, shape: tuple[int, int]) -> Iterator[tu
     Repository(root).configure(CLASSIFIER, ServingConfig(instances=shape[0], threads=shape[1]))
     with TritonServer(root, ServerOptions(log_file=scratch / "triton.log")) as server:
         with Client(server.grpc_url) as client:
-            contract = client.contract(NAME)
+            contract = client.model_info(NAME)
         yield server, contract
 
 

@@ -101,7 +101,7 @@ def ours(
         options = ServerOptions(engine=engine, log_file=Path(scratch) / "triton.log")
         with TritonServer(root, options) as server, Client(server.grpc_url) as client:
             address = server.grpc_url.removeprefix("grpc://")
-            precision = client.contract(CLASSIFIER).precision
+            precision = client.model_info(CLASSIFIER).precision
             target = rivals.grpc_target("grpc", address, CLASSIFIER, precision, lambda: client.statistics(CLASSIFIER))
             yield replace(target, open=partial(in_shared_memory, server.grpc_url)) if shared else target
 

@@ -222,7 +222,7 @@ def _try(repository: Repository, name: str, choice: Choice, timing: Timing, conc
 
 def _load(url: str, name: str, concurrency: int, timing: Timing) -> Load:
     with Client(url) as client:
-        contract = client.contract(name)
+        contract = client.model_info(name)
     size = contract.preprocess.size
     images = np.random.default_rng(0).integers(0, 256, (8, 1, size, size, 3), np.uint8)
     return closed_loop(server_target(url, name, contract.precision), list(images), concurrency, timing)

@@ -195,7 +195,7 @@ def _check(
     from shrinkserve.serving.client.client import Client
 
     with Client(url) as client:
-        contract = client.contract(model)
+        contract = client.model_info(model)
     requests = payload(open_dataset(data, "validation"), contract.preprocess, 1)
     target = server(url, contract.model, contract.precision)
     say = partial(typer.echo, err=True)

@@ -48,7 +48,8 @@ def resolve_classifier(name: str, known: Collection[str]) -> str:
 
 
 def public_names(known: Collection[str]) -> list[str]:
-    """What people call the models whose parts' names are `known`, sorted."""
+    """Return the public names of the models that Triton knows as `known`, sorted. Candidates are left out."""
+    known = {model for model in known if not model.endswith(CANDIDATE)}
     families = {public_name(model) for model in known if model.endswith(CLASSIFIER)}
     belonging = {part for name in families for part in model_names(name)}
     return sorted(families | (set(known) - belonging))

@@ -110,7 +110,7 @@ def test_a_server_that_pauses_for_half_a_second_shows_it(server: TritonServer, d
     """The real server, stopped by a signal: an open loop counts what its users waited, a closed loop hides it."""
     timing = Timing(warmup=0.3, window=0.5, agree=5, most=4)  # never steady: always two seconds
     with Client(server.grpc_url) as client:
-        contract = client.contract("smoke")
+        contract = client.model_info("smoke")
     images = [np.zeros((1, contract.preprocess.size, contract.preprocess.size, 3), np.uint8)]
     target = server_target(server.grpc_url, contract.model, contract.precision)
     parent = psutil.Process(server.pid)

@@ -60,9 +60,9 @@ def test_publish_live_then_roll_back_then_clean(
     assert "scratch server: loads, and answers as the file does" in said
     assert "compared on 20 requests: 0 answers differ" in said
     with Client(server.http_url) as client:
-        assert client.contract("smoke").version == 2
+        assert client.model_info("smoke").version == 2
         assert main(["repo", "rollback", "smoke", *live]) == 0
-        assert client.contract("smoke").version == 1
+        assert client.model_info("smoke").version == 1
     assert main(["repo", "gc", "smoke", "--keep", "0", "--dry-run", "--repository", str(root)]) == 0
     assert Repository(root).versions("smoke_classifier") == [1, 2]
     assert main(["repo", "gc", "--keep", "0", "--repository", str(root)]) == 0

@@ -161,7 +161,7 @@ def _agreed_contract(wanted: Wanted) -> ModelInfo:
     agreed: ModelInfo | None = None
     for url in wanted.urls:
         with Client(url) as client:
-            contract = client.contract(wanted.model or _only_model(url, public_names(client.models())))
+            contract = client.model_info(wanted.model or _only_model(url, public_names(client.models())))
         if agreed is not None and contract != agreed:
             raise RequestError(
                 f"{url}: serves another model than {wanted.urls[0]}",

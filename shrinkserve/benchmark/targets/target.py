@@ -105,7 +105,7 @@ def server(url: str, model: str, precision: str, payload: Payload = "tensor", to
 
     def statistics() -> dict[str, Any]:
         with Client(url) as client:
-            return client.statistics(model)
+            return dict(client.statistics(model))
 
     protocol = url.partition(":")[0]
     return Target(
@@ -122,7 +122,7 @@ def server(url: str, model: str, precision: str, payload: Payload = "tensor", to
 
 def _ask_encoded(client: Any, model: str, images: Sequence[bytes], pool: ThreadPoolExecutor) -> Logits:
     from shrinkserve.artifact import LOGITS
-    from shrinkserve.serving.client.transport import InferRequest
+    from shrinkserve.serving.client.operations import InferRequest
     from shrinkserve.serving.model_config import ENCODED
 
     def ask(encoded: bytes) -> Logits:

@@ -1,72 +1,69 @@
-"""The client: what a URL serves, and what it answers."""
+"""Blocking client for the classifiers of a Triton server."""
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import replace
 from types import TracebackType
-from typing import Any
+from typing import NoReturn, TypeVar, cast
 
-import numpy as np
-import numpy.typing as npt
 from tritonclient.grpc import model_config_pb2 as pb
 
-from shrinkserve.artifact import LOGITS, PROBABILITIES
+from shrinkserve.concurrency import ordered_map
 from shrinkserve.errors import DataError, RequestError
 from shrinkserve.preprocess import Pixels
-from shrinkserve.serving.client.errors import (
-    RefusedError,
-    UnavailableError,
-    UnknownModelError,
-    no_encoded,
-    only,
-    unknown,
-    unsteady,
+from shrinkserve.serving.client.core import ClientCore, check_counts
+from shrinkserve.serving.client.endpoint import parse_url
+from shrinkserve.serving.client.images import Source, numbered
+from shrinkserve.serving.client.model_info import ModelInfo
+from shrinkserve.serving.client.operations import (
+    Compute,
+    Flow,
+    InferRequest,
+    InferResult,
+    LoadRequest,
+    ModelStatistics,
+    Operation,
+    Pause,
+    ReadyRequest,
+    UnloadRequest,
 )
-from shrinkserve.serving.client.images import Source, encoded_bytes, name_of, numbered
-from shrinkserve.serving.client.model_info import ModelInfo, from_config, label_request, read_labels
-from shrinkserve.serving.client.prediction import (
-    ClassifyResult,
-    Prediction,
-    Prepared,
-    chunks,
-    encoded_request,
-    in_order,
-    labelled,
-    pixels_request,
-)
-from shrinkserve.serving.client.transport import InferRequest, InferResult, connect, parse_url
-from shrinkserve.serving.names import classifier_name, public_name, public_names, resolve_classifier
+from shrinkserve.serving.client.prediction import ClassifyResult, Floats, Prediction, chunks
+from shrinkserve.serving.client.shared_memory import Regions
+from shrinkserve.serving.client.transport import Transport, connect
 
-Floats = npt.NDArray[np.float32]
-
-MAX_BATCH = 32
-"""Most images in a request of `Client.stream`, whatever the model takes: larger ones only cost memory."""
-RETRY_PAUSES = (0.2, 0.8, 3.0)
-"""Seconds before each further attempt at a request that got no answer."""
-THREADS = 64
-"""Most threads of a client, over all that is asked of it at once; they are started as they are needed."""
-ATTEMPTS = 3
-"""Times that a question is asked anew because another version was published meanwhile."""
+T = TypeVar("T")
+_LEFT_BEHIND: list[object] = []
+"""Connections of parent processes: to end them would end the parent's, too."""
 
 
 class Client:
-    """A Triton server, over HTTP or gRPC; a context manager, and safe to share between threads.
+    """Client for a Triton server, over HTTP or gRPC; a context manager, safe to share between threads.
 
-    Threads share one connection over gRPC and have one each over HTTP.
+    After a fork the child uses connections of its own. Models are known by their public name, e.g. ``digits`` for
+    ``digits_classifier``, or by the name that Triton has for them.
 
     Args:
         url: ``http://HOST:PORT`` or ``grpc://HOST:PORT`` (``https``, ``grpcs`` with TLS).
         timeout: seconds that one request may take.
-        contract: of the preprocessing that the caller was built for (`Preprocess.fingerprint`): a model with another
-            one is refused. None takes any, as the model's own contract decides how images are prepared.
-        token: for the APIs that the server restricts to those who know it.
-        shared_memory: hand images to a server on this machine in system shared memory; the server must allow it.
+        contract: hash of the only preprocessing that is accepted (`Preprocess.fingerprint`). By default any is, as
+            images are prepared as the model's own description says.
+        token: for the requests that the server restricts.
+        shared_memory: send images to a server on this machine in system shared memory; the server must allow it.
+        insecure: allow sending the token without TLS to another machine.
 
     Raises:
-        ConfigError: not such a URL, or shared memory with a server elsewhere.
+        ConfigError: an option is invalid.
+
+    Example:
+        ```python
+        with Client("grpc://127.0.0.1:8001") as client:
+            for label, probability in client.classify(["cat.jpg", "dog.jpg"]):
+                print(label, probability)
+        ```
     """
 
     def __init__(
@@ -77,264 +74,184 @@ class Client:
         contract: str | None = None,
         token: str | None = None,
         shared_memory: bool = False,
+        insecure: bool = False,
     ) -> None:
         self.url = url
-        self._transport = connect(parse_url(url, timeout, token, shared_memory=shared_memory))
-        self._timeout = timeout
-        self._expected = contract
-        # Kept from call to call, since over HTTP a thread has a connection of its own.
-        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="shrinkserve-client")
-        self._agreed: dict[str, ModelInfo] = {}
-        self._classifiers: dict[str, str] = {}
+        self._endpoint = parse_url(url, timeout, token, shared_memory=shared_memory, insecure=insecure)
+        self._core = ClientCore(self._endpoint, contract)
+        self._opened: _Connection | None = _Connection(connect(self._endpoint), shared=shared_memory)
 
     def ready(self) -> bool:
-        """Whether a server is there and ready."""
+        """Return True if a server is there and ready."""
         try:
-            return self._transport.ready()
-        except UnavailableError:
+            return self._perform(ReadyRequest())
+        except RequestError:
             return False
 
     def models(self) -> list[str]:
-        """Names of the models that are ready as Triton knows them (`shrinkserve.serving.names`), sorted.
+        """Return the names of the ready models as Triton knows them (`shrinkserve.serving.names`), sorted.
 
         Raises:
-            RequestError: the server is not there.
+            RequestError: no server answers.
         """
-        # Not from the repository index: that belongs to the model control API, which servers close to the public.
-        return sorted({one["name"] for one in self._transport.statistics()})
+        return self._run(self._core.models())
 
-    def contract(self, model: str) -> ModelInfo:
-        """What the model expects and what its answers mean.
+    def only_model(self) -> str:
+        """Return the public name of the only model that is served.
 
         Raises:
-            RequestError: the server is not there, or has no such model or one of another origin.
+            RequestError: no server answers, or it serves none or several models.
         """
-        model = self._classifier(model)
-        for _ in range(ATTEMPTS):
-            try:
-                config = self._transport.config(model)
-                contract = from_config(config, [], self._expected)
-                return replace(contract, classes=read_labels(self._transport.infer(label_request(config))))
-            except UnknownModelError as exc:
-                if model not in self.models():
-                    raise self._unknown(model) from exc
-                # Its version went between the two requests, as another was published.
-        raise unsteady(self.url, model)
+        return self._run(self._core.only_model())
+
+    def model_info(self, model: str) -> ModelInfo:
+        """Return what a model expects and what its outputs mean.
+
+        Raises:
+            RequestError: no server answers, or it has no such model, or the model is not from this package.
+        """
+        return self._run(self._core.model_info(model))
 
     def classify(self, sources: Iterable[Source], model: str | None = None) -> list[Prediction]:
-        """The most probable class of each image.
+        """Return the most probable class of each image.
 
         Args:
-            sources: paths, encoded images (bytes), or arrays uint8 [H, W, 3] of any size; each is cropped and
-                resized as the model's contract says.
-            model: its name; may be left out when only one is served.
+            sources: paths, encoded images (bytes or binary files), Pillow images, or arrays uint8 [H, W, 3]. Each is
+                cropped and resized as the model's description says.
+            model: its name; may be omitted when only one is served.
 
         Raises:
-            DataError: an image that cannot be read.
-            RequestError: as `infer`.
+            DataError: an image cannot be read.
+            RequestError: as for `infer`.
         """
-        return [predictions[0] for predictions in self.rank(sources, model, top=1)]
+        return [predictions[0] for predictions in self.classify_topk(sources, model, top=1)]
 
-    def rank(self, sources: Iterable[Source], model: str | None = None, *, top: int = 5) -> list[list[Prediction]]:
-        """As `classify`, but the `top` most probable classes of each image, best first."""
+    def classify_topk(
+        self, sources: Iterable[Source], model: str | None = None, *, top: int = 5
+    ) -> list[list[Prediction]]:
+        """Return the `top` most probable classes of each image, best first. Otherwise like `classify`."""
         ranked = []
-        for outcome in self.stream(sources, model, top=top):
-            if outcome.error is not None:
-                raise outcome.error
-            ranked.append(outcome.predictions)
+        with closing(self._stream(sources, model, top=top)) as results:
+            for result in results:
+                if result.error is not None:
+                    raise result.error
+                ranked.append(result.predictions)
         return ranked
 
     def stream(
         self, sources: Iterable[Source], model: str | None = None, *, top: int = 5, workers: int = 4, priority: int = 0
     ) -> Iterator[ClassifyResult]:
-        """Classify any number of images in bounded memory: outcomes in the order of the images, faults among them.
+        """Classify any number of images in bounded memory. An image that cannot be read does not end the stream.
 
         Args:
-            sources: as in `classify`; taken as they are needed.
-            model: its name; may be left out when only one is served.
-            top: how many classes of each image.
-            workers: threads that decode images and await answers, at most `THREADS`.
+            sources: as for `classify`; taken as they are needed.
+            model: its name; may be omitted when only one is served.
+            top: number of classes per image.
+            workers: number of threads that decode images and wait for replies.
             priority: 1 is served first; 0 for the model's default.
 
+        Yields:
+            Results in the order of the images.
+
         Raises:
-            RequestError: as `infer`.
+            RequestError: as for `infer`.
         """
-        name = model or self.only_model()
-        batch = min(self._contract(name).max_batch_size or 1, MAX_BATCH)
-
-        def work(chunk: list[tuple[int, Source]]) -> list[ClassifyResult]:
-            return self._classify(name, chunk, top, priority)
-
-        for outcomes in in_order(work, chunks(numbered(sources), batch), self._threads, workers):
-            yield from outcomes
+        return self._stream(sources, model, top=top, workers=workers, priority=priority)
 
     def stream_encoded(
         self, sources: Iterable[Source], model: str | None = None, *, top: int = 5, workers: int = 8, priority: int = 0
     ) -> Iterator[ClassifyResult]:
-        """As `stream`, but the server decodes: images travel as they are encoded, one a request.
+        """Classify images that the server decodes, one per request. Otherwise like `stream`.
 
         Args:
-            sources: paths or encoded images (bytes).
+            sources: paths, encoded images (bytes) or binary files.
             model: its name; the server must have its ensemble (`shrinkserve repo add-jpeg`).
-            top: how many classes of each image.
-            workers: requests under way at once.
+            top: number of classes per image.
+            workers: number of requests at the same time.
             priority: 1 is served first; 0 for the model's default.
 
+        Yields:
+            Results in the order of the images.
+
         Raises:
-            RequestError: as `infer`.
+            RequestError: as for `infer`.
         """
-        name = public_name(model or self.only_model())
-        if self._expected is not None:
-            self._contract(name)
-        if not {name, classifier_name(name)} <= set(self.models()):
-            raise no_encoded(self.url, name)
+        check_counts(top=top, workers=workers, priority=priority)
+        name = self._run(self._core.ensemble(model))
 
         def work(item: tuple[int, Source]) -> ClassifyResult:
-            position, source = item
-            label = name_of(source, position)
-            try:
-                reply = self._persist(encoded_request(name, encoded_bytes(source, label), top, priority))
-            except DataError as exc:
-                return ClassifyResult(label, error=exc)
-            except RefusedError as exc:  # the server is there, and could not decode this one
-                return ClassifyResult(label, error=DataError(f"{label}: {exc.what}"))
-            return ClassifyResult(label, labelled(reply), reply.version)
+            return self._run(self._core.classify_encoded(name, *item, top, priority))
 
-        yield from in_order(work, numbered(sources), self._threads, workers)
-
-    def only_model(self) -> str:
-        """The name of the one model that is served.
-
-        Raises:
-            RequestError: the server is not there, or serves none or several.
-        """
-        return only(self.url, public_names(self.models()))
-
-    def _classifier(self, model: str) -> str:
-        """The name of the part of a model that takes pixels."""
-        if model not in self._classifiers:
-            served = self.models()
-            found = resolve_classifier(model, served)
-            if found not in served:
-                return found
-            self._classifiers[model] = found
-        return self._classifiers[model]
-
-    def _contract(self, model: str) -> ModelInfo:
-        known = self._agreed.get(model)
-        if known is None:
-            known = self._agreed[model] = self.contract(model)
-        return known
-
-    def _classify(self, model: str, chunk: list[tuple[int, Source]], top: int, priority: int) -> list[ClassifyResult]:
-        for _ in range(ATTEMPTS):
-            contract = self._contract(model)
-            prepared = Prepared.of(chunk, contract)
-            question = prepared.question(contract, priority)
-            try:
-                reply = None if question is None else self._persist(question)
-                return prepared.outcomes(contract, reply, top)
-            except UnknownModelError:
-                # Another version was published meanwhile, which may prepare images or name classes in another way.
-                self._agreed.pop(model, None)
-        raise unsteady(self.url, model)
-
-    def _persist(self, question: InferRequest) -> InferResult:
-        # An inference changes nothing, so asking again is safe where no answer came; one that was late is not
-        # asked again, as that would only add to the load that made it late.
-        deadline = time.monotonic() + self._timeout
-        for pause in RETRY_PAUSES:
-            try:
-                return self._transport.infer(question)
-            except UnavailableError:
-                if time.monotonic() + pause > deadline:
-                    raise
-                time.sleep(pause)
-        return self._transport.infer(question)
+        with closing(ordered_map(work, numbered(sources), workers, wait=False)) as results:
+            yield from results
 
     def infer(
         self, model: str, images: Pixels, *, version: int | None = None, priority: int = 0
     ) -> tuple[Floats, Floats]:
-        """Have images classified.
+        """Return logits and probabilities, float32 [N, classes] each, of prepared images.
+
+        Unlike `classify` it does not repeat a request that got no reply.
 
         Args:
             model: its name.
-            images: uint8 [N, S, S, 3], RGB at the network's size, N at most the model's ``max_batch_size``.
-            version: of the model; the one that answers when None.
+            images: uint8 [N, S, S, 3], RGB in the network's size, N at most the model's ``max_batch_size``.
+            version: of the model; the active one by default.
             priority: 1 is served first; 0 for the model's default.
 
-        Returns:
-            Logits and probabilities, float32 [N, classes] each.
+        Raises:
+            RequestError: no server answers, or it has no such model, or it refuses the images.
+        """
+        return self._run(self._core.infer(model, images, version, priority))
+
+    def send(self, request: InferRequest) -> InferResult:
+        """Send one inference request as it is and return its result.
 
         Raises:
-            RequestError: the server is not there, went away, has no such model or refuses the images.
+            RequestError: as for `infer`.
         """
-        for _ in range(ATTEMPTS):
-            # Pixels were prepared by one contract: they go to the version that is known to have it.
-            pinned = version is None and self._expected is not None
-            chosen = self._contract(model).version if pinned else version
-            question = pixels_request(self._classifier(model), images, chosen, priority)
-            try:
-                reply = self._transport.infer(question)
-                return reply.tensors[LOGITS], reply.tensors[PROBABILITIES]
-            except UnknownModelError as exc:
-                if not pinned:
-                    raise self._unknown(question.model, question.version) from exc
-                self._agreed.pop(model, None)
-        raise unsteady(self.url, model)
+        return self._run(self._core.send(request))
 
-    def send(self, question: InferRequest) -> InferResult:
-        """Send one request as it is; `infer` and what the server says of its answer.
-
-        Raises:
-            RequestError: as `infer`.
-        """
-        try:
-            return self._transport.infer(question)
-        except UnknownModelError as exc:
-            raise self._unknown(question.model, question.version) from exc
-
-    def statistics(self, model: str) -> dict[str, Any]:
-        """Triton's own account of a model: counts and nanoseconds in queue and computation since it was loaded.
-
-        Returns:
-            ``model_stats`` of Triton's statistics extension: ``inference_count``, ``inference_stats``,
-            ``batch_stats`` and so on; fields that are zero may be missing.
-
-        Raises:
-            RequestError: the server is not there or has no such model.
-        """
-        try:
-            return max(self._transport.statistics(model), key=lambda one: int(one["version"]))
-        except UnknownModelError as exc:
-            raise self._unknown(model) from exc
-
-    def load(self, model: str, config: pb.ModelConfig | None = None, files: Mapping[str, bytes] | None = None) -> None:
-        """Have the server load a model, or load it again; the one that was loaded answers until the new one is ready.
+    def statistics(self, model: str) -> ModelStatistics:
+        """Return Triton's statistics of a model since it was loaded: counts, and nanoseconds in each phase.
 
         Args:
-            model: its name.
-            config: with `files`, what to load instead of what the repository holds under that name.
+            model: its name. For a public name, the statistics of the ensemble if there is one, else the classifier's.
+
+        Raises:
+            RequestError: no server answers, or it has no such model.
+        """
+        return self._run(self._core.statistics(model))
+
+    def load(self, model: str, config: pb.ModelConfig | None = None, files: Mapping[str, bytes] | None = None) -> None:
+        """Load a model, or load it again. The one that was loaded keeps running until the new one is ready.
+
+        Args:
+            model: the name that Triton has for it.
+            config: with `files`, what to load instead of what the repository contains under that name.
             files: contents by their path in the model's folder, e.g. ``1/model.onnx``.
 
         Raises:
-            RequestError: the server is not there, does not let its models be changed, or the model does not load;
-                one of that name that was loaded goes on answering.
+            RequestError: no server answers, or it does not allow changes, or the model does not load. A model of that
+                name that was loaded keeps running.
         """
-        self._transport.load(model, config, files)
+        self._perform(LoadRequest(model, config, files or {}))
 
     def unload(self, model: str) -> None:
-        """Have the server unload a model once it has answered what it was asked.
+        """Unload a model.
+
+        Args:
+            model: the name that Triton has for it.
 
         Raises:
-            RequestError: as `load`.
+            RequestError: no server answers, or it does not allow changes.
         """
-        self._transport.unload(model)
+        self._perform(UnloadRequest(model))
 
     def close(self) -> None:
-        """Close the connections."""
-        self._threads.shutdown(cancel_futures=True)
-        self._transport.close()
+        """Close the connections. Requests of other threads fail, and later ones are refused."""
+        if self._opened is not None and self._opened.process == os.getpid():
+            self._opened.close()
+        self._opened = None
 
     def __enter__(self) -> Client:
         return self
@@ -344,5 +261,69 @@ class Client:
     ) -> None:
         self.close()
 
-    def _unknown(self, model: str, version: str = "") -> RequestError:
-        return unknown(self.url, self._transport.statistics(), model, version)
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a Client cannot be pickled; create one in each process")
+
+    def _stream(
+        self, sources: Iterable[Source], model: str | None, *, top: int, workers: int = 4, priority: int = 0
+    ) -> Generator[ClassifyResult]:
+        check_counts(top=top, workers=workers, priority=priority)
+        name = self._run(self._core.choose(model))
+        size = self._run(self._core.batch_size(name))
+
+        def work(chunk: list[tuple[int, Source]]) -> list[ClassifyResult]:
+            return self._run(self._core.classify(name, chunk, top, priority))
+
+        with closing(ordered_map(work, chunks(numbered(sources), size), workers, wait=False)) as results:
+            for chunk in results:
+                yield from chunk
+
+    def _run(self, flow: Flow[T]) -> T:
+        try:
+            operation = next(flow)
+            while True:
+                try:
+                    result = self._perform(operation)
+                except (RequestError, DataError) as exc:
+                    operation = flow.throw(exc)
+                else:
+                    operation = flow.send(result)
+        except StopIteration as end:
+            value: T = end.value
+            return value
+
+    def _perform(self, operation: Operation[T]) -> T:
+        if isinstance(operation, Compute):
+            return cast("T", operation.function())
+        if isinstance(operation, Pause):
+            return cast("T", time.sleep(operation.seconds))
+        return self._connection().send(operation)
+
+    def _connection(self) -> _Connection:
+        opened = self._opened
+        if opened is None:
+            raise RequestError(f"{self.url}: this client is closed", hint="create another one")
+        if opened.process != os.getpid():
+            _LEFT_BEHIND.append(opened)
+            self._opened = opened = _Connection(connect(self._endpoint), shared=self._endpoint.shared_memory)
+        return opened
+
+
+class _Connection:
+    """Transport of one process, with its shared memory."""
+
+    def __init__(self, transport: Transport, *, shared: bool) -> None:
+        self.process = os.getpid()
+        self._transport = transport
+        self._regions = Regions(transport) if shared else None
+
+    def send(self, operation: Operation[T]) -> T:
+        if self._regions is None or not isinstance(operation, InferRequest):
+            return self._transport.send(operation)
+        with self._regions.filled(operation) as region:
+            return cast("T", self._transport.send(replace(operation, region=region)))
+
+    def close(self) -> None:
+        if self._regions is not None:
+            self._regions.close()
+        self._transport.close()

@@ -1,27 +1,30 @@
-"""What a served model says about itself: all that a client needs that has nothing but a URL."""
+"""Description of a served classifier, read and checked from the server's configuration of it."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
 
-import numpy as np
 from tritonclient.grpc import model_config_pb2 as pb
 
-from shrinkserve.artifact import PROBABILITIES
+from shrinkserve.artifact import INPUT, LOGITS, PROBABILITIES
 from shrinkserve.errors import DataError, RequestError
 from shrinkserve.preprocess import Preprocess
 from shrinkserve.serving import model_config
-from shrinkserve.serving.client.transport import InferRequest, InferResult
+from shrinkserve.serving.client.errors import shown
+from shrinkserve.serving.model_config import MAX_CLASSES, PREFIX
+
+MAX_BATCH_SIZE = 4096
+"""Largest batch size of a configuration that is accepted."""
 
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """The two sides' agreement on a model.
+    """Description of a served classifier.
 
     Attributes:
         model: its name.
-        version: the version that answers.
+        version: the active version.
         preprocess: what happens to an image before it is sent.
         classes: class names in the order of the logits.
         weights_sha256: hash of the weights, the same from the checkpoint on.
@@ -42,74 +45,49 @@ class ModelInfo:
     priority_levels: int
 
 
-def label_request(config: pb.ModelConfig) -> InferRequest:
-    """The request whose reply tells the class names: Triton hands out labels with answers only.
-
-    It asks for all classes of a blank image, best first, from the version that `config` is of.
-    """
-    sizes = {output.name: output.dims[0] for output in config.output}
-    blank = np.zeros((1, *config.input[0].dims), np.uint8)
-    version = str(model_config.active_version(config))
-    return InferRequest(config.name, blank, {PROBABILITIES: sizes[PROBABILITIES]}, version)
-
-
-def read_labels(reply: InferResult) -> list[str]:
-    """Class names in the order of the logits, out of the reply to `label_question`."""
-    entries = reply.tensors[PROBABILITIES].ravel()
-    names = [str(index) for index in range(len(entries))]
-    for entry in entries:
-        _, index, *label = entry.decode().split(":", 2)
-        if label:
-            names[int(index)] = label[0]
-    return names
-
-
-def from_config(config: pb.ModelConfig, classes: list[str], expected: str | None = None) -> ModelInfo:
-    """Read the contract out of a model's configuration.
+def from_config(config: pb.ModelConfig, expected: str | None = None) -> ModelInfo:
+    """Read and check the configuration of a classifier.
 
     Args:
-        config: as the server says it is.
-        classes: names in the order of the logits.
+        config: as the server sent it.
         expected: hash of the only preprocessing that is accepted (`Preprocess.fingerprint`); None accepts any.
 
     Raises:
-        RequestError: the model is no classifier, was not published by this package, contradicts itself, or is not the
-            expected one.
+        RequestError: the model is no classifier, was not published by this package, contradicts itself, or has
+            another preprocessing than the expected one.
     """
-    outputs = [output.name for output in config.output]
-    if PROBABILITIES not in outputs:
+    name = shown(config.name)
+    outputs = {output.name: list(output.dims) for output in config.output}
+    if PROBABILITIES not in outputs or LOGITS not in outputs:
         raise RequestError(
-            f"model {config.name}: is no classifier",
-            expected=f"an output {PROBABILITIES}",
-            found=", ".join(outputs) or "none",
-            hint="ask for the model whose part it is",
+            f"model {name} is not a classifier of this package",
+            expected=f"outputs {LOGITS} and {PROBABILITIES}",
+            found=shown(", ".join(outputs)) or "none",
+            hint="give the name of the classifier (--model)",
         )
     own = model_config.parameters(config)
-    try:
-        preprocess = Preprocess.from_dict(json.loads(own["preprocess"]))
-    except (KeyError, ValueError, DataError):
-        raise RequestError(
-            f"model {config.name}: does not say how its images are prepared",
-            expected=f"a config parameter {model_config.PREFIX}preprocess",
-            hint="serve a model that `shrinkserve export` wrote",
-        ) from None
-    if own.get("contract") != preprocess.fingerprint:
-        raise RequestError(
-            f"model {config.name}: its preprocessing is not the one of its contract",
-            expected=own.get("contract"),
-            found=preprocess.fingerprint,
-            hint="its configuration was edited, or written by another version of this package: export it again",
-        )
-    if expected not in {None, preprocess.fingerprint}:
-        raise RequestError(
-            f"model {config.name}: prepares its images in another way than this client was built for",
-            expected=f"contract {expected}",
-            found=preprocess.fingerprint,
-            hint="ask for the model that was meant, or build the client anew",
-        )
+    preprocess, classes = _preprocess(name, own, expected), _classes(name, own)
+    versions = config.version_policy.specific.versions
+    found = {
+        "input": [(one.name, list(one.dims)) for one in config.input],
+        "outputs": [outputs[LOGITS], outputs[PROBABILITIES]],
+        "batch size": 0 <= config.max_batch_size <= MAX_BATCH_SIZE,
+        "version": bool(versions) and min(versions) > 0,
+    }
+    wanted = {
+        "input": [(INPUT, [preprocess.size, preprocess.size, 3])],
+        "outputs": [[len(classes)]] * 2,
+        "batch size": True,
+        "version": True,
+    }
+    for part, value in wanted.items():
+        if found[part] != value:
+            raise RequestError(
+                f"model {name}: its configuration contradicts itself ({part})", hint="publish the model again"
+            )
     return ModelInfo(
         model=config.name,
-        version=model_config.active_version(config),
+        version=int(max(versions)),
         preprocess=preprocess,
         classes=classes,
         weights_sha256=own.get("weights_sha256", ""),
@@ -118,3 +96,43 @@ def from_config(config: pb.ModelConfig, classes: list[str], expected: str | None
         max_batch_size=config.max_batch_size,
         priority_levels=config.dynamic_batching.priority_levels,
     )
+
+
+def _preprocess(name: str, own: dict[str, str], expected: str | None) -> Preprocess:
+    try:
+        preprocess = Preprocess.from_dict(json.loads(own["preprocess"]))
+    except (KeyError, ValueError, DataError, RecursionError):
+        raise RequestError(
+            f"model {name}: its configuration does not describe the preprocessing",
+            expected=f"the parameter {PREFIX}preprocess",
+            hint="serve a model that `shrinkserve export` wrote",
+        ) from None
+    if own.get("contract") != preprocess.fingerprint:
+        raise RequestError(
+            f"model {name}: its preprocessing was edited",
+            expected=f"contract {shown(own.get('contract', 'none'))}",
+            found=preprocess.fingerprint,
+            hint="publish the model again",
+        )
+    if expected not in {None, preprocess.fingerprint}:
+        raise RequestError(
+            f"model {name}: has another preprocessing than the one given as `contract`",
+            expected=f"contract {expected}",
+            found=preprocess.fingerprint,
+            hint="choose another model, or update the client's `contract`",
+        )
+    return preprocess
+
+
+def _classes(name: str, own: dict[str, str]) -> list[str]:
+    try:
+        classes = json.loads(own["classes"])
+    except (KeyError, ValueError, RecursionError):
+        classes = None
+    if not isinstance(classes, list) or not 0 < len(classes) <= MAX_CLASSES or {*map(type, classes)} != {str}:
+        raise RequestError(
+            f"model {name}: its configuration does not contain the class names",
+            expected=f"the parameter {PREFIX}classes",
+            hint="publish the model again, with this version of the package",
+        )
+    return classes

@@ -1,10 +1,8 @@
-"""Images in, class names and probabilities out: what a client does around a request."""
+"""From images to requests, and from replies to class names with probabilities."""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, Future, wait
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import NamedTuple, TypeVar
@@ -15,13 +13,14 @@ import numpy.typing as npt
 from shrinkserve.artifact import LOGITS, PROBABILITIES
 from shrinkserve.errors import DataError
 from shrinkserve.preprocess import Pixels
+from shrinkserve.serving.client.errors import invalid_reply
 from shrinkserve.serving.client.images import Source, name_of, prepare
 from shrinkserve.serving.client.model_info import ModelInfo
-from shrinkserve.serving.client.transport import InferRequest, InferResult
+from shrinkserve.serving.client.operations import InferRequest, InferResult
 from shrinkserve.serving.model_config import ENCODED
 
+Floats = npt.NDArray[np.float32]
 Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 class Prediction(NamedTuple):
@@ -33,13 +32,13 @@ class Prediction(NamedTuple):
 
 @dataclass(frozen=True)
 class ClassifyResult:
-    """What became of one image.
+    """Result of one image.
 
     Attributes:
         name: its path, or ``image N``.
-        predictions: the most probable classes, best first; empty after a fault.
-        version: of the model that answered; 0 after a fault.
-        fault: why the image could not be read.
+        predictions: the most probable classes, best first; empty after an error.
+        version: of the model that classified it; 0 after an error.
+        error: why the image could not be classified.
     """
 
     name: str
@@ -49,90 +48,112 @@ class ClassifyResult:
 
 
 class Prepared(NamedTuple):
-    """A chunk of images: a name each, and each one's pixels or why it has none."""
+    """Names of some images, and for each its pixels or the reason why it has none."""
 
     names: list[str]
     pixels: list[Pixels | DataError]
 
     @classmethod
-    def of(cls, sources: list[tuple[int, Source]], contract: ModelInfo) -> Prepared:
-        """Read, crop and resize numbered images; a fault takes the place of its image."""
+    def of(cls, sources: list[tuple[int, Source]], info: ModelInfo) -> Prepared:
+        """Read, crop and resize numbered images."""
         names = [name_of(source, position) for position, source in sources]
         pixels: list[Pixels | DataError] = []
         for name, (_, source) in zip(names, sources, strict=True):
             try:
-                pixels.append(prepare(source, contract.preprocess, name))
+                pixels.append(prepare(source, info.preprocess, name))
             except DataError as exc:
                 pixels.append(exc)
         return cls(names, pixels)
 
-    def question(self, contract: ModelInfo, priority: int) -> InferRequest | None:
-        """The request for the images that could be read, of the version that they were prepared for.
-
-        None when there is none.
-        """
+    def request(self, info: ModelInfo, priority: int) -> InferRequest | None:
+        """Return the request for the readable images, to the version they were prepared for; None without any."""
         good = [image for image in self.pixels if not isinstance(image, DataError)]
         if not good:
             return None
-        return InferRequest(contract.model, np.stack(good), {PROBABILITIES: 0}, str(contract.version), priority)
+        return InferRequest(info.model, np.stack(good), {PROBABILITIES: 0}, str(info.version), priority)
 
-    def outcomes(self, contract: ModelInfo, reply: InferResult | None, top: int) -> list[ClassifyResult]:
-        """Answers and faults, in the order of the images."""
-        rows = iter(reply.tensors[PROBABILITIES] if reply else ())
+    def results(self, url: str, info: ModelInfo, reply: InferResult | None, top: int) -> list[ClassifyResult]:
+        """Return predictions and errors in the order of the images.
+
+        Raises:
+            InvalidReplyError: the reply does not have one probability per image and class.
+        """
+        readable = sum(not isinstance(image, DataError) for image in self.pixels)
+        shape = (readable, len(info.classes))
+        table = reply.tensors[PROBABILITIES] if reply else np.empty(shape, np.float32)
+        if table.dtype != np.float32 or table.shape != shape:
+            raise invalid_reply(url, f"probabilities of shape {list(table.shape)}, expected {list(shape)}")
+        if not (np.isfinite(table) & (table >= 0) & (table <= 1 + 1e-3)).all():
+            raise invalid_reply(url, "probabilities that are not numbers from 0 to 1")
+        rows = iter(table)
         return [
             ClassifyResult(name, error=image)
             if isinstance(image, DataError)
-            else ClassifyResult(name, best(next(rows), contract.classes, top), contract.version)
+            else ClassifyResult(name, best(next(rows), info.classes, top), info.version)
             for name, image in zip(self.names, self.pixels, strict=True)
         ]
 
 
 def pixels_request(model: str, images: Pixels, version: int | None, priority: int) -> InferRequest:
-    """The request for logits and probabilities of pixels; from the version that answers when None."""
+    """Return the request for logits and probabilities of pixels.
+
+    Raises:
+        DataError: the pixels are not uint8.
+    """
+    if not isinstance(images, np.ndarray) or images.dtype != np.uint8:
+        found = getattr(images, "dtype", type(images).__name__)
+        raise DataError("images", expected="a uint8 array [N, size, size, 3]", found=found)
     chosen = "" if version is None else str(version)
     return InferRequest(model, images, {LOGITS: 0, PROBABILITIES: 0}, chosen, priority)
 
 
+def logits_and_probabilities(url: str, request: InferRequest, result: InferResult) -> tuple[Floats, Floats]:
+    """Return the two outputs of a reply to `pixels_request`.
+
+    Raises:
+        InvalidReplyError: they are not a row of float32 per image.
+    """
+    logits, probabilities = result.tensors[LOGITS], result.tensors[PROBABILITIES]
+    for output in (logits, probabilities):
+        if output.dtype != np.float32 or output.ndim != 2 or len(output) != len(request.images):
+            raise invalid_reply(url, f"{output.dtype} outputs of shape {list(output.shape)}")
+    return logits, probabilities
+
+
 def encoded_request(model: str, encoded: bytes, top: int, priority: int) -> InferRequest:
-    """The request for the `top` classes of an encoded image, which the server decodes."""
+    """Return the request for the `top` classes of an encoded image, which the server decodes."""
     image = np.frombuffer(encoded, np.uint8)[None]
     return InferRequest(model, image, {PROBABILITIES: top}, priority=priority, tensor=ENCODED)
 
 
-def labelled(reply: InferResult) -> list[Prediction]:
-    """The predictions of a reply to `encoded_question`, best first; the server names the classes."""
-    entries = [entry.decode().split(":", 2) for entry in reply.tensors[PROBABILITIES].ravel()]
-    return [Prediction(label[0] if label else index, float(value)) for value, index, *label in entries]
+def labelled(url: str, result: InferResult) -> list[Prediction]:
+    """Return the predictions of a reply to `encoded_request`, best first; the server names the classes.
+
+    Raises:
+        InvalidReplyError: an entry is not ``value:index:label`` with a number from 0 to 1 and a name.
+    """
+    predictions = []
+    for entry in result.tensors[PROBABILITIES].ravel():
+        try:
+            value, _, label = entry.decode().split(":", 2)
+            # A labels.txt that was edited on Windows ends its lines in CR and may begin with a mark.
+            prediction = Prediction(label.strip("\r\ufeff"), float(value))
+        except (AttributeError, ValueError):
+            raise invalid_reply(url, f"a class without a name: {entry!r}; check the model's labels.txt") from None
+        if not prediction.label or not 0 <= prediction.probability <= 1 + 1e-3:
+            raise invalid_reply(url, f"not a class name with a probability: {entry!r}")
+        predictions.append(prediction)
+    return predictions
 
 
-def best(probabilities: npt.NDArray[np.float32], classes: list[str], top: int) -> list[Prediction]:
-    """The `top` most probable classes, best first; of equal ones the first in the order of the logits."""
+def best(probabilities: Floats, classes: list[str], top: int) -> list[Prediction]:
+    """Return the `top` most probable classes, best first; of equal ones the first in the order of the logits."""
     order = np.argsort(-probabilities, kind="stable")[:top]
     return [Prediction(classes[index], float(probabilities[index])) for index in order]
 
 
 def chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    """Items in lists of `size`; the last may be shorter."""
+    """Yield items in lists of `size`; the last may be shorter."""
     rest = iter(items)
     while chunk := list(islice(rest, size)):
         yield chunk
-
-
-def in_order(work: Callable[[Item], Result], items: Iterable[Item], pool: Executor, workers: int) -> Iterator[Result]:
-    """`work` on every item in the threads of `pool`, at most `workers` at a time; results in the order of the items.
-
-    No more than ``workers + 1`` items are taken before their results are wanted, so memory stays bounded whatever
-    the number of items. No work goes on when the iterator is closed.
-    """
-    pending: deque[Future[Result]] = deque()
-    try:
-        for item in items:
-            if len(pending) == workers:
-                yield pending.popleft().result()
-            pending.append(pool.submit(work, item))
-        while pending:
-            yield pending.popleft().result()
-    finally:
-        for future in pending:
-            future.cancel()
-        wait(pending)

@@ -1,6 +1,8 @@
-"""A model behind a server, asked like any other artifact."""
+"""A model behind a server, with the interface of a model in this process."""
 
 from __future__ import annotations
+
+from types import TracebackType
 
 import numpy as np
 import numpy.typing as npt
@@ -9,25 +11,41 @@ from shrinkserve.serving.client.client import Client
 
 
 class ServedModel:
-    """A served classifier as an `Answerer`.
+    """A served classifier as a `Predictor`; a context manager.
 
     Args:
-        url: ``http://host:port`` or ``grpc://host:port``.
+        url: ``http://HOST:PORT`` or ``grpc://HOST:PORT``.
         model: its name; the server's only model by default.
 
     Raises:
-        RequestError: no server there, no such model, or one that is not a classifier of ours.
+        RequestError: no server answers, or it has no such model, or the model is not a classifier of this package.
     """
 
     def __init__(self, url: str, model: str | None = None) -> None:
         self.client = Client(url)
-        self.model = model or self.client.only_model()
-        contract = self.client.contract(self.model)
-        self.name, self.classes = f"{self.model} at {url}", contract.classes
-        self.preprocess, self.size = contract.preprocess, contract.preprocess.size
-        self.largest = max(1, contract.max_batch_size)
+        try:
+            self.model = model or self.client.only_model()
+            info = self.client.model_info(self.model)
+        except BaseException:
+            self.client.close()
+            raise
+        self.name, self.classes = f"{self.model} at {url}", info.classes
+        self.preprocess, self.size = info.preprocess, info.preprocess.size
+        self.largest = max(1, info.max_batch_size)
 
     def predict(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """Logits, float32 [N, classes]; a batch beyond the server's largest is sent in several requests."""
+        """Return logits, float32 [N, classes]; a batch beyond the server's limit is sent in several requests."""
         starts = range(0, len(images), self.largest)
         return np.concatenate([self.client.infer(self.model, images[i : i + self.largest])[0] for i in starts])
+
+    def close(self) -> None:
+        """Close the connection."""
+        self.client.close()
+
+    def __enter__(self) -> ServedModel:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,89 +1,79 @@
-"""Images handed to a server on the same machine through system shared memory instead of a socket."""
+"""Images for a server on the same machine in system shared memory instead of a socket."""
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from uuid import uuid4
 
-import numpy as np
-from tritonclient.utils import InferenceServerException, shared_memory
+from tritonclient.utils import shared_memory
 
-from shrinkserve.errors import ConfigError
-
-LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+from shrinkserve.errors import RequestError
+from shrinkserve.serving.client.operations import InferRequest, RegisterRegion, UnregisterRegion
+from shrinkserve.serving.client.transport import Transport
 
 
 class Regions:
-    """As many regions as there are requests under way at once; all are removed by `close`.
+    """As many regions as there are requests at the same time; `close` removes them.
 
-    The server has to allow its shared-memory API to this client.
+    The server must allow its shared-memory API to this client.
 
     Args:
-        host: of the server; only this machine's loopback can share its memory.
-        url: of the server, for the message.
-
-    Raises:
-        ConfigError: another machine's.
+        transport: sends the registrations.
     """
 
-    def __init__(self, host: str | None, url: str) -> None:
-        if host not in LOOPBACK:
-            raise ConfigError("shared memory", expected="a server on this machine's loopback", found=url)
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
         self._free: list[Region] = []
 
     @contextmanager
-    def holding(self, client: Any, call: dict[str, Any], images: np.ndarray[Any, Any]) -> Iterator[tuple[str, int]]:
-        """Put images where the server reads them; gives the region's name and the number of bytes.
+    def filled(self, request: InferRequest) -> Iterator[str]:
+        """Copy the images of a request to a region and yield its name.
 
         Raises:
-            InferenceServerException: the server does not take the region.
+            RequestError: the server does not accept the region.
         """
-        region = self._take(client, call, images.nbytes)
+        pixels = request.pixels
+        region = self._take(pixels.nbytes)
         try:
-            region.write(images)
-            yield region.name, images.nbytes
+            shared_memory.set_shared_memory_region(region.handle, [pixels])
+            yield region.name
         except BaseException:
-            region.close(client, call)  # it may be unknown to a server that started anew, or still be read by it
+            region.close()  # a restarted server may not know it, or a late one may still read it
             raise
         self._free.append(region)
 
-    def close(self, client: Any, call: dict[str, Any]) -> None:
-        """Remove every region, through the closing thread's client. No request may be under way."""
+    def close(self) -> None:
+        """Remove every region."""
         while self._free:
-            self._free.pop().close(client, call)
+            self._free.pop().close()
 
-    def _take(self, client: Any, call: dict[str, Any], size: int) -> Region:
+    def _take(self, size: int) -> Region:
         try:
             region = self._free.pop()
         except IndexError:
-            return Region(client, call, size)
+            return Region(self._transport, size)
         if region.size >= size:
             return region
-        region.close(client, call)
-        return Region(client, call, size)
+        region.close()
+        return Region(self._transport, size)
 
 
 class Region:
     """A region of system shared memory that a server knows."""
 
-    def __init__(self, client: Any, call: dict[str, Any], size: int) -> None:
-        self.name = f"shrinkserve-{uuid.uuid4().hex}"
-        self.size = size
-        self._handle = shared_memory.create_shared_memory_region(self.name, self.name, size, create_only=True)
+    def __init__(self, transport: Transport, size: int) -> None:
+        self._transport = transport
+        self.name, self.size = f"shrinkserve-{uuid4().hex}", size
+        self.handle = shared_memory.create_shared_memory_region(self.name, self.name, size, create_only=True)
         try:
-            client.register_system_shared_memory(self.name, f"/{self.name}", size, **call)
+            transport.send(RegisterRegion(self.name, size))
         except BaseException:
-            shared_memory.destroy_shared_memory_region(self._handle)
+            shared_memory.destroy_shared_memory_region(self.handle)
             raise
 
-    def write(self, images: np.ndarray[Any, Any]) -> None:
-        """Copy images to the region's start."""
-        shared_memory.set_shared_memory_region(self._handle, [images])
-
-    def close(self, client: Any, call: dict[str, Any]) -> None:
-        """Have the server forget the region, and remove it."""
-        with suppress(InferenceServerException, OSError):  # a server that is gone has forgotten it
-            client.unregister_system_shared_memory(self.name, **call)
-        shared_memory.destroy_shared_memory_region(self._handle)
+    def close(self) -> None:
+        """Make the server forget the region, and remove it."""
+        with suppress(RequestError):  # a server that is gone has forgotten it
+            self._transport.send(UnregisterRegion(self.name))
+        shared_memory.destroy_shared_memory_region(self.handle)

@@ -25,7 +25,7 @@ from shrinkserve.runtimes.onnx import OnnxModel
 from shrinkserve.serving import model_config
 from shrinkserve.serving.client.client import Client
 from shrinkserve.serving.client.model_info import ModelInfo
-from shrinkserve.serving.client.transport import InferRequest
+from shrinkserve.serving.client.operations import InferRequest
 from shrinkserve.serving.model_config import CONFIG, ENCODED, LABELS
 from shrinkserve.serving.names import CANDIDATE, public_name
 from shrinkserve.serving.repository import ensemble
@@ -160,7 +160,7 @@ def _as_candidate(
     else:
         base = model_config.build_config(card.name, card, options)
     base.name = f"{card.name}{CANDIDATE}"
-    engine = version.engine(client.contract(card.name)) if known and card.name in client.models() else None
+    engine = version.engine(client.model_info(card.name)) if known and card.name in client.models() else None
     if engine is None:
         return base, {MODEL}
     path = engine_config_path(repository.root / card.name, engine.name)
@@ -173,7 +173,7 @@ def worst_difference(client: Client, name: str, version: VersionFiles) -> float:
     Raises:
         ParityError: it is beyond what `Version.reference` allows.
     """
-    served = client.contract(name)
+    served = client.model_info(name)
     reference, tolerance = version.reference(served)
     worst, largest = 0.0, served.max_batch_size or 1
     for count in sorted({1, min(2, largest), min(5, largest), largest}):

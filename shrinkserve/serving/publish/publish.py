@@ -216,7 +216,7 @@ def _precision(repository: Repository, name: str, live: Live | None) -> str | No
     """That of the answers so far; None without a server, or where it does not serve the model yet."""
     if live is not None and name in repository.models():
         with suppress(RequestError):
-            return live.client.contract(name).precision
+            return live.client.model_info(name).precision
     return None
 
 
@@ -228,7 +228,7 @@ def _confirm(client: Client, number: int, version: VersionFiles, precision: str 
         ParityError: it answers differently from the file.
     """
     card = version.card
-    contract = client.contract(card.name)
+    contract = client.model_info(card.name)
     if (contract.version, contract.weights_sha256) != (number, card.weights_sha256):
         raise RequestError(
             f"{client.url}: does not answer from this repository",

@@ -87,7 +87,7 @@ def compare_shadow(
         DataError: an image that cannot be read.
         RequestError: the server went away or refuses.
     """
-    contracts = {name: client.contract(name) for name in (before, after)}
+    contracts = {name: client.model_info(name) for name in (before, after)}
     times: dict[str, list[float]] = {before: [], after: []}
     flips = 0
     for turn, encoded in enumerate([*images[:warm_up], *images]):

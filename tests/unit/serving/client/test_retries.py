@@ -16,7 +16,7 @@ import pytest
 from shrinkserve import Client
 from shrinkserve.artifact import Card
 from shrinkserve.config import ServingConfig
-from shrinkserve.errors import RequestError
+from shrinkserve.serving.client.errors import UnavailableError
 from shrinkserve.serving.repository.writer import Repository
 from shrinkserve.serving.server.server import ServerOptions, TritonServer
 
@@ -24,7 +24,7 @@ IMAGE = np.zeros((8, 8, 3), np.uint8)
 
 
 class Relay:
-    """A relay to a server that can cut every connection it has, and refuse a number of further ones."""
+    """Relay to a server that can cut all its connections and refuse a number of further ones."""
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
@@ -63,7 +63,7 @@ class Relay:
             connection.shutdown(socket.SHUT_RDWR)
 
     def cut(self, refuse: int) -> None:
-        """Cut all connections; the next `refuse` ones end as soon as they are made."""
+        """Cut all connections, and the next `refuse` ones as soon as they are made."""
         self.refuse = refuse
         while self._open:
             self._cut(self._open.pop())
@@ -80,32 +80,32 @@ def relay(request: pytest.FixtureRequest, tiny_server: TritonServer) -> Iterator
     relay.close()
 
 
-def test_classify_asks_again_when_no_answer_came(relay: Relay) -> None:
+def test_classify_retries_when_connection_closes(relay: Relay) -> None:
     with Client(relay.url, timeout=20) as client:
-        answers = client.classify([IMAGE], "tiny")
+        results = client.classify([IMAGE], "tiny")
         relay.cut(refuse=1)
-        assert client.classify([IMAGE], "tiny") == answers
+        assert client.classify([IMAGE], "tiny") == results
 
 
-def test_infer_does_not(relay: Relay) -> None:
-    """What measures must see every failure."""
+def test_infer_does_not_retry(relay: Relay) -> None:
+    """Load generators must see every failure."""
     with Client(relay.url, timeout=20) as client:
         client.infer("tiny", IMAGE[None])
         relay.cut(refuse=1000)
-        with pytest.raises(RequestError, match="no server answers"):
+        with pytest.raises(UnavailableError):
             client.infer("tiny", IMAGE[None])
 
 
-def test_a_server_that_stays_away_is_told(relay: Relay) -> None:
+def test_classify_fails_when_server_stays_away(relay: Relay) -> None:
     with Client(relay.url, timeout=20) as client:
         client.classify([IMAGE], "tiny")
         relay.cut(refuse=1000)
-        with pytest.raises(RequestError, match="no server answers"):
+        with pytest.raises(UnavailableError):
             client.classify([IMAGE], "tiny")
 
 
 def claim_endless_batch(http_url: str) -> int:
-    """A request of 2^62 rows, which Triton 2.51 lets into a batch as 0; how it was answered."""
+    """Send a request of 2^62 rows, which Triton 2.51 adds to a batch as 0 rows, and return the HTTP status."""
     given = {"name": "images", "datatype": "UINT8", "shape": [2**62, 8, 8, 3], "parameters": {"binary_data_size": 192}}
     head = json.dumps({"inputs": [given]}).encode()
     connection = HTTPConnection(urlsplit(http_url).netloc, timeout=20)
@@ -115,7 +115,7 @@ def claim_endless_batch(http_url: str) -> int:
 
 
 @pytest.mark.parametrize("protocol", ["http", "grpc"])
-def test_a_batch_that_was_refused_for_the_request_of_another(
+def test_classify_retries_when_batch_fails_because_of_another_request(
     tmp_path: Path, make_model: Callable[..., tuple[Path, Card]], protocol: str
 ) -> None:
     repository = Repository(tmp_path / "models")
@@ -126,10 +126,10 @@ def test_a_batch_that_was_refused_for_the_request_of_another(
         Client(getattr(server, f"{protocol}_url")) as client,
         ThreadPoolExecutor(1) as pool,
     ):
-        answers = client.classify([IMAGE], "tiny")
+        results = client.classify([IMAGE], "tiny")
         before = client.statistics("tiny")["inference_stats"].get("fail", {}).get("count", 0)
         abuse = pool.submit(claim_endless_batch, server.http_url)
-        assert client.classify([IMAGE], "tiny") == answers
+        assert client.classify([IMAGE], "tiny") == results
         assert abuse.result() >= 400
         failed = client.statistics("tiny")["inference_stats"]["fail"]["count"] - before
     assert failed == 2, "both were in one batch, or the test shows nothing"

@@ -9,7 +9,8 @@ import pytest
 import tritonclient.grpc as triton
 
 from shrinkserve import Client
-from shrinkserve.errors import ConfigError, RequestError
+from shrinkserve.errors import ConfigError
+from shrinkserve.serving.client.errors import RefusedError
 from shrinkserve.serving.server.server import TritonServer
 
 
@@ -21,21 +22,21 @@ def regions() -> set[str]:
 def url(request: pytest.FixtureRequest, tiny_server: TritonServer) -> Iterator[str]:
     before = regions()
     yield str(getattr(tiny_server, f"{request.param}_url"))
-    assert regions() == before, "no region outlives its client"
+    assert regions() == before, "a region stayed after its client was closed"
 
 
-def test_answers_are_those_of_sent_images(url: str) -> None:
+def test_shared_memory_gives_the_same_results(url: str) -> None:
     rng = np.random.default_rng(0)
     with Client(url) as sending, Client(url, shared_memory=True) as sharing:
         before = regions()
-        for count in (1, 4, 2):  # grows, and holds a smaller request
+        for count in (1, 4, 2):  # the region grows, and is reused for a smaller request
             images = rng.integers(0, 256, (count, 8, 8, 6), np.uint8)[..., ::2]
             np.testing.assert_array_equal(sharing.infer("tiny", images)[0], sending.infer("tiny", images)[0])
         assert len(regions() - before) == 1
-        assert sharing.contract("wide") == sending.contract("wide")
+        assert sharing.model_info("wide") == sending.model_info("wide")
 
 
-def test_threads_do_not_share_a_region(url: str) -> None:
+def test_threads_use_separate_regions(url: str) -> None:
     wrong: list[int] = []
     with Client(url) as sending, Client(url, shared_memory=True) as sharing:
 
@@ -52,7 +53,7 @@ def test_threads_do_not_share_a_region(url: str) -> None:
     assert not wrong
 
 
-def test_regions_are_as_many_as_requests_at_once(url: str) -> None:
+def test_regions_are_reused(url: str) -> None:
     images = [np.full((8, 8, 3), shade, np.uint8) for shade in range(8)]
     with Client(url) as sending, Client(url, shared_memory=True) as sharing:
         before = regions()
@@ -62,22 +63,22 @@ def test_regions_are_as_many_as_requests_at_once(url: str) -> None:
         assert 1 <= len(regions() - before) <= 2  # eight images are two requests
 
 
-def test_a_server_that_started_anew_knows_no_region(url: str, tiny_server: TritonServer) -> None:
+def test_classify_registers_region_again_after_server_restart(url: str, tiny_server: TritonServer) -> None:
     image = np.zeros((8, 8, 3), np.uint8)
     with Client(url, shared_memory=True) as client:
-        answers = client.classify([image], "tiny")
+        results = client.classify([image], "tiny")
         with triton.InferenceServerClient(tiny_server.grpc_url.removeprefix("grpc://")) as other:
             other.unregister_system_shared_memory()
-        assert client.classify([image], "tiny") == answers
+        assert client.classify([image], "tiny") == results
 
 
-def test_refused_request(url: str) -> None:
+def test_region_is_usable_after_refused_request(url: str) -> None:
     with Client(url, shared_memory=True) as client:
-        with pytest.raises(RequestError, match="the request was refused"):
+        with pytest.raises(RefusedError):
             client.infer("tiny", np.zeros((1, 9, 9, 3), np.uint8))
         client.infer("tiny", np.zeros((1, 8, 8, 3), np.uint8))
 
 
-def test_memory_of_another_machine() -> None:
-    with pytest.raises(ConfigError, match=r"a server on this machine's loopback, found grpc://192\.0\.2\.1:8001"):
+def test_client_rejects_shared_memory_with_other_machine() -> None:
+    with pytest.raises(ConfigError, match=r"found grpc://192\.0\.2\.1:8001"):
         Client("grpc://192.0.2.1:8001", shared_memory=True)

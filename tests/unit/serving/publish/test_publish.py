@@ -28,8 +28,8 @@ from shrinkserve.runtimes.onnx import OnnxModel
 from shrinkserve.runtimes.predictor import Images
 from shrinkserve.serving.client.async_client import AsyncClient
 from shrinkserve.serving.client.client import Client
+from shrinkserve.serving.client.operations import InferRequest
 from shrinkserve.serving.client.prediction import Prediction
-from shrinkserve.serving.client.transport import InferRequest
 from shrinkserve.serving.model_config import ENCODED, INPUT, PROBABILITIES
 from shrinkserve.serving.names import CLASSIFIER
 from shrinkserve.serving.publish.publish import Live, publish, roll_back
@@ -168,16 +168,16 @@ def test_the_name_of_what_is_tried_out_is_kept_free(tmp_path: Path, source: Path
 def test_live_comparison_gates_and_rollback(live_server: TritonServer, source: Path, protocol: str) -> None:
     repository, said = Repository(live_server.repository), []
     with Client(getattr(live_server, f"{protocol}_url")) as client:
-        active = client.contract("tiny").version
+        active = client.model_info("tiny").version
         refusing = Live(client, photos(12), ShadowLimits(flips=0.0))
         with pytest.raises(GateError, match=r"of the answers differ, at most 0\.00% may"):
             publish(repository, source, live=refusing, scratch=False)
-        assert (client.contract("tiny").version, client.models()) == (active, ["tiny"])
+        assert (client.model_info("tiny").version, client.models()) == (active, ["tiny"])
         place = publish(repository, source, live=Live(client, photos(12)), scratch=False, say=said.append)
-        assert client.contract("tiny").version == int(place.name) > active
+        assert client.model_info("tiny").version == int(place.name) > active
         assert any(line.startswith("compared on 12 requests:") for line in said)
         assert roll_back(repository, "tiny", active, Live(client)) == active
-        assert client.contract("tiny").version == repository.active("tiny") == active
+        assert client.model_info("tiny").version == repository.active("tiny") == active
         assert client.models() == ["tiny"], "the candidate is gone"
 
 
@@ -199,10 +199,10 @@ def test_live_load_failure_brings_the_old_version_back(
 
     monkeypatch.setattr(Repository, "add", add_and_damage)
     with Client(live_server.grpc_url) as client:
-        active = client.contract("tiny").version
+        active = client.model_info("tiny").version
         with pytest.raises(RequestError, match="load failed"):
             publish(repository, source, live=Live(client), scratch=False)
-        assert client.contract("tiny").version == active
+        assert client.model_info("tiny").version == active
         client.infer("tiny", np.zeros((1, 8, 8, 3), np.uint8))
     assert repository.snapshot("tiny") == before
 
@@ -222,7 +222,7 @@ def test_a_server_that_runs_another_engine(tmp_path: Path, make_model: MakeModel
     images = np.full((1, 8, 8, 3), 99, np.uint8)
     with TritonServer(repository.root, options) as server, Client(server.grpc_url) as client:
         place = publish(repository, folders[1], live=Live(client, photos(4)), scratch=False)
-        assert (client.contract("tiny").precision, client.contract("tiny").version) == ("int8", 2)
+        assert (client.model_info("tiny").precision, client.model_info("tiny").version) == ("int8", 2)
         expected = OnnxModel(place / int8.file).predict(images)
         np.testing.assert_allclose(client.infer("tiny", images)[0], expected, rtol=1e-5)
         assert roll_back(repository, "tiny", None, Live(client)) == 1
@@ -290,10 +290,10 @@ def test_a_client_follows_a_version_of_another_contract(
         publish_next(16, 7)
         second = client.classify(sources, "tiny")
         assert {label for label, _ in second} != {label for label, _ in first}
-        assert client.contract("tiny").preprocess.size == 16
+        assert client.model_info("tiny").preprocess.size == 16
     assert asyncio.run(across(lambda: publish_next(8, 4)))[0] == second
     with Client(url) as client:
-        assert client.contract("tiny").preprocess.size == 8
+        assert client.model_info("tiny").preprocess.size == 8
 
 
 PUBLISH_FOR_EVER = """
@@ -329,13 +329,13 @@ def test_a_killed_publisher_leaves_a_repository_that_loads(
             assert list(problems(repository, "tiny")) == []
             client.infer("tiny", np.zeros((1, 8, 8, 3), np.uint8))
         place = publish(repository, source, live=Live(client), scratch=False)
-        assert client.contract("tiny").version == int(place.name)
+        assert client.model_info("tiny").version == int(place.name)
         assert client.models() == ["tiny"]
     with (
         TritonServer(repository.root, ServerOptions(log_file=tmp_path / "log")) as fresh,
         Client(fresh.http_url) as client,
     ):
-        assert client.contract("tiny").version == int(place.name)
+        assert client.model_info("tiny").version == int(place.name)
 
 
 class Traffic:

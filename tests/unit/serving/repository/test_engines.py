@@ -84,8 +84,8 @@ def test_server_runs_engine_under_the_models_name(repository: Repository, built:
     with TritonServer(repository.root, options) as server, Client(server.grpc_url) as client:
         expected = OnnxModel(built / "model.int8.onnx").predict(images)
         np.testing.assert_allclose(client.infer("tiny", images)[0], expected, rtol=1e-5)
-        assert client.contract("tiny").precision == "int8"
-        assert client.contract("tiny").classes == repository.card("tiny", 1).classes
+        assert client.model_info("tiny").precision == "int8"
+        assert client.model_info("tiny").classes == repository.card("tiny", 1).classes
 
 
 def test_engine_options_are_kept_until_a_version_lacks_the_engine(

@@ -144,7 +144,7 @@ def test_one_name_for_all_its_parts(server: TritonServer, repository: Repository
     images = np.zeros((1, 8, 8, 3), np.uint8)
     with Client(server.http_url) as client:
         assert client.only_model() == "tiny"
-        assert client.contract("tiny") == client.contract(CLASSIFIER)
+        assert client.model_info("tiny") == client.model_info(CLASSIFIER)
         np.testing.assert_array_equal(client.infer("tiny", images)[0], client.infer(CLASSIFIER, images)[0])
 
 
@@ -214,7 +214,7 @@ def test_a_stream_goes_on_while_the_contract_changes(tmp_path: Path, make_model:
                         publish(repository, model_file.parent, name=CLASSIFIER, live=Live(client), scratch=False)
                     live = Live(client, allow_gap=True)
                     publish(repository, model_file.parent, name=CLASSIFIER, live=live, scratch=False)
-                    assert client.contract("tiny").preprocess.size == size
+                    assert client.model_info("tiny").preprocess.size == size
         finally:
             done.set()
         outcomes = [outcome for stream in streams for outcome in stream.result()]

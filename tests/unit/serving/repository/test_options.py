@@ -59,7 +59,7 @@ def url(request: pytest.FixtureRequest, server: TritonServer) -> str:
 def test_changing_models_needs_the_token(url: str) -> None:
     with Client(url) as stranger, Client(url, token=SECRET) as owner:
         assert stranger.models() == ["cached", "hasty", "patient", "waiting"]
-        assert stranger.contract("cached").classes == owner.contract("cached").classes
+        assert stranger.model_info("cached").classes == owner.model_info("cached").classes
         for refused in (stranger.load, stranger.unload):
             with pytest.raises(RequestError, match=r"to those who know its token.*give the token"):
                 refused("cached")

@@ -225,7 +225,7 @@ def test_fixed_server_serves_chosen_models_only(tiny_repository: Repository, tmp
         Client(server.grpc_url) as client,
     ):
         assert client.models() == ["wide"]
-        assert len(client.contract("wide").classes) == 300
+        assert len(client.model_info("wide").classes) == 300
         client.infer("wide", np.zeros((1, 16, 16, 3), np.uint8))
     assert (tiny_repository.root / "wide" / "1" / "model.onnx").is_file()
 

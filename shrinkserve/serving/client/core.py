@@ -1,0 +1,277 @@
+"""Logic of the sync and the async client: generators that yield operations and receive their results.
+
+A driver performs each operation, sends its result into the generator, or throws its error into it:
+
+```
+core.classify(...)  --InferRequest-->  driver  --bytes-->  server
+                    <--InferResult---          <--bytes--
+```
+"""
+
+from __future__ import annotations
+
+import io
+import time
+from functools import cache, partial
+from typing import TypeVar
+
+from tritonclient.grpc import model_config_pb2 as pb
+
+from shrinkserve.errors import ConfigError, DataError, RequestError
+from shrinkserve.preprocess import Pixels
+from shrinkserve.serving.client.endpoint import Endpoint
+from shrinkserve.serving.client.errors import (
+    FailedError,
+    RefusedError,
+    UnavailableError,
+    UnknownModelError,
+    no_encoded,
+    only,
+    unknown_model,
+    unsteady,
+)
+from shrinkserve.serving.client.images import Source, encoded_bytes, name_of
+from shrinkserve.serving.client.model_info import ModelInfo, from_config
+from shrinkserve.serving.client.operations import (
+    Compute,
+    ConfigRequest,
+    Flow,
+    InferRequest,
+    InferResult,
+    ModelStatistics,
+    Operation,
+    Pause,
+    StatisticsRequest,
+    perform,
+)
+from shrinkserve.serving.client.prediction import (
+    ClassifyResult,
+    Floats,
+    Prepared,
+    encoded_request,
+    labelled,
+    logits_and_probabilities,
+    pixels_request,
+)
+from shrinkserve.serving.model_config import ENCODED
+from shrinkserve.serving.names import CANDIDATE, classifier_name, public_name, public_names
+
+T = TypeVar("T")
+RETRY_PAUSES = (0.2, 0.8, 3.0)
+"""Seconds before each further attempt when a server that was reached before is unavailable."""
+ATTEMPTS = 3
+"""Attempts of a request whose model is replaced meanwhile."""
+MAX_BATCH = 32
+"""Most images in a request of `Client.stream`, whatever the model allows: larger requests only cost memory."""
+MAX_BATCH_BYTES = 64 << 20
+"""Most bytes of images in a request of `Client.stream`."""
+
+
+class ClientCore:
+    """Logic of a client and what it remembers about the server.
+
+    Args:
+        endpoint: of the server.
+        expected: hash of the only preprocessing that is accepted; None accepts any.
+    """
+
+    def __init__(self, endpoint: Endpoint, expected: str | None) -> None:
+        self.url = endpoint.url
+        self._timeout = endpoint.timeout
+        self._expected = expected
+        self._reached = False
+        self._only = ""
+        self._names: dict[str, str] = {}
+        self._infos: dict[str, ModelInfo] = {}
+        self._ensembles: set[str] = set()
+
+    def models(self) -> Flow[list[str]]:
+        """Return the names of the models that are ready, sorted."""
+        # Not from the repository index: that belongs to the model control API, which servers restrict.
+        served = yield from self.persist(StatisticsRequest())
+        return sorted({one["name"] for one in served})
+
+    def only_model(self) -> Flow[str]:
+        """Return the name of the only model."""
+        names = public_names((yield from self.models()))
+        self._only = only(self.url, names)
+        return self._only
+
+    def choose(self, model: str | None) -> Flow[str]:
+        """Return `model`, or for None the name of the only model, which is remembered."""
+        if model is not None:
+            return model
+        return self._only or (yield from self.only_model())
+
+    def model_info(self, model: str) -> Flow[ModelInfo]:
+        """Return the current description of a model, given any of its names."""
+        info = self._infos[model] = from_config((yield from self._config(model)), self._expected)
+        return info
+
+    def known_info(self, model: str) -> Flow[ModelInfo]:
+        """Return the description of a model that the last request to it used."""
+        return self._infos.get(model) or (yield from self.model_info(model))
+
+    def batch_size(self, model: str) -> Flow[int]:
+        """Return how many images a request to a model should have."""
+        info = yield from self.known_info(model)
+        most = MAX_BATCH_BYTES // (3 * info.preprocess.size**2)
+        return max(1, min(info.max_batch_size, MAX_BATCH, most))
+
+    def statistics(self, model: str) -> Flow[ModelStatistics]:
+        """Return the statistics of the newest ready version of a model."""
+        served = yield from self.persist(StatisticsRequest())
+        for name in (model, classifier_name(model)):
+            found = [one for one in served if one["name"] == name]
+            if found:
+                return max(found, key=lambda one: int(one["version"]))
+        raise unknown_model(self.url, served, model)
+
+    def infer(self, model: str, images: Pixels, version: int | None, priority: int) -> Flow[tuple[Floats, Floats]]:
+        """Return logits and probabilities; a request without a reply is not repeated."""
+        for _ in range(ATTEMPTS):
+            # Pixels were prepared for one preprocessing: they go to the version that is known to have it.
+            pinned = version is None and self._expected is not None
+            chosen = (yield from self.known_info(model)).version if pinned else version
+            if model not in self._names:
+                yield from self._config(model)
+            request = pixels_request(self._names[model], images, chosen, priority)
+            try:
+                result = yield from perform(request)
+            except UnknownModelError as exc:
+                self._forget(model)
+                if not pinned:
+                    raise (yield from self._unknown(request)) from exc
+            else:
+                return logits_and_probabilities(self.url, request, result)
+        raise unsteady(self.url, model)
+
+    def send(self, request: InferRequest) -> Flow[InferResult]:
+        """Return the result of one request, sent once and as it is."""
+        try:
+            return (yield from perform(request))
+        except UnknownModelError as exc:
+            raise (yield from self._unknown(request)) from exc
+
+    def classify(
+        self, model: str, sources: list[tuple[int, Source]], top: int, priority: int
+    ) -> Flow[list[ClassifyResult]]:
+        """Return the results of numbered images, in one request."""
+        for _ in range(ATTEMPTS):
+            info = yield from self.known_info(model)
+            prepared = yield from perform(Compute(partial(Prepared.of, sources, info)))
+            request = prepared.request(info, priority)
+            try:
+                result = None if request is None else (yield from self.persist(request))
+            except UnknownModelError:
+                # Another version was published meanwhile, which may have another preprocessing or other classes.
+                self._forget(model)
+            else:
+                return prepared.results(self.url, info, result, top)
+        raise unsteady(self.url, model)
+
+    def ensemble(self, model: str | None) -> Flow[str]:
+        """Return the name of the model that takes encoded images.
+
+        Raises:
+            RequestError: the model takes pixels only.
+        """
+        name = public_name((yield from self.choose(model)))
+        if self._expected is not None:
+            yield from self.known_info(name)
+        if name not in self._ensembles:
+            try:
+                config: pb.ModelConfig = yield from self.persist(ConfigRequest(name))
+                decodes = any(one.name == ENCODED for one in config.input)
+            except UnknownModelError as exc:
+                served = yield from self.persist(StatisticsRequest())
+                if classifier_name(name) not in {one["name"] for one in served}:
+                    raise unknown_model(self.url, served, name) from exc
+                decodes = False
+            if not decodes:
+                raise no_encoded(self.url, name)
+            self._ensembles.add(name)
+        return name
+
+    def classify_encoded(
+        self, model: str, position: int, source: Source, top: int, priority: int
+    ) -> Flow[ClassifyResult]:
+        """Return the result of one image that the server decodes."""
+        name = name_of(source, position)
+        try:
+            encoded = yield from perform(Compute(partial(encoded_bytes, source, name)))
+            result = yield from self.persist(encoded_request(model, encoded, top, priority))
+            return ClassifyResult(name, labelled(self.url, result), result.version)
+        except DataError as exc:
+            return ClassifyResult(name, error=exc)
+        except RefusedError as exc:
+            return ClassifyResult(name, error=DataError(f"{name}: {exc.what}"))
+        except FailedError as exc:
+            # Some decoders report a damaged image so; but then they decode another one.
+            try:
+                yield from perform(encoded_request(model, _sample(), 1, 0))
+            except RequestError:
+                raise exc from None
+            return ClassifyResult(name, error=DataError(f"{name}: {exc.what}"))
+
+    def persist(self, request: Operation[T]) -> Flow[T]:
+        """Return the result of a request that changes nothing; repeat it while the server is unavailable.
+
+        A server that was never reached is probably not there: its error is raised at once. A late reply is not
+        asked for again, as that would add to the load that made it late.
+        """
+        deadline = time.monotonic() + self._timeout
+        for pause in RETRY_PAUSES:
+            try:
+                result = yield from perform(request)
+            except UnavailableError:
+                if not self._reached or time.monotonic() + pause > deadline:
+                    raise
+            else:
+                self._reached = True
+                return result
+            yield from perform(Pause(pause))
+        return (yield from perform(request))
+
+    def _config(self, model: str) -> Flow[pb.ModelConfig]:
+        """Return the configuration of a model's classifier and remember its name."""
+        names = [model] if model.endswith(CANDIDATE) else [classifier_name(model), model]
+        for name in dict.fromkeys(names):
+            try:
+                config = yield from self.persist(ConfigRequest(name))
+            except UnknownModelError:
+                continue
+            self._names[model] = name
+            return config
+        self._forget(model)
+        raise unknown_model(self.url, (yield from self.persist(StatisticsRequest())), model)
+
+    def _unknown(self, request: InferRequest) -> Flow[RequestError]:
+        served = yield from self.persist(StatisticsRequest())
+        return unknown_model(self.url, served, request.model, request.version)
+
+    def _forget(self, model: str) -> None:
+        self._infos.pop(model, None)
+        self._names.pop(model, None)
+        self._only = ""
+
+
+def check_counts(*, top: int, workers: int, priority: int) -> None:
+    """Check the options of a stream.
+
+    Raises:
+        ConfigError: one is out of range.
+    """
+    for name, value, least in (("top", top, 1), ("workers", workers, 1), ("priority", priority, 0)):
+        if value < least:
+            raise ConfigError(name, expected=f"at least {least}", found=value)
+
+
+@cache
+def _sample() -> bytes:
+    """Return a small JPEG that every decoder can decode."""
+    from PIL import Image
+
+    stream = io.BytesIO()
+    Image.new("RGB", (64, 64), (90, 120, 150)).save(stream, "JPEG")
+    return stream.getvalue()
