@@ -52,7 +52,27 @@ class SpecError(ShrinkServeError):
 
 
 class DataError(ShrinkServeError):
-    """Missing, unreadable or damaged images, records or label files."""
+    """Missing, unreadable or damaged images, records or label files.
+
+    Args:
+        reason: what is wrong.
+        where: the file, or the shard and offset; the message begins with it.
+        expected: as for `ShrinkServeError`.
+        found: as for `ShrinkServeError`.
+        hint: as for `ShrinkServeError`.
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        *,
+        where: str | None = None,
+        expected: object = None,
+        found: object = None,
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(reason if where is None else f"{where}: {reason}", expected=expected, found=found, hint=hint)
+        self.reason, self.where = reason, where
 
 
 class ArtifactError(ShrinkServeError):

@@ -18,7 +18,7 @@ from shrinkserve.benchmark.report.gates import Gates, misses
 from shrinkserve.benchmark.report.record import read_record
 from shrinkserve.benchmark.targets.discover import BenchStages, Wanted, find_stages
 from shrinkserve.data import Dataset, open_dataset
-from shrinkserve.data.shards import BACKGROUND
+from shrinkserve.data.records import BACKGROUND
 from shrinkserve.errors import ConfigError, DataError, ShrinkServeError
 from shrinkserve.runtimes.openmp import release_helpers
 

@@ -1,84 +1,78 @@
-"""`shrinkserve data`: make and look after datasets."""
+"""`shrinkserve data`: make, check and describe datasets."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from shrinkserve.cli.output import say
 from shrinkserve.errors import GateError
+from shrinkserve.terminal import Progress, print_line, print_table
+
+if TYPE_CHECKING:
+    from shrinkserve.data import Usage
 
 Root = Annotated[Path, typer.Argument(metavar="DIR", help="The dataset: TFRecord shards or an image folder.")]
-Workers = Annotated[int | None, typer.Option(min=1, help="How many at once; default: one a core.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Processes or threads; default: one per usable core.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def register(app: typer.Typer) -> None:
     """Add this module's commands to the application."""
-    group = typer.Typer(name="data", help="Make and look after datasets.", no_args_is_help=True)
+    group = typer.Typer(name="data", help="Make, check and describe datasets.", no_args_is_help=True)
     for command in (digits, pack, index, verify, info):
         group.command()(command)
     app.add_typer(group)
 
 
-def digits(target: Annotated[Path, typer.Argument(metavar="DIR", help="Where to write the dataset.")]) -> None:
+def digits(target: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of the new dataset.")]) -> None:
     """Write 1,797 handwritten digits: real images, no download. They are scikit-learn's, as JPEG in TFRecord shards."""
     from shrinkserve.data.digits import write_digits
 
     counts = write_digits(target)
-    say(f"wrote {target}: {counts['train']} training and {counts['validation']} validation images, 10 classes")
+    print_line(f"wrote {target}: {counts['train']} training and {counts['validation']} validation images, 10 classes")
 
 
 def pack(
     source: Annotated[Path, typer.Argument(metavar="SRC", help="An image folder, or the folder of ILSVRC2012's tars.")],
-    target: Annotated[Path, typer.Argument(metavar="OUT", help="Where to write the shards.")],
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="The folder of the new dataset.")],
     train_shards: Annotated[int | None, typer.Option(min=1, help="Default: 1024 for ImageNet.")] = None,
     validation_shards: Annotated[int | None, typer.Option(min=1, help="Default: 128 for ImageNet.")] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out images that cannot be decoded.")] = False,
     workers: Workers = None,
 ) -> None:
-    """Pack images into TFRecord shards in the ImageNet layout. Run it again to go on after an interruption."""
-    from shrinkserve.data import pack as packing
-    from shrinkserve.data.loaders import available_workers
-    from shrinkserve.data.sources import find_sources
+    """Pack images into TFRecord shards in the ImageNet layout. After an interruption, run the same command again."""
+    from shrinkserve.data.pack import pack_dataset
 
-    collection = find_sources(source)
-    shards = packing.plan_shards(collection, target, {"train": train_shards, "validation": validation_shards})
-    bad = packing.pack(
-        collection,
-        shards,
-        target,
-        workers=workers or available_workers(),
-        skip_bad=skip_bad,
-        progress=lambda done, count: _progress("shards", done, count),
-    )
-    for message in bad:
-        say(f"left out: {message}", err=True)
-    counts = ", ".join(f"{len(sources)} {split}" for split, sources in collection.images.items())
-    left_out = f", {len(bad)} left out" if bad else ""
-    say(f"wrote {target}: {counts} images{left_out} in {len(shards)} shards, {len(collection.synsets)} classes")
+    with Progress(lines=True) as progress:
+        report = pack_dataset(
+            source,
+            target,
+            train_shards=train_shards,
+            validation_shards=validation_shards,
+            skip_bad=skip_bad,
+            workers=workers,
+            progress=lambda done, total: progress.update("shards", done, total),
+        )
+    for message in report.bad:
+        print_line(f"left out: {message}", err=True)
+    if report.usage:
+        _print_usage(report.usage, err=True)
+    counts = ", ".join(f"{count} {split}" for split, count in report.images.items())
+    left_out = f", {len(report.bad)} left out" if report.bad else ""
+    print_line(f"wrote {target}: {counts} images{left_out} in {report.shards} shards, {report.classes} classes")
 
 
 def index(root: Root) -> None:
-    """Write the index files of all shards, in DALI's format. Opening a dataset makes those that are absent."""
-    from shrinkserve.data.dataset import SPLITS
-    from shrinkserve.data.index import write_index
-    from shrinkserve.data.shards import ShardDataset
-    from shrinkserve.data.tfrecord import Shard
-    from shrinkserve.errors import DataError
+    """Write the index files of all shards, in DALI's format. Opening a dataset writes those that are absent."""
+    from shrinkserve.data.indexing import index_dataset
 
-    folders = [(split, folder) for split in SPLITS if (folder := ShardDataset.find(root, split))]
-    if not folders:
-        raise DataError(f"{root}: no shards to index", expected=ShardDataset.layout("train"), hint="check the path")
-    for split, folder in folders:
-        shards = [Shard.scan(path) for path in ShardDataset.files(folder, split)]
-        for shard in shards:
-            write_index(shard)
-        say(f"wrote {folder / 'index'}: {len(shards)} files, {sum(map(len, shards))} records")
+    for written in index_dataset(root):
+        print_line(f"wrote {written.folder}: {written.shards} files, {written.records} records")
 
 
 def verify(
@@ -89,54 +83,56 @@ def verify(
 ) -> None:
     """Read every record: checksums, images, labels. Each bad one is reported by shard and offset.
 
-    Exit code 1 where one is bad that is not in quarantine.
+    Exit code 1 if a bad record is not in quarantine.
     """
-    from shrinkserve.data import verify as verification
-    from shrinkserve.data.loaders import available_workers
-    from shrinkserve.data.quarantine import read_quarantine, write_quarantine
+    from shrinkserve.data.verify import verify_dataset
 
-    known = read_quarantine(root)
-    reports = verification.verify_dataset(
-        root,
-        workers or available_workers(),
-        progress=None if as_json else lambda split, done, count: _progress(f"{split} parts", done, count),
-    )
-    bad = [entry for report in reports for entry in report.bad]
-    if as_json:
-        say(json.dumps([dataclasses.asdict(report) for report in reports], indent=1))
-    new = [entry for entry in bad if entry.offset not in known.get(entry.path, ())]
-    for entry in () if as_json else bad:
-        say(f"{'bad' if entry in new else 'in quarantine'}: {entry}")
-    for report in () if as_json else reports:
-        counts = report.counts.values()
-        spread = f"{min(counts)} to {max(counts)} a class" if counts else "none good"
-        say(f"{report.split}: {sum(counts)} good images, {len(counts)} classes ({spread}), {len(report.bad)} bad")
-    if quarantine:
-        path = write_quarantine(root, bad)
-        say(f"wrote {path}: {len(bad)} entries" if bad else "nothing to quarantine", err=as_json)
-    elif new:
-        raise GateError(
-            f"{root}: {len(new)} bad images", hint="skip them with --quarantine, or pack their shards again"
+    with Progress(lines=True, enabled=not as_json) as progress:
+        reports = verify_dataset(
+            root,
+            quarantine=quarantine,
+            workers=workers,
+            progress=lambda split, done, total: progress.update(f"{split} parts", done, total),
         )
+    if as_json:
+        print_line(json.dumps([dataclasses.asdict(report) for report in reports], indent=1))
+    else:
+        for report in reports:
+            for entry in report.bad:
+                print_line(f"{'bad' if entry in report.new else 'in quarantine'}: {entry}")
+        _print_usage([report.usage for report in reports])
+        for report in reports:
+            counts = report.counts.values()
+            spread = f"{min(counts)} to {max(counts)} per class" if counts else "none good"
+            print_line(
+                f"{report.split}: {sum(counts)} good images, {len(counts)} classes ({spread}), {len(report.bad)} bad"
+            )
+    bad, new = (sum(len(part) for part in parts) for parts in zip(*((r.bad, r.new) for r in reports), strict=True))
+    if quarantine:
+        done = f"wrote {root / 'quarantine.tsv'}: {bad} entries" if bad else "nothing to put into quarantine"
+        print_line(done, err=as_json)
+    elif new:
+        raise GateError(f"{root}: {new} bad images", hint="skip them with --quarantine, or pack their shards again")
 
 
 def info(root: Root, as_json: Json = False) -> None:
-    """Tell what a dataset holds."""
+    """Describe a dataset."""
     from shrinkserve.data.info import describe_dataset
 
     splits = describe_dataset(root)
     if as_json:
-        say(json.dumps([dataclasses.asdict(split) for split in splits], indent=1))
+        print_line(json.dumps([dataclasses.asdict(split) for split in splits], indent=1))
         return
     for split in splits:
         width, height = split.median_size
-        say(
+        print_line(
             f"{split.split}: {split.images} images in {split.files} files ({split.layout}), {split.classes} logits, "
             f"median {width}x{height} pixels and {split.median_bytes} bytes, {split.quarantined} in quarantine"
         )
+    _print_usage([split.usage for split in splits])
 
 
-def _progress(what: str, done: int, count: int) -> None:
-    """A line each tenth of the way, to stderr."""
-    if done == count or done * 10 // count != (done - 1) * 10 // count:
-        say(f"{done}/{count} {what}", err=True)
+def _print_usage(usages: Sequence[Usage], *, err: bool = False) -> None:
+    from shrinkserve.data.usage import USAGE_HEADINGS, usage_rows
+
+    print_table(USAGE_HEADINGS, usage_rows(usages), left=("why", "classes without images"), err=err)

@@ -2,13 +2,24 @@
 
 ```
 open_dataset(root, split) --> Dataset --> evaluation_batches(...) --> Batch, Batch, ...
-                                      +-> train_loader(...).epoch(number) --> Batch, Batch, ...
+                                      +-> train_loader(...).epoch(number) --> TrainBatch, TrainBatch, ...
 ```
 """
 
-from shrinkserve.data.batch import Batch
-from shrinkserve.data.dataset import Dataset, Record, Split
+from shrinkserve.data.batch import Batch, TrainBatch
+from shrinkserve.data.dataset import Dataset, Record, Split, Usage
 from shrinkserve.data.loaders import TrainLoader, evaluation_batches, train_loader
 from shrinkserve.data.opening import open_dataset
 
-__all__ = ["Batch", "Dataset", "Record", "Split", "TrainLoader", "evaluation_batches", "open_dataset", "train_loader"]
+__all__ = [
+    "Batch",
+    "Dataset",
+    "Record",
+    "Split",
+    "TrainBatch",
+    "TrainLoader",
+    "Usage",
+    "evaluation_batches",
+    "open_dataset",
+    "train_loader",
+]

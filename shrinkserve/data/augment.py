@@ -1,8 +1,8 @@
-"""Training-time augmentation: what is drawn for an image, and what is done with it.
+"""Training-time augmentation: draw its parameters for an image.
 
-`draw` needs an image's size only, so that every loader applies the same draw. All colour operations are affine in
-RGB (hue and saturation act in YIQ, as in NVIDIA DALI), so a chain of them is one affine map, and pixels are rounded
-and clipped once, at the end.
+`draw` needs only the size of an image, so all loaders apply the same parameters. All colour operations are affine in
+RGB (hue and saturation act in YIQ, as in NVIDIA DALI). A chain of them is one affine map, so pixels are rounded and
+clipped once, at the end.
 """
 
 from __future__ import annotations
@@ -14,16 +14,14 @@ import numpy as np
 import numpy.typing as npt
 
 from shrinkserve.config import AugmentConfig
-from shrinkserve.preprocess import Interpolation, Pixels
+from shrinkserve.preprocess import Box, Interpolation, Pixels
 
 Matrix = npt.NDArray[np.float64]
-Box = tuple[int, int, int, int]
-"""Left, top, right, bottom in whole pixels."""
 LUMA = np.array([0.299, 0.587, 0.114])
 YIQ = np.array([LUMA, [0.595716, -0.274453, -0.321263], [0.211456, -0.522591, 0.311135]])
 YIQ_INVERSE = np.linalg.inv(YIQ)
 INTERPOLATIONS: tuple[Interpolation, ...] = ("nearest", "bilinear", "bicubic")
-"""TensorFlow's methods that every loader has; its fourth, area, is nearly bilinear once that is antialiased."""
+"""TensorFlow's resize methods that every loader has. Its fourth, area, is close to antialiased bilinear."""
 CROP_ATTEMPTS = 10
 NO_NOISE: Pixels = np.empty((0, 0, 3), dtype=np.uint8)
 
@@ -43,30 +41,30 @@ class Colour:
     offset: Matrix
 
     def then(self, matrix: Matrix, offset: float = 0.0) -> Colour:
-        """Followed by ``x -> matrix @ x + offset``."""
+        """Return this map followed by ``x -> matrix @ x + offset``."""
         return Colour(matrix @ self.pixel, matrix @ self.mean, matrix @ self.offset + offset)
 
     def contrast(self, factor: float) -> Colour:
-        """Followed by ``x -> factor * x + (1 - factor) * mean(x)``, the mean a channel's own."""
+        """Return this map followed by ``x -> factor * x + (1 - factor) * mean(x)``, with the mean of each channel."""
         mean = factor * self.mean + (1 - factor) * (self.pixel + self.mean)
         return Colour(factor * self.pixel, mean, self.offset)
 
     def matrix(self, mean: Matrix) -> Matrix:
-        """The map for an image of mean colour `mean` [3] as one [3, 4] matrix, the offset its last column."""
+        """Return the map for an image of mean colour `mean` [3]: one [3, 4] matrix, whose last column is the offset."""
         return np.column_stack([self.pixel, self.mean @ mean + self.offset])
 
 
 @dataclass(frozen=True)
 class AugmentParams:
-    """What is done with one image.
+    """The augmentation of one image.
 
     Attributes:
-        crop: in the original.
-        interpolation: how the crop is resized.
-        flip: left to right, after the crop.
-        colour: None for none.
-        erase: in the result; None for nothing.
-        noise: uint8 [height, width, 3] to put there; empty for nothing.
+        crop: box in the original.
+        interpolation: filter that resizes the crop.
+        flip: mirror left and right, after the crop.
+        colour: colour map; None for no change.
+        erase: box in the result that is overwritten; None for no change.
+        noise: uint8 [height, width, 3], the new pixels of `erase`; else empty.
     """
 
     crop: Box
@@ -78,7 +76,7 @@ class AugmentParams:
 
 
 def generator(seed: int, epoch: int, index: int) -> np.random.Generator:
-    """The source of everything drawn for image `index` in `epoch`: the same whoever draws, in whatever order."""
+    """Return the RNG for one image. It depends only on (seed, epoch, index), so every loader draws the same."""
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, epoch, index))))
 
 
@@ -93,7 +91,7 @@ def draw(
         width: of the original, in pixels.
         height: of the original, in pixels.
         size: of the result, in pixels.
-        default: the interpolation when none is drawn.
+        default: the interpolation if the recipe draws none.
     """
     crop = _crop(config, rng, width, height)
     interpolation = INTERPOLATIONS[rng.integers(len(INTERPOLATIONS))] if config.random_interpolation else default
@@ -109,7 +107,7 @@ def draw(
 
 
 def _crop(config: AugmentConfig, rng: np.random.Generator, width: int, height: int) -> Box:
-    """A random rectangle, or where none fits the largest central one with an allowed aspect ratio."""
+    """Draw a rectangle; if none fits, return the largest central one with an allowed aspect ratio."""
     box = _rectangle(rng, width, height, config.crop_area, config.crop_aspect)
     if box is not None:
         return box
@@ -122,7 +120,7 @@ def _crop(config: AugmentConfig, rng: np.random.Generator, width: int, height: i
 def _rectangle(
     rng: np.random.Generator, width: int, height: int, area: tuple[float, float], aspect: tuple[float, float]
 ) -> Box | None:
-    """A rectangle inside `width` x `height` of a drawn part of its area and aspect ratio (log-uniform)."""
+    """Draw a rectangle inside `width` x `height`: its share of the area, and its aspect ratio (log-uniform)."""
     for _ in range(CROP_ATTEMPTS):
         pixels = rng.uniform(*area) * width * height
         ratio = math.exp(rng.uniform(math.log(aspect[0]), math.log(aspect[1])))
@@ -134,9 +132,9 @@ def _rectangle(
 
 
 def _colour(config: AugmentConfig, rng: np.random.Generator) -> Colour | None:
-    """Brightness, saturation, contrast and hue; None when none of them is on.
+    """Draw brightness, saturation, contrast and hue; return None if all of them are off.
 
-    The published order is random. Without clipping in between these four commute, so any order is every order.
+    The published order is random. Without clipping in between the four operations commute, so the order is fixed here.
     """
     if not any((config.brightness, config.saturation != (1, 1), config.contrast != (1, 1), config.hue)):
         return None
@@ -149,7 +147,7 @@ def _colour(config: AugmentConfig, rng: np.random.Generator) -> Colour | None:
 
 
 def turn_hue(turns: float) -> Matrix:
-    """The rotation of the chroma plane by so many turns, in the direction of DALI's `hue`: [3, 3] on RGB."""
+    """Return the rotation of the chroma plane by `turns`, in the direction of DALI's `hue`: [3, 3] on RGB."""
     cos, sin = math.cos(2 * math.pi * turns), math.sin(2 * math.pi * turns)
     turned: Matrix = YIQ_INVERSE @ np.array([[1, 0, 0], [0, cos, sin], [0, -sin, cos]]) @ YIQ
     return turned

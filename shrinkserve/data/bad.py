@@ -1,4 +1,4 @@
-"""Bad images in training: left out, counted, named, and too many of them stop the run."""
+"""Bad images in training: they are left out, counted and named, and too many of them stop the run."""
 
 from __future__ import annotations
 
@@ -12,29 +12,40 @@ class BadImages:
     """The bad images of an epoch.
 
     Attributes:
-        allowed: so many may be met in one epoch.
-        found: messages, one an image; each names its file or shard and offset.
+        fraction: the recipe's ``data.max_bad_fraction``.
+        images: images of the epoch in this process.
+        found: one message for each bad image, with its file, or its shard and offset.
     """
 
-    allowed: int
+    fraction: float
+    images: int
     found: list[str] = field(default_factory=list)
 
+    @property
+    def allowed(self) -> int:
+        """Number of bad images that do not stop the run."""
+        return int(self.fraction * self.images)
+
     def add(self, messages: list[str]) -> None:
-        """Count more of them; raises `DataError` when they are too many."""
+        """Count more bad images.
+
+        Raises:
+            DataError: there are more than allowed.
+        """
         self.found += messages
         if len(self.found) <= self.allowed:
             return
-        if not self.allowed:
-            advice = "skip it with `shrinkserve data verify --quarantine`, or allow some with data.max_bad_fraction"
-            raise DataError(self.found[0], hint=advice)
+        if not self.fraction:
+            hint = "skip it with `shrinkserve data verify --quarantine`, or allow some with data.max_bad_fraction"
+            raise DataError(self.found[0], hint=hint)
         raise DataError(
             f"too many bad images, the last: {self.found[-1]}",
-            expected=f"at most {self.allowed} in a process's epoch (data.max_bad_fraction)",
+            expected=f"at most {self.allowed} of {self.images} in a process's epoch (data.max_bad_fraction)",
             found=len(self.found),
-            hint="look at them with `shrinkserve data verify`",
+            hint="list them with `shrinkserve data verify`, or skip them with its --quarantine",
         )
 
 
 def one_line(error: DataError) -> str:
-    """What a fault says, on one line, without its advice: in training another one is given."""
+    """Return the error message on one line, without the hint."""
     return " ".join(str(DataError(error.what, expected=error.expected, found=error.found)).split())

@@ -1,26 +1,53 @@
-"""What loaders hand over."""
+"""The batches that loaders return."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
+from shrinkserve.preprocess import Pixels
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Labels = npt.NDArray[np.int64]
+
 
 @dataclass(frozen=True)
 class Batch:
-    """Images with their labels.
+    """Images with their labels, for evaluation.
 
     Attributes:
-        images: uint8 [N, S, S, 3], RGB at the network's size, not normalised.
+        images: uint8 [N, S, S, channels] at the network's size, not normalised.
         labels: int64 [N], positions in the dataset's `classes`.
         indices: int64 [N], positions in the dataset.
     """
 
-    images: npt.NDArray[np.uint8]
-    labels: npt.NDArray[np.int64]
-    indices: npt.NDArray[np.int64]
+    images: Pixels
+    labels: Labels
+    indices: Labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class TrainBatch:
+    """Augmented images with their labels.
+
+    Attributes:
+        images: uint8 [N, S, S, 3], RGB at the network's size, not normalised. DALI on a GPU returns a CUDA tensor,
+            every other loader an array.
+        labels: int64 [N], positions in the dataset's `classes`.
+        indices: int64 [N], positions in the dataset.
+    """
+
+    images: Pixels | Tensor
+    labels: Labels
+    indices: Labels
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -1,14 +1,18 @@
-"""The DALI loader: decoding, resizing and augmentation by NVIDIA DALI, on a GPU or a CPU.
+"""The DALI loader: decode, resize and augment with NVIDIA DALI, on a GPU or a CPU.
 
-What is drawn for an image is drawn here, by `shrinkserve.data.augment`, and fed beside its bytes: the order, the
-draws and where an epoch goes on are the portable loader's, and a batch depends on (seed, epoch, rank, number) only.
-The evaluation pixels are those of `Preprocess` but for Pillow's rounding between the two passes of a resize.
+The augmentation of an image is drawn by `shrinkserve.data.augment` and given to DALI with its bytes. So the order, the
+draws and the position within an epoch are those of the portable loader, and a batch depends only on (seed, epoch, rank,
+number). The evaluation pixels equal those of `Preprocess`, except for Pillow's rounding between the two passes of a
+resize.
+
+DALI decodes plain JPEGs. Every other image is decoded by Pillow, so both loaders decode it the same way.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,18 +20,19 @@ import numpy as np
 
 from shrinkserve.concurrency import ordered_map
 from shrinkserve.config import Recipe
-from shrinkserve.data.augment import NO_NOISE, AugmentParams, draw, generator
+from shrinkserve.data.augment import draw, generator
 from shrinkserve.data.bad import BadImages, one_line
-from shrinkserve.data.batch import Batch
-from shrinkserve.data.dali_pipeline import arguments, build
-from shrinkserve.data.dataset import Dataset
-from shrinkserve.data.order import Indices, epoch_batches, steps_per_epoch
-from shrinkserve.data.pixels import image_size
+from shrinkserve.data.batch import Batch, Labels, TrainBatch
+from shrinkserve.data.dali_pipeline import Argument, DaliPipeline, augment_arguments, resize_arguments
+from shrinkserve.data.dataset import Dataset, Record
+from shrinkserve.data.order import EpochOrder, Indices, steps_per_epoch
+from shrinkserve.data.pixels import plain_jpeg_size
 from shrinkserve.errors import DataError
-from shrinkserve.preprocess import Preprocess, decode
+from shrinkserve.preprocess import MAX_PIXELS, Layout, Preprocess, decode
+from shrinkserve.preprocess.decode import as_bmp
 
-Drawn = Callable[[int, int, int], AugmentParams]
-"""What is done with the image at an index, of a width and height."""
+Arguments = Callable[[int, Record, bool], tuple[Argument, ...]]
+"""Return the pipeline's arguments for (index, record); True to decode the image with Pillow first."""
 
 
 class DaliLoader:
@@ -37,124 +42,151 @@ class DaliLoader:
         self, dataset: Dataset, recipe: Recipe, *, rank: int, world: int, workers: int, device: int | None
     ) -> None:
         """Args: see `train_loader`; `device` is the GPU's number, None for the CPU."""
-        self._dataset, self._recipe, self._rank, self._world = dataset, recipe, rank, world
+        self._dataset, self._recipe = dataset, recipe
         self._workers, self._device = max(1, workers), device
         self._length = steps_per_epoch(dataset, recipe, world)
+        self._order = EpochOrder(len(dataset), recipe.train.batch_size, recipe.train.seed, rank, world)
         self.bad: list[str] = []
 
     def __len__(self) -> int:
         return self._length
 
-    def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
+    def epoch(self, number: int, start: int = 0) -> Iterator[TrainBatch]:
         recipe = self._recipe
         size, default = recipe.model.input_size, recipe.input.interpolation
-        order = epoch_batches(
-            len(self._dataset),
-            recipe.train.batch_size,
-            seed=recipe.train.seed,
-            epoch=number,
-            rank=self._rank,
-            world=self._world,
-        )
+        order = self._order.batches(number)
 
-        def drawn(index: int, width: int, height: int) -> AugmentParams:
-            return draw(recipe.augment, generator(recipe.train.seed, number, index), width, height, size, default)
+        def arguments(index: int, record: Record, by_pillow: bool) -> tuple[Argument, ...]:
+            encoded, width, height = _for_dali(record, by_pillow=by_pillow)
+            rng = generator(recipe.train.seed, number, index)
+            return augment_arguments(encoded, draw(recipe.augment, rng, width, height, size, default))
 
-        bad = BadImages(int(recipe.data.max_bad_fraction * order.size))
+        bad = BadImages(recipe.data.max_bad_fraction, order.size)
         self.bad = bad.found
-        run = _Run(self._dataset, drawn, size, self._workers, self._device, augment=True)
-        for batch, messages in run.batches(list(order[start:])):
-            bad.add(messages)
-            yield batch
+        one_pass = _Pass(self._dataset, arguments, Preprocess(size), self._workers, self._device, augment=True)
+        for images, part in one_pass.batches(list(order[start:])):
+            bad.add(part.messages)
+            yield TrainBatch(images, part.labels, part.indices)
 
 
 def evaluate(
     dataset: Dataset, preprocess: Preprocess, parts: Sequence[Indices], workers: int, device: int | None = None
 ) -> Iterator[Batch]:
-    """Batches of the images of `parts` with the evaluation pixels; see `evaluation_batches`.
+    """Yield batches of the images of `parts` with the evaluation pixels; see `evaluation_batches`.
 
     Raises:
         DataError: an image that cannot be read.
     """
 
-    def drawn(_: int, width: int, height: int) -> AugmentParams:
-        box = preprocess.layout(width, height).box
-        return AugmentParams(box, preprocess.interpolation, flip=False, colour=None, erase=None, noise=NO_NOISE)
+    def arguments(_: int, record: Record, by_pillow: bool) -> tuple[Argument, ...]:
+        encoded, width, height = _for_dali(record, by_pillow=by_pillow, apply_exif=preprocess.apply_exif)
+        layout = preprocess.layout(width, height)
+        if layout.resized[0] * layout.resized[1] > MAX_PIXELS:
+            encoded, layout = _prepared(record, preprocess)
+        return resize_arguments(encoded, layout, preprocess.interpolation)
 
-    run = _Run(dataset, drawn, preprocess.size, max(1, workers), device, augment=False)
-    for batch, messages in run.batches(parts):
-        if messages:
-            raise DataError(messages[0])
-        yield batch
+    one_pass = _Pass(dataset, arguments, preprocess, max(1, workers), device, augment=False)
+    for images, part in one_pass.batches(parts):
+        if part.messages:
+            raise DataError(part.messages[0])
+        yield Batch(images, part.labels, part.indices)
+
+
+def _for_dali(record: Record, *, by_pillow: bool, apply_exif: bool = False) -> tuple[bytes, int, int]:
+    """Return bytes that DALI decodes, with the image's width and height."""
+    size = None if by_pillow or apply_exif else plain_jpeg_size(record.encoded)
+    if size is not None:
+        return record.encoded, *size
+    image = decode(record.encoded, record.name, apply_exif=apply_exif)
+    return as_bmp(image), *image.size
+
+
+def _prepared(record: Record, preprocess: Preprocess) -> tuple[bytes, Layout]:
+    """Return the network's input itself, for an image whose resized picture would be too large."""
+    from PIL import Image
+
+    pixels = preprocess.evaluate_bytes(record.encoded, record.name)
+    rgb = np.repeat(pixels, 3, axis=2) if preprocess.channels == 1 else pixels
+    rgb = rgb[..., ::-1] if preprocess.channel_order == "BGR" else rgb
+    size = preprocess.size
+    return as_bmp(Image.fromarray(np.ascontiguousarray(rgb))), Layout((0, 0, size, size), (size, size), 0, 0)
 
 
 @dataclass(frozen=True)
 class _Loaded:
-    """A batch on its way into the pipeline: its samples' arguments, and what is told of it afterwards."""
+    """A batch as it is given to DALI: the arguments of its good images, and a message for each bad one."""
 
-    samples: list[tuple[Any, ...]]
-    labels: Indices
+    part: Indices
+    samples: list[tuple[Argument, ...]]
+    labels: Labels
     indices: Indices
     messages: list[str]
 
 
 @dataclass(frozen=True)
-class _Run:
+class _Pass:
     """One pass over some batches."""
 
     dataset: Dataset
-    drawn: Drawn
-    size: int
+    arguments: Arguments
+    preprocess: Preprocess
     threads: int
     device: int | None
     augment: bool
 
-    def batches(self, parts: Sequence[Indices]) -> Iterator[tuple[Batch, list[str]]]:
-        """Batches of the good images, with a message for each bad one.
+    def batches(self, parts: Sequence[Indices]) -> Iterator[tuple[Any, _Loaded]]:
+        """Yield the images of each batch, and what belongs to them.
 
-        DALI gives up a pipeline at the first image that it cannot decode. That batch is then looked at image by
-        image, and a new pipeline goes on from it.
+        DALI stops at the first image that it cannot decode. The images of that batch are then decoded by Pillow, which
+        names the bad ones, and a new pipeline continues.
         """
-        done, looked_at = 0, -1
-        while done < len(parts):
-            try:
-                for result in self._pass(parts[done:], look=looked_at == done):
-                    done += 1
-                    yield result
-            except RuntimeError as exc:
-                if looked_at == done:
-                    advice = "set data.loader=portable, and report this"
-                    raise DataError(f"DALI fails on a batch that Pillow decodes ({exc})", hint=advice) from exc
-                looked_at = done
-
-    def _pass(self, parts: Sequence[Indices], look: bool) -> Iterator[tuple[Batch, list[str]]]:
-        first = parts[0]
+        fed: deque[_Loaded] = deque()  # given to DALI and not returned yet
+        again: deque[_Loaded] = deque()  # to be given to a new pipeline
         # One thread reads ahead, so that the training loop does not wait for the disk.
-        loaded = ordered_map(lambda part: self._load(part, look=look and part is first), parts, workers=1)
-        waiting: deque[_Loaded] = deque()
+        with closing(ordered_map(self._load, parts, workers=1)) as loads:
 
-        def feed() -> list[list[Any]]:
-            waiting.append(next(loaded))
-            return [list(column) for column in zip(*waiting[-1].samples, strict=True)]
+            def source() -> list[tuple[Argument, ...]]:
+                fed.append(again.popleft() if again else next(loads))
+                return fed[-1].samples
 
-        try:
-            pipeline = build(feed, max(map(len, parts)), self.size, self.threads, self.device, augment=self.augment)
+            pipeline = self._pipeline(source, parts)
             for _ in parts:
-                (images,) = pipeline.run()
-                batch = waiting.popleft()
-                yield Batch(_handed_over(images, self.device), batch.labels, batch.indices), batch.messages
-        finally:
-            loaded.close()
+                try:
+                    images = pipeline.run()
+                except RuntimeError as exc:
+                    again.extend([self._load(fed[0].part, by_pillow=True), *list(fed)[1:]])
+                    fed.clear()
+                    pipeline = self._pipeline(source, parts)
+                    images = self._run_again(pipeline, fed, exc)
+                yield images, fed.popleft()
 
-    def _load(self, part: Indices, look: bool) -> _Loaded:
-        """Read the images of a batch; with `look`, decode them to find those that cannot be."""
+    def _pipeline(self, source: Callable[[], list[tuple[Argument, ...]]], parts: Sequence[Indices]) -> DaliPipeline:
+        return DaliPipeline(
+            source,
+            self.preprocess,
+            augment=self.augment,
+            batch_size=max(map(len, parts), default=1),
+            threads=self.threads,
+            device=self.device,
+        )
+
+    def _run_again(self, pipeline: DaliPipeline, fed: deque[_Loaded], error: RuntimeError) -> Any:
+        """Run a new pipeline on images that Pillow has decoded."""
+        try:
+            return pipeline.run()
+        except RuntimeError:
+            first = self.dataset.record(int(fed[0].indices[0])).name
+            what = f"DALI fails on a batch of images that Pillow decodes, the first is {first}"
+            reason = " ".join(str(error).split())[:300]
+            raise DataError(f"{what} ({reason})", hint="set data.loader=portable, and report this") from error
+
+    def _load(self, part: Indices, *, by_pillow: bool = False) -> _Loaded:
+        """Read the images of a batch."""
         samples, labels, good, messages = [], [], [], []
         for index in part.tolist():
             try:
                 record = self.dataset.record(index)
-                if look:
-                    decode(record.encoded, record.name)
-                samples.append(arguments(record, self.drawn(index, *image_size(record)), augment=self.augment))
+                samples.append(self.arguments(index, record, by_pillow))
             except DataError as exc:
                 messages.append(one_line(exc))
                 continue
@@ -162,13 +194,4 @@ class _Run:
             good.append(index)
         if not samples:
             raise DataError(f"every image of a batch is bad, the last: {messages[-1]}")
-        return _Loaded(samples, np.array(labels, dtype=np.int64), np.array(good, dtype=np.int64), messages)
-
-
-def _handed_over(images: Any, device: int | None) -> Any:
-    """DALI's output as an array, or a torch tensor on the GPU, that outlives the pipeline's buffer."""
-    if device is None:
-        return np.array(images.as_array())
-    import torch.utils.dlpack
-
-    return torch.utils.dlpack.from_dlpack(images.as_tensor()).clone()
+        return _Loaded(part, samples, np.array(labels, dtype=np.int64), np.array(good, dtype=np.int64), messages)

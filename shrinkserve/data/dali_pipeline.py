@@ -1,45 +1,43 @@
-"""The DALI graph, and what it is fed for each image."""
+"""The DALI graph, and its arguments for each image."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from shrinkserve.data.augment import AugmentParams
-from shrinkserve.data.dataset import Record
-from shrinkserve.preprocess import Interpolation
+from shrinkserve.preprocess import DALI_FILTERS, Layout, Preprocess
+from shrinkserve.preprocess.resize import Interpolation
 
-FILTERS: dict[Interpolation, str] = {
-    "nearest": "INTERP_NN",
-    "bilinear": "INTERP_LINEAR",
-    "bicubic": "INTERP_CUBIC",
-    "lanczos": "INTERP_LANCZOS3",
-}
+Argument = npt.NDArray[np.generic]
 DARK = np.zeros((1, 1, 3), dtype=np.uint8)
+INPUTS = ("encoded", "start", "shape", "filter")
+CUT_INPUTS = ("resized", "place")
+AUGMENT_INPUTS = ("flip", "pixel", "mean", "offset", "anchor", "erased", "noise_place", "noise")
 
 
-def arguments(record: Record, drawn: AugmentParams, *, augment: bool) -> tuple[Any, ...]:
-    """What the graph of `build` takes for one image: its bytes, then crop, filter and, with `augment`, all else."""
-    from nvidia.dali import types
-
-    left, top, right, bottom = drawn.crop
-    basic = (
-        np.frombuffer(record.encoded, dtype=np.uint8),
-        np.array([top, left], dtype=np.int32),
-        np.array([bottom - top, right - left], dtype=np.int32),
-        np.array(int(getattr(types, FILTERS[drawn.interpolation])), dtype=np.int32),
+def resize_arguments(encoded: bytes, layout: Layout, interpolation: Interpolation) -> tuple[Argument, ...]:
+    """Return the arguments of an evaluation image, in the order of `INPUTS` and `CUT_INPUTS`."""
+    width, height = layout.resized
+    return (
+        *_basic(encoded, layout.box, interpolation),
+        np.array([height, width], dtype=np.float32),
+        np.array([layout.top, layout.left], dtype=np.int32),
     )
-    if not augment:
-        return basic
+
+
+def augment_arguments(encoded: bytes, drawn: AugmentParams) -> tuple[Argument, ...]:
+    """Return the arguments of a training image, in the order of `INPUTS` and `AUGMENT_INPUTS`."""
     colour = drawn.colour
     affine = (
         (np.eye(3), np.zeros((3, 3)), np.zeros(3)) if colour is None else (colour.pixel, colour.mean, colour.offset)
     )
     x, y, x_end, y_end = drawn.erase or (0, 0, 0, 0)
     return (
-        *basic,
+        *_basic(encoded, drawn.crop, drawn.interpolation),
         np.array(drawn.flip, dtype=np.int32),
         *(np.asarray(part, dtype=np.float32) for part in affine),
         np.array([y, x], dtype=np.float32),
@@ -49,48 +47,114 @@ def arguments(record: Record, drawn: AugmentParams, *, augment: bool) -> tuple[A
     )
 
 
-def build(
-    feed: Callable[[], list[list[Any]]], batch_size: int, size: int, threads: int, device: int | None, *, augment: bool
-) -> Any:
-    """A built pipeline whose one output is the images, uint8 [N, size, size, 3].
+def _basic(encoded: bytes, box: tuple[int, int, int, int], interpolation: Interpolation) -> tuple[Argument, ...]:
+    from nvidia.dali import types
 
-    Args:
-        feed: gives the columns of `arguments` of the next batch.
-        batch_size: images a batch, at most.
-        size: of the result, in pixels.
-        threads: on the CPU.
-        device: the GPU's number, None for the CPU.
-        augment: with flip, colour and erasing.
-    """
-    from nvidia.dali import Pipeline, fn, types
-
-    pipeline = Pipeline(batch_size=batch_size, num_threads=threads, device_id=device)
-    with pipeline:
-        encoded, start, shape, interpolation, *more = fn.external_source(feed, num_outputs=12 if augment else 4)
-        # The EXIF orientation is left as it is, as in `preprocess.decode`.
-        images = fn.decoders.image(
-            encoded, device="cpu" if device is None else "mixed", output_type=types.RGB, adjust_orientation=False
-        )
-        interpolation = fn.cast(interpolation, dtype=types.INTERP_TYPE)
-        images = fn.slice(images, start=start, shape=shape, axes=[0, 1])
-        images = fn.resize(images, size=[size, size], interp_type=interpolation, antialias=True, dtype=types.UINT8)
-        if augment:
-            images = _augmented(images, size, device, *more)
-        pipeline.set_outputs(images)
-    pipeline.build()
-    return pipeline
+    left, top, right, bottom = box
+    return (
+        np.frombuffer(encoded, dtype=np.uint8),
+        np.array([top, left], dtype=np.int32),
+        np.array([bottom - top, right - left], dtype=np.int32),
+        np.array(int(getattr(types, DALI_FILTERS[interpolation])), dtype=np.int32),
+    )
 
 
-def _augmented(images: Any, size: int, device: int | None, *drawn: Any) -> Any:
+class DaliPipeline:
+    """A built pipeline whose output is the images, uint8 [N, size, size, channels]."""
+
+    def __init__(
+        self,
+        source: Callable[[], Sequence[tuple[Argument, ...]]],
+        preprocess: Preprocess,
+        *,
+        augment: bool,
+        batch_size: int,
+        threads: int,
+        device: int | None,
+    ) -> None:
+        """Build the graph.
+
+        Args:
+            source: returns the arguments of the next batch's images; DALI calls it ahead of `run`.
+            preprocess: size, channel order, antialiasing and border of the result.
+            augment: with flip, colour and erasing, instead of a cut out of the resized picture.
+            batch_size: images per batch, at most.
+            threads: CPU threads.
+            device: the GPU's number, None for the CPU.
+        """
+        from nvidia.dali import Pipeline, fn, types
+
+        names = (*INPUTS, *(AUGMENT_INPUTS if augment else CUT_INPUTS))
+        self._device = device
+
+        def columns() -> list[list[Argument]]:
+            return [list(column) for column in zip(*source(), strict=True)]
+
+        pipeline = Pipeline(batch_size=batch_size, num_threads=threads, device_id=device)
+        with pipeline:
+            inputs = dict(zip(names, fn.external_source(columns, num_outputs=len(names)), strict=True))
+            kind = types.BGR if preprocess.channel_order == "BGR" else types.RGB
+            # The EXIF orientation is not applied here: images that need it are decoded by Pillow.
+            decoder = "cpu" if device is None else "mixed"
+            images = fn.decoders.image(inputs["encoded"], device=decoder, output_type=kind, adjust_orientation=False)
+            if preprocess.channel_order == "L":
+                images = fn.color_space_conversion(images, image_type=types.RGB, output_type=types.GRAY)
+            images = fn.slice(images, start=inputs["start"], shape=inputs["shape"], axes=[0, 1])
+            size = [preprocess.size, preprocess.size] if augment else inputs["resized"]
+            images = fn.resize(
+                images,
+                size=size,
+                interp_type=fn.cast(inputs["filter"], dtype=types.INTERP_TYPE),
+                antialias=preprocess.antialias,
+                dtype=types.UINT8,
+            )
+            images = (
+                _augmented(images, preprocess.size, device, inputs) if augment else _cut(images, preprocess, inputs)
+            )
+            pipeline.set_outputs(images)
+        pipeline.build()
+        self._pipeline = pipeline
+
+    def run(self) -> Any:
+        """Return the next batch: an array, or a torch tensor on the GPU.
+
+        Raises:
+            RuntimeError: DALI cannot decode an image. The pipeline cannot be used any more.
+        """
+        (images,) = self._pipeline.run()
+        if self._device is None:
+            return np.array(images.as_array())
+        import torch.utils.dlpack
+
+        return torch.utils.dlpack.from_dlpack(images.as_tensor()).clone()
+
+
+def _cut(images: Any, preprocess: Preprocess, inputs: dict[str, Any]) -> Any:
+    """Cut the network's input out of the resized picture, and fill its border."""
+    from nvidia.dali import fn
+
+    border = preprocess.border()
+    fill = [border] if isinstance(border, int) else list(border)
+    if preprocess.channel_order == "BGR":
+        fill.reverse()
+    size = [preprocess.size, preprocess.size]
+    return fn.slice(
+        images, start=inputs["place"], shape=size, axes=[0, 1], out_of_bounds_policy="pad", fill_values=fill
+    )
+
+
+def _augmented(images: Any, size: int, device: int | None, inputs: dict[str, Any]) -> Any:
+    """Flip, change colours and erase."""
     from nvidia.dali import fn, types
 
-    flip, pixel, mean, offset, anchor, shape, place, noise = drawn
-    if device is not None:
-        noise = noise.gpu()
-    images = fn.flip(images, horizontal=flip)
+    noise = inputs["noise"] if device is None else inputs["noise"].gpu()
+    images = fn.flip(images, horizontal=inputs["flip"])
     means = fn.reshape(fn.reductions.mean(images, axes=[0, 1]), shape=[1, 1, 3])
-    images = fn.coord_transform(images, M=pixel) + fn.coord_transform(means, M=mean, T=offset)
+    images = fn.coord_transform(images, M=inputs["pixel"]) + fn.coord_transform(
+        means, M=inputs["mean"], T=inputs["offset"]
+    )
     images = fn.cast(images, dtype=types.UINT8)  # rounds and clips
-    images = fn.erase(images, anchor=anchor, shape=shape, axes=[0, 1], fill_value=0)
-    patch = fn.slice(noise, start=place, shape=[size, size], axes=[0, 1], out_of_bounds_policy="pad", fill_values=0)
+    images = fn.erase(images, anchor=inputs["anchor"], shape=inputs["erased"], axes=[0, 1], fill_value=0)
+    start = inputs["noise_place"]
+    patch = fn.slice(noise, start=start, shape=[size, size], axes=[0, 1], out_of_bounds_policy="pad", fill_values=0)
     return images + patch

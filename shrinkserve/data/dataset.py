@@ -1,8 +1,8 @@
-"""Datasets by index: TFRecord shards in the ImageNet layout, or a folder of images, whichever is there."""
+"""Types of a dataset: images that are read by index."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -12,15 +12,46 @@ SPLITS: tuple[Split, ...] = ("train", "validation")
 
 @dataclass(frozen=True)
 class Record:
-    """One image as it is stored: `encoded` bytes, `label` (a position in `classes`), and what messages call it."""
+    """One stored image.
+
+    Attributes:
+        encoded: the image file's bytes.
+        label: position in the dataset's `classes`.
+        place: the file.
+        offset: where in a shard the record begins; None for an image file.
+    """
 
     encoded: bytes
     label: int
-    name: str
+    place: str
+    offset: int | None = None
+
+    @property
+    def name(self) -> str:
+        """The record's name in messages."""
+        return self.place if self.offset is None else f"{self.place} at byte {self.offset}"
+
+
+@dataclass(frozen=True)
+class Usage:
+    """The images of a split that are used, and those that are not.
+
+    Attributes:
+        split: "train" or "validation".
+        used: number of images that loaders read.
+        skipped: number of files or records that are left out, by reason.
+        empty_classes: classes without an image in this split. Empty for TFRecord shards, whose records are not read
+            when a dataset is opened; `verify_dataset` finds them.
+    """
+
+    split: Split
+    used: int
+    skipped: dict[str, int] = field(default_factory=dict)
+    empty_classes: list[str] = field(default_factory=list)
 
 
 class Dataset(Protocol):
-    """Images with labels, read by index; may be shared by threads.
+    """Images with labels, read by index; threads may share it.
 
     Attributes:
         root: the folder that was opened.
@@ -35,5 +66,17 @@ class Dataset(Protocol):
     def __len__(self) -> int: ...
 
     def record(self, index: int) -> Record:
-        """The image at `index`; raises `DataError` when it cannot be read or its label is not one of `classes`."""
+        """Return the image at `index`.
+
+        Raises:
+            DataError: it cannot be read, or its label is not one of `classes`.
+        """
+        ...
+
+    def fingerprint(self) -> str:
+        """Return a hash of the images' names and labels, with and without those in quarantine the same."""
+        ...
+
+    def usage(self) -> Usage:
+        """Return how many images are used, and why others are not."""
         ...

@@ -1,7 +1,7 @@
 """scikit-learn's handwritten digits as a small ImageNet: real images without a download.
 
-Each 8x8 digit is drawn 56x56 in the middle of a black 64x64 canvas, so that the standard evaluation crop of 87.5 %
-is exactly the digit.
+Each 8x8 digit is drawn 56x56 in the middle of a black 64x64 canvas, so the standard evaluation crop of 87.5 % is
+exactly the digit.
 """
 
 from __future__ import annotations
@@ -13,28 +13,40 @@ import numpy as np
 
 from shrinkserve.atomic import staged_folder
 from shrinkserve.data.dataset import Split
-from shrinkserve.data.shards import BACKGROUND, LABELS, PREFIXES, shard_name
+from shrinkserve.data.records import BACKGROUND
+from shrinkserve.data.shards import LABELS, PREFIXES, shard_name
 from shrinkserve.data.tfrecord import write_record
 from shrinkserve.data.writing import example, refuse_foreign_folder
 
 CANVAS, DIGIT = 64, 56
 SHARDS: dict[Split, int] = {"train": 4, "validation": 2}
 VALIDATION_EVERY = 5
-"""Within each class one image in five is a validation image: 80/20, stratified, without a random number."""
+"""In each class every fifth image is a validation image: 80/20, stratified, without a random number."""
 
 
-def write_digits(target: Path) -> dict[Split, int]:
-    """Write the dataset to `target`, the same bytes every time, and return the number of images of each split.
+def write_digits(target: str | Path) -> dict[Split, int]:
+    """Write scikit-learn's 1,797 handwritten digits as JPEGs in TFRecord shards, the same bytes every time.
+
+    Args:
+        target: the dataset's folder; an earlier dataset there is replaced.
+
+    Returns:
+        The number of images of each split.
 
     Raises:
-        DataError: `target` holds something that is not such a dataset.
-        ArtifactError: the place cannot be written.
+        DataError: `target` contains something that is not such a dataset.
+        ArtifactError: `target` cannot be written.
+
+    Example::
+
+        write_digits("data/digits")
     """
+    target = Path(target)
     from sklearn.datasets import load_digits
 
     refuse_foreign_folder(target)
     digits = load_digits()
-    order = np.random.RandomState(0).permutation(len(digits.target))  # a stream that numpy keeps for ever
+    order = np.random.RandomState(0).permutation(len(digits.target))  # numpy guarantees this stream
     rank_in_class = np.zeros(len(order), dtype=np.int64)
     for digit in range(10):
         members = order[digits.target[order] == digit]
@@ -70,7 +82,7 @@ def _write_split(root: Path, split: Split, images: np.ndarray, digits: np.ndarra
 
 
 def _draw(image: np.ndarray) -> bytes:
-    """An 8x8 image of values 0..16 as the JPEG of its canvas."""
+    """Return the JPEG of an 8x8 image of values 0..16 on its canvas."""
     from PIL import Image
 
     small = Image.fromarray(np.round(image * (255 / 16)).astype(np.uint8))

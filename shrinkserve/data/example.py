@@ -1,12 +1,13 @@
 """`tf.train.Example` without TensorFlow: the protobuf messages are built from their descriptor.
 
-The field numbers are those of ``tensorflow/core/example/{example,feature}.proto``. The messages live in a
-descriptor pool of their own, so that a TensorFlow in the same process does not collide with them.
+The field numbers are those of ``tensorflow/core/example/{example,feature}.proto``. Generated code would register the
+messages in protobuf's default pool, where they collide with those of a TensorFlow in the same process; these are in a
+separate pool.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -20,54 +21,61 @@ Field = descriptor_pb2.FieldDescriptorProto
 
 
 def encode(features: Mapping[str, Value]) -> bytes:
-    """Serialise features; the same ones give the same bytes.
+    """Serialise features; equal features give equal bytes.
 
     Args:
-        features: key -> bytes, text, integer, float, or a list of one of these kinds.
+        features: key -> bytes, text, integer, float, or a list of one of these kinds. Text that is not valid Unicode
+            (a file name in another encoding) is stored as its original bytes.
     """
     message = _example_class()()
     for key, value in features.items():
-        values: list[Any] = value if isinstance(value, list) else [value]
+        values: Sequence[bytes | str | int | float] = value if isinstance(value, list) else [value]
         feature = message.features.feature[key]
         if all(isinstance(v, int) for v in values):
             feature.int64_list.value.extend(values)
         elif all(isinstance(v, (int, float)) for v in values):
             feature.float_list.value.extend(values)
         else:
-            feature.bytes_list.value.extend(v.encode() if isinstance(v, str) else v for v in values)
-    return message.SerializeToString(deterministic=True)  # type: ignore[no-any-return]
+            raw = (v.encode(errors="surrogateescape") if isinstance(v, str) else v for v in values)
+            feature.bytes_list.value.extend(raw)
+    return bytes(message.SerializeToString(deterministic=True))
 
 
 class Features:
-    """The features of one serialised Example, read by key."""
+    """The features of one `tf.train.Example`, read by key."""
 
-    def __init__(self, raw: bytes, where: str) -> None:
-        """Parse `raw`; `where` names the record in messages. Raises `DataError` when it is no Example."""
-        self._where = where
+    def __init__(self, raw: bytes) -> None:
+        """Parse `raw`.
+
+        Raises:
+            DataError: not a `tf.train.Example`.
+        """
         try:
             self._map = _example_class().FromString(raw).features.feature
         except DecodeError:
-            raise DataError(f"{where}: not a tf.train.Example", hint="check what wrote this shard") from None
+            raise DataError("not a tf.train.Example", hint="check the program that wrote this shard") from None
 
     def bytes(self, key: str) -> bytes:
-        """The one byte string under `key`; raises `DataError` when there is none."""
-        return self._one(key, "bytes_list")  # type: ignore[no-any-return]
+        """Return the one byte string under `key`; raise `DataError` if there is not exactly one."""
+        value: bytes = self._one(key, "bytes_list")
+        return value
 
     def int(self, key: str) -> int:
-        """The one integer under `key`; raises `DataError` when there is none."""
-        return self._one(key, "int64_list")  # type: ignore[no-any-return]
+        """Return the one integer under `key`; raise `DataError` if there is not exactly one."""
+        value: int = self._one(key, "int64_list")
+        return value
 
     def text(self, key: str) -> str:
-        """The text under `key`, empty when there is none."""
+        """Return the text under `key`, empty if there is none."""
         values = self._map[key].bytes_list.value if key in self._map else []
         return values[0].decode("utf-8", errors="replace") if values else ""
 
     def _one(self, key: str, kind: str) -> Any:
-        # `in` first: reading a protobuf map's absent key would insert it.
+        # Check `in` first: reading an absent key would insert it into the protobuf map.
         values = getattr(self._map[key], kind).value if key in self._map else []
         if len(values) != 1:
             found = f"{len(values)} values" if key in self._map else f"the keys {sorted(self._map)}"
-            raise DataError(f"{self._where}: feature {key!r}", expected=f"one value ({kind})", found=found)
+            raise DataError(f"feature {key!r}", expected=f"one value ({kind})", found=found)
         return values[0]
 
 

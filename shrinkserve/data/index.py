@@ -1,12 +1,13 @@
-"""Index files: where the records of a shard begin, in the format of TensorFlow's and DALI's ``tfrecord2idx``.
+"""Index files: the offsets of a shard's records, in the format of TensorFlow's and DALI's ``tfrecord2idx``.
 
-``<folder>/index/<shard>.idx`` holds a line ``offset size`` a record, in bytes with its frame. With it a dataset of a
-thousand shards opens at once, where walking over the frames would touch every record on the disk.
+``<folder>/index/<shard>.idx`` has a line ``offset size`` for each record, in bytes including its frame. With an index
+a dataset of a thousand shards opens at once; without one, opening reads every frame on the disk.
 """
 
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,17 +17,26 @@ from shrinkserve.data.tfrecord import OVERHEAD, Shard
 from shrinkserve.errors import ArtifactError
 
 
+@dataclass(frozen=True)
+class WrittenIndex:
+    """The index files of one split: their folder, and the number of shards and records."""
+
+    folder: Path
+    shards: int
+    records: int
+
+
 def index_path(shard: Path) -> Path:
-    """Where the index of a shard is."""
+    """Return the path of a shard's index."""
     return shard.parent / "index" / f"{shard.name}.idx"
 
 
 def open_shard(path: Path, damaged: frozenset[int] = frozenset()) -> Shard:
-    """Open a shard by its index, which is made when it is absent or older than the shard.
+    """Open a shard with its index, which is written if it is absent or older than the shard.
 
     Args:
         path: the shard.
-        damaged: offsets at which its frames are known to be damaged: what comes after one is lost.
+        damaged: offsets of frames that are known to be damaged; the records after one are lost.
 
     Raises:
         DataError: the shard is unreadable, truncated or damaged in a frame.
@@ -34,7 +44,7 @@ def open_shard(path: Path, damaged: frozenset[int] = frozenset()) -> Shard:
     shard = _read_index(path)
     if shard is None:
         shard = Shard.scan(path, damaged)
-        with suppress(ArtifactError):  # a dataset on a read-only disk is walked over each time
+        with suppress(ArtifactError):  # on a read-only disk the shard is scanned each time
             write_index(shard)
     return shard
 
@@ -48,19 +58,18 @@ def write_index(shard: Shard) -> Path:
 
 
 def _read_index(path: Path) -> Shard | None:
-    """The shard by its index, or None when there is none that fits."""
+    """Return the shard as its index describes it, or None if no index fits the shard."""
     index = index_path(path)
     try:
         if index.stat().st_mtime_ns < path.stat().st_mtime_ns:
             return None
         numbers = np.array(index.read_bytes().split(), dtype=np.int64)
-    except (OSError, ValueError):
+        size = path.stat().st_size
+    except (OSError, ValueError, OverflowError):
         return None
     starts, sizes = numbers[::2], numbers[1::2]
-    if len(starts) != len(sizes):
+    if len(starts) != len(sizes) or not ((sizes >= OVERHEAD) & (sizes <= size)).all():
         return None
     offsets = np.concatenate([[0], np.cumsum(sizes)])
-    if len(sizes) and not sizes.min() >= OVERHEAD:
-        return None
-    whole = np.array_equal(offsets[:-1], starts) and offsets[-1] == path.stat().st_size
-    return Shard(path, offsets) if whole else None
+    fits = np.array_equal(offsets[:-1], starts) and offsets[-1] == size
+    return Shard(path, offsets) if fits else None

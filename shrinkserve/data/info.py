@@ -1,4 +1,4 @@
-"""What a dataset is, without reading all of it."""
+"""Describe a dataset without reading all of it."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from shrinkserve.data.dataset import SPLITS, Split
+from shrinkserve.data.dataset import SPLITS, Split, Usage
 from shrinkserve.data.folder import FolderDataset
-from shrinkserve.data.opening import open_dataset
+from shrinkserve.data.opening import has_split, open_dataset
 from shrinkserve.data.order import evaluation_order
-from shrinkserve.data.quarantine import read_quarantine
 from shrinkserve.data.shards import ShardDataset
 from shrinkserve.preprocess import decode
 
@@ -25,12 +24,13 @@ class SplitInfo:
     Attributes:
         split: "train" or "validation".
         layout: "TFRecord" or "image folder".
-        files: shards, or image files.
-        images: without those in quarantine.
+        files: number of shards, or of image files.
+        images: number of images without those in quarantine.
         quarantined: entries of the skip list.
-        classes: logits of a network for it.
-        median_bytes: of an encoded image, from a sample.
-        median_size: width and height in pixels, from the same sample.
+        classes: logits of a network for this dataset.
+        median_bytes: median size of an encoded image, of a sample.
+        median_size: median width and height in pixels, of the same sample.
+        usage: images used and skipped.
     """
 
     split: Split
@@ -41,28 +41,44 @@ class SplitInfo:
     classes: int
     median_bytes: int
     median_size: tuple[int, int]
+    usage: Usage
 
 
-def describe_dataset(root: Path) -> list[SplitInfo]:
-    """Each split that is there; raises `DataError` when none is, or one is damaged."""
-    present = [s for s in SPLITS if any(kind.find(root, s) for kind in (ShardDataset, FolderDataset))]
-    return [_describe(root, split) for split in present or SPLITS]
+def describe_dataset(root: str | Path) -> list[SplitInfo]:
+    """Describe each split of a dataset.
+
+    Args:
+        root: the dataset's folder.
+
+    Returns:
+        One entry for each split that is there.
+
+    Raises:
+        DataError: no dataset, or a damaged one.
+
+    Example::
+
+        for split in describe_dataset("data/digits"):
+            print(split.split, split.images, split.usage.skipped)
+    """
+    root = Path(root)
+    present = [split for split in SPLITS if has_split(root, split)]
+    return [_describe(open_dataset(root, split)) for split in present or SPLITS]
 
 
-def _describe(root: Path, split: Split) -> SplitInfo:
-    dataset = open_dataset(root, split)
+def _describe(dataset: ShardDataset | FolderDataset) -> SplitInfo:
     sharded = isinstance(dataset, ShardDataset)
     sample = [dataset.record(i) for i in evaluation_order(len(dataset), rank=0, world=1, limit=SAMPLE).tolist()]
-    sizes = np.median([decode(record.encoded, record.name).size for record in sample], axis=0)
-    folder = (ShardDataset if sharded else FolderDataset).find(root, split)
-    own = [path for path in read_quarantine(root) if folder and (root / path).is_relative_to(folder)]
+    width, height = np.median([decode(record.encoded, record.name).size for record in sample], axis=0)
+    usage = dataset.usage()
     return SplitInfo(
-        split=split,
+        split=dataset.split,
         layout="TFRecord" if sharded else "image folder",
         files=len(dataset.shards) if isinstance(dataset, ShardDataset) else len(dataset),
         images=len(dataset),
-        quarantined=sum(len(read_quarantine(root)[path]) for path in own),
+        quarantined=usage.skipped.get("in quarantine", 0),
         classes=len(dataset.classes),
         median_bytes=int(np.median([len(record.encoded) for record in sample])),
-        median_size=(int(sizes[0]), int(sizes[1])),
+        median_size=(int(width), int(height)),
+        usage=usage,
     )

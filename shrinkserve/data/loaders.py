@@ -1,4 +1,4 @@
-"""The loaders' common face, and which one is taken."""
+"""The training loaders' interface, the choice of a loader, and the evaluation batches."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from shrinkserve.concurrency import ordered_map
 from shrinkserve.config import Recipe
-from shrinkserve.data.batch import Batch
+from shrinkserve.data.batch import Batch, TrainBatch
 from shrinkserve.data.dataset import Dataset
 from shrinkserve.data.order import Indices, evaluation_order
 from shrinkserve.errors import ConfigError
@@ -20,34 +20,35 @@ from shrinkserve.preprocess import Preprocess
 
 
 class TrainLoader(Protocol):
-    """Augmented batches, the same for the same (seed, epoch, rank, world) whatever the number of workers.
+    """Augmented batches. Equal (seed, epoch, rank, world) give equal batches, whatever the number of workers.
 
     Attributes:
-        bad: messages of the bad images met in the epoch so far; each is left out of its batch, which is then smaller.
+        bad: messages of the bad images in the epoch so far. A batch is smaller by the bad images in it.
     """
 
     bad: list[str]
 
     def __len__(self) -> int:
-        """Batches an epoch, the same on every rank."""
+        """Return the number of batches in an epoch, the same on every rank."""
         ...
 
-    def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
-        """The batches of epoch `number` from batch `start` on.
+    def epoch(self, number: int, start: int = 0) -> Iterator[TrainBatch]:
+        """Yield the batches of epoch `number` from batch `start` on.
 
         Raises:
-            DataError: more bad images than the recipe's ``data.max_bad_fraction`` of the rank's epoch.
+            DataError: more bad images than the recipe's ``data.max_bad_fraction`` of the rank's epoch, or a loader
+                process that failed.
         """
         ...
 
 
 def train_loader(dataset: Dataset, recipe: Recipe, *, rank: int = 0, world: int = 1) -> TrainLoader:
-    """The loader that the recipe's ``data.loader`` asks for; "auto" is DALI where it is installed and a GPU is there.
+    """Return the loader that the recipe's ``data.loader`` names; "auto" is DALI if it is installed and there is a GPU.
 
-    DALI hands over `Batch.images` as a torch tensor on the GPU of this process, or as an array where there is no GPU.
+    With DALI, `TrainBatch.images` is a torch tensor on this process's GPU, or an array if there is no GPU.
 
     Raises:
-        ConfigError: DALI is asked for and not installed.
+        ConfigError: DALI is requested and not installed.
         DataError: fewer images than one step of all ranks needs.
     """
     workers = available_workers() if recipe.data.workers is None else recipe.data.workers
@@ -78,19 +79,20 @@ def evaluation_batches(  # noqa: PLR0913 - all but three are options with a defa
     start: int = 0,
     loader: Literal["portable", "dali"] = "portable",
 ) -> Iterator[Batch]:
-    """Every image exactly once over all ranks, in increasing order; the last batch may be smaller.
+    """Yield every image exactly once over all ranks, in increasing order; the last batch may be smaller.
 
     Args:
         dataset: from `open_dataset`.
-        preprocess: what the network expects.
-        batch_size: images a batch, at most.
+        preprocess: the network's preprocessing.
+        batch_size: images per batch, at most.
         rank: this process.
         world: number of processes.
-        workers: decoding threads; None for one a core that this process may use, 0 for none.
-        limit: only so many images in all, spread evenly over the dataset.
-        start: so many of this process's images are left out, to go on where another pass stopped.
-        loader: "portable" gives exactly the pixels of `preprocess`. "dali" gives them on a CPU to within rounding: on
-            photographs the mean difference is below 0.5 of 255, and 98 % of the values differ by at most one.
+        workers: decoding threads; None for one per usable core, 0 for none.
+        limit: total number of images, spread evenly over the dataset.
+        start: number of this process's images to skip, to continue an earlier pass.
+        loader: "portable" gives exactly the pixels of `preprocess`. "dali" gives them on a CPU within rounding: on
+            photographs the mean difference is below 0.5 of 255, and 98 % of the values differ by at most one. See
+            `Preprocess.approximate_in_dali` for the filters that DALI lacks.
 
     Raises:
         DataError: an image that cannot be read, named by file or by shard and offset.
@@ -98,7 +100,7 @@ def evaluation_batches(  # noqa: PLR0913 - all but three are options with a defa
     order = evaluation_order(len(dataset), rank=rank, world=world, limit=limit)[start:]
 
     def load(indices: Indices) -> Batch:
-        images = np.empty((len(indices), preprocess.size, preprocess.size, 3), dtype=np.uint8)
+        images = np.empty((len(indices), *preprocess.shape), dtype=np.uint8)
         labels = np.empty(len(indices), dtype=np.int64)
         for position, index in enumerate(indices.tolist()):
             record = dataset.record(index)
@@ -116,7 +118,7 @@ def evaluation_batches(  # noqa: PLR0913 - all but three are options with a defa
 
 
 def _gpu() -> int | None:
-    """The number of this process's GPU, None where there is none."""
+    """Return the number of this process's GPU, None if there is none."""
     import torch
 
     return int(os.environ.get("LOCAL_RANK", "0")) if torch.cuda.is_available() else None

@@ -1,30 +1,41 @@
-"""Open a dataset of any kind."""
+"""Open a dataset of either layout."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from shrinkserve.data.dataset import Dataset, Split
+from shrinkserve.data.dataset import Split
+from shrinkserve.data.folder import FolderDataset
+from shrinkserve.data.shards import ShardDataset
 from shrinkserve.errors import DataError
 
 
-def open_dataset(root: str | Path, split: Split) -> Dataset:
-    """Open one split of a dataset; its layout is detected.
+def open_dataset(root: str | Path, split: Split) -> ShardDataset | FolderDataset:
+    """Open one split of a dataset; the layout is detected.
 
     ```
     root/train_tfrecord/train-00000-of-01024 ...            root/train/<class>/*.jpg
     root/val_tfrecord/validation-00000-of-00128 ...         root/val/<class>/*.jpg   (or root/validation/)
     ```
 
+    Args:
+        root: the dataset's folder.
+        split: "train" or "validation".
+
+    Returns:
+        A `shrinkserve.data.Dataset`.
+
     Raises:
         DataError: neither layout, a missing or damaged shard, an empty folder, or an unknown class.
-    """
-    from shrinkserve.data.folder import FolderDataset
-    from shrinkserve.data.shards import ShardDataset
 
+    Example::
+
+        dataset = open_dataset("data/digits", "validation")
+        print(len(dataset), dataset.classes, dataset.record(0).label)
+    """
     root = Path(root)
     if not root.is_dir():
-        raise DataError(f"{root}: no such folder", hint="make one, e.g. `shrinkserve data digits DIR`")
+        raise DataError(f"{root}: no such folder", hint="make a dataset, e.g. `shrinkserve data digits DIR`")
     for kind in (ShardDataset, FolderDataset):
         if (folder := kind.find(root, split)) is not None:
             return kind(root, split, folder)
@@ -32,6 +43,14 @@ def open_dataset(root: str | Path, split: Split) -> Dataset:
     raise DataError(f"{root}: no {split} images", expected=layouts, found=_listing(root), hint="check the path")
 
 
+def has_split(root: Path, split: Split) -> bool:
+    """Return True if the dataset has this split in either layout."""
+    return any(kind.find(root, split) is not None for kind in (ShardDataset, FolderDataset))
+
+
 def _listing(root: Path) -> str:
-    names = sorted(p.name for p in root.iterdir())
+    try:
+        names = sorted(p.name for p in root.iterdir())
+    except OSError as exc:
+        raise DataError(f"{root}: cannot list folder ({exc.strerror})", hint="check its permissions") from exc
     return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "") if names else "an empty folder"

@@ -1,6 +1,8 @@
-"""Which image goes where: the order of an epoch, and each rank's part of it."""
+"""The order of images in an epoch, and each rank's part of it."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -13,10 +15,10 @@ Indices = npt.NDArray[np.int64]
 
 
 def steps_per_epoch(dataset: Dataset, recipe: Recipe, world: int) -> int:
-    """Whole batches that each of `world` ranks gets in an epoch.
+    """Return the number of full batches that each of `world` ranks gets in an epoch.
 
     Raises:
-        DataError: not even one.
+        DataError: there is not even one.
     """
     steps = len(dataset) // (recipe.train.batch_size * world)
     if not steps:
@@ -29,26 +31,45 @@ def steps_per_epoch(dataset: Dataset, recipe: Recipe, world: int) -> int:
     return steps
 
 
-def epoch_batches(count: int, batch_size: int, *, seed: int, epoch: int, rank: int, world: int) -> Indices:
-    """The batches of one rank in one epoch: int64 [batches, batch_size].
+@dataclass(frozen=True)
+class EpochOrder:
+    """The batches of one rank.
 
-    A permutation of all images by `(seed, epoch)`, cut into steps of ``world * batch_size`` images. The ranks of a
-    step are neighbours, so that the union over ranks does not depend on their number. The images left
-    after the last whole step are other ones in each epoch.
+    Attributes:
+        count: images in the dataset.
+        batch_size: images per batch.
+        seed: the recipe's ``train.seed``.
+        rank: this process.
+        world: number of processes.
     """
-    steps = count // (batch_size * world)
-    order = np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, epoch)))).permutation(count)
-    return order[: steps * world * batch_size].reshape(steps, world, batch_size)[:, rank]
+
+    count: int
+    batch_size: int
+    seed: int
+    rank: int
+    world: int
+
+    def batches(self, epoch: int) -> Indices:
+        """Return the images of each batch of an epoch: int64 [batches, batch_size].
+
+        All images are permuted by `(seed, epoch)` and divided into steps of ``world * batch_size`` images. The ranks
+        take neighbouring parts of a step, so a step's images do not depend on the number of ranks. The images after
+        the last full step are left out; they differ from epoch to epoch.
+        """
+        steps = self.count // (self.batch_size * self.world)
+        rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence((self.seed, epoch))))
+        order = rng.permutation(self.count)[: steps * self.world * self.batch_size]
+        return order.reshape(steps, self.world, self.batch_size)[:, self.rank]
 
 
 def evaluation_order(count: int, *, rank: int, world: int, limit: int | None = None) -> Indices:
-    """The images of one rank in increasing order; over all ranks every image once.
+    """Return the images of one rank in increasing order. All ranks together have every image once.
 
     Args:
         count: images in the dataset.
         rank: this process.
         world: number of processes.
-        limit: only so many images in all, spread evenly over the dataset, as folders are sorted by class.
+        limit: total number of images, spread evenly over the dataset, because folders are sorted by class.
     """
     if limit is None or limit >= count:
         return np.arange(rank, count, world)

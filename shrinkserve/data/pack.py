@@ -1,4 +1,4 @@
-"""Packing images into TFRecord shards in the ImageNet layout: in parallel, resumable, the same bytes every time."""
+"""Pack images into TFRecord shards in the ImageNet layout: in parallel, resumable, the same bytes every time."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import astuple, dataclass
 from functools import partial
 from multiprocessing import get_context
@@ -16,10 +17,12 @@ from pathlib import Path
 import numpy as np
 
 from shrinkserve.atomic import write_atomic
-from shrinkserve.data.dataset import Split
+from shrinkserve.data.dataset import Split, Usage
+from shrinkserve.data.loaders import available_workers
 from shrinkserve.data.pixels import plain_jpeg_size
-from shrinkserve.data.shards import BACKGROUND, LABELS, PREFIXES, shard_name
-from shrinkserve.data.sources import Collection, SourceImage
+from shrinkserve.data.records import BACKGROUND
+from shrinkserve.data.shards import LABELS, PREFIXES, shard_name
+from shrinkserve.data.sources import Collection, SourceImage, find_sources
 from shrinkserve.data.tfrecord import write_record
 from shrinkserve.data.writing import example
 from shrinkserve.errors import DataError
@@ -28,32 +31,92 @@ from shrinkserve.text import check_class_names
 
 PLAN = ".pack.json"
 IMAGES_PER_SHARD: dict[Split, int] = {"train": 1252, "validation": 391}
-"""What makes 1024 and 128 shards of ImageNet."""
+"""Gives 1024 and 128 shards for ImageNet."""
 
 
 @dataclass(frozen=True)
 class ShardPlan:
-    """One shard to write: where, and its images."""
+    """One shard to write: its path and its images."""
 
     path: Path
     sources: list[SourceImage]
 
 
+@dataclass(frozen=True)
+class PackReport:
+    """The result of packing.
+
+    Attributes:
+        images: packed images by split.
+        shards: number of shards.
+        classes: number of classes.
+        bad: one message for each image that was left out because it cannot be decoded.
+        usage: files of the source that were used and skipped, by split; empty for tars.
+    """
+
+    images: dict[Split, int]
+    shards: int
+    classes: int
+    bad: list[str]
+    usage: list[Usage]
+
+
+def pack_dataset(
+    source: str | Path,
+    target: str | Path,
+    *,
+    train_shards: int | None = None,
+    validation_shards: int | None = None,
+    skip_bad: bool = False,
+    workers: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> PackReport:
+    """Pack images into TFRecord shards. The same call continues after an interruption.
+
+    Args:
+        source: an image folder, or the folder of ILSVRC2012's tars.
+        target: the folder of the new dataset.
+        train_shards: number of shards; None for shards of the size of ImageNet's.
+        validation_shards: like `train_shards`.
+        skip_bad: leave out images that cannot be decoded instead of stopping.
+        workers: processes; None for one per usable core.
+        progress: called with the number of finished shards and of all shards.
+
+    Returns:
+        The number of images, shards and classes, and what was left out.
+
+    Raises:
+        DataError: no images, a bad image, or a target that contains other files.
+
+    Example::
+
+        report = pack_dataset("photos", "data/photos", train_shards=8)
+        print(report.images)
+    """
+    target = Path(target)
+    collection = find_sources(Path(source))
+    shards = plan_shards(collection, target, {"train": train_shards, "validation": validation_shards})
+    workers = available_workers() if workers is None else workers
+    bad = pack(collection, shards, target, workers=workers, skip_bad=skip_bad, progress=progress)
+    images = {split: len(sources) for split, sources in collection.images.items()}
+    return PackReport(images, len(shards), len(collection.synsets), bad, collection.usage)
+
+
 def plan_shards(
     collection: Collection, target: Path, counts: dict[Split, int | None], seed: int = 0
 ) -> list[ShardPlan]:
-    """Decide which image goes into which shard: shuffled, so that each shard is a fair sample.
+    """Assign each image to a shard, shuffled, so that each shard is a fair sample.
 
     Args:
         collection: the images.
         target: the dataset's folder.
-        counts: shards a split; None for as many as give them the size of ImageNet's.
-        seed: of the order.
+        counts: shards per split; None for shards of the size of ImageNet's.
+        seed: seed of the order.
     """
     shards = []
     for split, sources in collection.images.items():
         count = counts[split] or -(-len(sources) // IMAGES_PER_SHARD[split])
-        order = np.random.RandomState(seed).permutation(len(sources))  # a stream that numpy keeps for ever
+        order = np.random.RandomState(seed).permutation(len(sources))  # numpy guarantees this stream
         folder, prefix = PREFIXES[split]
         for number, part in enumerate(np.array_split(order, min(count, len(sources)))):
             name = shard_name(prefix, number, min(count, len(sources)))
@@ -70,21 +133,21 @@ def pack(
     skip_bad: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[str]:
-    """Write the shards; those that an interrupted run has finished are kept.
+    """Write the shards, except those that an interrupted run has finished.
 
     Args:
         collection: the images.
-        shards: from `plan`.
+        shards: from `plan_shards`.
         target: the dataset's folder.
         workers: processes.
         skip_bad: leave out images that cannot be decoded instead of stopping.
-        progress: is told the number of shards that are done, and of all.
+        progress: called with the number of finished shards and of all shards.
 
     Returns:
-        A message for each image that was left out.
+        One message for each image that was left out.
 
     Raises:
-        DataError: a bad image, or a target that holds something else.
+        DataError: a bad image, a target that contains other files, or a process that was killed.
     """
     check_class_names([*collection.synsets, *collection.texts], DataError)
     _claim(target, shards)
@@ -93,12 +156,16 @@ def pack(
     write = partial(_write_shard, synsets=collection.synsets, texts=collection.texts, skip_bad=skip_bad)
     bad: list[str] = []
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        futures = [pool.submit(write, shard) for shard in shards]
         try:
+            futures = [pool.submit(write, shard) for shard in shards]
             for done, future in enumerate(as_completed(futures), start=1):
                 bad += future.result()
                 if progress is not None:
                     progress(done, len(shards))
+        except BrokenProcessPool as exc:
+            what = f"{target}: a packing process was killed; it may be out of memory"
+            hint = "run the same command with fewer --workers: finished shards are kept"
+            raise DataError(what, hint=hint) from exc
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
@@ -111,7 +178,7 @@ def pack(
 
 
 def _claim(target: Path, shards: list[ShardPlan]) -> None:
-    """Make `target` this plan's; an unfinished one goes on only if it is the same."""
+    """Reserve `target` for this plan; continue an unfinished one only if its plan is the same."""
     digest = hashlib.sha256()
     for shard in shards:
         digest.update(json.dumps([shard.path.name, *map(astuple, shard.sources)]).encode())
@@ -119,7 +186,7 @@ def _claim(target: Path, shards: list[ShardPlan]) -> None:
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         before = (target / PLAN).read_bytes() if (target / PLAN).is_file() else None
         if before != mine:
-            what = "holds other things" if before is None else "holds an unfinished packing of other images"
+            what = "contains other files" if before is None else "contains an unfinished packing of other images"
             raise DataError(f"{target}: {what}", expected="a new folder", hint="choose another place or remove it")
     write_atomic(target / PLAN, mine)
 
@@ -147,6 +214,9 @@ def _write_shard(shard: ShardPlan, *, synsets: list[str], texts: list[str], skip
             )
         stream.flush()
         os.fsync(stream.fileno())
+    if len(bad) == len(shard.sources):
+        aside.unlink()
+        raise DataError(f"{shard.path.name}: every image is bad, the first: {bad[0]}", hint="write fewer shards")
     if bad:
         write_atomic(log, "\n".join(bad).encode())
     aside.replace(shard.path)
@@ -154,7 +224,7 @@ def _write_shard(shard: ShardPlan, *, synsets: list[str], texts: list[str], skip
 
 
 def _log(shard: ShardPlan) -> Path:
-    """Where the messages of a finished shard are until all are."""
+    """Return the file with the messages of a finished shard, until all shards are finished."""
     return shard.path.with_name(f".{shard.path.name}.bad")
 
 
@@ -166,13 +236,13 @@ def _read(source: SourceImage) -> bytes:
             stream.seek(source.offset)
             return stream.read(source.size)
     except OSError as exc:
-        raise DataError(f"{source.path}: cannot be read ({exc.strerror})", hint="check its permissions") from exc
+        raise DataError(f"cannot be read ({exc.strerror})", where=source.path, hint="check its permissions") from exc
 
 
 def _as_jpeg(encoded: bytes, source: SourceImage) -> tuple[bytes, tuple[int, int]]:
-    """The image as a JPEG that every reader takes, and its width and height.
+    """Return the image as a JPEG that every reader decodes, with its width and height.
 
-    Its bytes are kept if it is one (grey and progressive ones are); a PNG, or a JPEG in CMYK, is encoded anew.
+    The bytes of such a JPEG are kept, also of a grey or progressive one. A PNG, or a JPEG in CMYK, is encoded as JPEG.
     """
     name = source.path if source.offset == 0 else f"{source.path}: {source.filename}"
     image = decode(encoded, name)

@@ -1,8 +1,12 @@
-"""From encoded bytes to a training image, as fast as a CPU can.
+"""Decode and augment training images, as fast as a CPU can.
 
-Evaluation takes its pixels from `Preprocess.evaluate_bytes` (Pillow) only. Training needs no such
-agreement: it decodes with libjpeg-turbo directly, at a half, quarter or eighth of the size where the crop stays large
-enough, and resizes with torch's vectorised kernel for uint8, which takes a fifth of the time that Pillow's does.
+Evaluation uses Pillow only (`Preprocess.evaluate_bytes`), so that its pixels are exact. Training does not need exact
+pixels: it decodes with libjpeg-turbo directly, at a half, quarter or eighth of the size if the crop stays large enough,
+and resizes with torch's vectorised uint8 kernel, which takes a fifth of Pillow's time.
+
+```
+encoded --libjpeg-turbo or Pillow--> numpy --torch: crop and resize--> numpy --Pillow: colour--> numpy: flip, erase
+```
 """
 
 from __future__ import annotations
@@ -12,9 +16,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from shrinkserve.config import AugmentConfig
-from shrinkserve.data.augment import AugmentParams, Box, Colour, draw
+from shrinkserve.data.augment import AugmentParams, Colour, draw
 from shrinkserve.data.dataset import Record
-from shrinkserve.preprocess import MAX_BYTES, MAX_PIXELS, Interpolation, Pixels, decode
+from shrinkserve.preprocess import MAX_BYTES, MAX_PIXELS, Box, Interpolation, Pixels, decode
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -23,7 +27,14 @@ if TYPE_CHECKING:
 def augmented(
     record: Record, config: AugmentConfig, rng: np.random.Generator, size: int, default: Interpolation
 ) -> Pixels:
-    """Decode and augment: uint8 [size, size, 3]; raises `DataError` for what is not a whole image."""
+    """Decode and augment an image.
+
+    Returns:
+        uint8 [size, size, 3].
+
+    Raises:
+        DataError: not an intact image.
+    """
     if (plain := plain_jpeg_size(record.encoded)) is not None:
         drawn = draw(config, rng, *plain, size, default)
         pixels, box = _decode_jpeg(record, plain, drawn.crop, size)
@@ -35,9 +46,9 @@ def augmented(
 
 
 def plain_jpeg_size(encoded: bytes) -> tuple[int, int] | None:
-    """Width and height of a JPEG in a colour model that libjpeg-turbo turns into RGB itself, and None for all else.
+    """Return width and height of a JPEG that libjpeg-turbo converts to RGB itself; None for all other images.
 
-    ImageNet holds a PNG under a JPEG's name and CMYK pictures; those go through Pillow.
+    ImageNet has a PNG with the name of a JPEG, and CMYK pictures. Those are decoded by Pillow.
     """
     import simplejpeg
 
@@ -50,12 +61,16 @@ def plain_jpeg_size(encoded: bytes) -> tuple[int, int] | None:
 
 
 def image_size(record: Record) -> tuple[int, int]:
-    """Width and height, from the header alone if that is a plain JPEG's; raises `DataError` when it is no image."""
+    """Return width and height, read from the header alone if the image is a plain JPEG.
+
+    Raises:
+        DataError: not an image.
+    """
     return plain_jpeg_size(record.encoded) or decode(record.encoded, record.name).size
 
 
 def _decode_jpeg(record: Record, original: tuple[int, int], crop: Box, size: int) -> tuple[Pixels, Box]:
-    """The decoded picture, maybe scaled down, and where in it `crop` is."""
+    """Return the decoded picture, scaled down if the crop allows it, and the position of `crop` in it."""
     import simplejpeg
 
     (width, height), (left, top, right, bottom) = original, crop
@@ -65,22 +80,22 @@ def _decode_jpeg(record: Record, original: tuple[int, int], crop: Box, size: int
             record.encoded, min_width=-(-width // factor), min_height=-(-height // factor), min_factor=factor
         )
     except ValueError:
-        # Not all that libjpeg warns about makes an image unusable: Pillow decides, as it does in evaluation.
+        # libjpeg also rejects images that are usable. Pillow decides, as it does in evaluation.
         return np.array(decode(record.encoded, record.name)), crop
     return pixels, (left // factor, top // factor, right // factor, bottom // factor)
 
 
 def resize(pixels: Pixels, box: Box, size: int, interpolation: Interpolation) -> Pixels:
-    """Part of an image, antialiased where it shrinks.
+    """Resize part of an image, antialiased where it shrinks.
 
     Args:
         pixels: uint8 [height, width, 3].
         box: the part: left, top, right, bottom.
         size: height and width of the result.
-        interpolation: the filter.
+        interpolation: the filter. "bicubic_tf1" is treated as "bicubic".
     """
     left, top, right, bottom = box
-    if interpolation == "lanczos":  # which torch does not have
+    if interpolation == "lanczos":  # torch has no Lanczos filter
         from PIL import Image
 
         return np.asarray(Image.fromarray(pixels).resize((size, size), Image.Resampling.LANCZOS, box=box))
@@ -91,11 +106,13 @@ def resize(pixels: Pixels, box: Box, size: int, interpolation: Interpolation) ->
     if interpolation == "nearest":
         resized = interpolate(part, (size, size), mode="nearest-exact")
     else:
-        resized = interpolate(part, (size, size), mode=interpolation, antialias=True)
+        mode = "bicubic" if interpolation == "bicubic_tf1" else interpolation
+        resized = interpolate(part, (size, size), mode=mode, antialias=True)
     return resized[0].permute(1, 2, 0).numpy()
 
 
 def _finish(pixels: Pixels, drawn: AugmentParams) -> Pixels:
+    """Change colours, flip and erase."""
     if drawn.colour is not None:
         from PIL import Image
 
@@ -111,7 +128,7 @@ def _finish(pixels: Pixels, drawn: AugmentParams) -> Pixels:
 
 def recolour(image: Image.Image, colour: Colour) -> Image.Image:
     """Apply an affine colour map to an RGB image."""
-    # The histogram gives the exact mean in one pass of C, several times faster than a mean over the array.
+    # The histogram gives the exact mean in one pass in C, several times faster than a mean over the array.
     counts = np.array(image.histogram()).reshape(3, 256)
     mean = counts @ np.arange(256) / (image.width * image.height)
     return image.convert("RGB", tuple(colour.matrix(mean).ravel().tolist()))

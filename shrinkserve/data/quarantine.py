@@ -1,7 +1,7 @@
-"""The skip list: images that `data verify --quarantine` found to be bad and that datasets leave out.
+"""The skip list: bad images that `data verify --quarantine` found and that datasets leave out.
 
-``<root>/quarantine.tsv`` holds a line ``path <tab> offset <tab> reason`` each: the path relative to the root, the
-offset of the record in its shard in bytes (0 for an image file). A path with control characters is a JSON text.
+Each line of ``<root>/quarantine.tsv`` is ``path <tab> offset <tab> reason``: the path relative to the root, the offset
+of the record in its shard in bytes (0 for an image file). A path with control characters is written as a JSON text.
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ from shrinkserve.errors import DataError
 from shrinkserve.text import printable
 
 FILE = "quarantine.tsv"
+HINT = "write it again with `shrinkserve data verify --quarantine`"
+MAX_OFFSET_DIGITS = 18
 
 
 @dataclass(frozen=True)
 class BadImage:
-    """One bad image: its file or shard relative to the dataset's root, the record's offset, and what is wrong."""
+    """One bad image: its file or shard relative to the dataset's root, the record's offset, and the reason."""
 
     path: str
     offset: int
@@ -31,45 +33,34 @@ class BadImage:
 
 
 def read_quarantine(root: Path) -> dict[str, frozenset[int]]:
-    """Path -> offsets of its bad records; empty when there is no list.
+    """Return path -> offsets of its bad records; empty if there is no list.
 
     Raises:
-        DataError: a line that is none of such a list, with its number.
+        DataError: the list cannot be read, or a line is not an entry; with the line's number.
     """
+    path = root / FILE
     try:
-        lines = (root / FILE).read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     except FileNotFoundError:
         return {}
+    except (OSError, UnicodeDecodeError) as exc:
+        raise DataError(f"{path}: cannot be read ({exc})", hint=HINT) from exc
     found: dict[str, set[int]] = {}
     for number, line in enumerate(lines, start=1):
-        path, *rest = line.split("\t")
-        if len(rest) != 2 or not rest[0].isdecimal():
+        entry, *rest = line.split("\t")
+        if len(rest) != 2 or not _is_offset(rest[0]):
             raise DataError(
-                f"{root / FILE}, line {number}: not an entry",
+                f"{path}, line {number}: not an entry",
                 expected="path, offset and reason between tabs",
                 found=repr(line[:60]),
-                hint="write it again with `shrinkserve data verify --quarantine`",
+                hint=HINT,
             )
-        found.setdefault(_unquoted(path), set()).add(int(rest[0]))
-    return {path: frozenset(offsets) for path, offsets in found.items()}
-
-
-def _quoted(path: str) -> str:
-    """Return `path` without tabs and line breaks: as in JSON where it has any, or begins like such a text."""
-    return path if path.isprintable() and not path.startswith('"') else json.dumps(path)
-
-
-def _unquoted(path: str) -> str:
-    """Return the path that `_quoted` got."""
-    try:
-        found = json.loads(path) if path.startswith('"') else path
-    except ValueError:
-        return path
-    return found if isinstance(found, str) else path
+        found.setdefault(_unquoted(entry), set()).add(int(rest[0]))
+    return {entry: frozenset(offsets) for entry, offsets in found.items()}
 
 
 def write_quarantine(root: Path, bad: Sequence[BadImage]) -> Path:
-    """Replace the skip list; an empty one removes the file. Returns its path."""
+    """Replace the skip list, or remove it if `bad` is empty. Return its path."""
     path = root / FILE
     if bad:
         lines = (f"{_quoted(b.path)}\t{b.offset}\t{printable(' '.join(b.reason.split()))}\n" for b in bad)
@@ -77,3 +68,21 @@ def write_quarantine(root: Path, bad: Sequence[BadImage]) -> Path:
     else:
         path.unlink(missing_ok=True)
     return path
+
+
+def _is_offset(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) <= MAX_OFFSET_DIGITS
+
+
+def _quoted(path: str) -> str:
+    """Return `path` without tabs and line breaks: as JSON if it has any, or if it begins like JSON."""
+    return path if path.isprintable() and not path.startswith('"') else json.dumps(path)
+
+
+def _unquoted(path: str) -> str:
+    """Return the path that was given to `_quoted`."""
+    try:
+        found = json.loads(path) if path.startswith('"') else path
+    except (ValueError, RecursionError):
+        return path
+    return found if isinstance(found, str) else path

@@ -2,33 +2,35 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
 from shrinkserve.atomic import write_atomic
-from shrinkserve.data.dataset import Record, Split
-from shrinkserve.data.example import Features
+from shrinkserve.data.dataset import SPLITS, Record, Split, Usage
 from shrinkserve.data.index import open_shard
+from shrinkserve.data.names import read_labels
 from shrinkserve.data.quarantine import read_quarantine
-from shrinkserve.data.tfrecord import Shard
+from shrinkserve.data.records import names_in_records, parse_record
+from shrinkserve.data.tfrecord import HINT, Shard
 from shrinkserve.errors import ArtifactError, DataError
 from shrinkserve.text import check_class_names
 
 LABELS = "labels.txt"
-BACKGROUND = "background"
-MAX_CLASSES = 100_000
 PREFIXES: dict[Split, tuple[str, str]] = {
     "train": ("train_tfrecord", "train"),
     "validation": ("val_tfrecord", "validation"),
 }
+NONE: frozenset[int] = frozenset()
 _NAME = re.compile(r"(?P<prefix>\w+)-(?P<number>\d{5})-of-(?P<count>\d{5})")
 
 
 def shard_name(prefix: str, number: int, count: int) -> str:
-    """For example ``train-00000-of-01024``."""
+    """Return a shard's file name, for example ``train-00000-of-01024``."""
     return f"{prefix}-{number:05d}-of-{count:05d}"
 
 
@@ -36,47 +38,67 @@ class ShardDataset:
     """Records of all shards of one split, in the order of the shards, without those in quarantine."""
 
     def __init__(self, root: Path, split: Split, folder: Path) -> None:
+        """Open the split whose shards are in `folder`."""
         self.root, self.split, self.folder = root, split, folder
-        skipped = {root / path: offsets for path, offsets in read_quarantine(root).items()}
-        nothing: frozenset[int] = frozenset()
-        self.shards = [open_shard(path, skipped.get(path, nothing)) for path in self.files(folder, split)]
+        excluded = _excluded(root)
+        self.shards = [open_shard(path, excluded.get(path, NONE)) for path in self.files(folder, split)]
+        for shard in self.shards:
+            if not len(shard) and shard.path not in excluded:
+                raise DataError("empty shard", where=shard.name, expected="at least one record", hint=HINT)
         kept = [
-            np.flatnonzero(~np.isin(shard.offsets[:-1], list(skipped.get(shard.path, nothing))))
-            for shard in self.shards
+            np.flatnonzero(~np.isin(shard.offsets[:-1], list(excluded.get(shard.path, NONE)))) for shard in self.shards
         ]
         self._shard = np.repeat(np.arange(len(kept)), [len(k) for k in kept])
         self._number = np.concatenate(kept)
+        self._quarantined = sum(len(excluded.get(shard.path, NONE)) for shard in self.shards)
         if not len(self):
             raise DataError(f"{folder}: no record in its {len(self.shards)} shards", hint="pack the images again")
         self.classes = self.class_names(root)
 
     @classmethod
     def find(cls, root: Path, split: Split) -> Path | None:
-        """The split's folder, if `root` has this layout."""
+        """Return the split's folder, None if `root` does not have this layout."""
         folder = root / PREFIXES[split][0]
         return folder if folder.is_dir() else None
 
     @classmethod
     def files(cls, folder: Path, split: Split) -> list[Path]:
-        """All shards of `folder`; see `find_shards`."""
+        """Return all shards in `folder`; see `find_shards`."""
         return find_shards(folder, PREFIXES[split][1])
 
     @classmethod
     def layout(cls, split: Split) -> str:
-        """The layout in words, for messages."""
+        """Return the layout for messages."""
         folder, prefix = PREFIXES[split]
         return f"{folder}/{shard_name(prefix, 0, 0)[:-5]}NNNNN"
 
     @classmethod
-    def class_names(cls, root: Path) -> list[str]:
-        """Names in the order of the logits: from labels.txt, which is made from the records when it is absent."""
-        if not (root / LABELS).exists():
-            names = _names_in_records(root)
-            check_class_names(names, DataError, str(root))
-            with suppress(ArtifactError):  # a dataset on a read-only disk is read through each time
+    def class_names(cls, root: Path, *, skip_damaged: bool = False) -> list[str]:
+        """Return the names in the order of the logits, from labels.txt or, if that is absent, from the records.
+
+        Args:
+            root: the dataset.
+            skip_damaged: ignore damaged records when names are read from the records. Otherwise labels.txt is written.
+
+        Raises:
+            DataError: an unreadable labels.txt, a damaged record, or labels that are not 1..N.
+        """
+        if (root / LABELS).exists():
+            return read_labels(root / LABELS)
+        excluded = _excluded(root)
+        shards: dict[Shard, frozenset[int]] = {}
+        for split in SPLITS:
+            if (folder := cls.find(root, split)) is None:
+                continue
+            for path in cls.files(folder, split):
+                skipped = excluded.get(path, NONE)
+                shards[Shard.scan_intact(path)[0] if skip_damaged else open_shard(path, skipped)] = skipped
+        names = names_in_records(root, shards, skip_damaged=skip_damaged)
+        check_class_names(names, DataError, str(root))
+        if not skip_damaged:
+            with suppress(ArtifactError):  # on a read-only disk the records are read each time
                 write_atomic(root / LABELS, ("\n".join(names) + "\n").encode())
-            return names
-        return read_labels(root / LABELS)
+        return names
 
     def __len__(self) -> int:
         return len(self._number)
@@ -84,71 +106,50 @@ class ShardDataset:
     def record(self, index: int) -> Record:
         return parse_record(self.shards[self._shard[index]], int(self._number[index]), self.classes)
 
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256("\n".join(self.classes).encode())
+        for shard in self.shards:
+            digest.update(f"\0{shard.path.name}\0".encode() + shard.offsets.astype("<i8").tobytes())
+        return digest.hexdigest()
 
-def parse_record(shard: Shard, number: int, classes: list[str]) -> Record:
-    """Read one record.
-
-    Raises:
-        DataError: damaged, no image in it, or a label that is not one of `classes`; with shard and offset.
-    """
-    name = shard.where(number)
-    features = Features(shard.read(number), name)
-    label = features.int("image/class/label")
-    if not 0 < label < len(classes):
-        raise DataError(f"{name}: label", expected=f"1..{len(classes) - 1} ({LABELS})", found=label)
-    return Record(features.bytes("image/encoded"), label, name)
+    def usage(self) -> Usage:
+        skipped = Counter[str]()
+        if self._quarantined:
+            skipped["in quarantine"] = self._quarantined
+        names = {shard.path.name for shard in self.shards}
+        for path in self.folder.iterdir():
+            if path.is_file() and path.name not in names:
+                skipped["file that is not a shard"] += 1
+        return Usage(self.split, len(self), dict(skipped))
 
 
-def _names_in_records(root: Path) -> list[str]:
-    """Class names as the validation records give them (ImageNet's public builder writes no list of names)."""
-    split: Split = "validation" if ShardDataset.find(root, "validation") else "train"
-    folder, prefix = PREFIXES[split]
-    names: dict[int, str] = {}
-    for path in find_shards(root / folder, prefix):
-        shard = open_shard(path)
-        for number in range(len(shard)):
-            features = Features(shard.read(number), shard.where(number))
-            label = features.int("image/class/label")
-            if label not in names:
-                names[label] = features.text("image/class/text") or features.text("image/class/synset")
-    if not names or min(names) < 1 or max(names) > MAX_CLASSES:
-        raise DataError(f"{root}: labels in the records", expected=f"1..N up to {MAX_CLASSES}", found=sorted(names)[:3])
-    return [BACKGROUND, *(names.get(label) or f"class {label}" for label in range(1, max(names) + 1))]
+def _excluded(root: Path) -> dict[Path, frozenset[int]]:
+    return {root / path: offsets for path, offsets in read_quarantine(root).items()}
 
 
 def find_shards(folder: Path, prefix: str) -> list[Path]:
-    """All shards of a split in order.
+    """Return all shards of a split in order.
 
     Raises:
-        DataError: none, one that is missing, or shards of two sets.
+        DataError: no shard, a missing one, or shards of two sets.
     """
-    matches = [m for p in sorted(folder.iterdir()) if (m := _NAME.fullmatch(p.name)) and m["prefix"] == prefix]
+    try:
+        names = sorted(path.name for path in folder.iterdir())
+    except OSError as exc:
+        raise DataError(f"{folder}: cannot list folder ({exc.strerror})", hint="check its permissions") from exc
+    matches = [m for name in names if (m := _NAME.fullmatch(name)) and m["prefix"] == prefix]
+    expected = f"{prefix}-00000-of-NNNNN ..."
     if not matches:
-        raise DataError(f"{folder}: no shards", expected=f"{prefix}-00000-of-NNNNN ...", hint="check the path")
+        files = ", ".join([name for name in names if name != "index"][:3]) or "an empty folder"
+        raise DataError(f"{folder}: no shards", expected=expected, found=files, hint="check the path")
     counts = sorted({int(m["count"]) for m in matches})
     if len(counts) > 1:
         raise DataError(f"{folder}: shards of several sets", expected="one count", found=f"-of-{counts}")
-    names = [shard_name(prefix, number, counts[0]) for number in range(counts[0])]
-    missing = sorted(set(names) - {m.string for m in matches})
-    if missing:
-        raise DataError(
-            f"{folder}: {len(missing)} of {counts[0]} shards are missing",
-            found=", ".join(missing[:3]),
-            hint="fetch them",
-        )
-    return [folder / name for name in names]
-
-
-def read_labels(path: Path) -> list[str]:
-    """Class names in the order of the logits, one a line, the background first.
-
-    Raises:
-        DataError: no such file, or no text with at least two names.
-    """
-    try:
-        names = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as exc:
-        raise DataError(f"{path}: cannot be read ({exc})", hint="write one class name a line") from exc
-    if len(names) < 2 or not all(name.strip() for name in names):
-        raise DataError(f"{path}: not a list of class names", expected="a name a line, the background first")
-    return names
+    wanted = [shard_name(prefix, number, counts[0]) for number in range(counts[0])]
+    there = {m.string for m in matches}
+    if beyond := sorted(there - set(wanted)):
+        raise DataError(f"{folder}: shard number beyond the count", expected=expected, found=", ".join(beyond[:3]))
+    if missing := sorted(set(wanted) - there):
+        what = f"{folder}: {len(missing)} of {counts[0]} shards are missing"
+        raise DataError(what, found=", ".join(missing[:3]), hint="fetch them")
+    return [folder / name for name in wanted]

@@ -1,17 +1,17 @@
-"""Where the images to pack are: files of an image folder, or members of ILSVRC2012's tars.
+"""Find the images to pack: files of an image folder, or members of ILSVRC2012's tars.
 
-Members of a tar, also of a tar inside a tar, are stored as they are: an image is a range of bytes of a file on the
-disk, and is read from there without unpacking.
+Members of a tar, also of a tar inside a tar, are stored without compression. So an image is a range of bytes of a file
+on the disk, and is read from there without unpacking.
 """
 
 from __future__ import annotations
 
 import tarfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from shrinkserve.data.dataset import SPLITS, Split
+from shrinkserve.data.dataset import SPLITS, Split, Usage
 from shrinkserve.data.folder import FolderDataset
 from shrinkserve.errors import DataError
 
@@ -40,18 +40,20 @@ class Collection:
         synsets: identifiers of the classes 1..N.
         texts: their names for people.
         images: by split.
+        usage: files that are used and skipped, by split; empty for tars.
     """
 
     synsets: list[str]
     texts: list[str]
     images: dict[Split, list[SourceImage]]
+    usage: list[Usage] = field(default_factory=list)
 
 
 def find_sources(folder: Path) -> Collection:
-    """The images of an image folder, or of ILSVRC2012's tars with the lists of TensorFlow's public builder.
+    """Find the images of an image folder, or of ILSVRC2012's tars with the lists of TensorFlow's public builder.
 
     Raises:
-        DataError: neither, or lists that do not fit the tars.
+        DataError: neither, or lists that do not match the tars.
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder", hint="check the path")
@@ -62,12 +64,14 @@ def find_sources(folder: Path) -> Collection:
 
 def _from_folder(root: Path) -> Collection:
     images: dict[Split, list[SourceImage]] = {}
+    usage: list[Usage] = []
     classes: list[str] = []
     for split in SPLITS:
         if (folder := FolderDataset.find(root, split)) is None:
             continue
         dataset = FolderDataset(root, split, folder)
         classes = dataset.classes
+        usage.append(dataset.usage())
         images[split] = [
             SourceImage(str(path), 0, path.stat().st_size, label + 1, path.name)
             for label in range(len(classes))
@@ -76,7 +80,7 @@ def _from_folder(root: Path) -> Collection:
     if not images:
         layouts = f"{FolderDataset.layout('train')} or {TRAIN_TAR}"
         raise DataError(f"{root}: nothing to pack", expected=layouts, hint="check the path")
-    return Collection(classes, classes, images)
+    return Collection(classes, classes, images, usage)
 
 
 def _from_tars(folder: Path) -> Collection:
@@ -96,10 +100,7 @@ def _from_tars(folder: Path) -> Collection:
         if unknown := sorted(set(truth) - labels.keys()):
             what = f"{folder / VALIDATION_SYNSETS}: not a synset of {SYNSETS}"
             raise DataError(what, found=", ".join(unknown[:3]))
-        images["validation"] = [
-            SourceImage(m.path, m.offset, m.size, labels[synset], m.filename)
-            for m, synset in zip(members, truth, strict=True)
-        ]
+        images["validation"] = [replace(m, label=labels[synset]) for m, synset in zip(members, truth, strict=True)]
     return Collection(synsets, [texts[synset] for synset in synsets], images)
 
 
@@ -107,11 +108,11 @@ def _labelled(source: SourceImage, labels: dict[str, int]) -> SourceImage:
     synset = source.filename.partition("_")[0]
     if synset not in labels:
         raise DataError(f"{source.path}: member {source.filename}", expected=f"a synset of {SYNSETS}", found=synset)
-    return SourceImage(source.path, source.offset, source.size, labels[synset], source.filename)
+    return replace(source, label=labels[synset])
 
 
 def _members(path: Path) -> Iterator[SourceImage]:
-    """The images in a tar and in the tars inside it, without labels."""
+    """Yield the images in a tar and in the tars inside it, without labels."""
     try:
         with tarfile.open(path, "r:") as outer:
             for member in outer:
@@ -134,6 +135,7 @@ def _source(path: Path, offset: int, member: tarfile.TarInfo) -> SourceImage:
 
 def _lines(path: Path) -> list[str]:
     try:
-        return path.read_text(encoding="utf-8").splitlines()
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as exc:
-        raise DataError(f"{path}: cannot be read ({exc})", hint="put this list beside the tars") from exc
+        raise DataError(f"{path}: cannot be read ({exc})", hint="put this list into the folder of the tars") from exc
+    return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]

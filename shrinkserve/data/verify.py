@@ -1,114 +1,177 @@
-"""Looking at every record: checksums, labels, and whether the image can be decoded."""
+"""Verify every record of a dataset: checksums, labels, and that the image can be decoded."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
 from shrinkserve.concurrency import ordered_map
-from shrinkserve.data.dataset import SPLITS, Split
+from shrinkserve.data.dataset import SPLITS, Split, Usage
 from shrinkserve.data.folder import FolderDataset
-from shrinkserve.data.opening import open_dataset
-from shrinkserve.data.quarantine import BadImage
-from shrinkserve.data.shards import ShardDataset, parse_record
-from shrinkserve.data.tfrecord import Shard, walk
+from shrinkserve.data.loaders import available_workers
+from shrinkserve.data.names import unique_names
+from shrinkserve.data.opening import has_split, open_dataset
+from shrinkserve.data.quarantine import BadImage, read_quarantine, write_quarantine
+from shrinkserve.data.records import parse_record
+from shrinkserve.data.shards import ShardDataset
+from shrinkserve.data.tfrecord import Shard
 from shrinkserve.errors import DataError
 from shrinkserve.preprocess import decode
+
+Progress = Callable[[Split, int, int], None]
+"""Called with the split, the number of finished shards or classes, and their total."""
 
 
 @dataclass
 class VerifyReport:
-    """What was found in one split.
+    """The result for one split.
 
     Attributes:
         split: "train" or "validation".
-        counts: good images by class name.
+        counts: good images by class name; names that two classes share are numbered.
         bad: every bad image.
+        new: those of `bad` that were not in quarantine.
+        usage: images used and skipped.
     """
 
     split: Split
     counts: dict[str, int] = field(default_factory=dict)
     bad: list[BadImage] = field(default_factory=list)
+    new: list[BadImage] = field(default_factory=list)
+    usage: Usage = field(default_factory=lambda: Usage("train", 0))
+
+
+@dataclass(frozen=True)
+class _Split:
+    """The work of verifying a split.
+
+    Attributes:
+        classes: names in the order of the logits.
+        first: the first label that images have: 1 for shards, whose class 0 is the background.
+        parts: functions that yield the label of each good image and an entry for each bad one.
+        skipped: files that are left out, by reason.
+    """
+
+    classes: list[str]
+    first: int
+    parts: list[Callable[[], Iterator[BadImage | int]]]
+    skipped: dict[str, int]
 
 
 def verify_dataset(
-    root: Path, workers: int, progress: Callable[[Split, int, int], None] | None = None
+    root: str | Path, *, quarantine: bool = False, workers: int | None = None, progress: Progress | None = None
 ) -> list[VerifyReport]:
-    """Read and decode every image of every split that is there, also those that are in quarantine.
+    """Read and decode every image of every split, including those in quarantine.
 
     Args:
-        root: the dataset.
-        workers: threads.
-        progress: is told the split, the shards or classes that are done, and their number.
+        root: the dataset's folder.
+        quarantine: write the bad images to the dataset's skip list, so that loaders leave them out.
+        workers: threads; None for one per usable core.
+        progress: called after each shard or class.
+
+    Returns:
+        One report for each split that is there.
 
     Raises:
-        DataError: no dataset, or one that misses shards.
+        DataError: no dataset, one with missing or unreadable files, or a split without any good image.
+
+    Example::
+
+        for report in verify_dataset("data/photos"):
+            print(report.split, sum(report.counts.values()), report.new)
     """
+    root = Path(root)
+    known = read_quarantine(root)
     reports = []
-    for split in SPLITS:
-        if not any(kind.find(root, split) for kind in (ShardDataset, FolderDataset)):
-            continue
-        report, parts = VerifyReport(split), list(_parts(root, split))
-        for done, results in enumerate(ordered_map(lambda part: list(part()), parts, workers), start=1):
+    for split in (split for split in SPLITS if has_split(root, split)):
+        found = _split(root, split)
+        counts, bad = Counter[int](), list[BadImage]()
+        work = ordered_map(_listed, found.parts, available_workers() if workers is None else workers)
+        for done, results in enumerate(work, start=1):
             for result in results:
                 if isinstance(result, BadImage):
-                    report.bad.append(result)
+                    bad.append(result)
                 else:
-                    report.counts[result] = report.counts.get(result, 0) + 1
+                    counts[result] += 1
             if progress is not None:
-                progress(split, done, len(parts))
-        reports.append(report)
+                progress(split, done, len(found.parts))
+        new = [entry for entry in bad if entry.offset not in known.get(entry.path, ())]
+        reports.append(_report(split, found, counts, bad, new))
     if not reports:
-        open_dataset(root, "train")  # raises, saying what is there instead
+        open_dataset(root, "train")  # raises DataError
+    if quarantine:
+        _quarantine(root, reports)
     return reports
 
 
-def _parts(root: Path, split: Split) -> Iterable[Callable[[], Iterator[BadImage | str]]]:
-    """What one thread looks at in one go: a shard, or the files of a class."""
+def _report(
+    split: Split, found: _Split, counts: Counter[int], bad: list[BadImage], new: list[BadImage]
+) -> VerifyReport:
+    names = unique_names(found.classes)
+    empty = [name for label, name in enumerate(names) if label >= found.first and not counts[label]]
+    skipped = found.skipped | ({"bad": len(bad)} if bad else {})
+    usage = Usage(split, sum(counts.values()), skipped, empty)
+    return VerifyReport(split, {names[label]: counts[label] for label in sorted(counts)}, bad, new, usage)
+
+
+def _quarantine(root: Path, reports: list[VerifyReport]) -> None:
+    for report in reports:
+        if report.bad and not report.counts:
+            raise DataError(
+                f"{root}: no good image in the {report.split} split, so none is put into quarantine",
+                found=str(report.bad[0]),
+                hint="make or fetch the dataset again",
+            )
+    write_quarantine(root, [entry for report in reports for entry in report.bad])
+
+
+def _listed(part: Callable[[], Iterator[BadImage | int]]) -> list[BadImage | int]:
+    return list(part())
+
+
+def _split(root: Path, split: Split) -> _Split:
+    """Return the work of a split: its shards, or the files of each class."""
     folder = ShardDataset.find(root, split)
     if folder is not None:
-        classes = ShardDataset.class_names(root)
-        return [partial(_verify_shard, root, path, classes) for path in ShardDataset.files(folder, split)]
+        classes = ShardDataset.class_names(root, skip_damaged=True)
+        paths = ShardDataset.files(folder, split)
+        return _Split(classes, 1, [partial(_verify_shard, root, path, classes) for path in paths], {})
     dataset = FolderDataset(root, split, FolderDataset.find(root, split) or root, quarantine={})
-    return [partial(_verify_class, dataset, label) for label in range(len(dataset.classes))]
+    parts = [partial(_verify_class, dataset, label) for label in range(len(dataset.classes))]
+    return _Split(dataset.classes, 0, [*parts], dataset.usage().skipped)
 
 
-def _verify_shard(root: Path, path: Path, classes: list[str]) -> Iterator[BadImage | str]:
+def _verify_shard(root: Path, path: Path, classes: list[str]) -> Iterator[BadImage | int]:
+    """Yield the label of each good record and an entry for each bad one."""
     name = str(path.relative_to(root))
-    offsets: list[int] = []
-    lost: BadImage | None = None
-    try:
-        for offset in walk(path):
-            offsets.append(offset)  # noqa: PERF402 - what was found before a fault is kept
-    except DataError as exc:
-        lost = BadImage(name, offsets[-1] if offsets else 0, f"{_reason(exc)}; what follows in this shard is lost")
-    shard = Shard(path, np.array(offsets or [0], dtype=np.int64))
+    shard, error = Shard.scan_intact(path)
     for number in range(len(shard)):
         try:
             record = parse_record(shard, number, classes)
             decode(record.encoded, record.name)
-            yield classes[record.label]
+            yield record.label
         except DataError as exc:
-            yield BadImage(name, offsets[number], _reason(exc))
-    if lost is not None:
-        yield lost
+            yield BadImage(name, int(shard.offsets[number]), _reason(exc))
+    if error is not None:
+        yield BadImage(name, int(shard.offsets[-1]), f"{_reason(error)}; the rest of this shard is lost")
+    elif not len(shard):
+        yield BadImage(name, 0, "empty shard")
 
 
-def _verify_class(dataset: FolderDataset, label: int) -> Iterator[BadImage | str]:
+def _verify_class(dataset: FolderDataset, label: int) -> Iterator[BadImage | int]:
+    """Yield the label of each good image and an entry for each bad one."""
     for index in dataset.members(label):
-        path = dataset.path(index)
         try:
-            decode(dataset.record(index).encoded, str(path))
-            yield dataset.classes[label]
+            record = dataset.record(index)
+            decode(record.encoded, record.name)
+            yield label
         except DataError as exc:
-            yield BadImage(str(path.relative_to(dataset.root)), 0, _reason(exc))
+            yield BadImage(str(dataset.path(index).relative_to(dataset.root)), 0, _reason(exc))
 
 
 def _reason(error: DataError) -> str:
-    """The fault without the place, which the entry names itself."""
-    contrast = f", expected {error.expected}, found {error.found}" if error.expected is not None else ""
-    return error.what.partition(": ")[2] + contrast
+    """Return the error without its place, which the entry has, and without the hint."""
+    return str(DataError(error.reason, expected=error.expected, found=error.found))

@@ -1,4 +1,4 @@
-"""What all writers of the ImageNet layout share: the record of one image, and the care for the target folder."""
+"""Shared by all writers of the ImageNet layout: the record of one image, and the check of the target folder."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ OURS = frozenset({LABELS, quarantine.FILE, *(folder for folder, _ in PREFIXES.va
 
 
 def example(encoded: bytes, *, size: tuple[int, int], label: int, synset: str, text: str, filename: str) -> bytes:
-    """The serialised `tf.train.Example` of one image, with the keys of TensorFlow's public ImageNet builder.
+    """Serialise one image as a `tf.train.Example` with the keys of TensorFlow's public ImageNet builder.
 
     Args:
         encoded: the JPEG file's bytes.
@@ -44,10 +44,10 @@ def example(encoded: bytes, *, size: tuple[int, int], label: int, synset: str, t
 
 
 def refuse_foreign_folder(target: Path) -> None:
-    """Refuse to replace a folder that holds anything but a dataset in this layout.
+    """Refuse to replace a folder that contains anything but a dataset in this layout.
 
     Raises:
-        DataError: with what is there.
+        DataError: names other files that are there.
     """
     if not target.exists():
         return
@@ -56,8 +56,8 @@ def refuse_foreign_folder(target: Path) -> None:
     foreign = sorted(p.name for p in target.iterdir() if p.name not in OURS)
     if foreign:
         raise DataError(
-            f"{target}: holds other things",
+            f"{target}: contains other files",
             expected="a new folder",
             found=", ".join(foreign[:5]),
-            hint="choose another",
+            hint="choose another place",
         )

@@ -76,8 +76,13 @@ def dali_bytes(encoded: bytes, name: str = "image", *, apply_exif: bool = False)
         raise
     except Exception as exc:  # see `decode`
         raise _undecodable(name, str(exc)) from exc
+    return as_bmp(decode(encoded, name, apply_exif=apply_exif))
+
+
+def as_bmp(image: Image.Image) -> bytes:
+    """Return an uncompressed file of an image, which every decoder reads the same way."""
     stream = io.BytesIO()
-    decode(encoded, name, apply_exif=apply_exif).save(stream, "BMP")
+    image.save(stream, "BMP")
     return stream.getvalue()
 
 
@@ -87,25 +92,26 @@ def _open(encoded: bytes, name: str) -> Image.Image:
     from PIL import UnidentifiedImageError
 
     if len(encoded) > MAX_BYTES:
-        raise DataError(f"{name}: the file is too large", expected=f"at most {MAX_BYTES} bytes", found=len(encoded))
+        raise DataError("the file is too large", where=name, expected=f"at most {MAX_BYTES} bytes", found=len(encoded))
     try:
         image = pil.open(io.BytesIO(encoded), formats=FORMATS)
     except UnidentifiedImageError:  # its message is an address in memory
         raise DataError(
-            f"{name}: cannot decode image: unknown format",
+            "cannot decode image: unknown format",
+            where=name,
             expected="JPEG, PNG, BMP or WebP",
             found=f"a file that begins with {encoded[:8]!r}",
         ) from None
     except pil.DecompressionBombError as exc:
-        raise DataError(f"{name}: the picture is too large ({exc})") from exc
+        raise DataError(f"the picture is too large ({exc})", where=name) from exc
     if image.width * image.height > MAX_PIXELS:
         size = f"{image.width}x{image.height}"
-        raise DataError(f"{name}: the picture is too large", expected=f"at most {MAX_PIXELS} pixels", found=size)
+        raise DataError("the picture is too large", where=name, expected=f"at most {MAX_PIXELS} pixels", found=size)
     return image
 
 
 def _undecodable(name: str, reason: str) -> DataError:
-    return DataError(f"{name}: cannot decode image ({reason})", hint="replace it with an intact JPEG or PNG")
+    return DataError(f"cannot decode image ({reason})", where=name, hint="replace it with an intact JPEG or PNG")
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

@@ -13,7 +13,7 @@ import torch.distributed as dist
 
 from shrinkserve import arch
 from shrinkserve.config import Recipe
-from shrinkserve.data import Batch, open_dataset, train_loader
+from shrinkserve.data import TrainBatch, open_dataset, train_loader
 from shrinkserve.training.distributed import DistContext, join
 from shrinkserve.training.loop import agreed_classes
 from shrinkserve.training.train_state import TrainState
@@ -75,7 +75,7 @@ def profile_training(recipe: Recipe, data: Path) -> StepProfile:
         return StepProfile(medians, update, speed, ranks.world, torch.get_num_threads(), str(ranks.device))
 
 
-def _parts(learner: TrainState, ranks: DistContext, batch: Batch, clock: _Clock) -> dict[str, float]:
+def _parts(learner: TrainState, ranks: DistContext, batch: TrainBatch, clock: _Clock) -> dict[str, float]:
     """One update in single parts, each waited for."""
     times = {}
     images, labels = learner.place(batch)

@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from shrinkserve.arch.module import compile_spec
 from shrinkserve.arch.spec import Spec
 from shrinkserve.config import Recipe
-from shrinkserve.data import Batch
+from shrinkserve.data import TrainBatch
 from shrinkserve.errors import ConfigError
 from shrinkserve.runtimes.checkpoint import load_weights, normalise
 from shrinkserve.training.checkpoints import TrainingSnapshot
@@ -85,7 +85,7 @@ class TrainState:
             for buffer, value in zip(self.network.buffers(), kept, strict=True):
                 buffer.copy_(value)
 
-    def update(self, batches: Sequence[Batch], step: int, rate: float) -> None:
+    def update(self, batches: Sequence[TrainBatch], step: int, rate: float) -> None:
         """One update of the weights from the batches that are accumulated for it.
 
         Args:
@@ -129,7 +129,7 @@ class TrainState:
         self._optimizer.zero_grad(set_to_none=True)
         self.ema.update()
 
-    def place(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def place(self, batch: TrainBatch) -> tuple[Tensor, Tensor]:
         """Normalised images [N, 3, S, S] and labels [N] on this rank's device."""
         device = self._ranks.device
         images, labels = (torch.as_tensor(part).to(device, non_blocking=True) for part in (batch.images, batch.labels))

@@ -1,4 +1,4 @@
-"""`shrinkserve data`, as a person uses it."""
+"""`shrinkserve data` from the command line."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def refused(capsys: pytest.CaptureFixture[str], *argv: object, code: int = 2) ->
     return error
 
 
-def test_digits_are_the_published_ones_the_same_bytes_every_time(
+def test_digits_equal_scikit_learns_with_the_same_bytes_every_time(
     digits: Path, tmp_path: Path, shrinkserve: Command
 ) -> None:
     from sklearn.datasets import load_digits
@@ -75,29 +75,31 @@ def test_digits_are_the_published_ones_the_same_bytes_every_time(
     assert train.classes == ["background", *"0123456789"]
 
 
-def test_a_digit_is_the_whole_evaluation_crop(digits: Path) -> None:
+def test_evaluation_crop_of_a_digit_is_the_8x8_image(digits: Path) -> None:
     from sklearn.datasets import load_digits
 
     shard = Shard.scan(digits / "val_tfrecord" / "validation-00000-of-00002")
-    features = Features(shard.read(0), "record")
+    features = Features(shard.read(0))
     index = int(features.text("image/filename")[6:10])
     assert features.int("image/class/label") == load_digits().target[index] + 1
     assert (features.int("image/height"), features.int("image/width"), features.int("image/channels")) == (64, 64, 3)
     seen = Preprocess(8, interpolation="bilinear").evaluate_bytes(features.bytes("image/encoded"))
     errors = [np.abs(seen[..., 0] / 255 * 16 - image).mean() for image in load_digits().images]
-    assert np.argmin(errors) == index  # of all digits it is this one, in its place and size
+    assert np.argmin(errors) == index  # the nearest of all digits
 
 
-def test_what_it_does_not_replace(capsys: pytest.CaptureFixture[str], tmp_path: Path, folder: Path) -> None:
+def test_data_commands_refuse_to_replace_other_files(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, folder: Path
+) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("...")
     assert "thesis.tex" in refused(capsys, "data", "digits", tmp_path / "mine")
-    assert "holds other things" in refused(capsys, "data", "pack", folder, tmp_path / "mine")
+    assert "contains other files" in refused(capsys, "data", "pack", folder, tmp_path / "mine")
     assert "no such folder" in refused(capsys, "data", "pack", tmp_path / "none", tmp_path / "out")
     assert (tmp_path / "mine" / "thesis.tex").exists()
 
 
-def test_packed_images_are_the_images(folder: Path, tmp_path: Path, shrinkserve: Command) -> None:
+def test_pack_keeps_images_and_labels(folder: Path, tmp_path: Path, shrinkserve: Command) -> None:
     shrinkserve("data", "pack", folder, tmp_path / "a", "--train-shards", 4, "--workers", 2)
     shrinkserve("data", "pack", folder, tmp_path / "b", "--train-shards", 4, "--workers", 1)
     assert hashes(tmp_path / "a") == hashes(tmp_path / "b")
@@ -111,7 +113,7 @@ def test_packed_images_are_the_images(folder: Path, tmp_path: Path, shrinkserve:
     assert labels != sorted(labels)
 
 
-def test_packing_goes_on_where_it_stopped(
+def test_pack_continues_after_an_interruption(
     folder: Path, tmp_path: Path, shrinkserve: Command, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shrinkserve("data", "pack", folder, tmp_path / "whole", "--train-shards", 3)
@@ -119,7 +121,7 @@ def test_packing_goes_on_where_it_stopped(
     good = bad.read_bytes()
     bad.write_bytes(bytes(len(good)))
     error = refused(capsys, "data", "pack", folder, tmp_path / "out", "--train-shards", 3, "--workers", 1)
-    assert "17.jpg: not an image" in error
+    assert "17.jpg: cannot decode image" in error
     assert "shards are missing" in refused(capsys, "data", "info", tmp_path / "out")
     finished = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").rglob("*-of-*")}
     assert not [p for p in finished if p.name.startswith(".")]
@@ -130,7 +132,7 @@ def test_packing_goes_on_where_it_stopped(
     assert all(p.stat().st_mtime_ns == time for p, time in finished.items())
 
 
-def test_a_bad_image_can_be_left_out(
+def test_pack_skip_bad_leaves_out_a_bad_image(
     folder: Path, tmp_path: Path, shrinkserve: Command, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (folder / "train" / "a" / "17.jpg").write_text("no image")
@@ -142,7 +144,9 @@ def test_a_bad_image_can_be_left_out(
     assert not list((tmp_path / "out").rglob(".*"))
 
 
-def test_ilsvrc_tars(tmp_path: Path, shrinkserve: Command, capsys: pytest.CaptureFixture[str]) -> None:
+def test_pack_reads_the_tars_of_ilsvrc(
+    tmp_path: Path, shrinkserve: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
     def add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
         member = tarfile.TarInfo(name)
         member.size = len(content)
@@ -176,13 +180,13 @@ def test_ilsvrc_tars(tmp_path: Path, shrinkserve: Command, capsys: pytest.Captur
     for path in (tmp_path / "out" / "train_tfrecord").glob("train-*"):
         shard = Shard.scan(path)
         for number in range(len(shard)):
-            features = Features(shard.read(number), "record")
+            features = Features(shard.read(number))
             assert features.bytes("image/encoded") == images[features.text("image/filename")]
             assert features.text("image/filename").startswith(features.text("image/class/synset"))
 
 
 def damage(root: Path) -> dict[str, int]:
-    """Damage a copy of the digits in every way; the bad records by kind and the offset of each."""
+    """Damage a copy of the digits in every way; return the offset of each bad record by kind."""
     path = root / "train_tfrecord" / "train-00001-of-00004"
     shard, raw = Shard.scan(path), bytearray(path.read_bytes())
     offsets = [int(shard.offsets[number]) for number in (3, 350)]
@@ -202,7 +206,7 @@ def damage(root: Path) -> dict[str, int]:
     return dict(zip(("checksum", "frame", "label", "truncated", "keys"), offsets, strict=True))
 
 
-def test_verify_finds_and_quarantines(
+def test_verify_finds_all_damage_and_quarantines_it(
     digits: Path, tmp_path: Path, shrinkserve: Command, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = tmp_path / "digits"
@@ -220,9 +224,9 @@ def test_verify_finds_and_quarantines(
     reasons = {offset: reason for (_, offset), reason in bad.items()}
     assert "checksum" in reasons[offsets["checksum"]]
     assert "lost" in reasons[offsets["frame"]]
-    assert "train-00001" not in reasons[offsets["frame"]]  # the entry names its place itself
+    assert "train-00001" not in reasons[offsets["frame"]]  # the entry already has its place
     assert "expected 1..10" in reasons[offsets["label"]]
-    assert "not an image" in reasons[offsets["truncated"]]
+    assert "cannot decode image" in reasons[offsets["truncated"]]
     assert "image/class/label" in reasons[offsets["keys"]]
 
     train, validation = (open_dataset(root, split) for split in ("train", "validation"))
@@ -232,11 +236,13 @@ def test_verify_finds_and_quarantines(
         assert sum(len(b) for b in evaluation_batches(dataset, Preprocess(32), 64)) == len(dataset)
     shrinkserve("data", "info", root)
     assert "2 in quarantine" in capsys.readouterr().out
-    shrinkserve("data", "verify", root)  # nothing that loaders would meet
+    shrinkserve("data", "verify", root)  # nothing new
     assert capsys.readouterr().out.count("in quarantine: ") == 5
 
 
-def test_a_folder_in_quarantine(folder: Path, shrinkserve: Command, capsys: pytest.CaptureFixture[str]) -> None:
+def test_verify_quarantines_a_file_of_a_folder(
+    folder: Path, shrinkserve: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
     (folder / "train" / "a" / "17.jpg").write_text("no image")
     shrinkserve("data", "verify", folder, "--quarantine")
     assert "bad: train/a/17.jpg" in capsys.readouterr().out
@@ -245,7 +251,9 @@ def test_a_folder_in_quarantine(folder: Path, shrinkserve: Command, capsys: pyte
     assert "line 1" in refused(capsys, "data", "info", folder)
 
 
-def test_index(digits: Path, tmp_path: Path, shrinkserve: Command, capsys: pytest.CaptureFixture[str]) -> None:
+def test_index_writes_dalis_format(
+    digits: Path, tmp_path: Path, shrinkserve: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
     root = tmp_path / "digits"
     shutil.copytree(digits, root, ignore=shutil.ignore_patterns("index"))
     shrinkserve("data", "index", root)
@@ -265,7 +273,7 @@ def test_index(digits: Path, tmp_path: Path, shrinkserve: Command, capsys: pytes
         (lambda root: (root / "train_tfrecord").mkdir(), "no shards"),
     ],
 )
-def test_nothing_there(
+def test_info_refuses_a_folder_without_a_dataset(
     tmp_path: Path, prepare: Callable[[Path], None], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     prepare(tmp_path)
@@ -273,7 +281,7 @@ def test_nothing_there(
     assert "no such folder" in refused(capsys, "data", "info", tmp_path / "none")
 
 
-def test_training_reports_the_bad_images_that_it_left_out(
+def test_training_reports_bad_images_that_it_leaves_out(
     digits: Path, tmp_path: Path, shrinkserve: Command, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = tmp_path / "digits"

@@ -18,7 +18,7 @@ def encoded(image: Image.Image, kind: str = "JPEG", **options: object) -> bytes:
 
 
 def odd_ones(image: Image.Image) -> dict[str, bytes]:
-    """The kinds of file that ImageNet holds beside the plain ones, each under a JPEG's name."""
+    """Return the unusual kinds of file in ImageNet, each with the name of a JPEG."""
     rotated = Image.Exif()
     rotated[0x0112] = 6  # orientation: turn by 90 degrees
     return {
@@ -33,7 +33,7 @@ def odd_ones(image: Image.Image) -> dict[str, bytes]:
 
 @pytest.fixture(scope="session")
 def photo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An image folder of photographs of two classes, 120x90, with every odd kind of file in it. Read only."""
+    """A folder of photographs of two classes, 120x90, with every unusual kind of file in it. Read only."""
     root = tmp_path_factory.mktemp("photos")
     rng = np.random.default_rng(0)
     for name, photo in (("cat", photos.chelsea()), ("cup", photos.coffee())):
@@ -51,7 +51,7 @@ def photo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def off() -> AugmentConfig:
-    """No augmentation at all: the whole image, as it is."""
+    """A recipe section without any augmentation."""
     return AugmentConfig(
         crop_area=(1, 1),
         crop_aspect=(1, 1),

@@ -23,14 +23,14 @@ sides = st.integers(1, 900)
 
 
 @given(sides, sides, st.integers(0, 10**6))
-def test_a_crop_is_inside_the_image(width: int, height: int, index: int) -> None:
+def test_crop_is_inside_the_image(width: int, height: int, index: int) -> None:
     drawn = draw(CONFIG, generator(0, 0, index), width, height, 64, "bicubic")
     left, top, right, bottom = drawn.crop
     assert 0 <= left < right <= width
     assert 0 <= top < bottom <= height
 
 
-def test_draws_keep_to_their_ranges() -> None:
+def test_draw_keeps_to_the_ranges() -> None:
     areas, ratios, erased, flips = [], [], [], 0
     for index in range(2000):
         drawn = draw(CONFIG, generator(1, 2, index), 500, 375, 224, "bicubic")
@@ -52,7 +52,7 @@ def test_draws_keep_to_their_ranges() -> None:
     assert 0.35 < max(erased) < 0.41
 
 
-def test_a_draw_depends_on_seed_epoch_and_index_only() -> None:
+def test_draw_depends_only_on_seed_epoch_and_index() -> None:
     def crop(*key: int) -> tuple[int, int, int, int]:
         return draw(CONFIG, generator(*key), 500, 375, 224, "bicubic").crop
 
@@ -60,7 +60,7 @@ def test_a_draw_depends_on_seed_epoch_and_index_only() -> None:
     assert len({crop(1, 2, 3), crop(2, 2, 3), crop(1, 3, 3), crop(1, 2, 4)}) == 4
 
 
-def test_nothing_is_drawn_that_is_off(off: AugmentConfig) -> None:
+def test_draw_is_the_identity_when_all_is_off(off: AugmentConfig) -> None:
     drawn = draw(off, generator(0, 0, 0), 80, 80, 64, "bilinear")
     assert (drawn.crop, drawn.interpolation, drawn.flip) == ((0, 0, 80, 80), "bilinear", False)
     assert drawn.colour is None
@@ -75,14 +75,14 @@ def colours(config: AugmentConfig) -> list[Colour]:
 
 
 def shares(values: list[float], low: float, high: float) -> tuple[float, float]:
-    """The least and the largest share of the values that is in a tenth of the range; zero when some are outside."""
+    """Return the smallest and largest share of values in a tenth of the range; zero if some are outside."""
     counts, _ = np.histogram(values, 10, (low, high))
     inside = counts.sum() == len(values)
     return inside * counts.min() / len(values), inside * counts.max() / len(values)
 
 
-def test_colours_keep_to_the_published_ranges(off: AugmentConfig) -> None:
-    """One operation at a time, the others off: each fills its range evenly, and nothing is beyond it."""
+def test_colours_fill_the_published_ranges_evenly(off: AugmentConfig) -> None:
+    """Turn on one operation at a time: it fills its range evenly, with nothing outside."""
     brightness = [c.offset[0] / 255 for c in colours(replace(off, brightness=CONFIG.brightness))]
     # The blue that a red pixel gets is (1 - saturation) of red's luma.
     saturation = [1 - c.pixel[2, 0] / LUMA[0] for c in colours(replace(off, saturation=CONFIG.saturation))]
@@ -95,14 +95,14 @@ def test_colours_keep_to_the_published_ranges(off: AugmentConfig) -> None:
         assert 0.07 < least < most < 0.13
 
 
-def test_every_interpolation_is_drawn_as_often() -> None:
+def test_interpolations_are_drawn_equally_often() -> None:
     drawn = [draw(CONFIG, generator(4, 0, index), 500, 375, 224, "lanczos").interpolation for index in range(1500)]
     counts = Counter(drawn)
     assert set(counts) == {"nearest", "bilinear", "bicubic"}
     assert all(440 < count < 560 for count in counts.values())
 
 
-def test_erased_pixels_are_noise_of_the_whole_range() -> None:
+def test_erased_pixels_are_noise_of_the_full_range() -> None:
     drawn = [draw(CONFIG, generator(5, 0, index), 500, 375, 224, "bicubic") for index in range(20)]
     noise = np.concatenate([d.noise.ravel() for d in drawn if d.erase])
     assert (noise.min(), noise.max()) == (0, 255)
@@ -111,7 +111,7 @@ def test_erased_pixels_are_noise_of_the_whole_range() -> None:
     assert 0.27 < min(ratios) < max(ratios) < 3.6
 
 
-def test_the_order_of_colour_operations_makes_no_difference() -> None:
+def test_colour_operations_commute() -> None:
     operations: list[Callable[[Colour], Colour]] = [
         lambda c: c.then(np.eye(3), 40.0),
         lambda c: c.then(0.7 * np.eye(3) + 0.3 * LUMA),
@@ -132,7 +132,7 @@ def photo() -> Image.Image:
 
 
 @pytest.mark.parametrize("factor", [0.6, 1.4])
-def test_saturation_is_pillows(factor: float) -> None:
+def test_saturation_equals_pillow(factor: float) -> None:
     from PIL import ImageEnhance
 
     ours = recolour(photo(), IDENTITY.then(factor * np.eye(3) + (1 - factor) * LUMA))
@@ -140,14 +140,14 @@ def test_saturation_is_pillows(factor: float) -> None:
     assert np.abs(np.asarray(ours, int) - np.asarray(theirs, int)).max() <= 1
 
 
-def test_contrast_pulls_each_channel_to_its_mean() -> None:
+def test_contrast_scales_each_channel_around_its_mean() -> None:
     image = np.asarray(photo(), float)
     mean = image.mean((0, 1))
     expected = np.clip(mean + 0.7 * (image - mean), 0, 255)
     assert np.abs(np.asarray(recolour(photo(), IDENTITY.contrast(0.7)), float) - expected).max() <= 0.51
 
 
-def test_a_chain_is_its_links_one_after_the_other() -> None:
+def test_chain_equals_its_operations_in_sequence() -> None:
     image = np.asarray(photo(), float).reshape(-1, 3)
     hue = turn_hue(0.05)
     step = (image @ hue.T + 20) @ np.eye(3)
@@ -158,7 +158,7 @@ def test_a_chain_is_its_links_one_after_the_other() -> None:
     assert np.allclose(image @ matrix[:, :3].T + matrix[:, 3], step)
 
 
-def test_hue_is_that_of_dali() -> None:
+def test_hue_equals_dali() -> None:
     from nvidia.dali import fn, pipeline_def
 
     @pipeline_def(batch_size=1, num_threads=1, device_id=None)

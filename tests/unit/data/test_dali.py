@@ -1,4 +1,4 @@
-"""DALI against the portable loader: the CPU path runs here for real, the GPU's in tests/gpu."""
+"""Compare DALI on the CPU with the portable loader; tests/gpu has the GPU path."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def images(batches: object) -> np.ndarray:
 
 @pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic", "lanczos"])
 @pytest.mark.parametrize("size", [48, 128])
-def test_both_loaders_give_the_same_evaluation_pixels(photo_folder: Path, interpolation: str, size: int) -> None:
-    dataset = open_dataset(photo_folder, "validation")  # with CMYK, grey, PNG, EXIF-rotated and progressive ones
+def test_evaluation_pixels_of_both_loaders_agree(photo_folder: Path, interpolation: str, size: int) -> None:
+    dataset = open_dataset(photo_folder, "validation")  # includes CMYK, grey, PNG, EXIF-rotated and progressive images
     preprocess = Preprocess(size, interpolation=interpolation)  # type: ignore[arg-type]
     ours = list(evaluation_batches(dataset, preprocess, 7))
     theirs = list(evaluation_batches(dataset, preprocess, 7, loader="dali"))
@@ -45,7 +45,7 @@ def test_both_loaders_give_the_same_evaluation_pixels(photo_folder: Path, interp
     assert (difference > 1).mean() < 0.02
 
 
-def test_training_images_are_the_portable_loaders(photo_folder: Path) -> None:
+def test_training_images_of_both_loaders_agree(photo_folder: Path) -> None:
     dataset = open_dataset(photo_folder, "train")
     ours, theirs = (list(train_loader(dataset, recipe(loader)).epoch(2)) for loader in ("portable", "dali"))
     assert len(ours) == len(theirs) == 5
@@ -57,7 +57,7 @@ def test_training_images_are_the_portable_loaders(photo_folder: Path) -> None:
     assert np.median(difference.mean((1, 2, 3))) < 0.5
 
 
-def test_an_epoch_goes_on_at_any_batch(photo_folder: Path) -> None:
+def test_dali_epoch_starts_at_any_batch(photo_folder: Path) -> None:
     loader = train_loader(open_dataset(photo_folder, "train"), recipe("dali"))
     whole = images(loader.epoch(0))
     assert np.array_equal(images(loader.epoch(0, 3)), whole[36:])
@@ -74,7 +74,7 @@ def damaged_copy(photo_folder: Path, target: Path) -> Path:
     return target
 
 
-def test_bad_images_are_left_out_and_counted(photo_folder: Path, tmp_path: Path) -> None:
+def test_dali_leaves_out_and_counts_bad_images(photo_folder: Path, tmp_path: Path) -> None:
     root = damaged_copy(photo_folder, tmp_path / "photos")
     loaders = [
         train_loader(open_dataset(root, "train"), recipe(kind, max_bad_fraction=0.1)) for kind in ("portable", "dali")
@@ -88,7 +88,7 @@ def test_bad_images_are_left_out_and_counted(photo_folder: Path, tmp_path: Path)
     assert np.abs(images(ours) - images(theirs)).mean() < 1
 
 
-def test_more_bad_images_than_allowed_stop_the_run(photo_folder: Path, tmp_path: Path) -> None:
+def test_dali_raises_on_more_bad_images_than_allowed(photo_folder: Path, tmp_path: Path) -> None:
     root = damaged_copy(photo_folder, tmp_path / "photos")
     with pytest.raises(DataError, match=r"(07|09)\.jpg"):
         list(train_loader(open_dataset(root, "train"), recipe("dali")).epoch(0))
@@ -97,8 +97,8 @@ def test_more_bad_images_than_allowed_stop_the_run(photo_folder: Path, tmp_path:
         list(evaluation_batches(open_dataset(root, "validation"), Preprocess(32), 4, loader="dali"))
 
 
-def test_dali_reads_our_shards_by_our_index(digits: Path) -> None:
-    """The shard, the Example in it and the index file are read by an independent implementation."""
+def test_dali_reads_shards_with_their_index(digits: Path) -> None:
+    """Read a shard, its Examples and its index file with an independent implementation."""
     from nvidia.dali import Pipeline, fn, tfrecord
 
     dataset = open_dataset(digits, "validation")

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import dataclasses
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -35,12 +33,12 @@ def same(a: list[Batch], b: list[Batch]) -> bool:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_workers_change_nothing(digits: Path, workers: int) -> None:
+def test_epoch_does_not_depend_on_the_number_of_workers(digits: Path, workers: int) -> None:
     dataset = open_dataset(digits, "train")
     assert same(list(train_loader(dataset, recipe()).epoch(3)), list(train_loader(dataset, recipe(workers)).epoch(3)))
 
 
-def test_an_epoch_goes_on_at_any_batch(digits: Path) -> None:
+def test_epoch_starts_at_any_batch(digits: Path) -> None:
     loader = train_loader(open_dataset(digits, "train"), recipe(1))
     whole = list(loader.epoch(1))
     assert len(whole) == len(loader) == 28
@@ -49,7 +47,7 @@ def test_an_epoch_goes_on_at_any_batch(digits: Path) -> None:
 
 
 @pytest.mark.parametrize("world", [1, 2, 3])
-def test_ranks_see_disjoint_parts_that_change_with_the_epoch(digits: Path, world: int) -> None:
+def test_ranks_get_disjoint_images_that_change_with_the_epoch(digits: Path, world: int) -> None:
     dataset = open_dataset(digits, "train")
     seen = []
     for epoch in (0, 1):
@@ -65,8 +63,8 @@ def test_ranks_see_disjoint_parts_that_change_with_the_epoch(digits: Path, world
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 5, 9])
-@pytest.mark.parametrize("limit", [None, 7, 100])  # also fewer images than ranks
-def test_evaluation_sees_every_image_once(digits: Path, world: int, limit: int | None) -> None:
+@pytest.mark.parametrize("limit", [None, 7, 100])  # 7 is fewer than the ranks
+def test_evaluation_batches_contain_every_image_once(digits: Path, world: int, limit: int | None) -> None:
     dataset = open_dataset(digits, "validation")
     ranks = [
         [b.indices for b in evaluation_batches(dataset, Preprocess(32), 60, rank=r, world=world, limit=limit)]
@@ -80,7 +78,7 @@ def test_evaluation_sees_every_image_once(digits: Path, world: int, limit: int |
         assert indices[-1] > len(dataset) * 0.8  # spread over the dataset
 
 
-def test_evaluation_pixels_are_those_of_the_description(digits: Path) -> None:
+def test_evaluation_batches_have_the_pixels_of_preprocess(digits: Path) -> None:
     dataset = open_dataset(digits, "validation")
     batch = next(evaluation_batches(dataset, Preprocess(48), 5, start=3))
     for image, index in zip(batch.images, batch.indices.tolist(), strict=True):
@@ -88,14 +86,14 @@ def test_evaluation_pixels_are_those_of_the_description(digits: Path) -> None:
     assert batch.indices.tolist() == [3, 4, 5, 6, 7]
 
 
-def test_too_few_images(digits: Path) -> None:
+def test_train_loader_refuses_too_few_images(digits: Path) -> None:
     with pytest.raises(DataError, match="expected at least 50 x 40 processes, found 1433"):
         train_loader(open_dataset(digits, "train"), recipe(), world=40)
 
 
 @pytest.fixture
 def damaged(tmp_path: Path, digits: Path) -> Path:
-    """Class folders of digits with one file that is no image."""
+    """Class folders of digits with one truncated image."""
     dataset = open_dataset(digits, "train")
     for index in range(100):
         record = dataset.record(index)
@@ -106,7 +104,7 @@ def damaged(tmp_path: Path, digits: Path) -> Path:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_bad_image_is_left_out_and_counted(damaged: Path, workers: int) -> None:
+def test_epoch_leaves_out_and_counts_a_bad_image(damaged: Path, workers: int) -> None:
     loader = train_loader(open_dataset(damaged, "train"), recipe(workers, max_bad_fraction=0.01))
     for epoch in (0, 1):
         batches = list(loader.epoch(epoch))
@@ -115,13 +113,13 @@ def test_a_bad_image_is_left_out_and_counted(damaged: Path, workers: int) -> Non
         assert "042.jpg" in loader.bad[0]
 
 
-def test_more_bad_images_than_allowed_stop_the_run(damaged: Path) -> None:
+def test_epoch_raises_on_more_bad_images_than_allowed(damaged: Path) -> None:
     loader = train_loader(open_dataset(damaged, "train"), recipe(2))
     with pytest.raises(DataError, match=r"042\.jpg.*--quarantine"):
         list(loader.epoch(0))
 
 
-def test_threads_share_a_fresh_shard(digits: Path) -> None:
+def test_threads_share_a_newly_opened_shard(digits: Path) -> None:
     failures: list[Exception] = []
 
     def read() -> None:
@@ -141,46 +139,7 @@ def test_threads_share_a_fresh_shard(digits: Path) -> None:
     assert not failures
 
 
-ORPHANS = """
-import os, signal, sys
-from shrinkserve.config import parse_recipe
-from shrinkserve.data import open_dataset, train_loader
-raw = {"name": "t", "model": {"input_size": 32}, "data": {"loader": "portable", "workers": 2}}
-batches = train_loader(open_dataset(sys.argv[1], "train"), parse_recipe(raw)).epoch(0)
-next(batches)
-import multiprocessing
-print(*(child.pid for child in multiprocessing.active_children()), flush=True)
-if sys.argv[2] == "kill":
-    os.kill(os.getpid(), signal.SIGKILL)
-if sys.argv[2] == "kill amid a batch":
-    import multiprocessing.connection
-    multiprocessing.connection.answer_challenge = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-    list(batches)
-if sys.argv[2] == "raise":
-    raise SystemExit(3)
-batches.close()
-assert not multiprocessing.active_children()
-"""
-
-
-@pytest.mark.parametrize("end", ["close", "raise", "kill", "kill amid a batch"])
-def test_no_worker_is_left_behind(digits: Path, end: str) -> None:
-    import time
-
-    done = subprocess.run(
-        [sys.executable, "-c", ORPHANS, str(digits), end], capture_output=True, text=True, timeout=120, check=False
-    )
-    assert done.returncode == {"close": 0, "raise": 3}.get(end, -9), done.stderr
-    assert not done.stderr
-    workers = [int(pid) for pid in done.stdout.split()]
-    assert len(workers) == 2
-    deadline = time.monotonic() + 30
-    while any(Path(f"/proc/{pid}").exists() for pid in workers) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
-
-
-def test_the_trainers_random_stream_is_left_alone(digits: Path) -> None:
+def test_epoch_does_not_use_torchs_random_stream(digits: Path) -> None:
     import torch
 
     before = torch.get_rng_state()
@@ -188,7 +147,7 @@ def test_the_trainers_random_stream_is_left_alone(digits: Path) -> None:
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_a_rank_takes_its_share_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_available_workers_divides_the_cores_among_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
     from shrinkserve.data.loaders import available_workers
 
     monkeypatch.setattr("shrinkserve.machine.usable_cores", lambda: 16)
@@ -196,7 +155,7 @@ def test_a_rank_takes_its_share_of_the_cores(monkeypatch: pytest.MonkeyPatch) ->
     assert available_workers() == 4
 
 
-def test_other_batches_with_another_seed(digits: Path) -> None:
+def test_epoch_depends_on_the_seed(digits: Path) -> None:
     dataset = open_dataset(digits, "train")
     other = dataclasses.replace(recipe(), train=dataclasses.replace(recipe().train, seed=1))
     a, b = (next(train_loader(dataset, r).epoch(0)) for r in (recipe(), other))

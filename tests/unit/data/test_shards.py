@@ -18,7 +18,7 @@ def copy(digits: Path, tmp_path: Path) -> Path:
     return root
 
 
-def test_an_index_is_made_and_used(copy: Path) -> None:
+def test_open_shard_writes_and_uses_an_index(copy: Path) -> None:
     path = copy / "train_tfrecord" / "train-00000-of-00004"
     scanned = open_shard(path)
     assert index_path(path).exists()
@@ -26,7 +26,7 @@ def test_an_index_is_made_and_used(copy: Path) -> None:
 
 
 @pytest.mark.parametrize("spoil", ["older", "garbage", "other", "half"])
-def test_an_index_that_does_not_fit_is_made_again(copy: Path, spoil: str) -> None:
+def test_open_shard_replaces_an_index_that_does_not_fit(copy: Path, spoil: str) -> None:
     path = copy / "train_tfrecord" / "train-00000-of-00004"
     offsets = open_shard(path).offsets.tolist()
     index = index_path(path)
@@ -39,19 +39,19 @@ def test_an_index_that_does_not_fit_is_made_again(copy: Path, spoil: str) -> Non
     assert open_shard(path).offsets.tolist() == offsets
 
 
-def test_a_read_only_dataset(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_open_dataset_works_on_a_read_only_disk(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (copy / "train_tfrecord" / "index").write_text("in the way: nothing can be written here, not even by root")
     (copy / "labels.txt").unlink()
     assert len(open_dataset(copy, "train")) == 1433
 
 
-def test_labels_come_from_the_records_when_there_is_no_list(copy: Path) -> None:
+def test_open_dataset_reads_class_names_from_records_without_labels_txt(copy: Path) -> None:
     (copy / "labels.txt").unlink()
     assert open_dataset(copy, "train").classes == ["background", *"0123456789"]
     assert (copy / "labels.txt").read_text().split() == ["background", *"0123456789"]
 
 
-def test_fewer_labels_than_classes(copy: Path) -> None:
+def test_record_refuses_a_label_that_labels_txt_lacks(copy: Path) -> None:
     (copy / "labels.txt").write_text("background\n0\n1\n")
     dataset = open_dataset(copy, "train")
     with pytest.raises(DataError, match=r"train-00000-of-00004 at byte 0: label: expected 1..2 .* found 3"):
@@ -61,7 +61,7 @@ def test_fewer_labels_than_classes(copy: Path) -> None:
         open_dataset(copy, "train")
 
 
-def test_shards_that_are_missing_or_of_two_sets(copy: Path) -> None:
+def test_open_dataset_refuses_missing_shards_and_two_sets(copy: Path) -> None:
     folder = copy / "train_tfrecord"
     (folder / "train-00002-of-00004").rename(folder / "aside")
     with pytest.raises(DataError, match="1 of 4 shards are missing: found train-00002-of-00004"):
@@ -71,14 +71,14 @@ def test_shards_that_are_missing_or_of_two_sets(copy: Path) -> None:
         open_dataset(copy, "train")
 
 
-def test_an_index_beyond_the_end(digits: Path) -> None:
+def test_record_refuses_an_index_beyond_the_end(digits: Path) -> None:
     with pytest.raises(IndexError):
         open_dataset(digits, "train").record(1433)
 
 
-def test_classes_of_a_folder(photo_folder: Path, tmp_path: Path) -> None:
+def test_open_dataset_refuses_a_class_without_training_images(photo_folder: Path, tmp_path: Path) -> None:
     assert open_dataset(photo_folder, "validation").classes == ["cat", "cup"]
     shutil.copytree(photo_folder, tmp_path / "photos")
     (tmp_path / "photos" / "val" / "cup").rename(tmp_path / "photos" / "val" / "dog")
-    with pytest.raises(DataError, match=r"classes that the training images do not have.*found dog"):
+    with pytest.raises(DataError, match=r"classes without training images.*found dog"):
         open_dataset(tmp_path / "photos", "validation")

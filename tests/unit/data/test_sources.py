@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
-from shrinkserve.data.folder import class_names
+from shrinkserve.data.names import class_folders
 from shrinkserve.data.pack import pack, plan_shards
 from shrinkserve.data.quarantine import BadImage, read_quarantine, write_quarantine
 from shrinkserve.data.sources import (
@@ -24,11 +24,11 @@ from shrinkserve.errors import DataError
 
 
 @pytest.mark.parametrize("name", ["a\nb", "a\u2028b", "a\x85b", "\x1b[1m", "\u202eabc"])
-def test_class_names_rejects_names_that_no_list_can_hold(tmp_path: Path, name: str) -> None:
+def test_class_folders_rejects_names_with_control_characters(tmp_path: Path, name: str) -> None:
     for folder in (name, "zz"):
         (tmp_path / folder).mkdir()
     with pytest.raises(DataError, match="class names: expected one line each"):
-        class_names(tmp_path)
+        class_folders(tmp_path)
 
 
 def test_pack_rejects_class_names_before_it_writes(tmp_path: Path) -> None:

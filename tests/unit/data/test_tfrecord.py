@@ -25,19 +25,19 @@ def read_all(path: Path) -> list[bytes]:
     return [shard.read(number) for number in range(len(shard))]
 
 
-def test_the_checksum_of_the_castagnoli_test_vectors() -> None:
+def test_masked_crc_equals_the_test_vector_of_rfc_3720() -> None:
     # RFC 3720, B.4: CRC-32C of 32 zero bytes is 0x8a9136aa; masked by ((crc >> 15) | (crc << 17)) + 0xa282ead8.
     crc = 0x8A9136AA
     assert masked_crc(bytes(32)) == ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
 @given(st.lists(st.binary(max_size=300), max_size=8))
-def test_what_was_written_is_read(tmp_path_factory: pytest.TempPathFactory, records: list[bytes]) -> None:
+def test_read_returns_written_records(tmp_path_factory: pytest.TempPathFactory, records: list[bytes]) -> None:
     assert read_all(write(tmp_path_factory.mktemp("shard") / "s", *records)) == records
 
 
 @given(at=st.integers(0, 10**6), bit=st.integers(0, 7))
-def test_any_flipped_bit_is_found(tmp_path_factory: pytest.TempPathFactory, at: int, bit: int) -> None:
+def test_read_finds_any_flipped_bit(tmp_path_factory: pytest.TempPathFactory, at: int, bit: int) -> None:
     path = write(tmp_path_factory.mktemp("shard") / "s", b"first record", b"second")
     raw = bytearray(path.read_bytes())
     raw[at % len(raw)] ^= 1 << bit
@@ -47,7 +47,7 @@ def test_any_flipped_bit_is_found(tmp_path_factory: pytest.TempPathFactory, at: 
 
 
 @given(st.integers(1, 10**6))
-def test_any_truncation_is_found(tmp_path_factory: pytest.TempPathFactory, at: int) -> None:
+def test_scan_finds_any_truncation(tmp_path_factory: pytest.TempPathFactory, at: int) -> None:
     path = write(tmp_path_factory.mktemp("shard") / "s", b"first record", b"second")
     whole = path.read_bytes()
     at %= len(whole)
@@ -59,7 +59,7 @@ def test_any_truncation_is_found(tmp_path_factory: pytest.TempPathFactory, at: i
             Shard.scan(path)
 
 
-def test_a_file_that_shrinks_after_it_was_opened(tmp_path: Path) -> None:
+def test_read_refuses_a_file_that_shrank_after_opening(tmp_path: Path) -> None:
     shard = Shard.scan(write(tmp_path / "s", b"first record", b"second"))
     (tmp_path / "s").write_bytes((tmp_path / "s").read_bytes()[:-1])
     assert shard.read(0) == b"first record"
@@ -67,7 +67,7 @@ def test_a_file_that_shrinks_after_it_was_opened(tmp_path: Path) -> None:
         shard.read(1)
 
 
-def test_a_file_that_tensorboard_wrote_and_one_that_it_reads(tmp_path: Path) -> None:
+def test_tensorboard_reads_and_writes_the_same_format(tmp_path: Path) -> None:
     from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import PyRecordReader_New
     from tensorboard.summary.writer.record_writer import RecordWriter
 
@@ -80,12 +80,12 @@ def test_a_file_that_tensorboard_wrote_and_one_that_it_reads(tmp_path: Path) -> 
     assert reader.record() == b"from us"
 
 
-def test_a_missing_file(tmp_path: Path) -> None:
+def test_scan_refuses_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot be read"):
         Shard.scan(tmp_path / "none")
 
 
-def test_sparse_file_with_one_huge_record_is_refused_before_it_is_read(tmp_path: Path) -> None:
+def test_read_refuses_a_huge_record_before_reading_it(tmp_path: Path) -> None:
     size = 3 << 30
     length = struct.pack("<Q", size)
     with (tmp_path / "s").open("wb") as stream:
@@ -100,7 +100,7 @@ def test_sparse_file_with_one_huge_record_is_refused_before_it_is_read(tmp_path:
 
 
 @pytest.mark.parametrize("sizes", [(5, 63), (0, 68), (68, 0)])
-def test_index_with_records_that_are_too_small_is_made_again(tmp_path: Path, sizes: tuple[int, int]) -> None:
+def test_open_shard_replaces_an_index_with_records_that_are_too_small(tmp_path: Path, sizes: tuple[int, int]) -> None:
     path = write(tmp_path / "s", b"first record", b"second record, longer")
     assert path.stat().st_size == sum(sizes) - 3
     index_path(path).parent.mkdir()
