@@ -109,7 +109,7 @@ def test_faults_are_listed_at_the_end(
         (["missing.jpg"], "missing.jpg: no such file or folder"),
         (["empty"], "empty: no image in this folder"),
         (["*.nothing"], "*.nothing: no file matches"),
-        (["text.jpg"], "text.jpg: not an image that can be decoded (of no format that is known)"),
+        (["text.jpg"], "text.jpg: cannot decode image: unknown format"),
         (["text.jpg", "--json", "--csv"], "--json and --csv: expected one of them"),
         (["text.jpg", "--model", "cats"], "no such model is ready: expected one of smoke, found cats"),
         (["text.jpg", "--url", "localhost"], "server URL: expected http://HOST:PORT"),

@@ -331,7 +331,7 @@ def test_bad_images_of_all_processes_are_counted_and_named(
     recipe = tiny(data={"max_bad_fraction": 0.5}, schedule={"epochs": 1})
     output = run_ranks(recipe, data, tmp_path / "run", 2)
     assert f"left out {len(spoilt)} bad images of epoch 1:" in output
-    assert all(f"{path}: not an image" in output for path in spoilt)
+    assert all(f"{path}: cannot decode image" in output for path in spoilt)
     records = [record for record in read_metrics(tmp_path / "run" / METRICS) if record["kind"] == "data"]
     assert [record["bad_images"] for record in records] == [len(spoilt)]
 
