@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import Enum, auto
+from typing import NamedTuple
 
 from shrinkserve.errors import RequestError
 from shrinkserve.serving.client.operations import ModelStatistics
@@ -54,10 +55,57 @@ class InvalidReplyError(RequestError):
     """The reply is not what Triton's protocol or the model's configuration promises."""
 
 
-_UNKNOWN = ("unknown model", "is not found", "is not available")
-_EXPIRED = ("Request timeout expired", "Deadline Exceeded")
-_BETWEEN = ("in ensemble", "unexpected shape for input", "for model")
-"""Error text Triton returns while an ensemble's models are being replaced."""
+class _Case(NamedTuple):
+    """Error for one kind of failure; ``{}`` in the text is replaced by the server's message."""
+
+    kind: type[RequestError]
+    text: str
+    hint: str | None = None
+
+
+_UNKNOWN = _Case(UnknownModelError, "{}")
+_LATE = _Case(LateError, "no reply in time", "allow more time (--timeout) or check the server's load")
+_RESTRICTED = _Case(
+    RestrictedError, "the server restricts this request ({})", "give the token (--token or SHRINKSERVE_TOKEN)"
+)
+_INVALID = _Case(InvalidReplyError, "invalid reply ({})", "check that the URL is that of a Triton")
+_UNTRUSTED = _Case(
+    UnavailableError,
+    "the server's certificate is not trusted",
+    "set SSL_CERT_FILE (gRPC: GRPC_DEFAULT_SSL_ROOTS_FILE_PATH) to the file of the issuing certificate",
+)
+_BY_TEXT = (
+    (("unknown model",), _UNKNOWN),
+    (("is not found",), _UNKNOWN),
+    (("is not available",), _UNKNOWN),
+    (
+        ("in ensemble", "unexpected shape for input", "for model"),
+        _Case(UnavailableError, "the model's ensemble is being replaced ({})", "try again"),
+    ),
+    (("Request timeout expired",), _LATE),
+    (("Deadline Exceeded",), _LATE),
+    (("is restricted",), _RESTRICTED),
+    (("maximum queue size",), _Case(UnavailableError, "the queue is full ({})", "send fewer requests at once")),
+    # A request that is too large itself is refused in other words.
+    ((", max allowed is",), _Case(UnavailableError, "refused with other requests of its batch ({})", "try again")),
+    (("Unable to find shared memory region",), _Case(UnavailableError, "the server was restarted ({})", "try again")),
+    (("certificate verify failed",), _UNTRUSTED),
+    (("CERTIFICATE_VERIFY_FAILED",), _UNTRUSTED),
+)
+"""Texts of Triton and of the TLS libraries that tell apart what has the same status."""
+_BY_STATUS = {
+    Status.REFUSED: _Case(RefusedError, "the request was refused ({})"),
+    Status.NOT_FOUND: _UNKNOWN,
+    Status.FORBIDDEN: _RESTRICTED,
+    Status.UNAVAILABLE: _Case(
+        UnavailableError, "no server answers ({})", "start one with `shrinkserve serve`, or check the URL"
+    ),
+    Status.LATE: _LATE,
+    Status.FAILED: _Case(
+        FailedError, "the server failed ({})", "look at the server's log, or run `shrinkserve doctor --url`"
+    ),
+    Status.INVALID: _INVALID,
+}
 
 
 def request_error(url: str, status: Status, message: str) -> RequestError:
@@ -70,11 +118,9 @@ def request_error(url: str, status: Status, message: str) -> RequestError:
         status: kind of failure.
         message: the server's or the library's text.
     """
-    message = shown(message)
-    for words, make in _BY_TEXT:
-        if all(word in message for word in words):
-            return make(url, message)
-    return _BY_STATUS[status](url, message)
+    found = (case for words, case in _BY_TEXT if all(word in message for word in words))
+    case = next(found, _BY_STATUS[status])
+    return case.kind(f"{url}: {case.text.format(shown(message))}", hint=case.hint)
 
 
 def shown(message: str) -> str:
@@ -83,82 +129,9 @@ def shown(message: str) -> str:
     return text if len(text) <= MAX_MESSAGE else f"{text[:MAX_MESSAGE]}..."
 
 
-def _unknown(url: str, message: str) -> RequestError:
-    return UnknownModelError(f"{url}: {message}")
-
-
-def _replaced(url: str, message: str) -> RequestError:
-    return UnavailableError(f"{url}: the model's ensemble is being replaced ({message})", hint="try again")
-
-
-def _late(url: str, message: str) -> RequestError:  # noqa: ARG001 - the libraries' texts say no more
-    return LateError(f"{url}: no reply in time", hint="allow more time (--timeout) or check the server's load")
-
-
-def _restricted(url: str, message: str) -> RequestError:
-    return RestrictedError(
-        f"{url}: the server restricts this request ({message})", hint="give the token (--token or SHRINKSERVE_TOKEN)"
-    )
-
-
-def _full(url: str, message: str) -> RequestError:
-    return UnavailableError(f"{url}: the queue is full ({message})", hint="send fewer requests at once")
-
-
-def _batch_refused(url: str, message: str) -> RequestError:
-    return UnavailableError(f"{url}: refused together with other requests of its batch ({message})", hint="try again")
-
-
-def _region_unknown(url: str, message: str) -> RequestError:
-    return UnavailableError(f"{url}: the server was restarted ({message})", hint="try again")
-
-
-def _untrusted(url: str, message: str) -> RequestError:  # noqa: ARG001 - the hint says what to do
-    variable = "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH" if url.startswith("grpc") else "SSL_CERT_FILE"
-    return UnavailableError(
-        f"{url}: the server's certificate is not trusted", hint=f"set {variable} to the file of the issuing certificate"
-    )
-
-
-def _unavailable(url: str, message: str) -> RequestError:
-    return UnavailableError(
-        f"{url}: no server answers ({message})", hint="start one with `shrinkserve serve`, or check the URL"
-    )
-
-
-def _failed(url: str, message: str) -> RequestError:
-    return FailedError(f"{url}: the server failed ({message})", hint="look at its log, or run `shrinkserve doctor`")
-
-
-def _refused(url: str, message: str) -> RequestError:
-    return RefusedError(f"{url}: the request was refused ({message})")
-
-
-def invalid_reply(url: str, why: str) -> InvalidReplyError:
+def invalid_reply(url: str, why: str) -> RequestError:
     """Return the error for a reply that cannot be used."""
-    return InvalidReplyError(f"{url}: invalid reply ({shown(why)})", hint="check that the URL is that of a Triton")
-
-
-_BY_TEXT = (
-    *(((words,), _unknown) for words in _UNKNOWN),
-    (_BETWEEN, _replaced),
-    *(((words,), _late) for words in _EXPIRED),
-    (("is restricted",), _restricted),
-    (("maximum queue size",), _full),
-    ((", max allowed is",), _batch_refused),  # a request that is too large itself is refused in other words
-    (("Unable to find shared memory region",), _region_unknown),
-    (("certificate verify failed",), _untrusted),
-    (("CERTIFICATE_VERIFY_FAILED",), _untrusted),
-)
-_BY_STATUS = {
-    Status.REFUSED: _refused,
-    Status.NOT_FOUND: _unknown,
-    Status.FORBIDDEN: _restricted,
-    Status.UNAVAILABLE: _unavailable,
-    Status.LATE: _late,
-    Status.FAILED: _failed,
-    Status.INVALID: invalid_reply,
-}
+    return InvalidReplyError(f"{url}: {_INVALID.text.format(shown(why))}", hint=_INVALID.hint)
 
 
 def unknown_model(url: str, served: Sequence[ModelStatistics], model: str, version: str = "") -> RequestError:

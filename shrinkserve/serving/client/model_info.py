@@ -100,7 +100,8 @@ def from_config(config: pb.ModelConfig, expected: str | None = None) -> ModelInf
 
 def _preprocess(name: str, own: dict[str, str], expected: str | None) -> Preprocess:
     try:
-        preprocess = Preprocess.from_dict(json.loads(own["preprocess"]))
+        described = json.loads(own["preprocess"])
+        preprocess = Preprocess.from_dict(described if isinstance(described, dict) else {})
     except (KeyError, ValueError, DataError, RecursionError):
         raise RequestError(
             f"model {name}: its configuration does not describe the preprocessing",
