@@ -26,11 +26,13 @@ _PUBLIC = {
     "load": "shrinkserve.runtimes.opening:open_artifact",
     "load_recipe": "shrinkserve.config:load_recipe",
     "open_dataset": "shrinkserve.data.opening:open_dataset",
+    "quickstart": "shrinkserve.api.quickstart:quickstart",
     "train": "shrinkserve.training.loop:train",
 }
 
 if TYPE_CHECKING:
     from shrinkserve import arch, artifact, benchmark, config, data, errors, exporting, runtimes, serving, training
+    from shrinkserve.api.quickstart import quickstart
     from shrinkserve.arch.describe import describe
     from shrinkserve.config import load_recipe
     from shrinkserve.data.opening import open_dataset
@@ -56,6 +58,7 @@ __all__ = [
     "load",
     "load_recipe",
     "open_dataset",
+    "quickstart",
     "runtimes",
     "serving",
     "train",

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import signal
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-
-if TYPE_CHECKING:
-    from shrinkserve.quickstart import Summary
 
 
 def register(app: typer.Typer) -> None:
@@ -18,39 +15,22 @@ def register(app: typer.Typer) -> None:
 
 
 def quickstart(
-    folder: Annotated[Path, typer.Argument(help="Where everything goes.")] = Path("quickstart"),
+    folder: Annotated[Path, typer.Argument(help="Folder for all files.")] = Path("quickstart"),
     recipe: Annotated[
-        str, typer.Option(help="Shipped recipe for the digits: 'digits', or 'smoke' in seconds.")
+        str, typer.Option(help="Recipe for the digits: 'digits', or 'smoke', which takes seconds.")
     ] = "digits",
-    min_top1: Annotated[float, typer.Option(min=0, max=1, help="Top-1 that the server must reach.")] = 0.97,
+    min_top1: Annotated[float, typer.Option(min=0, max=1, help="Required top-1 of the served model.")] = 0.97,
     window: Annotated[float, typer.Option(min=0.1, help="Seconds of one window of the load tests.")] = 1.0,
 ) -> None:
-    """Digits to a real Triton on this machine, in minutes. Every command of the path is shown as it runs."""
-    from shrinkserve.quickstart import Settings, run_quickstart
+    """Run all stages on this machine, with images of digits. It prints each command before it runs."""
+    from shrinkserve.api.quickstart import quickstart as run
+    from shrinkserve.terminal import print_line, print_table
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the server is stopped then, too
-    _render(run_quickstart(Settings(folder, recipe, min_top1, window), _say))
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)  # before the output of the process that follows
-
-
-def _render(summary: Summary) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console()
-    table = Table(title="quickstart")
-    table.add_column("stage")
-    table.add_column("seconds", justify="right")
-    for name, seconds in summary.stages:
-        table.add_row(name, f"{seconds:.1f}")
-    table.add_row("in all", f"{sum(seconds for _, seconds in summary.stages):.1f}", style="bold")
-    console.print(table)
-    paths = Table(title="what it made")
-    for heading in ("what", "where"):
-        paths.add_column(heading, no_wrap=True)
-    for what, path in summary.paths.items():
-        paths.add_row(what, str(path))
-    console.print(paths)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # SIGTERM must stop the server, too
+    summary = run(folder, recipe=recipe, min_top1=min_top1, window=window, say=print_line)
+    rows = [(name, f"{seconds:.1f}") for name, seconds in summary.stages]
+    total = sum(seconds for _, seconds in summary.stages)
+    print_line("")
+    print_table(("stage", "seconds"), [*rows, ("total", f"{total:.1f}")], bold=[len(rows)])
+    print_line("")
+    print_table(("created", "path"), summary.paths.items(), left=["path"])
