@@ -30,6 +30,7 @@ test-commands:
 
 test-package:
 	@# A process each, as in production: torch, DALI, OpenVINO and TensorRT-RTX in one, gRPC and the server in another.
+	$(BIN)/python -m pytest --doctest-modules shrinkserve
 	$(BIN)/python -m pytest tests/unit --ignore=tests/unit/exporting --ignore=tests/unit/runtimes --ignore=tests/unit/serving
 	$(BIN)/python -m pytest tests/unit/exporting
 	$(BIN)/python -m pytest tests/unit/runtimes

@@ -6,7 +6,6 @@ import json
 import shutil
 import threading
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from math import ceil
@@ -22,13 +21,6 @@ from shrinkserve.serving.repository.writer import Repository
 from shrinkserve.serving.server.server import ServerOptions, TritonServer
 
 QUICK = ("--window", "0.2", "--payload", "tensor")
-
-
-@pytest.fixture(scope="module")
-def server(smoke_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
-    log = tmp_path_factory.mktemp("log") / "triton.log"
-    with TritonServer(smoke_repository, ServerOptions(log_file=log)) as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

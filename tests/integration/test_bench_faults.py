@@ -4,36 +4,21 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from shrinkserve.cli import main
-from shrinkserve.serving.server.server import ServerOptions, TritonServer
-
-
-@pytest.fixture(scope="module")
-def server(smoke_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
-    log = tmp_path_factory.mktemp("log") / "triton.log"
-    with TritonServer(smoke_repository, ServerOptions(log_file=log)) as running:
-        yield running
+from shrinkserve.serving.server.server import TritonServer
 
 
 def bench(*words: object) -> int:
     return main(["bench", *map(str, words), "--window", "0.1"])
 
 
-def error(capsys) -> str:
-    """The one line that begins with "error:", the last of all."""
-    lines = capsys.readouterr().err.splitlines()
-    assert [line for line in lines if line.startswith("error:")] == lines[-1:]
-    return lines[-1]
-
-
 def test_a_damaged_record_is_named_and_the_report_is_partial(
-    digits: Path, smoke_run: Path, tmp_path: Path, capsys
+    digits: Path, smoke_run: Path, tmp_path: Path, error_line
 ) -> None:
     data, out = tmp_path / "data", tmp_path / "out"
     shutil.copytree(digits, data)
@@ -42,7 +27,7 @@ def test_a_damaged_record_is_named_and_the_report_is_partial(
     content[len(content) // 2] ^= 0xFF
     shard.write_bytes(bytes(content))
     assert bench("--data", data, "--checkpoint", smoke_run, "--repository", tmp_path, "--out", out) == 2
-    line = error(capsys)
+    line = error_line()
     assert shard.name in line
     record = json.loads((out / "bench.json").read_text())
     assert record["partial"] in line
@@ -55,7 +40,7 @@ def test_a_damaged_record_is_named_and_the_report_is_partial(
 
 
 def test_a_folder_without_validation_images_and_one_with_a_broken_one(
-    smoke_run: Path, digits: Path, tmp_path: Path, capsys
+    smoke_run: Path, digits: Path, tmp_path: Path, error_line
 ) -> None:
     run = shutil.copytree(smoke_run, tmp_path / "run")
     words = ("--checkpoint", run, "--repository", tmp_path / "none")
@@ -64,16 +49,16 @@ def test_a_folder_without_validation_images_and_one_with_a_broken_one(
         Image.new("RGB", (9, 9)).save(tmp_path / "val" / name / "1.jpg")
     (tmp_path / "empty" / "val").mkdir(parents=True)
     assert bench("--data", tmp_path / "empty", *words) == 2
-    assert str(tmp_path / "empty") in error(capsys)
+    assert str(tmp_path / "empty") in error_line()
     assert bench("--data", tmp_path, *words) == 2  # the folders' names in order are not those of the shards
-    assert "not the classes of model smoke: expected class 0 to be 'background', found '0'" in error(capsys)
+    assert "not the classes of model smoke: expected class 0 to be 'background', found '0'" in error_line()
     card = json.loads((run / "card.json").read_text())
     synsets = [f"n{number:08}" for number in range(len(card["classes"]))]  # names of another kind tell no order
     (run / "card.json").write_text(json.dumps({**card, "classes": synsets}))
     broken = tmp_path / "val" / "7" / "1.jpg"
     broken.write_bytes(broken.read_bytes()[:100])
     assert bench("--data", tmp_path, *words) == 2
-    assert str(broken.relative_to(tmp_path)) in error(capsys)
+    assert str(broken.relative_to(tmp_path)) in error_line()
 
 
 def test_a_promise_that_cannot_be_met(
@@ -89,7 +74,7 @@ def test_a_promise_that_cannot_be_met(
 
 
 def test_a_release_is_compared_with_the_one_before(
-    server: TritonServer, digits: Path, smoke_run: Path, tmp_path: Path, capsys
+    server: TritonServer, digits: Path, smoke_run: Path, tmp_path: Path, capsys, error_line
 ) -> None:
     words = ("--data", digits, "--checkpoint", smoke_run, "--url", server.grpc_url, "--payload", "tensor")
     words = (*words, "--concurrency", 1, "--repository", tmp_path / "none")
@@ -98,7 +83,7 @@ def test_a_release_is_compared_with_the_one_before(
     record = json.loads(old.read_text())
     capsys.readouterr()
     assert bench(*words, "--limit", 31, "--baseline", old, "--json", tmp_path / "new.json") == 2
-    assert "baseline: measured on other images: expected the 31 images of" in error(capsys)
+    assert "baseline: measured on other images: expected the 31 images of" in error_line()
 
     for load in record["loads"]:  # as if the release before had been much faster
         load["valid"] = True
@@ -127,26 +112,26 @@ def test_a_release_is_compared_with_the_one_before(
     ],
 )
 def test_mistakes_are_said_before_anything_is_measured(
-    digits: Path, smoke_run: Path, tmp_path: Path, capsys, words: list[str], message: str
+    digits: Path, smoke_run: Path, tmp_path: Path, error_line, words: list[str], message: str
 ) -> None:
     (tmp_path / "gates.toml").write_text("min_top = 0.9\nspeed = 9\n")
     given = [word.format(tmp=tmp_path) for word in words]
     assert bench("--data", digits, "--checkpoint", smoke_run, "--out", tmp_path / "out", *given) == 2
-    assert message in error(capsys)
+    assert message in error_line()
     assert not (tmp_path / "out").exists()
 
 
 def test_a_batch_that_the_server_refuses_is_said_before_anything_is_measured(
-    server: TritonServer, digits: Path, smoke_run: Path, tmp_path: Path, capsys
+    server: TritonServer, digits: Path, smoke_run: Path, tmp_path: Path, error_line
 ) -> None:
     words = ("--data", digits, "--checkpoint", smoke_run, "--url", server.grpc_url, "--out", tmp_path / "out")
     assert bench(*words, "--batch", 500) == 2
-    assert "--batch: expected at most 32 images, the server's largest, found 500" in error(capsys)
+    assert "--batch: expected at most 32 images, the server's largest, found 500" in error_line()
     assert not (tmp_path / "out").exists()
 
 
 def test_a_plan_from_measured_times_and_one_without(
-    server: TritonServer, digits: Path, smoke_run: Path, tmp_path: Path, capsys
+    server: TritonServer, digits: Path, smoke_run: Path, tmp_path: Path, capsys, error_line
 ) -> None:
     record, plan = tmp_path / "bench.json", tmp_path / "plan.json"
     words = ("--data", digits, "--checkpoint", smoke_run, "--url", server.grpc_url, "--payload", "tensor", "--limit", 8)
@@ -168,9 +153,9 @@ def test_a_plan_from_measured_times_and_one_without(
     assert "1 replica of server grpc answers 20 requests/s" in (calm := capsys.readouterr().out)
     assert "was measured up to" not in calm
     assert main([*ask, "--slo", "p99=1s", "--check", server.grpc_url]) == 2
-    assert "--check: expected --data with the dataset" in error(capsys)
+    assert "--check: expected --data with the dataset" in error_line()
     assert main([*ask, "--slo", "p99=1us"]) == 2
-    assert "cannot be met by any number of replicas" in error(capsys)
+    assert "cannot be met by any number of replicas" in error_line()
     assert bench(*words, "--concurrency", 2, "--json", record) == 0
     assert main([*ask, "--slo", "p99=1s"]) == 2
-    assert "no load test of a server at concurrency 1 and batch 1" in error(capsys)
+    assert "no load test of a server at concurrency 1 and batch 1" in error_line()

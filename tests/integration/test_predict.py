@@ -8,7 +8,6 @@ import json
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -20,13 +19,6 @@ from shrinkserve.cli import main
 from shrinkserve.data import open_dataset
 from shrinkserve.runtimes.checkpoint import Checkpoint
 from shrinkserve.serving.server.server import ServerOptions, TritonServer
-
-
-@pytest.fixture(scope="module")
-def server(smoke_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
-    log = tmp_path_factory.mktemp("log") / "triton.log"
-    with TritonServer(smoke_repository, ServerOptions(log_file=log)) as server:
-        yield server
 
 
 @pytest.fixture(scope="module")
