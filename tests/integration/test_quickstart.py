@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import psutil
+import pytest
 
 PATIENCE = 60.0
 
@@ -57,22 +58,26 @@ def test_quickstart_ends_with_message_of_failed_stage(tmp_path: Path) -> None:
     assert "`shrinkserve train` ended with exit code 2" in second
 
 
-def test_server_ends_when_quickstart_is_killed(smoke_repository: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_server_ends_when_quickstart_is_killed(smoke_repository: Path, tmp_path: Path, number: int) -> None:
     program = f"""
 import time
 from pathlib import Path
 from shrinkserve.api.quickstart import Stages
-stages = Stages(lambda line: print(line, flush=True))
-with stages.serve(Path({str(smoke_repository)!r}), "smoke", Path({str(tmp_path / "log")!r})):
-    print("ready", flush=True)
+with Stages(print).serve(Path({str(smoke_repository)!r}), "smoke", Path({str(tmp_path / "log")!r})) as server:
+    print("ready", server.pid, server.grpc_url, flush=True)
     time.sleep(600)
 """
-    for number in (signal.SIGKILL, signal.SIGINT):
-        with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as process:
+        try:
             assert process.stdout is not None
-            lines = [line.strip() for line in iter(process.stdout.readline, "ready\n")]
-            assert any(line.startswith("grpc://127.0.0.1:") for line in lines)
-            assert any("--load-model=smoke_classifier" in line for line in processes_of(smoke_repository))
+            _, pid, url = next(line for line in process.stdout if line.startswith("ready ")).split()
+            assert url.startswith("grpc://127.0.0.1:")
+            started = psutil.Process(int(pid))
+            processes = [started, *started.children(recursive=True)]
+            assert any(one.name() == "tritonserver" for one in processes)
             process.send_signal(number)
             process.wait(PATIENCE)
-        assert [line for line in wait_for_none(smoke_repository) if "tritonserver" in line] == []
+        finally:
+            process.kill()
+    assert psutil.wait_procs(processes, timeout=PATIENCE)[1] == []
