@@ -16,7 +16,7 @@ from shrinkserve.serving.server.server import ServerOptions, TritonServer
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser as Chromium
-    from playwright.sync_api import BrowserContext, ConsoleMessage, Error, Page, Request
+    from playwright.sync_api import BrowserContext, Page
 
 PROGRAM = shutil.which("chromium") or shutil.which("google-chrome")
 
@@ -65,7 +65,7 @@ class Browser:
     def __init__(self, chromium: Chromium) -> None:
         self._chromium = chromium
         self._context: BrowserContext | None = None
-        self.complaints: list[ConsoleMessage | Error] = []
+        self.complaints: list[str] = []
         self.requests: list[str] = []
 
     def show(self, file: Path, width: int, scheme: Any) -> None:
@@ -81,9 +81,9 @@ class Browser:
         )
         self.complaints, self.requests = [], []
         page = self._context.new_page()
-        page.on("console", self.complaints.append)
-        page.on("pageerror", self.complaints.append)
-        page.on("request", self._note)
+        page.on("console", lambda message: self.complaints.append(message.text))
+        page.on("pageerror", lambda error: self.complaints.append(error.message))
+        page.on("request", lambda request: self.requests.append(request.url))
         page.goto(file.as_uri())
 
     def value(self, expression: str) -> Any:
@@ -102,6 +102,3 @@ class Browser:
     def _page(self) -> Page:
         assert self._context is not None
         return self._context.pages[0]
-
-    def _note(self, request: Request) -> None:
-        self.requests.append(request.url)
