@@ -110,8 +110,10 @@ class HttpTransport:
         while self._idle:
             self._idle.pop().close()
         for connection in list(self._busy):
-            with suppress(OSError, AttributeError):
-                connection.sock.shutdown(socket.SHUT_RDWR)  # ends the read of its thread
+            sock = connection.sock  # None while it connects
+            with suppress(OSError):
+                if sock is not None:
+                    sock.shutdown(socket.SHUT_RDWR)  # ends the read of its thread
 
     def _take(self) -> HTTPConnection:
         """Return an idle connection that the server has not closed, or a new one."""
@@ -153,6 +155,9 @@ class _TimedSocket:
     def recv_into(self, buffer: Any) -> int:
         self._limit()
         return self._sock.recv_into(buffer)
+
+    def shutdown(self, how: int) -> None:
+        self._sock.shutdown(how)
 
     def close(self) -> None:
         """Do nothing: `http.client` closes before it has read the last reply of a connection; `_exchange` closes."""
