@@ -10,7 +10,7 @@ encoded bytes --decode--> 8-bit image --layout, resize--> uint8 [size, size, cha
 """
 
 from shrinkserve.preprocess.contract import MAX_SIZE, Preprocess
-from shrinkserve.preprocess.decode import FORMATS, MAX_BYTES, MAX_PIXELS, ChannelOrder, dali_bytes, decode
+from shrinkserve.preprocess.decode import FORMATS, MAX_BYTES, MAX_PIXELS, ChannelOrder, as_decoded, dali_bytes, decode
 from shrinkserve.preprocess.files import IMAGE_SUFFIXES, Listing, find_images, list_images
 from shrinkserve.preprocess.geometry import Box, Geometry, Layout
 from shrinkserve.preprocess.resize import DALI_FILTERS, Interpolation, Pixels
@@ -30,6 +30,7 @@ __all__ = [
     "Listing",
     "Pixels",
     "Preprocess",
+    "as_decoded",
     "dali_bytes",
     "decode",
     "find_images",

@@ -46,16 +46,20 @@ def decode(encoded: bytes, name: str = "image", *, grey: bool = False, apply_exi
         DataError: unknown format, damaged image, or one beyond `MAX_BYTES` or `MAX_PIXELS`.
     """
     try:
-        image = _open(encoded, name)
-        if apply_exif:
-            from PIL import ImageOps
-
-            image = ImageOps.exif_transpose(image)
-        return _opaque(_eight_bits(image)).convert("L" if grey else "RGB")
+        return as_decoded(_open(encoded, name), grey=grey, apply_exif=apply_exif)
     except DataError:
         raise
     except Exception as exc:  # Pillow's decoders raise many kinds, down to SyntaxError and struct.error
         raise _undecodable(name, str(exc)) from exc
+
+
+def as_decoded(image: Image.Image, *, grey: bool = False, apply_exif: bool = False) -> Image.Image:
+    """Return a Pillow image of any mode as `decode` returns its file."""
+    if apply_exif:
+        from PIL import ImageOps
+
+        image = ImageOps.exif_transpose(image)
+    return _opaque(_eight_bits(image)).convert("L" if grey else "RGB")
 
 
 def dali_bytes(encoded: bytes, name: str = "image", *, apply_exif: bool = False) -> bytes:

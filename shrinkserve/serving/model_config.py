@@ -120,10 +120,9 @@ def set_contract(config: pb.ModelConfig, card: Card, version: int) -> None:
             f"card of {card.name}: incomplete", expected="preprocess and classes", hint="export the model again"
         )
     preprocess, classes = Preprocess.from_dict(card.preprocess), len(card.classes)
-    shape = [preprocess.size, preprocess.size, 3]
     for field in ("input", "output", "version_policy"):
         config.ClearField(field)
-    config.input.add(name=INPUT, data_type=pb.TYPE_UINT8, dims=shape)
+    config.input.add(name=INPUT, data_type=pb.TYPE_UINT8, dims=preprocess.shape)
     config.output.add(name=LOGITS, data_type=pb.TYPE_FP32, dims=[classes])
     config.output.add(name=PROBABILITIES, data_type=pb.TYPE_FP32, dims=[classes], label_filename=LABELS)
     config.version_policy.specific.versions.append(version)

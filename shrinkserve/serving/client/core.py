@@ -11,6 +11,7 @@ core.classify(...)  --InferRequest-->  driver  --bytes-->  server
 from __future__ import annotations
 
 import io
+import math
 import time
 from functools import cache, partial
 from typing import TypeVar
@@ -115,7 +116,7 @@ class ClientCore:
     def batch_size(self, model: str) -> Flow[int]:
         """Return how many images a request to a model should have."""
         info = yield from self.known_info(model)
-        most = MAX_BATCH_BYTES // (3 * info.preprocess.size**2)
+        most = MAX_BATCH_BYTES // math.prod(info.preprocess.shape)
         return max(1, min(info.max_batch_size, MAX_BATCH, most))
 
     def statistics(self, model: str) -> Flow[ModelStatistics]:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shrinkserve.errors import DataError
-from shrinkserve.preprocess import MAX_BYTES, Pixels, Preprocess
+from shrinkserve.preprocess import MAX_BYTES, Pixels, Preprocess, as_decoded
 from shrinkserve.serving.client.errors import shown
 
 if TYPE_CHECKING:
@@ -73,9 +73,10 @@ def prepare(source: Source, preprocess: Preprocess, name: str) -> Pixels:
 
     if isinstance(source, Image.Image):
         try:
-            return preprocess.evaluate(source.convert("RGB"))
+            grey = preprocess.channel_order == "L"
+            return preprocess.evaluate(as_decoded(source, grey=grey, apply_exif=preprocess.apply_exif))
         except (OSError, ValueError, SyntaxError) as exc:  # Pillow decodes files as late as here
-            raise DataError(f"{shown(name)}: cannot decode image: {exc}") from exc
+            raise DataError(f"{name}: cannot decode image ({exc})") from exc
     if isinstance(source, np.ndarray):
         if source.dtype == np.uint8 and source.ndim == 3 and source.shape[2] == 3 and source.size:
             return preprocess.evaluate(Image.fromarray(source))

@@ -75,7 +75,7 @@ def from_config(config: pb.ModelConfig, expected: str | None = None) -> ModelInf
         "version": bool(versions) and min(versions) > 0,
     }
     wanted = {
-        "input": [(INPUT, [preprocess.size, preprocess.size, 3])],
+        "input": [(INPUT, list(preprocess.shape))],
         "outputs": [[len(classes)]] * 2,
         "batch size": True,
         "version": True,

@@ -61,8 +61,11 @@ def test_a_single_image_is_not_taken_for_many(one: Any) -> None:
 
 @pytest.mark.parametrize(
     "source",
-    [None, 5, io.StringIO("text"), np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((0, 4, 3), np.uint8)]
-    + ["", "a\0b", "http://host/x.jpg", "s3://bucket/x.jpg", "x" * 5000, b"", b"junk", ".", object()],
+    [
+        *(None, 5, object(), io.StringIO("text"), b"", b"junk"),
+        *(np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((0, 4, 3), np.uint8)),
+        *("", ".", "a\0b", "http://host/x.jpg", "s3://bucket/x.jpg", "x" * 5000),
+    ],
     ids=repr,
 )
 def test_other_sources_are_one_short_error(source: Any) -> None:
@@ -93,3 +96,20 @@ def test_closed_file_is_an_error_of_its_image() -> None:
 def test_counts_out_of_range_are_rejected(options: dict[str, int], method: str) -> None:
     with Client("grpc://127.0.0.1:1") as client, pytest.raises(ConfigError, match="at least"):
         list(getattr(client, method)([b"any"], "cats", **options))
+
+
+@pytest.mark.parametrize("mode", ["I;16", "LA", "RGBA", "P", "CMYK", "L", "1"])
+def test_pillow_image_is_converted_like_its_file(mode: str) -> None:
+    levels = np.linspace(0, 65535, 400).reshape(20, 20)
+    if mode == "I;16":
+        image = Image.fromarray(levels.astype(np.uint16))
+    else:
+        image = Image.fromarray((levels / 257).astype(np.uint8)).convert(mode)
+        if mode in {"LA", "RGBA"}:
+            image.putalpha(128)
+    stream = io.BytesIO()
+    image.save(stream, "JPEG" if mode == "CMYK" else "PNG")
+    found = prepare(image, PREPROCESS, "image 0")
+    if mode != "CMYK":
+        np.testing.assert_array_equal(found, prepare(stream.getvalue(), PREPROCESS, "image 0"))
+    assert found.std() > 20, "no clipping to one colour"

@@ -299,7 +299,7 @@ def test_a_client_follows_a_version_of_another_contract(
 PUBLISH_FOR_EVER = """
 import sys
 from pathlib import Path
-from shrinkserve.serving.client import Client
+from shrinkserve import Client
 from shrinkserve.serving.publish import Live, publish
 from shrinkserve.serving.repository import Repository
 

@@ -278,7 +278,7 @@ def test_tls_of_grpc(tiny_repository: Repository, tmp_path: Path) -> None:
             assert client.is_server_ready()
         with (
             Client(server.grpc_url) as stranger,
-            pytest.raises(RequestError, match=r"not trusted; name the file .* GRPC_DEFAULT_SSL_ROOTS_FILE_PATH="),
+            pytest.raises(RequestError, match="GRPC_DEFAULT_SSL_ROOTS_FILE_PATH"),
         ):
             stranger.models()
         with (
