@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import types
@@ -13,12 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shrinkserve import artifact, atomic
+from shrinkserve import artifact
 from shrinkserve.errors import ArtifactError
 
 
 def make(folder: Path) -> artifact.Card:
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     (folder / "model.bin").write_bytes(b"weights")
     card = artifact.Card(kind="onnx", name="m", files={"model.bin": artifact.sha256_file(folder / "model.bin")})
     card.write(folder)
@@ -30,13 +29,13 @@ def test_card_round_trip(tmp_path: Path) -> None:
     assert artifact.read_card(tmp_path / "a", "onnx") == card
 
 
-def test_sha256_is_that_of_coreutils(tmp_path: Path) -> None:
+def test_sha256_file_equals_coreutils(tmp_path: Path) -> None:
     (tmp_path / "f").write_bytes(os.urandom(3 << 20))
     expected = subprocess.run(["sha256sum", tmp_path / "f"], capture_output=True, text=True, check=True).stdout.split()
     assert artifact.sha256_file(tmp_path / "f") == expected[0]
 
 
-def test_changed_missing_and_foreign_files_are_refused(tmp_path: Path) -> None:
+def test_read_card_rejects_changed_missing_and_foreign_files(tmp_path: Path) -> None:
     make(tmp_path / "a")
     with pytest.raises(ArtifactError, match="expected checkpoint, found onnx"):
         artifact.read_card(tmp_path / "a", "checkpoint")
@@ -67,20 +66,20 @@ def test_changed_missing_and_foreign_files_are_refused(tmp_path: Path) -> None:
         "[" * 100_000,
     ],
 )
-def test_what_is_not_a_card_is_refused(tmp_path: Path, content: str) -> None:
+def test_read_card_rejects_invalid_content(tmp_path: Path, content: str) -> None:
     (tmp_path / "card.json").write_text(content)
     with pytest.raises(ArtifactError, match="not a readable card"):
         artifact.read_card(tmp_path)
 
 
-def test_a_huge_card_is_not_read(tmp_path: Path) -> None:
+def test_read_card_rejects_huge_file(tmp_path: Path) -> None:
     with (tmp_path / "card.json").open("wb") as stream:
         stream.truncate(1 << 40)  # a file of holes
     with pytest.raises(ArtifactError, match="more than 67108864 bytes"):
         artifact.read_card(tmp_path)
 
 
-def test_a_link_that_leads_out_is_refused(tmp_path: Path) -> None:
+def test_read_card_rejects_link_out_of_folder(tmp_path: Path) -> None:
     make(tmp_path / "a")
     (tmp_path / "secret").write_bytes((tmp_path / "a/model.bin").read_bytes())
     (tmp_path / "a/model.bin").unlink()
@@ -90,7 +89,7 @@ def test_a_link_that_leads_out_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "a/../../secret"])
-def test_a_card_cannot_name_files_outside_its_folder(tmp_path: Path, name: str) -> None:
+def test_read_card_rejects_file_outside_folder(tmp_path: Path, name: str) -> None:
     make(tmp_path / "a")
     raw = json.loads((tmp_path / "a/card.json").read_text())
     (tmp_path / "a/card.json").write_text(json.dumps({**raw, "files": {name: "0"}}))
@@ -98,64 +97,14 @@ def test_a_card_cannot_name_files_outside_its_folder(tmp_path: Path, name: str) 
         artifact.read_card(tmp_path / "a")
 
 
-def test_a_link_out_of_the_folder_is_outside(tmp_path: Path) -> None:
+def test_safe_join_rejects_link_out_of_folder(tmp_path: Path) -> None:
     make(tmp_path / "a")
     (tmp_path / "a/link").symlink_to("/etc")
     with pytest.raises(ArtifactError, match="outside itself"):
         artifact.safe_join(tmp_path / "a", "link/passwd")
 
 
-def test_staged_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
-    target = tmp_path / "deep" / "run"
-
-    def fail_half_way() -> None:
-        with atomic.staged_folder(target) as folder:
-            (folder / "half").write_text("x")
-            raise RuntimeError
-
-    with pytest.raises(RuntimeError):
-        fail_half_way()
-    assert list(target.parent.iterdir()) == []
-    for content in ("one", "two"):
-        with atomic.staged_folder(target) as folder:
-            (folder / content).write_text(content)
-        assert [p.name for p in target.iterdir()] == [content]
-    assert [p.name for p in target.parent.iterdir()] == ["run"]
-
-
-def test_a_killed_writer_leaves_the_old_file(tmp_path: Path) -> None:
-    path = tmp_path / "f"
-    atomic.write_atomic(path, b"old")
-    script = (
-        "import os, signal, pathlib; from shrinkserve import atomic\n"
-        "os.replace = lambda *a: os.kill(os.getpid(), signal.SIGKILL)\n"
-        f"atomic.write_atomic(pathlib.Path({str(path)!r}), b'new')"
-    )
-    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == -9
-    assert path.read_bytes() == b"old"
-
-
-def test_a_place_that_cannot_be_written_is_one_clear_line(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    refusal = r"file/below: cannot be written \(\S+/file is a file\); choose another place"
-    with pytest.raises(ArtifactError, match=refusal):
-        atomic.write_atomic(tmp_path / "file" / "below", b"")
-    with pytest.raises(ArtifactError, match=refusal), atomic.staged_folder(tmp_path / "file" / "below"):
-        pass
-
-
-def test_a_place_is_looked_at_before_the_work(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    atomic.check_writable(tmp_path / "new" / "below")
-    assert not (tmp_path / "new").exists()
-    for place in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(ArtifactError, match=r"/file is a file\)"):
-            atomic.check_writable(place)
-    with pytest.raises(ArtifactError, match="/proc/x: cannot be written"):  # where permissions do not hold root back
-        atomic.check_writable(Path("/proc/x"))
-
-
-def test_tensor_hash_sees_names_values_types_and_shapes() -> None:
+def test_tensors_sha256_depends_on_names_values_types_and_shapes() -> None:
     base = {"a": np.arange(6, dtype=np.float32), "b": np.ones(2)}
     same = {"b": np.ones(2), "a": np.arange(6, dtype=np.float32)}
     assert artifact.tensors_sha256(base) == artifact.tensors_sha256(same)
@@ -168,7 +117,7 @@ def test_tensor_hash_sees_names_values_types_and_shapes() -> None:
     assert len({artifact.tensors_sha256(x) for x in [base, *others]}) == 5
 
 
-def test_the_build_of_a_loaded_package_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_versions_include_build_of_loaded_package(monkeypatch: pytest.MonkeyPatch) -> None:
     """PyTorch from PyPI is 2.13.0 to pip and 2.13.0+cu130 to itself."""
     plain = metadata.version("networkx")
     loaded = types.ModuleType("networkx")
@@ -190,16 +139,8 @@ def test_recorded_paths_hide_the_home_folder(monkeypatch: pytest.MonkeyPatch) ->
     assert command == ["~/bin/shrinkserve", "--out=~/run", "--token", "***"]
 
 
-def test_shutil_error_is_explained(tmp_path: Path) -> None:
-    with (
-        pytest.raises(ArtifactError, match=r"cannot be written \(No space left\)"),
-        atomic.unwritable(tmp_path / "x"),
-    ):
-        raise shutil.Error([("a", "b", "No space left")])
-
-
 @pytest.mark.parametrize("name", ["a\0b", "x" * 5000, "\ud800"])
-def test_card_with_impossible_file_names_is_refused(tmp_path: Path, name: str) -> None:
+def test_read_card_rejects_impossible_file_names(tmp_path: Path, name: str) -> None:
     card = make(tmp_path / "a")
     replace(card, files={name: "0" * 64}).write(tmp_path / "a")
     with pytest.raises(ArtifactError) as caught:
@@ -207,8 +148,39 @@ def test_card_with_impossible_file_names_is_refused(tmp_path: Path, name: str) -
     assert str(caught.value).isprintable()
 
 
-def test_card_with_a_surrogate_is_refused(tmp_path: Path) -> None:
+def test_read_card_rejects_surrogate(tmp_path: Path) -> None:
     card = make(tmp_path / "a")
     replace(card, classes=["\ud800"]).write(tmp_path / "a")
     with pytest.raises(ArtifactError, match="not a readable card"):
         artifact.read_card(tmp_path / "a")
+
+
+def test_read_card_names_both_versions_for_unknown_field(tmp_path: Path) -> None:
+    make(tmp_path)
+    raw = json.loads((tmp_path / "card.json").read_text())
+    raw |= {"versions": {"shrinkserve": "9.9.9"}, "from_the_future": 1}
+    (tmp_path / "card.json").write_text(json.dumps(raw))
+    with pytest.raises(ArtifactError, match=r"from_the_future.*written by shrinkserve '9\.9\.9', this is"):
+        artifact.read_card(tmp_path)
+
+
+def test_card_rejects_values_that_are_not_finite(tmp_path: Path) -> None:
+    card = make(tmp_path)
+    with pytest.raises(ArtifactError, match="not finite"):
+        replace(card, metrics={"top1": float("nan")}).write(tmp_path)
+    (tmp_path / "card.json").write_text('{"kind": "onnx", "name": "m", "metrics": {"top1": NaN}}')
+    with pytest.raises(ArtifactError, match="NaN is not a finite number"):
+        artifact.read_card(tmp_path)
+
+
+def test_copy_file_hashes_and_rejects_changed_source(tmp_path: Path) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.write_bytes(os.urandom(3 << 20))
+    target.write_bytes(b"old")
+    os.link(target, tmp_path / "link")
+    sha256 = artifact.sha256_file(source)
+    assert artifact.copy_file(source, target, sha256) == sha256 == artifact.sha256_file(target)
+    assert (tmp_path / "link").read_bytes() == b"old", "a hard link keeps its content"
+    source.write_bytes(b"changed")
+    with pytest.raises(ArtifactError, match="sha256 does not match"):
+        artifact.copy_file(source, target, sha256)
