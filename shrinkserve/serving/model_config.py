@@ -1,17 +1,19 @@
 """Triton's model configuration, built as a protobuf and written in its text format.
 
-One ``config.pbtxt`` serves both NVIDIA's container, whose ``onnxruntime`` backend is C++, and a server whose
-backend of that name is written in Python: it uses only fields that both understand, and leaves the choice of
-CPU or GPU to the server (``KIND_AUTO``).
+One ``config.pbtxt`` serves both NVIDIA's container, whose ``onnxruntime`` backend is C++, and the server from PyPI,
+whose backend of that name is written in Python. The OpenVINO configurations are for the latter only: NVIDIA's backend
+runs batches of one size.
 
-The fields are described in ``model_config.proto`` of github.com/triton-inference-server/common.
+The fields are described in ``model_config.proto`` of github.com/triton-inference-server/common. The parameters are
+those that the backends read: see ``tests/unit/serving/test_container_config.py`` for the table and its sources.
 """
 
 from __future__ import annotations
 
+import errno
 import json
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
@@ -21,43 +23,50 @@ from shrinkserve.config import ServingConfig
 from shrinkserve.engines import THREADS
 from shrinkserve.errors import ArtifactError
 from shrinkserve.preprocess import Preprocess
+from shrinkserve.text import printable
 
 CONFIG = "config.pbtxt"
 LABELS = "labels.txt"
 ENCODED = "jpeg"
-"""The input of an ensemble that takes encoded images."""
+"""Input of an ensemble that takes encoded images."""
 MAX_CLASSES = 100_000
 """Largest number of classes of a served model."""
 MAX_CLASSES_TEXT = 8 << 20
 """Largest length of the class names as JSON. A client reads them with the configuration, in one reply."""
 PREFIX = "shrinkserve."
-"""What the keys of our own parameters begin with; Triton hands them out and reads none of them."""
+"""Prefix of our own parameters. Triton reports them to clients and reads none of them."""
+MAX_CONFIG_BYTES = 64 << 20
+"""Largest configuration that is read."""
+OPENVINO_NOTE = "# For `shrinkserve serve` only: NVIDIA's OpenVINO backend runs batches of one size."
+CPU_ONLY = frozenset({("onnxruntime", "int8")})
+"""Backends and precisions that run on the CPU: CUDA has no int8 convolution and would compute in float32."""
 
 
 def build_config(name: str, card: Card, options: ServingConfig | None = None, *, version: int = 1) -> pb.ModelConfig:
-    """The configuration of an ONNX classifier.
+    """Return the configuration of an ONNX classifier.
 
     Args:
         name: the model's name.
-        card: of the model file: the preprocessing, the classes and the weights' hash are taken from it.
-        options: batching, instances and what else is a choice.
-        version: the version that answers.
+        card: of the model file; provides preprocessing, classes and the hash of the weights.
+        options: serving options.
+        version: the active version.
 
     Raises:
         ArtifactError: the card lacks the preprocessing or the classes.
     """
     options = options or ServingConfig()
     config = pb.ModelConfig(name=name, backend="onnxruntime", default_model_filename=MODEL)
-    set_options(config, options)
     set_contract(config, card, version)
+    set_options(config, options)
     return config
 
 
 def set_options(config: pb.ModelConfig, options: ServingConfig) -> None:
-    """Write what is a choice into `config`: batching, queue, instances, threads, warm-up, cache."""
+    """Write serving options into `config`: batching, queue, instances, threads, warm-up, cache."""
     config.max_batch_size = options.max_batch_size
     config.ClearField("instance_group")
-    config.instance_group.add(kind=pb.ModelInstanceGroup.KIND_AUTO, count=options.instances)
+    config.instance_group.add(kind=instance_kind(config), count=options.instances)
+    _set_device_options(config)
     threads = THREADS.get(config.backend)
     if threads is not None:
         config.parameters[threads].string_value = str(options.threads)
@@ -67,32 +76,67 @@ def set_options(config: pb.ModelConfig, options: ServingConfig) -> None:
 
     config.ClearField("dynamic_batching")
     batching = config.dynamic_batching
-    batching.SetInParent()  # batches are made even when nothing about them is said
-    # Requests that arrive while every instance is busy are batched anyway. A delay makes an idle server wait
-    # as well: 2 ms of it more than doubled the latency at batch 1 on a CPU.
+    batching.SetInParent()  # an empty message turns batching on
+    # Requests that arrive while all instances are busy are batched without a delay. With a delay an idle server
+    # waits as well: 2 ms more than doubled the latency at batch 1 on a CPU.
     batching.max_queue_delay_microseconds = options.queue_delay_us
     batching.preferred_batch_size.extend(options.preferred_batch_sizes)
-    # A queue policy or priorities put a thread of Triton's before the instances that (in 2.51, whatever the backend)
-    # misses its wake-up now and again: the request then waits for 500 ms. So neither is there unless asked for.
+    # With a queue policy or priorities, Triton 2.51 queues requests in a thread that sometimes misses its wake-up, and
+    # the request waits for 500 ms. So neither is written unless asked for.
     if options.queue_size or options.queue_timeout_us:
         policy = batching.default_queue_policy
         policy.max_queue_size = options.queue_size
         policy.default_timeout_microseconds = options.queue_timeout_us
         policy.timeout_action = pb.ModelQueuePolicy.REJECT
-        # A client may say that it waits less long: what nobody waits for any more is not computed.
+        # A client may send a shorter timeout, so that a request that it has given up is not computed.
         policy.allow_timeout_override = True
     if options.priority_levels:
         batching.priority_levels = options.priority_levels
         batching.default_priority_level = 1
+    set_warmup(config, {1, *options.preferred_batch_sizes, options.max_batch_size} if options.warmup else ())
+
+
+def set_warmup(config: pb.ModelConfig, batches: Collection[int]) -> None:
+    """Replace the warm-up of `config` by one of blank images in batches of these sizes."""
     config.ClearField("model_warmup")
-    if options.warmup:
-        for batch in sorted({1, *options.preferred_batch_sizes, options.max_batch_size}):
-            config.model_warmup.add(name=f"batch {batch}", batch_size=batch)
+    for batch in sorted(batches):
+        config.model_warmup.add(name=f"batch {batch}", batch_size=batch)
     _fill_warmup(config)
 
 
+def instance_kind(config: pb.ModelConfig) -> pb.ModelInstanceGroup.Kind.ValueType:
+    """Return where a configuration's backend can run: on the CPU only, or where the server chooses.
+
+    NVIDIA's OpenVINO backend rejects ``KIND_AUTO`` on a host with a GPU.
+    """
+    precision = parameters(config).get("precision", "float32")
+    if config.backend == "openvino" or (config.backend, precision) in CPU_ONLY:
+        return pb.ModelInstanceGroup.KIND_CPU
+    return pb.ModelInstanceGroup.KIND_AUTO
+
+
+def _set_device_options(config: pb.ModelConfig) -> None:
+    """Write the parameters that NVIDIA's ONNX Runtime backend needs; our own backend ignores them.
+
+    * Memory patterns of many batch sizes make the memory grow without limit; ONNX Runtime's default is on.
+    * For each new batch size CUDA's convolutions search for an algorithm. The backend's default is an exhaustive search
+      as soon as a configuration has parameters.
+    * TF32 keeps 10 bits of mantissa, which does not meet the tolerance of a float32 graph.
+    """
+    if config.backend != "onnxruntime":
+        return
+    config.parameters["enable_mem_pattern"].string_value = "0"
+    if instance_kind(config) == pb.ModelInstanceGroup.KIND_CPU:
+        config.parameters.pop("cudnn_conv_algo_search", None)
+        return
+    config.parameters["cudnn_conv_algo_search"].string_value = "1"  # HEURISTIC
+    accelerators = config.optimization.execution_accelerators.gpu_execution_accelerator
+    if not any(accelerator.name == "cuda" for accelerator in accelerators):
+        accelerators.add(name="cuda").parameters["use_tf32"] = "0"
+
+
 def options_of(config: pb.ModelConfig) -> ServingConfig:
-    """Read back what `set_options` and `build` made of the options."""
+    """Return the serving options in a configuration that `set_options` wrote."""
     batching = config.dynamic_batching
     threads = THREADS.get(config.backend, "")
     return ServingConfig(
@@ -110,7 +154,7 @@ def options_of(config: pb.ModelConfig) -> ServingConfig:
 
 
 def set_contract(config: pb.ModelConfig, card: Card, version: int) -> None:
-    """Write what follows from the model itself into `config`, and leave what was chosen, tuned or edited.
+    """Write inputs, outputs, version and our parameters into `config`; serving options and edits stay.
 
     Raises:
         ArtifactError: the card lacks the preprocessing or the classes.
@@ -156,7 +200,7 @@ def classes_text(card: Card) -> str:
 
 
 def _fill_warmup(config: pb.ModelConfig) -> None:
-    """Have the warm-up's batches be of blank images of the model's size."""
+    """Give the warm-up samples blank images of the model's size."""
     for sample in config.model_warmup:
         for tensor in config.input:
             warm = sample.inputs[tensor.name]
@@ -165,7 +209,7 @@ def _fill_warmup(config: pb.ModelConfig) -> None:
 
 
 def copy_contract(source: pb.ModelConfig, target: pb.ModelConfig) -> None:
-    """Write what `set_contract` wrote into `source` into `target` too."""
+    """Copy everything that `set_contract` writes from one configuration to another."""
     for part in ("input", "output", "version_policy"):
         target.ClearField(part)
     target.input.extend(source.input)
@@ -178,20 +222,23 @@ def copy_contract(source: pb.ModelConfig, target: pb.ModelConfig) -> None:
 
 
 def to_text(config: pb.ModelConfig) -> str:
-    """As the text of a ``config.pbtxt``."""
-    return text_format.MessageToString(config)
+    """Return the text of a ``config.pbtxt``."""
+    text = text_format.MessageToString(config)
+    return f"{OPENVINO_NOTE}\n{text}" if config.backend == "openvino" else text
 
 
 def parse_config_text(text: str, where: str = CONFIG) -> pb.ModelConfig:
-    """Read the text of a ``config.pbtxt``.
+    """Parse the text of a ``config.pbtxt``.
 
     Raises:
-        ArtifactError: not such a text; names the line.
+        ArtifactError: not a model configuration; names the line.
     """
     try:
         return text_format.Parse(text, pb.ModelConfig())
-    except text_format.ParseError as exc:
-        raise ArtifactError(f"{where}: not a Triton model configuration ({exc})", hint="mend that line") from exc
+    except (text_format.ParseError, ValueError, RecursionError) as exc:
+        reason = printable(" ".join(str(exc).split()))[:300]
+        what = f"{where}: not a Triton model configuration ({reason})"
+        raise ArtifactError(what, hint="correct that line, or publish the model again") from exc
 
 
 def read_config(path: Path) -> pb.ModelConfig:
@@ -201,13 +248,15 @@ def read_config(path: Path) -> pb.ModelConfig:
         ArtifactError: no such file, or not a model configuration.
     """
     try:
+        if path.stat().st_size > MAX_CONFIG_BYTES:
+            raise OSError(errno.EFBIG, f"more than {MAX_CONFIG_BYTES} bytes")
         return parse_config_text(path.read_text(encoding="utf-8"), str(path))
     except (OSError, UnicodeDecodeError) as exc:
         raise ArtifactError(f"{path}: not a readable configuration ({exc})", hint="publish the model again") from exc
 
 
-def parameters(config: pb.ModelConfig) -> dict[str, Any]:
-    """Our own parameters, without their prefix."""
+def parameters(config: pb.ModelConfig) -> dict[str, str]:
+    """Return our own parameters without their prefix."""
     return {
         key.removeprefix(PREFIX): value.string_value
         for key, value in config.parameters.items()
@@ -216,15 +265,15 @@ def parameters(config: pb.ModelConfig) -> dict[str, Any]:
 
 
 def active_version(config: pb.ModelConfig) -> int:
-    """The version that answers, by the configuration's version policy.
+    """Return the active version of a configuration: the highest of its version policy.
 
     Raises:
-        ArtifactError: the policy does not name versions.
+        ArtifactError: the policy names no version.
     """
     versions = config.version_policy.specific.versions
     if not versions:
         raise ArtifactError(
-            f"configuration of {config.name}: does not say which version answers",
+            f"configuration of {config.name}: names no active version",
             expected="version_policy { specific { versions: N } }",
             hint="publish the model again",
         )

@@ -17,16 +17,29 @@ from shrinkserve.preprocess import Preprocess
 PIPELINE_INPUT = "DALI_INPUT_0"
 
 
-def serialise_pipeline(preprocess: Preprocess, max_batch: int) -> bytes:
-    """The pipeline, for batches of up to `max_batch` images, as the content of a ``model.dali``.
+def dali_version() -> str:
+    """Return the version of DALI; an older one may not load its pipelines.
 
     Raises:
         ConfigError: DALI is not installed.
     """
+    return str(_import_dali().__version__)
+
+
+def _import_dali() -> Any:
     try:
-        dali: Any = import_module("nvidia.dali")
+        return import_module("nvidia.dali")
     except ImportError:
         raise ConfigError("DALI is not installed", hint="pip install 'shrinkserve[dali]'") from None
+
+
+def serialise_pipeline(preprocess: Preprocess, max_batch: int) -> bytes:
+    """Return the pipeline for batches of up to `max_batch` images as the content of a ``model.dali``.
+
+    Raises:
+        ConfigError: DALI is not installed.
+    """
+    dali = _import_dali()
     fn, types = dali.fn, dali.types
     filters = {
         "nearest": types.INTERP_NN,

@@ -7,11 +7,12 @@ for all engines, so a client does not notice which one runs.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from tritonclient.grpc import model_config_pb2 as pb
 
-from shrinkserve.engines import THREADS, Engine
+from shrinkserve.engines import Engine
 from shrinkserve.serving import model_config
 
 CONFIGS = "configs"
@@ -34,14 +35,26 @@ def engine_config(engine: Engine, base: pb.ModelConfig, known: pb.ModelConfig | 
     model_config.copy_contract(base, config)
     config.parameters[f"{model_config.PREFIX}precision"].string_value = engine.precision
     if known is None:
-        config.ClearField("optimization")
-        if engine.backend != base.backend:  # it has another parameter for threads, or none
-            options = model_config.options_of(base)
-            del config.parameters[THREADS[base.backend]]
-            model_config.set_options(config, options)
-        for key, value in engine.parameters.items():
-            config.parameters[key].string_value = value
+        _set_initial_options(config, engine, base)
     return config
+
+
+def _set_initial_options(config: pb.ModelConfig, engine: Engine, base: pb.ModelConfig) -> None:
+    """Write the options of a new engine: those of the default engine, within the limits of its file."""
+    options = model_config.options_of(base)
+    config.ClearField("optimization")
+    if engine.backend != base.backend:
+        for key in [key for key in config.parameters if not key.startswith(model_config.PREFIX)]:
+            del config.parameters[key]
+    batches = [built["batches"] for built in engine.plans.values() if "batches" in built]
+    largest = min([options.max_batch_size, *(sizes[-1] for sizes in batches)])
+    preferred = tuple(size for size in options.preferred_batch_sizes if size <= largest)
+    model_config.set_options(config, replace(options, max_batch_size=largest, preferred_batch_sizes=preferred))
+    if options.warmup and batches:  # TensorRT optimises a plan for the middle one of its sizes
+        optimal = {size for sizes in batches for size in sizes if size <= largest}
+        model_config.set_warmup(config, {1, largest, *preferred, *optimal})
+    for key, value in engine.parameters.items():
+        config.parameters[key].string_value = value
 
 
 def engine_config_path(folder: Path, name: str) -> Path:

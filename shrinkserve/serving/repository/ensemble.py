@@ -1,8 +1,9 @@
-"""A model that takes encoded images: a DALI pipeline before a classifier, joined by an ensemble.
+"""Models that take encoded images: a DALI pipeline and an ensemble of it with a classifier.
 
-Encoded images are fewer bytes than pixels (half of them, for photographs of 500x375), and their decoding moves from
-the client to the server. The pipeline and the ensemble hold nothing that is not in the classifier's folder: they are
-made from it, and made anew when a version of another contract, or other batch sizes, come into it.
+Encoded images are fewer bytes than pixels (half of them for photographs of 500x375), and the server decodes them.
+Both models are derived from the classifier's folder and written again when its contract or batch size changes.
+
+Ours carry the parameter ``shrinkserve.preprocess``. A user's own model that has one of the names is never touched.
 """
 
 from __future__ import annotations
@@ -15,71 +16,95 @@ from tritonclient.grpc import model_config_pb2 as pb
 from shrinkserve.artifact import INPUT, LOGITS, PROBABILITIES
 from shrinkserve.atomic import write_atomic
 from shrinkserve.errors import ConfigError
+from shrinkserve.machine import usable_cores
 from shrinkserve.preprocess import Preprocess
 from shrinkserve.serving import model_config, names
 from shrinkserve.serving.model_config import CONFIG, ENCODED, LABELS
-from shrinkserve.serving.repository.dali_pipeline import PIPELINE_INPUT, serialise_pipeline
+from shrinkserve.serving.repository.dali_pipeline import PIPELINE_INPUT, dali_version, serialise_pipeline
 from shrinkserve.serving.repository.engine_config import CONFIGS
 from shrinkserve.serving.repository.transaction import Change
 
 PIPELINE = "model.dali"
+MAX_DECODERS = 16
+"""Most decoder instances of a new configuration."""
 
 
 def takes_encoded(root: Path, name: str) -> bool:
-    """Whether a classifier has a pipeline or an ensemble in the repository `root`."""
-    return name.endswith(names.CLASSIFIER) and any(
-        (root / part / CONFIG).is_file() for part in names.model_names(name)[1:]
-    )
+    """Return True if a classifier has a pipeline or ensemble in the repository `root`, and only ours."""
+    if not name.endswith(names.CLASSIFIER):
+        return False
+    present = [root / part for part in names.model_names(name)[1:] if (root / part / CONFIG).is_file()]
+    return bool(present) and all(map(is_ours, present))
 
 
-def stage(change: Change, folder: Path) -> None:
-    """Write the pipeline and the ensemble of a classifier into a change.
-
-    Args:
-        change: of the repository's folders; gets two more.
-        folder: of the classifier, as it will be.
+def is_ours(folder: Path) -> bool:
+    """Return True if this module wrote the model of a folder.
 
     Raises:
-        ConfigError: not the name of a classifier, a model of another kind in the way, or DALI is not installed.
-        ArtifactError: a place that cannot be written.
+        ArtifactError: the configuration cannot be read.
+    """
+    if not (folder / CONFIG).is_file():
+        return False
+    config = model_config.read_config(folder / CONFIG)
+    return "preprocess" in model_config.parameters(config) and (config.backend or config.platform) in {
+        "dali",
+        "ensemble",
+    }
+
+
+def stage(change: Change, folder: Path) -> str:
+    """Write the pipeline and ensemble of a classifier into a change.
+
+    Args:
+        change: of the repository's folders.
+        folder: the classifier's staged folder.
+
+    Returns:
+        Name of the ensemble, which depends on the other two models.
+
+    Raises:
+        ConfigError: not the name of a classifier, a model of the user has a name, or DALI is not installed.
+        ArtifactError: a folder that cannot be written.
     """
     if not folder.name.endswith(names.CLASSIFIER):
         raise ConfigError(
             f"{folder.name}: cannot take encoded images", expected=f"a name that ends in {names.CLASSIFIER}"
         )
     _, pipeline, ensemble = names.model_names(folder.name)
-    for part, kind in ((pipeline, "dali"), (ensemble, "ensemble")):
-        place = change.root / part / CONFIG
-        if place.is_file() and kind not in {(found := model_config.read_config(place)).backend, found.platform}:
-            raise ConfigError(
-                f"{place.parent}: a model of another kind has the name", hint="export under another --name"
-            )
-    base = smallest(folder)
+    for part in (pipeline, ensemble):
+        if (change.root / part).exists() and not is_ours(change.root / part):
+            hint = "rename that model, or publish under another --name"
+            raise ConfigError(f"{change.root / part}: shrinkserve did not write this model", hint=hint)
+    base = smallest_config(folder)
     preprocess = Preprocess.from_dict(json.loads(model_config.parameters(base)["preprocess"]))
-    for copy, config in ((change.copy(pipeline), _pipeline(base)), (change.copy(ensemble), _ensemble(base))):
+    decoder, joined = change.copy(pipeline), change.copy(ensemble)
+    pipeline_config = _pipeline_config(base)
+    pipeline_config.parameters[f"{model_config.PREFIX}dali"].string_value = dali_version()
+    for copy, config in ((decoder, pipeline_config), (joined, _ensemble_config(base))):
         (copy / "1").mkdir(exist_ok=True)
         write_atomic(copy / CONFIG, model_config.to_text(config).encode())
-        if copy.name == pipeline:
-            write_atomic(copy / "1" / PIPELINE, serialise_pipeline(preprocess, base.max_batch_size))
-        else:
-            write_atomic(copy / LABELS, (folder / LABELS).read_bytes())
+    write_atomic(decoder / "1" / PIPELINE, serialise_pipeline(preprocess, base.max_batch_size))
+    write_atomic(joined / LABELS, (folder / LABELS).read_bytes())
+    return ensemble
 
 
 def misfit(root: Path, folder: Path) -> str | None:
-    """Why the pipeline and the ensemble in a repository do not fit a classifier; None when they do.
+    """Return why the pipeline and ensemble of a repository do not fit a classifier; None if they fit.
+
+    Only the contract, inputs, outputs and batch size must agree. Instances, batching and other options may be edited.
 
     Args:
         root: the repository.
-        folder: the classifier's, in it or staged for it.
+        folder: the classifier's folder, in the repository or staged for it.
     """
-    base = smallest(folder)
+    base = smallest_config(folder)
     _, pipeline, ensemble = names.model_names(folder.name)
-    for part, config in ((pipeline, _pipeline(base)), (ensemble, _ensemble(base))):
+    for part, config in ((pipeline, _pipeline_config(base)), (ensemble, _ensemble_config(base))):
         place = root / part / CONFIG
         if not place.is_file():
             return f"no {part}/{CONFIG}"
-        if model_config.read_config(place) != config:
-            return f"{part}: does not fit the version of {folder.name} that answers"
+        if _interface(model_config.read_config(place)) != _interface(config):
+            return f"{part}: does not fit the active version of {folder.name}"
     labels = [place.read_bytes() if place.is_file() else b"" for place in (root / ensemble / LABELS, folder / LABELS)]
     if labels[0] != labels[1]:
         return f"{ensemble}/{LABELS}: not the classes of {folder.name}"
@@ -87,35 +112,57 @@ def misfit(root: Path, folder: Path) -> str | None:
 
 
 def state(root: Path, name: str) -> list[bytes]:
-    """What tells whether a server has to load the pipeline and the ensemble of a classifier again."""
+    """Return bytes that change when a server has to load the pipeline and ensemble of a classifier again."""
     _, pipeline, ensemble = names.model_names(name)
-    places = (root / pipeline / CONFIG, root / ensemble / CONFIG, root / ensemble / LABELS)
-    return [place.read_bytes() if place.is_file() else b"" for place in places]
+    configs = [root / part / CONFIG for part in (pipeline, ensemble)]
+    labels = root / ensemble / LABELS
+    return [
+        *(_interface(model_config.read_config(p)).SerializeToString() if p.is_file() else b"" for p in configs),
+        labels.read_bytes() if labels.is_file() else b"",
+    ]
 
 
-def smallest(folder: Path) -> pb.ModelConfig:
-    """A classifier's configuration with the batch size that all of its engines take."""
+def smallest_config(folder: Path) -> pb.ModelConfig:
+    """Return a classifier's configuration with the largest batch size that all its engines take."""
     config = model_config.read_config(folder / CONFIG)
     for path in (folder / CONFIGS).glob("*.pbtxt"):
         config.max_batch_size = min(config.max_batch_size, model_config.read_config(path).max_batch_size)
     return config
 
 
-def _pipeline(base: pb.ModelConfig) -> pb.ModelConfig:
-    """The configuration of ``NAME_preprocess``, given that of the classifier."""
+def _interface(config: pb.ModelConfig) -> pb.ModelConfig:
+    """Return the part of a configuration that its neighbours depend on."""
+    found = pb.ModelConfig(name=config.name, backend=config.backend, max_batch_size=config.max_batch_size)
+    found.platform = config.platform
+    for tensor in config.input:
+        found.input.add(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+    for tensor in config.output:
+        found.output.add(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+    found.ensemble_scheduling.CopyFrom(config.ensemble_scheduling)
+    _copy_contract(config, found)
+    return found
+
+
+def _pipeline_config(base: pb.ModelConfig) -> pb.ModelConfig:
+    """Return the configuration of ``NAME_preprocess``, given that of the classifier.
+
+    NVIDIA's DALI backend fails a batch of several requests on a host without a GPU (its copy uses CUDA), so each
+    request is executed alone, and there is one single-threaded instance for each core.
+    """
     name = names.model_names(base.name)[1]
     config = pb.ModelConfig(name=name, backend="dali", max_batch_size=base.max_batch_size)
-    # Encoded images have a length each; ragged, so that requests are batched all the same.
+    # Encoded images have different lengths; ragged input lets a request carry several of them.
     config.input.add(name=PIPELINE_INPUT, data_type=pb.TYPE_UINT8, dims=[-1], allow_ragged_batch=True)
     config.output.add(name=INPUT, data_type=pb.TYPE_UINT8, dims=base.input[0].dims if base.input else [])
-    config.dynamic_batching.SetInParent()
-    config.instance_group.add(kind=pb.ModelInstanceGroup.KIND_CPU, count=1)
+    config.dynamic_batching.preferred_batch_size.append(1)
+    config.instance_group.add(kind=pb.ModelInstanceGroup.KIND_CPU, count=min(MAX_DECODERS, usable_cores()))
+    config.parameters["num_threads"].string_value = "1"
     _copy_contract(base, config)
     return config
 
 
-def _ensemble(base: pb.ModelConfig) -> pb.ModelConfig:
-    """The configuration of ``NAME``, given that of the classifier."""
+def _ensemble_config(base: pb.ModelConfig) -> pb.ModelConfig:
+    """Return the configuration of ``NAME``, given that of the classifier."""
     _, pipeline, name = names.model_names(base.name)
     config = pb.ModelConfig(name=name, platform="ensemble", max_batch_size=base.max_batch_size)
     config.input.add(name=ENCODED, data_type=pb.TYPE_UINT8, dims=[-1])
