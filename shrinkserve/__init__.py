@@ -27,12 +27,15 @@ _PUBLIC = {
     "load_recipe": "shrinkserve.config:load_recipe",
     "open_dataset": "shrinkserve.data.opening:open_dataset",
     "quickstart": "shrinkserve.api.quickstart:quickstart",
+    "publish": "shrinkserve.api.repository:publish",
+    "rollback": "shrinkserve.api.repository:rollback",
     "train": "shrinkserve.training.loop:train",
 }
 
 if TYPE_CHECKING:
     from shrinkserve import arch, artifact, benchmark, config, data, errors, exporting, runtimes, serving, training
     from shrinkserve.api.quickstart import quickstart
+    from shrinkserve.api.repository import publish, rollback
     from shrinkserve.arch.describe import describe
     from shrinkserve.config import load_recipe
     from shrinkserve.data.opening import open_dataset
@@ -58,7 +61,9 @@ __all__ = [
     "load",
     "load_recipe",
     "open_dataset",
+    "publish",
     "quickstart",
+    "rollback",
     "runtimes",
     "serving",
     "train",

@@ -28,7 +28,7 @@ def server(root: Path, tmp_path: Path) -> Iterator[TritonServer]:
         yield server
 
 
-def test_list_survives_a_damaged_card(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_accepts_damaged_metrics(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (path,) = root.glob("smoke*/1/card.json")
     card = json.loads(path.read_text())
     for top1 in ("0.9", [], {}):
@@ -39,7 +39,7 @@ def test_list_survives_a_damaged_card(root: Path, capsys: pytest.CaptureFixture[
 
 def test_list_and_show(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["repo", "list", "--repository", str(root)]) == 0
-    assert capsys.readouterr().out.startswith("smoke: version 1 answers (others: none); ")
+    assert capsys.readouterr().out.startswith("smoke: version 1 is active (others: none); ")
     assert main(["repo", "list", "--repository", str(root), "--json"]) == 0
     (record,) = json.loads(capsys.readouterr().out)
     assert (record["name"], record["active"], record["versions"]) == ("smoke", 1, [1])
@@ -49,7 +49,7 @@ def test_list_and_show(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert 'backend: "onnxruntime"' in shown
 
 
-def test_publish_live_then_roll_back_then_clean(
+def test_publish_roll_back_and_gc_on_live_server(
     root: Path, server: TritonServer, smoke_repository: Path, digits: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = smoke_repository / "smoke_classifier" / "1"
@@ -57,8 +57,8 @@ def test_publish_live_then_roll_back_then_clean(
     shadow = ["--data", str(digits), "--shadow", "20", "--max-flips", "0"]
     assert main(["repo", "publish", str(source), *live, *shadow]) == 0
     said = capsys.readouterr().out
-    assert "scratch server: loads, and answers as the file does" in said
-    assert "compared on 20 requests: 0 answers differ" in said
+    assert "scratch server: loads it and predicts as the file does" in said
+    assert "compared on 20 requests: 0 predictions differ" in said
     with Client(server.http_url) as client:
         assert client.model_info("smoke").version == 2
         assert main(["repo", "rollback", "smoke", *live]) == 0
@@ -70,7 +70,7 @@ def test_publish_live_then_roll_back_then_clean(
     assert main(["repo", "verify", "--repository", str(root)]) == 0
 
 
-def test_verify_lists_what_is_wrong(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_verify_lists_problems(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (root / "smoke_classifier" / "1" / "model.onnx").write_bytes(b"")
     assert main(["repo", "verify", "--repository", str(root)]) == 2
     *lines, last = capsys.readouterr().err.splitlines()
@@ -97,7 +97,7 @@ def test_verify_lists_what_is_wrong(root: Path, capsys: pytest.CaptureFixture[st
         (["verify", "cats"], "no such model: expected one of smoke, found cats"),
     ],
 )
-def test_mistakes_are_one_line(
+def test_repo_prints_mistakes_on_one_line(
     smoke_repository: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -113,7 +113,9 @@ def test_mistakes_are_one_line(
     assert message in captured.err
 
 
-def test_a_model_that_decodes(root: Path, digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_encoded_images_are_served_like_prepared_ones(
+    root: Path, digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The DALI ensemble answers encoded images as the client's own preparation does."""
     pytest.importorskip("nvidia.dali", reason="DALI is not installed")
     folder = tmp_path / "photos"
@@ -142,7 +144,7 @@ def test_a_model_that_decodes(root: Path, digits: Path, tmp_path: Path, capsys: 
     assert "takes JPEG and pixels" in line, "what belongs to a model is no model of its own"
 
 
-def test_jpeg_comes_back(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_add_jpeg_restores_removed_ensemble(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("nvidia.dali", reason="DALI is not installed")
     shutil.rmtree(root / "smoke")
     assert main(["repo", "verify", "--repository", str(root)]) == 2

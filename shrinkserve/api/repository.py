@@ -1,0 +1,426 @@
+"""Commands on a model repository as functions: publish, roll back, list, verify, clean up and tune."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from shrinkserve.errors import ArtifactError, ConfigError
+
+if TYPE_CHECKING:
+    from shrinkserve.artifact import Card
+    from shrinkserve.benchmark.tuning import Tuning
+    from shrinkserve.config import ServingConfig
+    from shrinkserve.serving.publish.publish import Live
+    from shrinkserve.serving.publish.shadow import ShadowLimits
+    from shrinkserve.serving.repository.writer import Repository
+
+REPOSITORY = Path("model_repository")
+"""The default model repository."""
+WAIT_SECONDS = 600.0
+"""Longest wait for another publisher."""
+LOAD_SECONDS = 600.0
+"""Longest load of a model in a live server: a large engine with a warm-up for each batch size takes minutes."""
+
+Say = Callable[[str], None]
+
+
+def _silent(_: str) -> None:
+    """Discard a line."""
+
+
+@dataclass(frozen=True)
+class ModelSummary:
+    """One model of a repository.
+
+    Attributes:
+        name: its public name.
+        takes: the accepted inputs: ``"JPEG"``, ``"pixels"``.
+        active: the active version.
+        versions: all versions.
+        size: input height and width in pixels.
+        classes: number of classes.
+        precision: of the default engine.
+        top1: measured accuracy as a fraction; None if it was not measured.
+        created: UTC time of the export, ISO 8601; "" if unknown.
+    """
+
+    name: str
+    takes: list[str]
+    active: int
+    versions: list[int]
+    size: int
+    classes: int
+    precision: str
+    top1: float | None
+    created: str
+
+
+@dataclass(frozen=True)
+class Verification:
+    """Result of `verify` for one model.
+
+    Attributes:
+        name: its public name.
+        versions: its versions.
+        problems: one line for each problem; empty if there is none.
+        warning: why serving the model runs foreign code; "" if it does not.
+    """
+
+    name: str
+    versions: list[int] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    warning: str = ""
+
+
+@dataclass(frozen=True)
+class Cleanup:
+    """Result of `gc` for one model.
+
+    Attributes:
+        name: its public name.
+        removed: the versions that were removed, or would be.
+        active: the active version.
+    """
+
+    name: str
+    removed: list[int]
+    active: int
+
+
+def publish(  # noqa: PLR0913 - options by keyword
+    source: Path,
+    repository: Path = REPOSITORY,
+    *,
+    name: str | None = None,
+    options: ServingConfig | None = None,
+    url: str | None = None,
+    token: str | None = None,
+    data: Path | None = None,
+    shadow: int = 0,
+    max_flips: float | None = None,
+    max_slowdown: float | None = None,
+    scratch: bool = True,
+    allow_gap: bool = False,
+    wait: float = WAIT_SECONDS,
+    say: Say = _silent,
+) -> Path:
+    """Publish an exported version and make it the active one. A failure changes nothing.
+
+    Args:
+        source: a folder with ``model.onnx`` and ``card.json`` that `export` wrote.
+        repository: the model repository.
+        name: the model's name; that of the card when None.
+        options: serving options; None keeps those of the repository.
+        url: the live server of the repository, ``grpc://HOST:PORT`` or ``http://HOST:PORT``.
+        token: of the server's model control.
+        data: dataset with the validation images for `shadow`.
+        shadow: number of requests on which the active and the new version are compared.
+        max_flips: largest fraction of predictions that may differ.
+        max_slowdown: largest factor by which the new version may be slower.
+        scratch: load it in a scratch server first.
+        allow_gap: also publish if the input size or classes change; JPEG requests then fail briefly.
+        wait: longest wait for another publisher in seconds.
+        say: receives a line for each step.
+
+    Returns:
+        The version's folder.
+
+    Raises:
+        ConfigError: an invalid name, a missing option, or a gap that is not allowed.
+        ArtifactError: a damaged source, or a repository that cannot be written.
+        ParityError: a server predicts differently from the file.
+        ServerError: the scratch server cannot load it.
+        RequestError: the live server cannot load it.
+        GateError: the comparison exceeds `max_flips` or `max_slowdown`.
+
+    Example::
+
+        shrinkserve.publish("exported/digits", "model_repository", url="grpc://127.0.0.1:8001", token="...")
+    """
+    from shrinkserve.artifact import check_name, read_card
+    from shrinkserve.serving.names import classifier_name
+    from shrinkserve.serving.publish.publish import publish_version
+    from shrinkserve.serving.publish.shadow import ShadowLimits
+    from shrinkserve.serving.server.launch import importable
+
+    if shadow and (url is None or data is None):
+        raise ConfigError("--shadow", expected="--url of the server and --data with the images to send")
+    model = classifier_name(name or read_card(Path(source), "onnx", verify=False).name)
+    check_name(model)
+    images = _validation_images(data, shadow) if data is not None else []
+    limits = ShadowLimits(max_flips, max_slowdown)
+    with _live(url, token, images, limits, allow_gap=allow_gap) as live:
+        return publish_version(
+            _repository(repository, wait, say),
+            Path(source),
+            name=model,
+            options=options,
+            encoded=importable("nvidia.dali"),
+            scratch=scratch,
+            live=live,
+            say=say,
+        )
+
+
+def rollback(
+    name: str,
+    repository: Path = REPOSITORY,
+    *,
+    to: int | None = None,
+    url: str | None = None,
+    token: str | None = None,
+    wait: float = WAIT_SECONDS,
+    say: Say = _silent,
+) -> int:
+    """Make an older version the active one.
+
+    Args:
+        name: the model's name.
+        repository: the model repository.
+        to: the version; the one before the active one when None.
+        url: the live server of the repository.
+        token: of the server's model control.
+        wait: longest wait for another publisher in seconds.
+        say: receives a line for each step.
+
+    Returns:
+        The active version.
+
+    Raises:
+        ConfigError: no such model or version, or no older one.
+        ArtifactError: a damaged version, or a repository that cannot be written.
+        RequestError: the live server cannot load it; the active version stays active.
+    """
+    from shrinkserve.serving.publish.publish import roll_back_version
+
+    with _live(url, token) as live:
+        return roll_back_version(_repository(repository, wait, say), name, to, live, say)
+
+
+def list_models(repository: Path = REPOSITORY) -> list[ModelSummary]:
+    """Return a summary of each model of a repository.
+
+    Raises:
+        ArtifactError: no such repository, or a card or configuration that cannot be read.
+    """
+    from shrinkserve.serving.repository.reader import RepositoryReader
+
+    reader = RepositoryReader(Path(repository))
+    return [_summary(reader.root, name) for name in reader.classifiers()]
+
+
+def show(name: str, repository: Path = REPOSITORY, *, version: int | None = None) -> tuple[Card, str]:
+    """Return the card of a version and the text of the model's configuration.
+
+    Args:
+        name: the model's name.
+        repository: the model repository.
+        version: its number; the active one when None.
+
+    Raises:
+        ConfigError: no such model or version.
+        ArtifactError: a damaged version, or a configuration that cannot be read.
+    """
+    from shrinkserve.serving import model_config
+    from shrinkserve.serving.repository.reader import RepositoryReader
+
+    reader = RepositoryReader(Path(repository))
+    model = reader.classifier(name)
+    card = reader.card(model, version or reader.active(model))
+    return card, model_config.to_text(reader.config(model))
+
+
+def add_jpeg(name: str, repository: Path = REPOSITORY, *, wait: float = WAIT_SECONDS, say: Say = _silent) -> list[Path]:
+    """Write the DALI pipeline and the ensemble that let a model take JPEG bytes.
+
+    Args:
+        name: the model's name.
+        repository: the model repository.
+        wait: longest wait for another publisher in seconds.
+        say: receives a line before a wait.
+
+    Returns:
+        The folders of the pipeline and the ensemble.
+
+    Raises:
+        ConfigError: no such model, another model has one of the names, or DALI is not installed.
+        ArtifactError: a repository that cannot be written.
+    """
+    from shrinkserve.serving.names import model_names
+
+    writer = _repository(repository, wait, say)
+    model = writer.classifier(name)
+    writer.add_jpeg(model)
+    return [writer.root / part for part in model_names(model)[1:]]
+
+
+def verify(name: str | None = None, repository: Path = REPOSITORY) -> list[Verification]:
+    """Check files against cards, and configurations against graphs.
+
+    Args:
+        name: the model's name; all models when None.
+        repository: the model repository.
+
+    Returns:
+        One result for each model; with `name` None also for each foreign model that runs code.
+
+    Raises:
+        ConfigError: no such model.
+        ArtifactError: no such repository, or none of our models in it.
+    """
+    from shrinkserve.serving.names import names_of_ensemble, public_name
+    from shrinkserve.serving.repository.trust import runs_code
+    from shrinkserve.serving.repository.verify import problems
+    from shrinkserve.serving.repository.writer import Repository
+
+    opened = Repository(Path(repository))
+    results = [
+        Verification(public_name(model), opened.versions(model), list(problems(opened, model)))
+        for model in _chosen(opened, name)
+    ]
+    ours = {part for model in opened.classifiers() for part in names_of_ensemble(model)}
+    foreign = [] if name else sorted(set(opened.models()) - ours)
+    results += [Verification(model, warning=why) for model in foreign if (why := runs_code(opened.root / model))]
+    return results
+
+
+def gc(
+    name: str | None = None,
+    repository: Path = REPOSITORY,
+    *,
+    keep: int = 2,
+    dry_run: bool = False,
+    wait: float = WAIT_SECONDS,
+    say: Say = _silent,
+) -> list[Cleanup]:
+    """Remove old versions. The active version and the newest others stay.
+
+    Args:
+        name: the model's name; all models when None.
+        repository: the model repository.
+        keep: number of versions to keep besides the active one.
+        dry_run: remove nothing.
+        wait: longest wait for another publisher in seconds.
+        say: receives a line before a wait.
+
+    Returns:
+        One result for each model.
+
+    Raises:
+        ConfigError: no such model.
+        ArtifactError: no such repository, none of our models in it, or it cannot be written.
+    """
+    from shrinkserve.serving.names import public_name
+
+    writer = _repository(repository, wait, say)
+    _chosen(writer, name)  # before the lock, which would make the folder
+    results = []
+    with writer.locked():
+        for model in _chosen(writer, name):
+            active = writer.active(model)
+            others = [version for version in writer.versions(model) if version != active]
+            surplus = others[: len(others) - keep] if keep < len(others) else []
+            if surplus and not dry_run:
+                writer.remove(model, surplus)
+            results.append(Cleanup(public_name(model), surplus, active))
+    return results
+
+
+def tune(
+    name: str, slo: str, repository: Path = REPOSITORY, *, wait: float = WAIT_SECONDS, say: Say = _silent
+) -> Tuning:
+    """Find the serving options with the highest throughput within a latency limit, and write them.
+
+    Args:
+        name: the model's name.
+        slo: the limit as a client on this machine measures it, e.g. ``"p99=20ms"``.
+        repository: the model repository.
+        wait: longest wait for another publisher in seconds.
+        say: receives a line for each trial.
+
+    Returns:
+        All trials and the choice.
+
+    Raises:
+        ConfigError: no such model, or not a limit.
+        GateError: no choice holds the limit.
+        ServerError: a scratch server cannot load the model.
+    """
+    from shrinkserve.benchmark.timing import parse_duration
+    from shrinkserve.benchmark.tuning import tune_serving
+
+    quantity, _, duration = slo.partition("=")
+    if quantity != "p99":
+        raise ConfigError("--slo", expected="p99=DURATION such as p99=20ms", found=repr(slo))
+    limit = parse_duration(duration, "--slo")
+    return tune_serving(_repository(repository, wait, say), name, limit, say=say)
+
+
+def _repository(root: Path, wait: float, say: Say) -> Repository:
+    from shrinkserve.serving.repository.writer import Repository
+
+    return Repository(Path(root), say=say, wait=wait)
+
+
+def _chosen(opened: Repository, name: str | None) -> list[str]:
+    """Return Triton's name of a model's classifier, or of all classifiers of a repository that has some."""
+    found = opened.classifiers() if name is None else [opened.classifier(name)]
+    if not found:
+        raise ArtifactError(f"{opened.root}: no model in this repository", hint="make one with `shrinkserve export`")
+    return found
+
+
+def _summary(root: Path, name: str) -> ModelSummary:
+    from shrinkserve.preprocess import Preprocess
+    from shrinkserve.serving import model_config, names
+    from shrinkserve.serving.repository import ensemble
+    from shrinkserve.serving.repository.reader import RepositoryReader
+
+    reader = RepositoryReader(root)
+    config = reader.config(name)
+    active = model_config.active_version(config)
+    card = reader.card(name, active, verify=False)
+    top1 = card.metrics.get("top1")
+    return ModelSummary(
+        name=names.public_name(name),
+        takes=["JPEG", "pixels"] if ensemble.takes_encoded(root, name) else ["pixels"],
+        active=active,
+        versions=reader.versions(name),
+        size=Preprocess.from_dict(card.preprocess).size,
+        classes=len(card.classes),
+        precision=model_config.parameters(config).get("precision", "unknown"),
+        top1=float(top1) if isinstance(top1, int | float) else None,
+        created=card.created,
+    )
+
+
+@contextmanager
+def _live(
+    url: str | None,
+    token: str | None,
+    images: list[bytes] | None = None,
+    limits: ShadowLimits | None = None,
+    *,
+    allow_gap: bool = False,
+) -> Iterator[Live | None]:
+    """Yield the server of a URL, or None without one."""
+    from shrinkserve.serving.client.client import Client
+    from shrinkserve.serving.publish.publish import Live
+    from shrinkserve.serving.publish.shadow import ShadowLimits
+
+    if url is None:
+        yield None
+        return
+    with Client(url, token=token, timeout=LOAD_SECONDS) as client:
+        yield Live(client, images or [], limits or ShadowLimits(), allow_gap=allow_gap, token=token)
+
+
+def _validation_images(data: Path, count: int) -> list[bytes]:
+    from shrinkserve.data import open_dataset
+
+    dataset = open_dataset(Path(data), "validation")
+    return [dataset.record(index).encoded for index in range(min(count, len(dataset)))]
