@@ -95,3 +95,8 @@ class GateError(ShrinkServeError):
     """The measurement worked, but its results miss a gate."""
 
     exit_code = 1
+
+
+def add_note(error: BaseException, note: str) -> None:
+    """Attach a second message to an error, e.g. that its effects could not be undone; the command line prints it."""
+    error.__notes__ = [*getattr(error, "__notes__", []), note]

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from shrinkserve.atomic import linked_copy
 from shrinkserve.benchmark.load.run import Load, closed_loop
 from shrinkserve.benchmark.targets.target import server as server_target
 from shrinkserve.benchmark.timing import Timing
@@ -27,7 +28,6 @@ from shrinkserve.machine import usable_cores
 from shrinkserve.serving import model_config
 from shrinkserve.serving.client.client import Client
 from shrinkserve.serving.names import public_name
-from shrinkserve.serving.repository.transaction import linked_copy
 from shrinkserve.serving.repository.writer import Repository
 from shrinkserve.serving.server.server import ServerOptions, TritonServer
 

@@ -78,7 +78,10 @@ def main(argv: list[str] | None = None) -> int:
         message = _explain(exc)
         if message is None or os.environ.get("SHRINKSERVE_DEBUG"):
             raise
-        return _fail(message, getattr(exc, "exit_code", 2))
+        code = _fail(message, getattr(exc, "exit_code", 2))
+        for note in getattr(exc, "__notes__", ()):
+            print(f"note: {printable(' '.join(note.split()))}", file=sys.stderr)
+        return code
 
 
 def _explain(error: Exception) -> str | None:

@@ -1,13 +1,13 @@
-"""The names of what one published model is made of.
+"""Names of the Triton models that make up one published model.
 
 ```
-NAME              encoded images in: the ensemble of the next two
-NAME_preprocess   encoded images in, pixels out: a DALI pipeline
-NAME_classifier   pixels in: the classifier, with its versions and engines
+NAME              takes encoded images: the ensemble of the next two
+NAME_preprocess   takes encoded images, returns pixels: a DALI pipeline
+NAME_classifier   takes pixels: the classifier, with its versions and engines
 ```
 
-People say NAME, whatever of it there is: without DALI only the classifier. A classifier of another name is a model of
-its own, which takes pixels only.
+Commands and the client take the public name NAME for all of them. Without DALI there is only the classifier. A
+classifier whose name does not end in ``_classifier`` is a separate model that takes pixels only.
 """
 
 from __future__ import annotations
@@ -16,34 +16,34 @@ from collections.abc import Collection
 
 PREPROCESS, CLASSIFIER = "_preprocess", "_classifier"
 CANDIDATE = ".candidate"
-"""What is added to a model's name for the version that a live server tries out."""
+"""Suffix of the model that a live server tries out before it is published."""
 
 RESTRICTED_KEY = "shrinkserve-token"
-"""The key of the APIs that a server restricts."""
+"""Header that holds the token of the APIs that a server restricts."""
 
 
 def public_name(model: str) -> str:
-    """What people call the classifier of a name."""
+    """Return the public name of a classifier."""
     return model.removesuffix(CLASSIFIER)
 
 
 def classifier_name(name: str) -> str:
-    """The name of the classifier that people call `name`; may be given itself."""
+    """Return the name of the classifier with the public name `name`, which may already be the classifier's."""
     return f"{public_name(name)}{CLASSIFIER}"
 
 
 def model_names(name: str) -> list[str]:
-    """All names that belong to what people call `name`, in the order in which they can be loaded."""
+    """Return the names of all models behind a public name, in the order in which they can be loaded."""
     return [classifier_name(name), f"{public_name(name)}{PREPROCESS}", public_name(name)]
 
 
 def names_of_ensemble(model: str) -> list[str]:
-    """`parts` of a classifier that has such a name; a model of another name is its only part."""
+    """Return `model_names` of a classifier; a model of another name stands alone."""
     return model_names(model) if model.endswith(CLASSIFIER) else [model]
 
 
 def resolve_classifier(name: str, known: Collection[str]) -> str:
-    """Which of the names `known` is the classifier that people call `name`; `name` itself when none is."""
+    """Return the classifier with the public name `name` out of `known`; `name` itself if there is none."""
     return classifier_name(name) if classifier_name(name) in known else name
 
 

@@ -1,29 +1,25 @@
-"""Bring a new version into a repository, and into a server that is answering requests, or change nothing.
+"""Publish a version, or roll back to one, in a repository and in a live server; a failure changes nothing.
 
-Every step can refuse the version; what was done until then is undone. The order is that of rising risk: files, a
-scratch server that nobody uses, a second model in the live server that nobody asks, and only then the model itself.
+The steps come in the order of their risk: check the files, load them in a scratch server, load them into the live
+server as a second model that no client uses, and only then replace the model itself.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from shrinkserve.config import ServingConfig
-from shrinkserve.errors import ConfigError, RequestError
+from shrinkserve.errors import ArtifactError, ConfigError, RequestError, add_note
 from shrinkserve.serving.client.client import Client
 from shrinkserve.serving.names import CANDIDATE, names_of_ensemble, public_name
-from shrinkserve.serving.publish.candidate import (
-    VersionFiles,
-    candidate_loaded,
-    decodes_anew,
-    in_scratch_server,
-    worst_difference,
-)
+from shrinkserve.serving.publish.candidate import candidate_loaded
+from shrinkserve.serving.publish.scratch import check_in_scratch_server, needs_other_ensemble
 from shrinkserve.serving.publish.shadow import ShadowLimits, compare_shadow
-from shrinkserve.serving.repository import ensemble
+from shrinkserve.serving.publish.version_files import VersionFiles, check_predictions
+from shrinkserve.serving.repository import ensemble, lock
 from shrinkserve.serving.repository.verify import open_verified
 from shrinkserve.serving.repository.writer import Repository
 
@@ -32,22 +28,24 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Live:
-    """The server that answers from the repository, and how it tries a version out.
+    """The server that serves a repository, and how a version is compared there.
 
     Attributes:
         client: a client that may load models.
-        images: encoded images that both versions are asked about; none to skip the comparison.
-        limits: what the new version must hold in the comparison.
-        allow_gap: take also a version for which it refuses encoded images for a moment, as its ensemble changes.
+        images: encoded images that both versions classify; empty to skip the comparison.
+        limits: limits of the comparison.
+        allow_gap: also publish a version whose ensemble changes, so that JPEG requests fail briefly.
+        token: the client's token.
     """
 
     client: Client
     images: Sequence[bytes] = ()
     limits: ShadowLimits = field(default_factory=ShadowLimits)
     allow_gap: bool = False
+    token: str | None = field(default=None, repr=False)
 
 
-def publish(
+def publish_version(
     repository: Repository,
     source: Path,
     *,
@@ -58,28 +56,28 @@ def publish(
     live: Live | None = None,
     say: Say = lambda _: None,
 ) -> Path:
-    """Publish what `export` wrote as the version that answers.
+    """Publish a folder that `export` wrote and make it the active version.
 
     Args:
-        repository: where to.
+        repository: the model repository.
         source: a folder with ``model.onnx`` and ``card.json``.
         name: the model's name; that of the card when None.
-        options: how it is run; None keeps what is configured.
-        encoded: have a model that is new here take encoded images as well; one that is here stays as it is.
-        scratch: load it in a server of its own first, and compare its answers with the file's.
-        live: the server to bring it into.
-        say: is told what was done, a line a step.
+        options: serving options; None keeps those of the repository.
+        encoded: let a new model take encoded images; an existing model stays as it is.
+        scratch: load it in a scratch server first and compare its predictions with the file's.
+        live: the server to load it into.
+        say: receives a line for each step.
 
     Returns:
         The version's folder.
 
     Raises:
-        ConfigError: a name that cannot be, or a gap that is not allowed.
-        ArtifactError: a damaged source, or a repository that cannot be written.
-        ParityError: a server answers differently from the file.
+        ConfigError: an invalid name, or a gap that is not allowed.
+        ArtifactError: a damaged source, or a repository that cannot be written or was changed meanwhile.
+        ParityError: a server predicts differently from the file.
         ServerError: the scratch server cannot load it.
         RequestError: the live server cannot load it.
-        GateError: the comparison with the version before missed a limit.
+        GateError: the comparison with the active version exceeds a limit.
     """
     card, model = open_verified(source)
     name = repository.classifier_or_new(name or card.name)
@@ -87,158 +85,174 @@ def publish(
         raise ConfigError("model name", expected=f"one that does not end in {CANDIDATE}", found=name)
     version = VersionFiles(replace(card, name=name), model)
     say(f"verified {source}: sha256 as in its card ({len(card.files)}), weights {card.weights_sha256[:12]}")
-    with repository.locked(say):
-        encoded = encoded and not (repository.root / name).exists()
-        anew = decodes_anew(repository, version.card)
-        if anew and live is not None and not live.allow_gap:
+    # The lock of changes is free while the version is tried out, so that a rollback does not have to wait.
+    with repository.locked(lock.PUBLISH):
+        seen = repository.fingerprint(name)
+        encoded = encoded and not seen
+        other_ensemble = needs_other_ensemble(repository, version.card)
+        if other_ensemble and live is not None and not live.allow_gap:
             raise _gap(name)
         if scratch:
-            decoding = encoded or anew
-            worst = in_scratch_server(repository, version, options, encoded=decoding)
-            say(f"scratch server: loads, and answers as the file does (worst logit difference {worst:.1e})")
+            worst = check_in_scratch_server(repository, version, options, encoded=encoded or other_ensemble)
+            say(f"scratch server: loads it and predicts as the file does (worst logit difference {worst:.1e})")
         if live is not None:
-            _try_beside(repository, version, options, live, say)
-        return _switch(repository, version, options, live, say, encoded=encoded)
+            _compare_on_live_server(repository, version, options, live, say)
+        with repository.locked():
+            if repository.fingerprint(name) != seen:
+                what = f"{repository.root / name}: was changed while the new version was tried out"
+                raise ArtifactError(what, hint="publish again to compare it with what is active now")
+            switch = _Switch(repository, version, live, say)
+            with switch.undone_on_error():
+                place = repository.add(
+                    name, model.path, version.card, options=options, encoded=encoded, confirm=switch.confirm
+                )
+    say(f"published {place}")
+    return place
 
 
-def _gap(name: str) -> ConfigError:
-    return ConfigError(
-        f"{public_name(name)}: JPEG would be refused for a moment, as the ensemble changes, too",
-        expected="the preprocessing and classes of the version that answers",
-        found="others",
-        hint="publish it under a name of its own (--name), or allow the gap (--allow-gap)",
-    )
-
-
-def roll_back(
+def roll_back_version(
     repository: Repository,
     name: str,
     version: int | None = None,
     live: Live | None = None,
     say: Say = lambda _: None,
 ) -> int:
-    """Make an older version the one that answers; the one before the present one when `version` is None.
+    """Make an older version the active one.
 
     Args:
-        repository: that holds it.
-        name: the model's.
-        version: which.
-        live: the server that answers from the repository.
-        say: is told what the server answers with now.
+        repository: the model repository.
+        name: the model's name.
+        version: its number; the one before the active one when None.
+        live: the server that serves the repository.
+        say: receives a line for each step.
 
     Returns:
-        The version that answers now.
+        The active version.
 
     Raises:
-        ConfigError: no such model or version, or none before.
+        ConfigError: no such model or version, or no older one.
         ArtifactError: a damaged version.
-        RequestError: the live server cannot load it; the present one goes on answering.
+        RequestError: the live server cannot load it; the active version stays active.
     """
     name = repository.classifier(name)
-    with repository.locked(say):
-        version = version or repository.version_before(name)
-        card, model = open_verified(repository.known_version(name, version))
-        with _undone_on_failure(repository, name, live):
-            before = ensemble.state(repository.root, name)
-            precision = _precision(repository, name, live)
-            repository.activate(name, version)
-            if live is not None:
-                _load(live.client, repository, name, before)
-                say(_confirm(live.client, version, VersionFiles(replace(card, name=name), model), precision))
-    return version
+    with repository.locked():
+        number = version or repository.version_before(name)
+        card, model = open_verified(repository.known_version(name, number))
+        switch = _Switch(repository, VersionFiles(replace(card, name=name), model), live, say)
+        with switch.undone_on_error():
+            repository.activate(name, number, confirm=switch.confirm)
+    return number
 
 
-def _try_beside(
+def _gap(name: str) -> ConfigError:
+    return ConfigError(
+        f"{public_name(name)}: JPEG requests would fail briefly while the ensemble changes",
+        expected="the preprocessing and classes of the active version",
+        found="others",
+        hint="publish it under another name (--name), or allow the gap (--allow-gap)",
+    )
+
+
+def _compare_on_live_server(
     repository: Repository, version: VersionFiles, options: ServingConfig | None, live: Live, say: Say
 ) -> None:
-    """Load the version under another name into the live server, and compare it with the one that answers."""
+    """Load the version into the live server under another name and compare it with the active version."""
     name = version.card.name
-    with candidate_loaded(live.client, repository, version, options) as candidate:
-        say(f"live server: loads it beside as {candidate}, warmed")
+    with candidate_loaded(live.client, repository, version, options, live.token) as candidate:
+        say(f"live server: loaded and warmed up as {candidate}")
         if live.images and name in repository.models():
             result = compare_shadow(live.client, name, candidate, live.images)
             say(str(result))
             live.limits.check(result)
 
 
-def _switch(
-    repository: Repository,
-    version: VersionFiles,
-    options: ServingConfig | None,
-    live: Live | None,
-    say: Say,
-    *,
-    encoded: bool,
-) -> Path:
-    card = version.card
-    with _undone_on_failure(repository, card.name, live):
-        before = ensemble.state(repository.root, card.name)
-        precision = _precision(repository, card.name, live)
-        place = repository.add(card.name, version.model.path, card, options=options, encoded=encoded)
-        if live is not None:
-            _load(live.client, repository, card.name, before)
-            say(_confirm(live.client, int(place.name), version, precision))
-    say(f"published {place}")
-    return place
+class _Switch:
+    """Load a changed model into a live server, and the previous one again if that fails.
 
+    Args:
+        repository: the repository before the change.
+        version: the version that becomes active.
+        live: the server; None if there is none.
+        say: receives what the server runs.
+    """
 
-@contextmanager
-def _undone_on_failure(repository: Repository, name: str, live: Live | None) -> Iterator[None]:
-    before = repository.snapshot(name)
-    try:
-        yield
-    except BaseException:
-        failed = ensemble.state(repository.root, name)
-        repository.restore(name, before)
-        if live is not None:
-            _restore(live.client, repository, name, failed, new=before is None)
-        raise
+    def __init__(self, repository: Repository, version: VersionFiles, live: Live | None, say: Say) -> None:
+        self._repository, self._version, self._live, self._say = repository, version, live, say
+        self._name = version.card.name
+        self._new = self._name not in repository.models()
+        self._before = ensemble.state(repository.root, self._name)
+        self._after: list[bytes] | None = None
+        self._precision = self._served_precision()
 
+    @contextmanager
+    def undone_on_error(self) -> Iterator[None]:
+        """Set the server back if a change of the repository, which calls `confirm`, fails."""
+        try:
+            yield
+        except BaseException as exc:
+            self._undo(exc)
+            raise
 
-def _restore(client: Client, repository: Repository, name: str, failed: list[bytes], *, new: bool) -> None:
-    """Have a server serve what it did before; the fault that brought us here is the one to tell."""
-    if not new:
-        with suppress(RequestError):
-            _load(client, repository, name, failed)
-        return
-    for part in reversed(names_of_ensemble(name)):
-        with suppress(RequestError):
-            client.unload(part)
+    def confirm(self, number: int) -> None:
+        """Load the new version into the server and check what it predicts.
 
+        Raises:
+            RequestError: it does not load, or the server serves another repository.
+            ParityError: the server predicts differently from the file.
+        """
+        if self._live is not None:
+            self._after = ensemble.state(self._repository.root, self._name)
+            self._load(self._live.client, self._after == self._before)
+            self._say(_confirm(self._live.client, number, self._version, self._precision))
 
-def _load(client: Client, repository: Repository, name: str, before: list[bytes]) -> None:
-    """Have a server load what the repository now holds of a model, given `jpeg.state` of what it loaded last."""
-    # With an ensemble, Triton loads what it is made of.
-    client.load(name if ensemble.state(repository.root, name) == before else public_name(name))
+    def _undo(self, error: BaseException) -> None:
+        """Let the server serve the restored folders; its errors become notes of `error`."""
+        if self._live is None or self._after is None:
+            return
+        try:
+            if not self._new:
+                self._load(self._live.client, self._after == self._before)
+                return
+            for part in reversed(names_of_ensemble(self._name)):
+                self._live.client.unload(part)
+        except RequestError as exc:
+            add_note(error, f"the live server could not be set back: {exc}")
 
+    def _load(self, client: Client, same_ensemble: bool) -> None:
+        """Load the classifier; with a changed ensemble load that, and Triton loads its models."""
+        client.load(self._name if same_ensemble else public_name(self._name))
 
-def _precision(repository: Repository, name: str, live: Live | None) -> str | None:
-    """That of the answers so far; None without a server, or where it does not serve the model yet."""
-    if live is not None and name in repository.models():
-        with suppress(RequestError):
-            return live.client.model_info(name).precision
-    return None
+    def _served_precision(self) -> str | None:
+        """Return the precision that the server runs now; None if it does not serve the model."""
+        if self._live is None or self._new:
+            return None
+        try:
+            return self._live.client.model_info(self._name).precision
+        except RequestError:
+            return None
 
 
 def _confirm(client: Client, number: int, version: VersionFiles, precision: str | None) -> str:
-    """Check that the server answers with what it was to load; says so, and whether not in `precision` as before.
+    """Check that the server runs the version; return what it runs, with a warning if the precision changed.
 
     Raises:
-        RequestError: it answers with another: it serves another repository.
-        ParityError: it answers differently from the file.
+        RequestError: the server runs another version, so it serves another repository.
+        ParityError: the server predicts differently from the file.
     """
     card = version.card
-    contract = client.model_info(card.name)
-    if (contract.version, contract.weights_sha256) != (number, card.weights_sha256):
+    served = client.model_info(card.name)
+    if (served.version, served.weights_sha256) != (number, card.weights_sha256):
         raise RequestError(
-            f"{client.url}: does not answer from this repository",
+            f"{client.url}: does not serve this repository",
             expected=f"version {number}, weights {card.weights_sha256[:12]}",
-            found=f"version {contract.version}, weights {contract.weights_sha256[:12]}",
+            found=f"version {served.version}, weights {served.weights_sha256[:12]}",
             hint="name the URL of the server that serves it",
         )
-    worst_difference(client, card.name, version)
-    said = f"live server: version {number} answers"
-    if precision in {None, contract.precision}:
-        return said
-    # Triton runs a version by its default engine when it has none of the name that the server was started with.
-    return f"{said} in {contract.precision}, not {precision} as the one before: not both have the engine that is served"
+    check_predictions(client, card.name, version)
+    if precision in {None, served.precision}:
+        return f"live server: version {number} is active"
+    # Triton runs the default engine of a version without the engine that the server was started with.
+    return (
+        f"live server: warning: version {number} is served in {served.precision} (before: {precision}), because one "
+        "of the versions lacks the engine that the server runs"
+    )

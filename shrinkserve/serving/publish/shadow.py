@@ -1,4 +1,4 @@
-"""Two models of one server, asked the same: which answers differ, and which is faster."""
+"""Compare the predictions and the latency of two models of one server on the same images."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from shrinkserve.serving.client.client import Client
 
 @dataclass(frozen=True)
 class ShadowComparison:
-    """What the same images, one a request, got from two models.
+    """Result of sending the same images, one a request, to two models.
 
     Attributes:
-        requests: images that each was asked about.
+        requests: number of images.
         flips: images whose most probable class differs.
-        before_ms: milliseconds of each request to the first, from send to answer.
-        after_ms: the same for the second.
+        before_ms: latency of each request to the first model in milliseconds.
+        after_ms: the same for the second model.
     """
 
     requests: int
@@ -30,62 +30,63 @@ class ShadowComparison:
 
     @property
     def slowdown(self) -> float:
-        """Median time of the second over that of the first."""
+        """Median latency of the second model divided by that of the first."""
         return float(np.median(self.after_ms) / np.median(self.before_ms))
 
     def __str__(self) -> str:
         (b50, b99), (a50, a99) = (np.percentile(times, [50, 99]) for times in (self.before_ms, self.after_ms))
         return (
-            f"compared on {self.requests} requests: {self.flips} answers differ ({self.flips / self.requests:.2%}); "
+            f"compared on {self.requests} requests: "
+            f"{self.flips} predictions differ ({self.flips / self.requests:.2%}); "
             f"p50 {b50:.2f} -> {a50:.2f} ms, p99 {b99:.2f} -> {a99:.2f} ms"
         )
 
 
 @dataclass(frozen=True)
 class ShadowLimits:
-    """What a comparison must hold; None: anything.
+    """Limits of a comparison; None is no limit.
 
     Attributes:
-        flips: largest part of the answers that may differ, in [0, 1].
-        slowdown: largest `Comparison.slowdown`.
+        flips: largest fraction of predictions that may differ, in [0, 1].
+        slowdown: largest `ShadowComparison.slowdown`.
     """
 
     flips: float | None = None
     slowdown: float | None = None
 
     def check(self, result: ShadowComparison) -> None:
-        """Refuse a comparison beyond the limits.
+        """Check a comparison against the limits.
 
         Raises:
-            GateError: names each that it missed.
+            GateError: names each limit that is exceeded.
         """
         part = result.flips / result.requests
         missed = []
         if self.flips is not None and part > self.flips:
-            missed.append(f"{part:.2%} of the answers differ, at most {self.flips:.2%} may")
+            missed.append(f"{part:.2%} of the predictions differ, at most {self.flips:.2%} is allowed")
         if self.slowdown is not None and result.slowdown > self.slowdown:
-            missed.append(f"it takes {result.slowdown:.2f} times as long, at most {self.slowdown:.2f} is allowed")
+            missed.append(f"latency is {result.slowdown:.2f} times as high, at most {self.slowdown:.2f} is allowed")
         if missed:
-            raise GateError(f"the new version is refused: {'; '.join(missed)}")
+            raise GateError(f"the new version is rejected: {'; '.join(missed)}")
 
 
 def compare_shadow(
     client: Client, before: str, after: str, images: Sequence[bytes], warm_up: int = 10
 ) -> ShadowComparison:
-    """Ask two models about the same images, each image prepared by either's own contract.
+    """Send the same images to two models, each prepared by the model's own contract.
 
-    They take turns, and take turns at being first, so that a machine that changes its pace is fair to both.
+    The models take turns, also at being first, so that a change of the machine's speed affects both.
 
     Args:
-        client: of the server that has both.
+        client: of the server that has both models.
         before: name of the first model.
-        after: name of the second.
-        images: encoded, at least one.
-        warm_up: requests to each that are not counted.
+        after: name of the second model.
+        images: encoded images, at least one.
+        warm_up: requests to each model that are not counted.
 
     Raises:
         DataError: an image that cannot be read.
-        RequestError: the server went away or refuses.
+        RequestError: the server is gone or rejects a request.
     """
     contracts = {name: client.model_info(name) for name in (before, after)}
     times: dict[str, list[float]] = {before: [], after: []}

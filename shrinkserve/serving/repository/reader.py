@@ -1,9 +1,9 @@
-"""What a model repository holds, read from its files."""
+"""Read-only view of a model repository."""
 
 from __future__ import annotations
 
+import hashlib
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 from tritonclient.grpc import model_config_pb2 as pb
@@ -11,32 +11,33 @@ from tritonclient.grpc import model_config_pb2 as pb
 from shrinkserve.artifact import CARD, MODEL_NAME, Card, check_name, read_card
 from shrinkserve.errors import ArtifactError, ConfigError
 from shrinkserve.serving import model_config, names
-from shrinkserve.serving.model_config import CONFIG, LABELS
+from shrinkserve.serving.model_config import CONFIG
 from shrinkserve.serving.repository.engine_config import CONFIGS, engine_config_path
 
-
-@dataclass(frozen=True)
-class ModelSnapshot:
-    """A model's versions, and the content of the files that say which of them answers and how."""
-
-    versions: list[int]
-    files: dict[str, bytes]
+REMOTE = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
+VERSION = re.compile(r"[1-9][0-9]{0,9}")
 
 
 class RepositoryReader:
-    """A model repository, to be looked at.
+    """Read-only view of a model repository.
 
-    What is asked of versions takes either name of a model: what people call it, or Triton's of its classifier.
+    Methods about versions take the public name of a model or Triton's name of its classifier.
 
     Args:
         root: its folder.
+
+    Raises:
+        ConfigError: `root` is the URL of a remote repository.
     """
 
     def __init__(self, root: Path) -> None:
+        if scheme := REMOTE.match(str(root)):
+            found = f"a URL of {scheme[1]}"
+            raise ConfigError("model repository", expected="a local folder", found=found, hint="copy it to a folder")
         self.root = root
 
     def models(self) -> list[str]:
-        """Names of all that Triton would load, sorted.
+        """Return the names of all models that Triton would load, sorted.
 
         Raises:
             ArtifactError: no such folder.
@@ -48,10 +49,10 @@ class RepositoryReader:
         )
 
     def classifier(self, name: str) -> str:
-        """Triton's name of the classifier that people call `name`.
+        """Return Triton's name of the classifier with the public name `name`.
 
         Raises:
-            ConfigError: no such model, or another part of one.
+            ConfigError: no such model, or `name` is a pipeline or ensemble.
             ArtifactError: no such repository.
         """
         check_name(name)
@@ -62,16 +63,16 @@ class RepositoryReader:
         return found
 
     def classifier_or_new(self, name: str) -> str:
-        """`classifier`, or `name` itself where there is no such model yet, nor a repository perhaps.
+        """Return `classifier(name)`, or `name` itself if there is no such model yet.
 
         Raises:
-            ConfigError: a name that cannot be.
+            ConfigError: an invalid name.
         """
         check_name(name)
         return names.resolve_classifier(name, self.models()) if self.root.is_dir() else name
 
     def classifiers(self) -> list[str]:
-        """Names of the models that have cards, sorted: those that `export` made, not what was added to them.
+        """Return the names of the models with cards, sorted: those that `export` made, without their ensembles.
 
         Raises:
             ArtifactError: no such folder.
@@ -79,7 +80,7 @@ class RepositoryReader:
         return [name for name in self.models() if any((self.root / name).glob(f"[1-9]*/{CARD}"))]
 
     def versions(self, name: str) -> list[int]:
-        """Numbers of a model's versions, in order.
+        """Return the numbers of a model's versions, in order.
 
         Raises:
             ConfigError: no such model.
@@ -87,28 +88,28 @@ class RepositoryReader:
         return versions_in(self.root / self.classifier(name))
 
     def active(self, name: str) -> int:
-        """The version that answers.
+        """Return the active version.
 
         Raises:
             ConfigError: no such model.
-            ArtifactError: the configuration cannot be read or does not say.
+            ArtifactError: the configuration cannot be read or names no version.
         """
         return model_config.active_version(self.config(self.classifier(name)))
 
     def version_before(self, name: str) -> int:
-        """The newest version that is older than the one that answers.
+        """Return the newest version that is older than the active one.
 
         Raises:
-            ConfigError: there is none, or no such model.
+            ConfigError: no such model, or no older version.
         """
         active = self.active(name)
         older = [version for version in self.versions(name) if version < active]
         if not older:
-            raise ConfigError(f"{self.root / name}: no version before {active}", hint="name one that is there (--to)")
+            raise ConfigError(f"{self.root / name}: no version before {active}", hint="name an existing one (--to)")
         return older[-1]
 
     def known_version(self, name: str, version: int) -> Path:
-        """The folder of a version that must be there.
+        """Return the folder of an existing version.
 
         Raises:
             ConfigError: no such model or version.
@@ -121,7 +122,7 @@ class RepositoryReader:
         return folder / str(version)
 
     def config(self, name: str) -> pb.ModelConfig:
-        """A model's configuration.
+        """Return a model's configuration.
 
         Raises:
             ConfigError: no such model.
@@ -130,11 +131,11 @@ class RepositoryReader:
         return model_config.read_config(self._folder(name) / CONFIG)
 
     def card(self, name: str, version: int, *, verify: bool = True) -> Card:
-        """A version's card.
+        """Return a version's card.
 
         Raises:
-            ConfigError: no such model.
-            ArtifactError: the card cannot be read, or a file is not the one that it names.
+            ConfigError: no such model or version.
+            ArtifactError: the card cannot be read, or a file does not match it.
         """
         return read_card(self.known_version(name, version), verify=verify)
 
@@ -149,7 +150,7 @@ class RepositoryReader:
         return ConfigError(f"{self.root}: no such model", expected=f"one of {known}", found=names.public_name(name))
 
     def config_path(self, name: str, engine: str | None = None) -> Path:
-        """The configuration of a model's default engine, or of a named one.
+        """Return the path of the configuration of a model's default engine, or of a named one.
 
         Raises:
             ConfigError: no such model or engine.
@@ -165,22 +166,32 @@ class RepositoryReader:
         return engine_config_path(folder, engine)
 
     def engines(self, name: str) -> list[str]:
-        """Names of the engines besides the default one.
+        """Return the names of the engines besides the default one.
 
         Raises:
             ConfigError: no such model.
         """
         return sorted(path.stem for path in (self._folder(name) / CONFIGS).glob("*.pbtxt"))
 
-    def snapshot(self, name: str) -> ModelSnapshot | None:
-        """What `restore` needs to undo later changes; None when there is no such model."""
+    def fingerprint(self, name: str) -> str:
+        """Return a hash of the files that say which version is active and how it runs; "" if there is no model."""
         folder = self.root / name
         if not (folder / CONFIG).is_file():
-            return None
-        kept = [folder / CONFIG, folder / LABELS, *(folder / CONFIGS).glob("*.pbtxt")]
-        return ModelSnapshot(versions_in(folder), {str(p.relative_to(folder)): p.read_bytes() for p in kept})
+            return ""
+        digest = hashlib.sha256()
+        for path in (folder / CONFIG, *sorted((folder / CONFIGS).glob("*.pbtxt"))):
+            digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+        return digest.hexdigest()
 
 
 def versions_in(folder: Path) -> list[int]:
-    """Version numbers among a model folder's subfolders: those that Triton reads, so none with a leading zero."""
-    return sorted(int(p.name) for p in folder.iterdir() if re.fullmatch(r"[1-9][0-9]*", p.name) and p.is_dir())
+    """Return the version numbers in a model's folder: those that Triton reads, so without leading zeros.
+
+    Raises:
+        ArtifactError: the folder cannot be read.
+    """
+    try:
+        return sorted(int(p.name) for p in folder.iterdir() if VERSION.fullmatch(p.name) and p.is_dir())
+    except OSError as exc:
+        hint = "change its permissions or move it out of the repository"
+        raise ArtifactError(f"{folder}: cannot be read ({exc.strerror})", hint=hint) from exc

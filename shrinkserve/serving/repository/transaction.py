@@ -1,268 +1,161 @@
-"""Change a folder as a whole: readers find the old one or the new one, also after ``kill -9`` or a power cut."""
+"""Change several folders of a repository together, with the old ones kept until the change is confirmed."""
 
 from __future__ import annotations
 
-import ctypes
 import errno
-import fcntl
 import glob
-import itertools
 import os
-import shutil
-import socket
-import stat
-import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from datetime import datetime, timezone
 from pathlib import Path
 
-from shrinkserve.atomic import unwritable
-from shrinkserve.errors import ArtifactError
-
-LOCK = ".lock"
-WAIT_SECONDS = 600.0
-"""How long a publisher waits for another; loading a large engine takes minutes."""
-_AT_FDCWD = -100
-_RENAME_EXCHANGE = 2
-
-
-@contextmanager
-def locked(root: Path, waits: Callable[[str], None] = lambda _: None, seconds: float = WAIT_SECONDS) -> Iterator[None]:
-    """Hold the lock of a repository; a second one waits. The kernel lets go of it when its holder dies.
-
-    Args:
-        root: the repository.
-        waits: is called before a wait begins, with who holds the lock.
-        seconds: how long to wait.
-
-    Raises:
-        ArtifactError: the folder cannot be written, its file system has no locks, or the wait took too long.
-    """
-    with unwritable(root):
-        root.mkdir(parents=True, exist_ok=True)
-        handle = os.open(root / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        _restrict(root, handle)
-        if not _try_lock(root, handle):
-            waits(_holder(handle))
-            deadline = time.monotonic() + seconds
-            while not _try_lock(root, handle):
-                if time.monotonic() >= deadline:
-                    raise ArtifactError(
-                        f"{root}: another publisher is still at work after {seconds:g} s ({_holder(handle)})",
-                        hint="wait for it or stop it, then try again; --wait SECONDS waits longer",
-                    )
-                time.sleep(0.05)
-        with suppress(OSError):  # a full disk; the lock is held all the same
-            os.ftruncate(handle, 0)
-            os.pwrite(handle, _myself().encode(errors="replace"), 0)
-        yield
-    finally:
-        os.close(handle)
-
-
-def _try_lock(root: Path, handle: int) -> bool:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as exc:
-        raise ArtifactError(
-            f"{root / LOCK}: cannot be locked ({exc.strerror})", hint="keep the repository on a file system with flock"
-        ) from exc
-    return True
-
-
-def _restrict(root: Path, handle: int) -> None:
-    """Let only those open the lock who may write the repository: to lock a file, reading it is enough."""
-    with suppress(OSError):  # another user's, who did this already
-        os.fchmod(handle, 0o660 if root.stat().st_mode & stat.S_IWGRP else 0o600)
-
-
-def _myself() -> str:
-    words = [Path(sys.argv[0] or "python").name, *itertools.takewhile(lambda word: word[:1] != "-", sys.argv[1:3])]
-    since = datetime.now(timezone.utc).isoformat(timespec="seconds")  # no options: one of them is a token
-    return f"pid {os.getpid()} on {socket.gethostname()} since {since}: {' '.join(words)}"
-
-
-def _holder(handle: int) -> str:
-    """Return who holds the lock, as written into it, on one line that is safe to print."""
-    with suppress(OSError):
-        text = os.pread(handle, 300, 0).decode(errors="replace")
-        return "".join(letter if letter.isprintable() else "?" for letter in text) or "unknown holder"
-    return "unknown holder"
+from shrinkserve.atomic import exchange, linked_copy, remove, sync, sync_tree, unwritable
+from shrinkserve.errors import ArtifactError, add_note
 
 
 class Change:
-    """Folders of a repository that are changed together, each as a copy.
+    """Folders of a repository that change together. Each is edited as a copy; `commit` exchanges copies and originals.
 
-    The copies' files are hard links where the file system has them: replace files in them, never write into them.
+    Files of a copy are hard links where possible: replace them, never write into them.
 
     Args:
         root: the repository.
-        staging: an empty folder on its file system.
+        staging: an empty folder on the same file system.
     """
 
     def __init__(self, root: Path, staging: Path) -> None:
         self.root, self._staging = root, staging
-        self._copies: list[Path] = []
+        self._copies: dict[str, Path] = {}
+        self._exchanged: list[str] = []
+        self._hidden: str | None = None
 
     def copy(self, name: str) -> Path:
-        """A copy of a folder to change; an empty one where there is none of that name."""
-        copy = self._staging / name
-        if copy not in self._copies:
+        """Return the copy of a folder to edit; an empty one if there is no folder of that name."""
+        if name not in self._copies:
+            copy = self._staging / name
             with unwritable(self.root / name):
                 if (self.root / name).is_dir():
                     linked_copy(self.root / name, copy)
                 else:
                     copy.mkdir()
-            self._copies.append(copy)
-        return copy
+            self._copies[name] = copy
+        return self._copies[name]
 
-    def commit(self) -> None:
-        """Put the copies in their places, in the order in which they were asked for.
+    def commit(self, *, hidden: str | None = None) -> None:
+        """Put the copies in the places of the originals, which stay in the staging folder.
 
-        The last is out of sight while the others change, as it may need them to be as they were, or as they will be.
+        Args:
+            hidden: a folder that depends on the others. It is moved away first and put back last, so that it is never
+                visible beside others that it does not fit.
+
+        Raises:
+            ArtifactError: the folder cannot be written; the originals are in their places.
+        """
+        with unwritable(self.root):
+            for copy in self._copies.values():
+                sync_tree(copy)
+            if hidden is not None and (self.root / hidden).exists():
+                self._hide(hidden)
+            for name in sorted(self._copies, key=lambda name: name == hidden):
+                exchange(self._copies[name], self.root / name)
+                self._exchanged.append(name)
+            sync(self.root)
+
+    def revert(self) -> None:
+        """Put the originals back; this needs no space.
 
         Raises:
             ArtifactError: the folder cannot be written.
         """
-        *others, last = self._copies
         with unwritable(self.root):
-            for copy in self._copies:
-                sync_tree(copy)
-            if others and (self.root / last.name).exists():
-                os.rename(self.root / last.name, self._staging / f"{last.name}.old")
-            for copy in self._copies:
-                exchange(copy, self.root / copy.name)
+            while self._exchanged:
+                name = self._exchanged.pop()
+                if self._copies[name].exists():
+                    exchange(self._copies[name], self.root / name)
+                else:
+                    os.rename(self.root / name, self._copies[name])
+            if self._hidden is not None:
+                os.rename(self._staging / f"{self._hidden}.hidden", self.root / self._hidden)
+                self._hidden = None
             sync(self.root)
 
-
-@contextmanager
-def changed_folders(root: Path) -> Iterator[Change]:
-    """Copies of a repository's folders to change, which take their places when the block ends well.
-
-    They vanish when it does not. The caller holds the lock.
-
-    Raises:
-        ArtifactError: the folder cannot be written.
-    """
-    with _staging(root) as staging:
-        change = Change(root, staging)
-        yield change
-        change.commit()
-
-
-@contextmanager
-def changed_folder(target: Path) -> Iterator[Path]:
-    """`changed_folders` of one.
-
-    Raises:
-        ArtifactError: the folder cannot be written.
-    """
-    with changed_folders(target.parent) as change:
-        yield change.copy(target.name)
-
-
-def remove_folder(target: Path) -> None:
-    """Remove a folder in one step. The caller holds the lock.
-
-    Raises:
-        ArtifactError: the folder cannot be written.
-    """
-    with _staging(target.parent) as staging, unwritable(target):
-        os.rename(target, staging / target.name)
-        sync(target.parent)
-
-
-@contextmanager
-def _staging(root: Path) -> Iterator[Path]:
-    """An empty folder on the file system of `root`, swept away afterwards, with what killed ones left before."""
-    with unwritable(root):
-        _sweep(root)
-        staging = Path(tempfile.mkdtemp(prefix=_prefix(root), dir=_staging_place(root)))
-    try:
-        yield staging
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-
-
-def exchange(new: Path, target: Path) -> None:
-    """Put `new` in the place of `target`, and what was there, if anything, in the place of `new`.
-
-    One step of the file system where that has one (Linux's ``renameat2``). Elsewhere two renames, between which
-    `target` is missing for an instant.
-    """
-    if not target.exists():
-        os.rename(new, target)
-    elif not _exchange_in_one_step(new, target):
-        aside = new.with_name(f"{new.name}.old")
-        os.rename(target, aside)
+    def _hide(self, name: str) -> None:
         try:
-            os.rename(new, target)
-        except OSError:
-            os.rename(aside, target)
-            raise
-        os.rename(aside, new)
+            os.rename(self.root / name, self._staging / f"{name}.hidden")
+        except OSError as exc:
+            if exc.errno != errno.EXDEV:  # overlayfs cannot move a folder of a lower layer
+                raise
+        else:
+            self._hidden = name
 
 
-def _exchange_in_one_step(new: Path, target: Path) -> bool:
-    libc = ctypes.CDLL(None, use_errno=True)
-    if not hasattr(libc, "renameat2"):
-        return False
-    if libc.renameat2(_AT_FDCWD, os.fsencode(new), _AT_FDCWD, os.fsencode(target), _RENAME_EXCHANGE) == 0:
-        return True
-    number = ctypes.get_errno()
-    if number in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):  # a file system without it, NFS for one
-        return False
-    raise OSError(number, os.strerror(number), str(target))
+@contextmanager
+def changing(root: Path) -> Iterator[Change]:
+    """Yield a `Change`. If the block fails, a change that was committed is undone. The caller holds the lock.
 
-
-def sync(path: Path) -> None:
-    """Have a file's or a folder's content on the disk."""
-    handle = os.open(path, os.O_RDONLY)
+    Raises:
+        ArtifactError: the folder cannot be written.
+    """
+    with unwritable(root):
+        _sweep(root, "staging")
+        staging = Path(tempfile.mkdtemp(prefix=_prefix(root, "staging"), dir=staging_place(root)))
+    change = Change(root, staging)
     try:
-        os.fsync(handle)
+        yield change
+    except BaseException as exc:
+        try:
+            change.revert()
+        except ArtifactError as second:
+            add_note(exc, f"the change could not be undone ({second}); the old folders are in {_keep(staging)}")
+        raise
     finally:
-        os.close(handle)
+        remove(staging)
 
 
-def sync_tree(folder: Path) -> None:
-    """Have a folder and all in it on the disk."""
-    for path in sorted(folder.rglob("*"), reverse=True):
-        sync(path)
-    sync(folder)
+def _keep(staging: Path) -> Path:
+    """Rename a staging folder so that nothing removes it."""
+    kept = staging.with_name(staging.name.replace(".staging-", ".kept-"))
+    with suppress(OSError):
+        os.rename(staging, kept)
+    return kept
 
 
-def _prefix(root: Path) -> str:
-    return f".{root.resolve().name}.staging-"
+@contextmanager
+def scratch_folder(root: Path) -> Iterator[Path]:
+    """Yield an empty folder beside a repository; later calls remove what killed ones left.
 
+    The caller holds the lock `PUBLISH`.
 
-def _staging_place(root: Path) -> Path:
-    # A Triton that serves all it finds would take a folder inside the repository for a model, so half-made ones
-    # are kept beside it; only a repository that is a mount of its own leaves no such place.
-    beside = root.resolve().parent
-    same_device = beside.stat().st_dev == root.stat().st_dev
-    return beside if same_device and os.access(beside, os.W_OK | os.X_OK) else root
-
-
-def _sweep(root: Path) -> None:
-    """Remove what a killed publisher left; the lock says that none is at work."""
-    for place in (root.resolve().parent, root):
-        for left in place.glob(f"{glob.escape(_prefix(root))}*"):
-            shutil.rmtree(left, ignore_errors=True)
-
-
-def linked_copy(source: Path, target: Path) -> None:
-    """Copy a folder; its files are hard links where the file system has them, so write into none of them."""
-    shutil.copytree(source, target, copy_function=_link)
-
-
-def _link(source: str, target: str) -> None:
+    Raises:
+        ArtifactError: the folder cannot be written.
+    """
+    with unwritable(root):
+        _sweep(root, "scratch")
+        folder = Path(tempfile.mkdtemp(prefix=_prefix(root, "scratch"), dir=staging_place(root)))
     try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
+        yield folder
+    finally:
+        remove(folder)
+
+
+def staging_place(root: Path) -> Path:
+    """Return the folder for unfinished work: beside the repository if that is possible, else the repository.
+
+    A Triton that serves everything in a repository would take a folder inside it for a model. If a
+    repository is a mount point, there is no other place on its file system.
+    """
+    parent = root.resolve().parent
+    same_device = parent.stat().st_dev == root.stat().st_dev
+    return parent if same_device and os.access(parent, os.W_OK | os.X_OK) else root
+
+
+def _prefix(root: Path, kind: str) -> str:
+    return f".{root.resolve().name}.{kind}-"
+
+
+def _sweep(root: Path, kind: str) -> None:
+    """Remove what killed publishers left; the lock ensures that none is at work."""
+    for place in (root.resolve().parent, root):
+        for left in place.glob(f"{glob.escape(_prefix(root, kind))}*"):
+            remove(left)

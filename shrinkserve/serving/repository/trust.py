@@ -1,4 +1,4 @@
-"""Tell models that are data from models that run code."""
+"""Find models that run code of the repository."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from shrinkserve.serving import model_config
 from shrinkserve.serving.repository.engine_config import CONFIGS
 
 KNOWN = frozenset({*SUFFIXES, "dali", "ensemble", "onnxruntime_onnx", "tensorrt_plan"})
-"""Backends (and Triton's older platforms) whose models are data: those of `engines`, and what `jpeg` writes."""
+"""Backends (and Triton's older platforms) whose models are data: those of `engines` and of `ensemble`."""
 CODE = frozenset({".py", ".pyc", ".so"})
 
 
 def runs_code(folder: Path) -> str | None:
-    """Return why loading a model's folder would run code that is in it or that we do not know; None when it would not.
+    """Return why loading a model would run code of its folder or of an unknown backend; None if it would not.
 
     Raises:
         ArtifactError: a configuration that cannot be read.

@@ -1,10 +1,9 @@
-"""Does a model in a repository hold together: its files, its card, its configuration and its graph?"""
+"""Check that files, card, configurations and graphs of a model agree."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from google.protobuf import json_format
 from tritonclient.grpc import model_config_pb2 as pb
@@ -25,14 +24,14 @@ from shrinkserve.serving.repository.writer import Repository
 
 
 def open_verified(folder: Path) -> tuple[Card, OnnxModel]:
-    """Open what `export` wrote, after every check that needs no server.
+    """Open a version after every check that needs no server.
 
     Args:
-        folder: holds ``model.onnx`` and ``card.json``.
+        folder: the folder with ``model.onnx`` and ``card.json``.
 
     Raises:
-        ArtifactError: a file that is not the one of the card, or a graph that is not what the card says.
-        ParityError: the card records a parity check that failed.
+        ArtifactError: a file or graph that does not match the card.
+        ParityError: the card records a failed parity check.
     """
     card = read_card(folder, "onnx")
     if MODEL not in card.files:
@@ -49,7 +48,7 @@ def open_verified(folder: Path) -> tuple[Card, OnnxModel]:
 
 
 def problems(repository: Repository, name: str) -> Iterator[str]:
-    """Everything that is wrong with a model, a line each; every version is looked at."""
+    """Yield one line for each problem of a model and all its versions."""
     root, active = repository.root, None
     try:
         for part in dict.fromkeys([name, *names_of_ensemble(name)]):
@@ -70,7 +69,7 @@ def problems(repository: Repository, name: str) -> Iterator[str]:
 
 
 def _disagreements(folder: Path, config: pb.ModelConfig, card: Card, model: OnnxModel) -> Iterator[str]:
-    """Where the configuration and the version that answers say different things."""
+    """Yield the differences between the configuration and the active version."""
     yield from _misfits(str(folder), config, model)
     own = model_config.parameters(config)
     for key, value in (
@@ -81,15 +80,16 @@ def _disagreements(folder: Path, config: pb.ModelConfig, card: Card, model: Onnx
             yield f"{folder}: {key}: the card has {value[:16]}, the config {own.get(key, '')[:16] or 'none'}"
     if config.name != folder.name:
         yield f"{folder}: the config is of a model named {config.name!r}"
-    if not (folder / LABELS).is_file() or (folder / LABELS).read_text(encoding="utf-8") != labels_text(card.classes):
+    # Bytes, as reading text would hide line ends of Windows, which become part of the names.
+    if not (folder / LABELS).is_file() or (folder / LABELS).read_bytes() != labels_text(card.classes).encode():
         yield f"{folder / LABELS}: not the classes of the card"
 
 
 def _misfits(where: str, config: pb.ModelConfig, model: OnnxModel) -> Iterator[str]:
-    """Where a configuration promises other inputs, outputs or batches than a graph has."""
-    size, classes = model.size, len(model.classes)
+    """Yield the differences in inputs, outputs and batch size between a configuration and a graph."""
+    size, channels, classes = model.size, model.session.get_inputs()[0].shape[3], len(model.classes)
     real = {
-        f"input {INPUT}": f"TYPE_UINT8 {[size, size, 3]}",
+        f"input {INPUT}": f"TYPE_UINT8 {[size, size, channels]}",
         f"output {LOGITS}": f"TYPE_FP32 {[classes]}",
         f"output {PROBABILITIES}": f"TYPE_FP32 {[classes]}",
     }
@@ -99,7 +99,7 @@ def _misfits(where: str, config: pb.ModelConfig, model: OnnxModel) -> Iterator[s
         for tensor in tensors
     }
     batch = model.session.get_inputs()[0].shape[0]
-    if isinstance(batch, int) and batch != config.max_batch_size:  # else a name: it takes any number
+    if isinstance(batch, int) and batch != config.max_batch_size:  # a name stands for any number
         real["batch"], promised["batch"] = f"{batch} images", f"up to {config.max_batch_size}"
     for key in sorted(real.keys() | promised.keys()):
         file, said = real.get(key, "none"), promised.get(key, "none")
@@ -108,7 +108,7 @@ def _misfits(where: str, config: pb.ModelConfig, model: OnnxModel) -> Iterator[s
 
 
 def _engine_problems(folder: Path, config: pb.ModelConfig, card: Card) -> Iterator[str]:
-    """Where an engine's configuration is missing, or promises another thing than the model's own or its file."""
+    """Yield the problems of the engines' configurations and files."""
     for engine in engines_of(card):
         path = engine_config_path(folder, engine.name)
         found = model_config.read_config(path)
@@ -116,25 +116,25 @@ def _engine_problems(folder: Path, config: pb.ModelConfig, card: Card) -> Iterat
         place = folder / str(model_config.active_version(config)) / engine.file
         if place.suffix == ".onnx":
             yield from _misfits(str(path), found, OnnxModel(place))
-        for file, built in engine.plans.items():  # a plan can be opened on its own GPU only
+        for file, built in engine.plans.items():  # a plan can only be opened on its GPU
             largest = built.get("batches", [found.max_batch_size])[-1]
             if found.max_batch_size > largest:
                 yield f"{path}: batch: {file} takes up to {largest}, the config up to {found.max_batch_size}"
 
 
 def _differences(path: Path, found: pb.ModelConfig, wanted: pb.ModelConfig) -> Iterator[str]:
-    """Where an engine's configuration is not what follows from the version that answers."""
-    said, due = (dict(_leaves(json_format.MessageToDict(one))) for one in (found, wanted))
-    for key in sorted(said.keys() | due.keys()):
-        if said.get(key) != due.get(key):
-            shown = [str(one.get(key, "none"))[:60] for one in (due, said)]
-            yield f"{path}: {key}: the version that answers has {shown[0]}, the config {shown[1]}"
+    """Yield the differences between an engine's configuration and the one that the active version needs."""
+    left, right = (dict(_leaves(json_format.MessageToDict(one))) for one in (wanted, found))
+    for key in sorted(left.keys() | right.keys()):
+        if left.get(key) != right.get(key):
+            expected, actual = (str(one.get(key, "none"))[:60] for one in (left, right))
+            yield f"{path}: {key}: the active version has {expected}, the config {actual}"
 
 
-def _leaves(value: Any, where: str = "") -> Iterator[tuple[str, Any]]:
-    """The numbers, texts and lists of these in nested data, by their paths."""
+def _leaves(value: object, where: str = "") -> Iterator[tuple[str, object]]:
+    """Yield the scalars and lists of scalars in nested data with their paths."""
     if isinstance(value, dict):
-        items: list[tuple[Any, Any]] = list(value.items())
+        items: list[tuple[object, object]] = list(value.items())
     elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
         items = list(enumerate(value))
     else:
@@ -145,7 +145,7 @@ def _leaves(value: Any, where: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _damage(version: Path) -> Iterator[str]:
-    """The first file of a version that is missing or was changed."""
+    """Yield the first missing or changed file of a version."""
     try:
         read_card(version)
     except ShrinkServeError as exc:

@@ -1,18 +1,18 @@
-"""The model repository: a folder that Triton loads, at every moment of its life.
+"""Change a model repository.
 
 ```
-ROOT/MODEL/config.pbtxt        which version answers, its contract, how it is run
+ROOT/MODEL/config.pbtxt        active version, contract and serving options
 ROOT/MODEL/configs/*.pbtxt     the same for other engines of that version
 ROOT/MODEL/labels.txt          class names in the order of the logits
 ROOT/MODEL/VERSION/model.onnx
-ROOT/MODEL/VERSION/card.json   where it came from, and the sha256 of the files beside it
+ROOT/MODEL/VERSION/card.json   provenance, and the sha256 of the files beside it
 ```
 
-MODEL is Triton's name of a classifier, ``NAME_classifier`` where `export` wrote it (`family`); methods that change one
-take NAME as well. The folders with which it takes encoded images follow its changes (`jpeg`).
+MODEL is Triton's name of a classifier: ``NAME_classifier`` if `export` wrote it (`names`). Methods also take NAME. The
+pipeline and ensemble that take encoded images follow each change (`ensemble`).
 
-Every change is made on a copy of the model's folder (hard links, so it costs nothing) which then takes the place
-of the folder in one step, under a lock that all publishers share.
+A change is made on copies of the folders (hard links, so it is cheap), which then take the places of the originals
+under a lock. The originals are kept until the change is confirmed.
 """
 
 from __future__ import annotations
@@ -30,51 +30,58 @@ from shrinkserve.engines import Engine, check_files, engines_of, keep_other_plan
 from shrinkserve.errors import ArtifactError, ConfigError
 from shrinkserve.serving import model_config, names
 from shrinkserve.serving.model_config import CONFIG
-from shrinkserve.serving.repository import ensemble, transaction
+from shrinkserve.serving.repository import ensemble, lock
 from shrinkserve.serving.repository.activation import activate
-from shrinkserve.serving.repository.engine_config import CONFIGS
-from shrinkserve.serving.repository.reader import ModelSnapshot, RepositoryReader, versions_in
+from shrinkserve.serving.repository.reader import RepositoryReader, versions_in
+from shrinkserve.serving.repository.transaction import Change, changing
 from shrinkserve.serving.repository.version import place_engines, write_version
+
+Confirm = Callable[[int], None]
+"""Receives the version that a change made active; an exception undoes the change."""
+
+
+def _accept(_: int) -> None:
+    """Confirm any change."""
 
 
 class Repository(RepositoryReader):
-    """A model repository, to be changed.
+    """A model repository that can be changed.
 
     Args:
-        root: its folder; made by the first `add`.
-        say: is called with a line before a change waits for another publisher.
-        wait: how many seconds a change waits for another publisher.
+        root: its folder; the first `add` makes it.
+        say: receives a line before a change waits for another publisher.
+        wait: the longest wait for another publisher in seconds.
     """
 
     def __init__(
-        self, root: Path, *, say: Callable[[str], None] = lambda _: None, wait: float = transaction.WAIT_SECONDS
+        self, root: Path, *, say: Callable[[str], None] = lambda _: None, wait: float = lock.WAIT_SECONDS
     ) -> None:
         super().__init__(root)
         self._say, self._wait = say, wait
-        self._held = 0
+        self._depth = dict.fromkeys((lock.CHANGE, lock.PUBLISH), 0)
 
     @contextmanager
-    def locked(self, say: Callable[[str], None] | None = None) -> Iterator[None]:
-        """Keep other publishers waiting during several changes; may be nested.
+    def locked(self, name: str = lock.CHANGE) -> Iterator[None]:
+        """Hold a lock of the repository; calls may be nested.
 
         Args:
-            say: is called with a line before a wait for another publisher; that of the repository when None.
+            name: `lock.CHANGE` for changes of folders, `lock.PUBLISH` while a version is tried out.
 
         Raises:
-            ArtifactError: the folder cannot be written or locked, or the other publisher takes too long.
+            ArtifactError: the folder cannot be written or locked, or the wait took too long.
         """
         with ExitStack() as stack:
-            if not self._held:
-                tell = say or self._say
+            if not self._depth[name]:
                 line = f"waiting: another publisher is at work in {self.root}"
-                stack.enter_context(transaction.locked(self.root, lambda who: tell(f"{line} ({who})"), self._wait))
-            self._held += 1
+                held = lock.locked(self.root, lambda who: self._say(f"{line} ({who})"), self._wait, name=name)
+                stack.enter_context(held)
+            self._depth[name] += 1
             try:
                 yield
             finally:
-                self._held -= 1
+                self._depth[name] -= 1
 
-    def add(
+    def add(  # noqa: PLR0913 - options by keyword
         self,
         name: str,
         model_file: Path,
@@ -85,6 +92,7 @@ class Repository(RepositoryReader):
         options: ServingConfig | None = None,
         initial: ServingConfig | None = None,
         encoded: bool = False,
+        confirm: Confirm = _accept,
     ) -> Path:
         """Add a version with all its engines in one transaction and make it the active one.
 
@@ -100,6 +108,7 @@ class Repository(RepositoryReader):
             options: serving options; None keeps the options and edits of the model's configuration.
             initial: serving options for a model without a configuration, if `options` is None.
             encoded: also write the pipeline and ensemble that take encoded images, as `add_jpeg` does.
+            confirm: is called when the version is in its place; an exception restores the previous folders.
 
         Returns:
             The version's folder.
@@ -113,7 +122,8 @@ class Repository(RepositoryReader):
         if MODEL not in card.files:
             raise ArtifactError(f"card of {name}: no sha256 of {MODEL}", hint="export the model again")
         check_files(card)
-        with self._changed(name, encoded=encoded) as folder:
+        with self._changing() as change:
+            folder = change.copy(name)
             taken = versions_in(folder)
             number = version or max(taken, default=0) + 1
             if number in taken:
@@ -121,18 +131,20 @@ class Repository(RepositoryReader):
             place = folder / str(number)
             card = write_version(place, model_file, replace(card, name=name), engines)
             activate(folder, number, card, options if (folder / CONFIG).is_file() else options or initial)
+            self._commit(change, folder, encoded=encoded)
+            confirm(number)
         return self.root / name / str(number)
 
     def check_place(self, name: str | None, version: int | None) -> None:
-        """Refuse before a model is made what `add` would refuse afterwards; what is None is not known yet.
+        """Check before a model is made what `add` would reject afterwards; None means not known yet.
 
         Raises:
-            ConfigError: a name or version that cannot be, or a version that is there already.
+            ConfigError: an invalid name or version, or a version that exists.
             ArtifactError: the folder cannot be written.
         """
         _check_version(version)
         if name is not None:
-            check_name(name)
+            check_name(names.classifier_name(name))
             folder = self.root / names.classifier_name(name)
             if folder.is_dir() and version in versions_in(folder):
                 raise _taken(folder, version)
@@ -159,7 +171,8 @@ class Repository(RepositoryReader):
         name = self.classifier(name)
         number = version or self.active(name)
         self.known_version(name, number)
-        with self._changed(name) as model:
+        with self._changing() as change:
+            model = change.copy(name)
             place = model / str(number)
             card = read_card(place, verify=False)
             known = {engine.name: engine for engine in engines_of(card)}
@@ -170,91 +183,92 @@ class Repository(RepositoryReader):
             new.write(place)
             if number == self.active(name):
                 activate(model, number, new)
+            self._commit(change, model)
         return self.root / name / str(number)
 
-    def activate(self, name: str, version: int) -> None:
-        """Make a version that is there the one that answers: configuration and labels become its own.
+    def activate(self, name: str, version: int, *, confirm: Confirm = _accept) -> None:
+        """Make an existing version the active one.
+
+        Args:
+            name: the model's public name, or its classifier's.
+            version: its number.
+            confirm: is called when the version is active; an exception restores the previous folders.
 
         Raises:
             ConfigError: no such model or version.
-            ArtifactError: a damaged version, or a place that cannot be written.
+            ArtifactError: a damaged version, or a folder that cannot be written.
         """
         name = self.classifier(name)
         self.known_version(name, version)
-        with self._changed(name) as folder:
+        with self._changing() as change:
+            folder = change.copy(name)
             activate(folder, version, read_card(folder / str(version)))
+            self._commit(change, folder)
+            confirm(version)
 
     def configure(self, name: str, options: ServingConfig, engine: str | None = None) -> None:
-        """Change how a model is run: its default engine, or the one of ``configs/ENGINE.pbtxt``.
+        """Change the serving options of a model's default engine, or of ``configs/ENGINE.pbtxt``.
 
         Raises:
             ConfigError: no such model or engine.
-            ArtifactError: a configuration that cannot be read, or a place that cannot be written.
+            ArtifactError: a configuration that cannot be read, or a folder that cannot be written.
         """
         name = self.classifier(name)
         path = self.config_path(name, engine).relative_to(self.root / name)
-        with self._changed(name) as folder:
+        with self._changing() as change:
+            folder = change.copy(name)
             config = model_config.read_config(folder / path)
             model_config.set_options(config, options)
             write_atomic(folder / path, model_config.to_text(config).encode())
+            self._commit(change, folder)
 
     def remove(self, name: str, versions: Sequence[int]) -> None:
-        """Remove versions that do not answer.
+        """Remove versions that are not active.
 
         Raises:
-            ConfigError: no such model or version, or the one that answers.
-            ArtifactError: a place that cannot be written.
+            ConfigError: no such model or version, or the active one.
+            ArtifactError: a folder that cannot be written.
         """
         name = self.classifier(name)
-        active = self.active(name)
-        for version in versions:
-            self.known_version(name, version)
-            if version == active:
-                raise ConfigError(f"{self.root / name}: version {version} answers", hint="roll back to another first")
-        with self._changed(name) as folder:
+        with self._changing() as change:
+            active = self.active(name)
+            for version in versions:
+                self.known_version(name, version)
+                if version == active:
+                    hint = "roll back to another version first"
+                    raise ConfigError(f"{self.root / name}: version {version} is active", hint=hint)
+            folder = change.copy(name)
             for version in versions:
                 shutil.rmtree(folder / str(version))
+            self._commit(change, folder)
 
     def add_jpeg(self, name: str) -> None:
-        """Have a classifier take encoded images too: write the pipeline and the ensemble of `jpeg`, or mend them.
+        """Write the pipeline and ensemble of a classifier again, so that it takes encoded images.
 
         Raises:
-            ConfigError: no such model, not the name of a classifier, or DALI is not installed.
-            ArtifactError: a place that cannot be written.
+            ConfigError: no such model, not the name of a classifier, a model of the user has one of the names, or
+                DALI is not installed.
+            ArtifactError: a folder that cannot be written.
         """
-        with self._changed(self.classifier(name), encoded=True):
-            pass
-
-    def restore(self, name: str, before: ModelSnapshot | None) -> None:
-        """Have a model as it was when `snapshot` was taken, less what came since.
-
-        Raises:
-            ArtifactError: a place that cannot be written.
-        """
-        if before is None:
-            with self.locked():
-                for part in reversed(names.names_of_ensemble(name)):
-                    if (self.root / part).exists():
-                        transaction.remove_folder(self.root / part)
-            return
-        with self._changed(name) as folder:
-            for version in set(versions_in(folder)) - set(before.versions):
-                shutil.rmtree(folder / str(version))
-            shutil.rmtree(folder / CONFIGS, ignore_errors=True)
-            for file, content in before.files.items():
-                write_atomic(folder / file, content)
+        with self._changing() as change:
+            hidden = ensemble.stage(change, change.copy(self.classifier(name)))
+            change.commit(hidden=hidden)
 
     @contextmanager
-    def _changed(self, name: str, *, encoded: bool = False) -> Iterator[Path]:
-        with self.locked(), transaction.changed_folders(self.root) as change:
-            folder = change.copy(name)
-            yield folder
-            if (encoded or ensemble.takes_encoded(self.root, name)) and ensemble.misfit(self.root, folder):
-                ensemble.stage(change, folder)
+    def _changing(self) -> Iterator[Change]:
+        with self.locked(), changing(self.root) as change:
+            yield change
+
+    def _commit(self, change: Change, folder: Path, *, encoded: bool = False) -> None:
+        """Commit a change of a classifier's folder, together with a pipeline and ensemble that no longer fit it."""
+        hidden = None
+        if (encoded or ensemble.takes_encoded(self.root, folder.name)) and ensemble.misfit(self.root, folder):
+            hidden = ensemble.stage(change, folder)
+        change.commit(hidden=hidden)
 
 
 def _taken(folder: Path, version: int | None) -> ConfigError:
-    return ConfigError(f"{folder}: version {version} is there already", hint="leave the version out")
+    return ConfigError(f"{folder}: version {version} exists", hint="leave the version out to take the next number")
 
 
 def _check_version(version: int | None) -> None:

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import importlib.util
 import io
+import os
 import random
 import shutil
 import subprocess
@@ -17,8 +19,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import tritonclient.grpc as triton
 from PIL import Image
 
+from shrinkserve import atomic
 from shrinkserve.artifact import Card, sha256_file
 from shrinkserve.config import ServingConfig
 from shrinkserve.engines import Engine
@@ -32,8 +36,11 @@ from shrinkserve.serving.client.operations import InferRequest
 from shrinkserve.serving.client.prediction import Prediction
 from shrinkserve.serving.model_config import ENCODED, INPUT, PROBABILITIES
 from shrinkserve.serving.names import CLASSIFIER
-from shrinkserve.serving.publish.publish import Live, publish, roll_back
+from shrinkserve.serving.publish import publish as publishing
+from shrinkserve.serving.publish.publish import Live, publish_version, roll_back_version
 from shrinkserve.serving.publish.shadow import ShadowLimits
+from shrinkserve.serving.repository import activation, lock, writer
+from shrinkserve.serving.repository.transaction import Change
 from shrinkserve.serving.repository.verify import problems
 from shrinkserve.serving.repository.writer import Repository
 from shrinkserve.serving.server.server import ServerOptions, TritonServer
@@ -59,6 +66,10 @@ def refused_source(make_model: MakeModel) -> Path:
     return written(model_file, replace(card, files={"model.onnx": sha256_file(model_file)}))
 
 
+def state(repository: Repository, name: str) -> tuple[str, list[int]]:
+    return repository.fingerprint(name), repository.versions(name)
+
+
 def photos(count: int) -> list[bytes]:
     encoded = []
     for colour in np.random.default_rng(0).integers(0, 256, (count, 3), np.uint8):
@@ -68,32 +79,32 @@ def photos(count: int) -> list[bytes]:
     return encoded
 
 
-def test_a_scratch_server_tries_it_first(tmp_path: Path, source: Path) -> None:
+def test_scratch_server_loads_version_first(tmp_path: Path, source: Path) -> None:
     repository, said = Repository(tmp_path / "models"), []
-    place = publish(repository, source, options=ONE_INSTANCE, say=said.append)
+    place = publish_version(repository, source, options=ONE_INSTANCE, say=said.append)
     assert place == repository.root / "tiny" / "1"
     assert [line.split(":")[0].split()[0] for line in said] == ["verified", "scratch", "published"]
     assert list(problems(repository, "tiny")) == []
     assert repository.config("tiny").max_batch_size == 4
 
 
-def test_a_version_that_does_not_load_is_refused(tmp_path: Path, source: Path, make_model: MakeModel) -> None:
+def test_publish_rejects_graph_that_does_not_load(tmp_path: Path, source: Path, make_model: MakeModel) -> None:
     repository = Repository(tmp_path / "models")
-    publish(repository, source, scratch=False)
+    publish_version(repository, source, scratch=False)
     before = {path: path.read_bytes() for path in repository.root.rglob("*") if path.is_file()}
     with pytest.raises(ArtifactError, match="ONNX Runtime cannot load it"):
-        publish(repository, refused_source(make_model), scratch=False)
+        publish_version(repository, refused_source(make_model), scratch=False)
     assert {path: path.read_bytes() for path in repository.root.rglob("*") if path.is_file()} == before
 
 
-def test_a_server_that_cannot_run_it_refuses(tmp_path: Path, source: Path) -> None:
+def test_publish_rejects_version_that_the_server_cannot_run(tmp_path: Path, source: Path) -> None:
     """The file is sound, and the choice of how to run it is not."""
     repository = Repository(tmp_path / "models")
-    publish(repository, source, scratch=False, options=ONE_INSTANCE)
+    publish_version(repository, source, scratch=False, options=ONE_INSTANCE)
     path = repository.root / "tiny" / "config.pbtxt"
     path.write_text(path.read_text().replace('backend: "onnxruntime"', 'backend: "no_such_backend"'))
     with pytest.raises(ServerError, match="no_such_backend"):
-        publish(repository, source)
+        publish_version(repository, source)
     assert repository.versions("tiny") == [1]
 
 
@@ -107,7 +118,7 @@ def test_a_server_that_cannot_run_it_refuses(tmp_path: Path, source: Path) -> No
         ({"checks": [{"step": "onnx", "passed": False}]}, ParityError, r"records a failed check \(onnx\)"),
     ],
 )
-def test_a_source_that_does_not_hold_together(
+def test_publish_rejects_inconsistent_source(
     tmp_path: Path,
     make_model: MakeModel,
     change: dict[str, object],
@@ -116,7 +127,7 @@ def test_a_source_that_does_not_hold_together(
 ) -> None:
     model_file, card = make_model(seed=2)
     with pytest.raises(error, match=message):
-        publish(Repository(tmp_path / "models"), written(model_file, replace(card, **change)))  # type: ignore[arg-type]
+        publish_version(Repository(tmp_path / "models"), written(model_file, replace(card, **change)))  # type: ignore[arg-type]
     assert not (tmp_path / "models").exists()
 
 
@@ -130,9 +141,9 @@ def live_server(tmp_path_factory: pytest.TempPathFactory, make_model: MakeModel)
 
 
 @pytest.mark.parametrize("live", [True, False])
-def test_a_source_that_changes_while_it_is_published(live_server: TritonServer, source: Path, live: bool) -> None:
+def test_publish_rejects_source_that_changes_meanwhile(live_server: TritonServer, source: Path, live: bool) -> None:
     repository = Repository(live_server.repository)
-    before = repository.snapshot("tiny")
+    before = state(repository, "tiny")
 
     def swap(line: str) -> None:
         if line.startswith("verified"):
@@ -141,12 +152,12 @@ def test_a_source_that_changes_while_it_is_published(live_server: TritonServer, 
     with Client(live_server.grpc_url) as client:
         wanted = Live(client) if live else None
         with pytest.raises(ArtifactError, match=r"changed while it is published|sha256 does not match"):
-            publish(repository, source, live=wanted, scratch=False, say=swap)
+            publish_version(repository, source, live=wanted, scratch=False, say=swap)
         assert client.models() == ["tiny"]
-    assert repository.snapshot("tiny") == before
+    assert state(repository, "tiny") == before
 
 
-def test_a_graph_that_reads_files_elsewhere(tmp_path: Path, make_model: MakeModel) -> None:
+def test_publish_rejects_external_weights(tmp_path: Path, make_model: MakeModel) -> None:
     model_file, card = make_model(seed=2)
     (model_file.parent.parent / "secret").write_bytes(bytes(48))
     model = onnx.load(model_file)
@@ -156,58 +167,56 @@ def test_a_graph_that_reads_files_elsewhere(tmp_path: Path, make_model: MakeMode
     model_file.write_bytes(model.SerializeToString())
     folder = written(model_file, replace(card, files={"model.onnx": sha256_file(model_file)}))
     with pytest.raises(ArtifactError, match=r"escapes model directory|its weights are outside its folder"):
-        publish(Repository(tmp_path / "models"), folder)
+        publish_version(Repository(tmp_path / "models"), folder)
 
 
-def test_the_name_of_what_is_tried_out_is_kept_free(tmp_path: Path, source: Path) -> None:
+def test_publish_rejects_name_of_a_candidate(tmp_path: Path, source: Path) -> None:
     with pytest.raises(ConfigError, match=r"one that does not end in \.candidate, found tiny\.candidate"):
-        publish(Repository(tmp_path / "models"), source, name="tiny.candidate")
+        publish_version(Repository(tmp_path / "models"), source, name="tiny.candidate")
 
 
 @pytest.mark.parametrize("protocol", ["http", "grpc"])
-def test_live_comparison_gates_and_rollback(live_server: TritonServer, source: Path, protocol: str) -> None:
+def test_live_comparison_gate_and_rollback(live_server: TritonServer, source: Path, protocol: str) -> None:
     repository, said = Repository(live_server.repository), []
     with Client(getattr(live_server, f"{protocol}_url")) as client:
         active = client.model_info("tiny").version
         refusing = Live(client, photos(12), ShadowLimits(flips=0.0))
-        with pytest.raises(GateError, match=r"of the answers differ, at most 0\.00% may"):
-            publish(repository, source, live=refusing, scratch=False)
+        with pytest.raises(GateError, match=r"of the predictions differ, at most 0\.00%"):
+            publish_version(repository, source, live=refusing, scratch=False)
         assert (client.model_info("tiny").version, client.models()) == (active, ["tiny"])
-        place = publish(repository, source, live=Live(client, photos(12)), scratch=False, say=said.append)
+        place = publish_version(repository, source, live=Live(client, photos(12)), scratch=False, say=said.append)
         assert client.model_info("tiny").version == int(place.name) > active
         assert any(line.startswith("compared on 12 requests:") for line in said)
-        assert roll_back(repository, "tiny", active, Live(client)) == active
+        assert roll_back_version(repository, "tiny", active, Live(client)) == active
         assert client.model_info("tiny").version == repository.active("tiny") == active
         assert client.models() == ["tiny"], "the candidate is gone"
 
 
-def test_live_load_failure_brings_the_old_version_back(
+def test_failed_live_load_restores_the_old_version(
     live_server: TritonServer, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The last step fails, after the version was renamed in: what Triton then loads is no model any more."""
     repository = Repository(live_server.repository)
-    before = repository.snapshot("tiny")
-    assert before is not None
-    add = Repository.add
+    before = state(repository, "tiny")
+    commit = Change.commit
 
-    def add_and_damage(self: Repository, name: str, *arguments: object, **options: object) -> Path:
-        place = add(self, name, *arguments, **options)  # type: ignore[arg-type]
-        if self.root == repository.root:
-            (place / "model.onnx").unlink()
-            (place / "model.onnx").write_bytes(b"damaged after it was checked")
-        return place
+    def commit_and_damage(change: Change, *, hidden: str | None = None) -> None:
+        commit(change, hidden=hidden)
+        newest = max(repository.versions("tiny"))
+        (repository.root / f"tiny/{newest}/model.onnx").unlink()
+        (repository.root / f"tiny/{newest}/model.onnx").write_bytes(b"damaged after it was checked")
 
-    monkeypatch.setattr(Repository, "add", add_and_damage)
+    monkeypatch.setattr(Change, "commit", commit_and_damage)
     with Client(live_server.grpc_url) as client:
         active = client.model_info("tiny").version
         with pytest.raises(RequestError, match="load failed"):
-            publish(repository, source, live=Live(client), scratch=False)
+            publish_version(repository, source, live=Live(client), scratch=False)
         assert client.model_info("tiny").version == active
         client.infer("tiny", np.zeros((1, 8, 8, 3), np.uint8))
-    assert repository.snapshot("tiny") == before
+    assert state(repository, "tiny") == before
 
 
-def test_a_server_that_runs_another_engine(tmp_path: Path, make_model: MakeModel) -> None:
+def test_publish_compares_the_engine_that_the_server_runs(tmp_path: Path, make_model: MakeModel) -> None:
     """What is tried out and confirmed is what the server runs, here a file whose answers are others."""
     int8 = Engine("int8", "onnxruntime", "model.int8.onnx", "int8")
     folders = []
@@ -217,56 +226,56 @@ def test_a_server_that_runs_another_engine(tmp_path: Path, make_model: MakeModel
         files = {**card.files, int8.file: sha256_file(model_file.with_name(int8.file))}
         folders.append(written(model_file, replace(card, files=files, details={"engines": {"int8": engine_of(int8)}})))
     repository = Repository(tmp_path / "models")
-    publish(repository, folders[0], options=ONE_INSTANCE, scratch=False)
+    publish_version(repository, folders[0], options=ONE_INSTANCE, scratch=False)
     options = ServerOptions(engine="int8", log_file=tmp_path / "log")
     images = np.full((1, 8, 8, 3), 99, np.uint8)
     with TritonServer(repository.root, options) as server, Client(server.grpc_url) as client:
-        place = publish(repository, folders[1], live=Live(client, photos(4)), scratch=False)
+        place = publish_version(repository, folders[1], live=Live(client, photos(4)), scratch=False)
         assert (client.model_info("tiny").precision, client.model_info("tiny").version) == ("int8", 2)
         expected = OnnxModel(place / int8.file).predict(images)
         np.testing.assert_allclose(client.infer("tiny", images)[0], expected, rtol=1e-5)
-        assert roll_back(repository, "tiny", None, Live(client)) == 1
+        assert roll_back_version(repository, "tiny", None, Live(client)) == 1
         said: list[str] = []
         without = written(*make_model(seed=9))
-        publish(repository, without, live=Live(client, photos(4)), scratch=False, say=said.append)
-        assert "live server: version 3 answers in float32, not int8 as the one before" in "\n".join(said)
-        roll_back(repository, "tiny", 2, Live(client), said.append)
-        assert "live server: version 2 answers in int8, not float32 as the one before" in said[-1]
+        publish_version(repository, without, live=Live(client, photos(4)), scratch=False, say=said.append)
+        assert "version 3 is served in float32 (before: int8)" in "\n".join(said)
+        roll_back_version(repository, "tiny", 2, Live(client), said.append)
+        assert "version 2 is served in int8 (before: float32)" in said[-1]
 
 
 def engine_of(engine: Engine) -> dict[str, object]:
     return {key: value for key, value in engine.to_dict().items() if value}
 
 
-def test_a_server_of_another_repository_is_noticed(
+def test_publish_rejects_server_of_another_repository(
     live_server: TritonServer, source: Path, tmp_path: Path, make_model: MakeModel
 ) -> None:
     elsewhere = Repository(tmp_path / "models")
     elsewhere.add("tiny", *make_model(seed=3), version=40)
-    with Client(live_server.grpc_url) as client, pytest.raises(RequestError, match="does not answer from this repos"):
-        publish(elsewhere, source, live=Live(client), scratch=False)
+    with Client(live_server.grpc_url) as client, pytest.raises(RequestError, match="does not serve this repos"):
+        publish_version(elsewhere, source, live=Live(client), scratch=False)
     assert elsewhere.versions("tiny") == [40]
 
 
-def test_rollback_needs_a_version(tmp_path: Path, source: Path) -> None:
+def test_rollback_rejects_missing_versions(tmp_path: Path, source: Path) -> None:
     repository = Repository(tmp_path / "models")
-    publish(repository, source, scratch=False)
+    publish_version(repository, source, scratch=False)
     with pytest.raises(ConfigError, match="no version before 1"):
-        roll_back(repository, "tiny")
+        roll_back_version(repository, "tiny")
     with pytest.raises(ConfigError, match="no such version: expected one of 1, found 7"):
-        roll_back(repository, "tiny", 7)
+        roll_back_version(repository, "tiny", 7)
 
 
-def test_either_name_of_a_model_is_taken(tmp_path: Path, make_model: MakeModel) -> None:
+def test_publish_accepts_public_and_classifier_name(tmp_path: Path, make_model: MakeModel) -> None:
     repository = Repository(tmp_path / "models")
     repository.add("tiny_classifier", *make_model(0))
-    place = publish(repository, written(*make_model(1)), name="tiny", scratch=False)
+    place = publish_version(repository, written(*make_model(1)), name="tiny", scratch=False)
     assert place == repository.root / "tiny_classifier" / "2"
-    assert roll_back(repository, "tiny") == 1
+    assert roll_back_version(repository, "tiny") == 1
 
 
 @pytest.mark.parametrize("protocol", ["http", "grpc"])
-def test_a_client_follows_a_version_of_another_contract(
+def test_client_follows_version_with_another_contract(
     live_server: TritonServer, make_model: MakeModel, protocol: str
 ) -> None:
     """Another image size and other classes, published between two calls of one client."""
@@ -283,7 +292,7 @@ def test_a_client_follows_a_version_of_another_contract(
     def publish_next(size: int, classes: int) -> None:
         source = written(*make_model(seed=size, size=size, classes=classes))
         with Client(url) as owner:
-            publish(repository, source, live=Live(owner), scratch=False)
+            publish_version(repository, source, live=Live(owner), scratch=False)
 
     with Client(url) as client:
         first = client.classify(sources, "tiny")
@@ -296,22 +305,133 @@ def test_a_client_follows_a_version_of_another_contract(
         assert client.model_info("tiny").preprocess.size == 8
 
 
+def test_rollback_does_not_wait_for_a_version_that_is_tried_out(tmp_path: Path, make_model: MakeModel) -> None:
+    repository = Repository(tmp_path / "models")
+    for seed in (0, 1):
+        repository.add("tiny", *make_model(seed))
+    publisher = Repository(repository.root)
+    with publisher.locked(lock.PUBLISH):
+        assert roll_back_version(Repository(repository.root, wait=0), "tiny") == 1
+        with pytest.raises(ArtifactError, match="another publisher is still at work"):
+            publish_version(Repository(repository.root, wait=0), written(*make_model(2)), scratch=False)
+
+
+def test_publish_refuses_repository_that_changed_meanwhile(
+    live_server: TritonServer, source: Path, make_model: MakeModel
+) -> None:
+    repository = Repository(live_server.repository)
+    number = repository.active("tiny")
+
+    def change(line: str) -> None:
+        if "loaded and warmed up" in line:
+            Repository(repository.root).configure("tiny", ServingConfig(max_batch_size=3, warmup=False))
+
+    with Client(live_server.grpc_url) as client:
+        with pytest.raises(ArtifactError, match="was changed while the new version was tried out"):
+            publish_version(repository, source, live=Live(client), scratch=False, say=change)
+        assert client.model_info("tiny").version == repository.active("tiny") == number
+    repository.configure("tiny", ONE_INSTANCE)
+
+
+def test_refused_version_is_undone_on_a_full_disk(
+    live_server: TritonServer, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk is full when the live server refuses the version: undoing it writes nothing."""
+    repository = Repository(live_server.repository)
+    before = state(repository, "tiny")
+
+    def refuse(*_: object) -> str:
+        def full(*_: object, **__: object) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        monkeypatch.setattr(os, "mkdir", full)
+        monkeypatch.setattr(os, "link", full)
+        monkeypatch.setattr(Path, "write_bytes", full)
+        for module in (atomic, writer, activation):
+            monkeypatch.setattr(module, "write_atomic", full)
+        raise RequestError("the server refuses")
+
+    with Client(live_server.grpc_url) as client:
+        with monkeypatch.context() as patch:
+            patch.setattr(publishing, "_confirm", refuse)
+            with pytest.raises(RequestError, match="the server refuses"):
+                publish_version(repository, source, live=Live(client), scratch=False)
+        monkeypatch.undo()
+        assert state(repository, "tiny") == before
+        assert client.model_info("tiny").version == repository.active("tiny")
+
+
+def test_error_of_undoing_is_a_note_of_the_first_error(
+    live_server: TritonServer, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository = Repository(live_server.repository)
+
+    def refuse(client: Client, *_: object) -> str:
+        monkeypatch.setattr(client, "load", lambda *_: (_ for _ in ()).throw(RequestError("the server is gone")))
+        raise ParityError("it predicts differently")
+
+    monkeypatch.setattr(publishing, "_confirm", refuse)
+    with (
+        Client(live_server.grpc_url) as client,
+        pytest.raises(ParityError, match="it predicts differently") as caught,
+    ):
+        publish_version(repository, source, live=Live(client), scratch=False)
+    assert "the server is gone" in caught.value.__notes__[0]
+    monkeypatch.undo()
+    with Client(live_server.grpc_url) as client:
+        client.load("tiny")
+
+
+TRY_OUT = """
+import sys, time
+from pathlib import Path
+from shrinkserve.serving.client.client import Client
+from shrinkserve.serving.publish.publish import Live, publish_version
+from shrinkserve.serving.repository.writer import Repository
+
+def stay(line):
+    if "loaded and warmed up" in line:
+        print(line, flush=True)
+        time.sleep(600)
+
+root, source, url = sys.argv[1:]
+with Client(url) as client:
+    publish_version(Repository(Path(root)), Path(source), live=Live(client), scratch=False, say=stay)
+"""
+
+
+def test_candidate_of_a_killed_publisher_disappears(live_server: TritonServer, source: Path) -> None:
+    command = [sys.executable, "-c", TRY_OUT, str(live_server.repository), str(source), live_server.grpc_url]
+    with triton.InferenceServerClient(live_server.grpc_url.removeprefix("grpc://")) as client:
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as publisher:
+            assert publisher.stdout is not None
+            assert publisher.stdout.readline()
+            assert client.is_model_ready("tiny.candidate")
+            publisher.kill()
+        for _ in range(600):
+            if not client.is_model_ready("tiny.candidate"):
+                break
+            time.sleep(0.1)
+        assert not client.is_model_ready("tiny.candidate")
+        assert client.is_model_ready("tiny")
+
+
 PUBLISH_FOR_EVER = """
 import sys
 from pathlib import Path
-from shrinkserve import Client
-from shrinkserve.serving.publish import Live, publish
-from shrinkserve.serving.repository import Repository
+from shrinkserve.serving.client.client import Client
+from shrinkserve.serving.publish.publish import Live, publish_version
+from shrinkserve.serving.repository.writer import Repository
 
 root, source, url = sys.argv[1:]
 with Client(url) as client:
     live = Live(client)
     while True:
-        publish(Repository(Path(root)), Path(source), live=live, scratch=False, say=lambda line: print(flush=True))
+        publish_version(Repository(Path(root)), Path(source), live=live, scratch=False, say=lambda _: print(flush=True))
 """
 
 
-def test_a_killed_publisher_leaves_a_repository_that_loads(
+def test_killed_publisher_leaves_a_loadable_repository(
     live_server: TritonServer, source: Path, make_model: MakeModel, tmp_path: Path
 ) -> None:
     """Killed at any place of its way; the server answers on, the next publisher is not held up."""
@@ -328,7 +448,7 @@ def test_a_killed_publisher_leaves_a_repository_that_loads(
                 publisher.kill()
             assert list(problems(repository, "tiny")) == []
             client.infer("tiny", np.zeros((1, 8, 8, 3), np.uint8))
-        place = publish(repository, source, live=Live(client), scratch=False)
+        place = publish_version(repository, source, live=Live(client), scratch=False)
         assert client.model_info("tiny").version == int(place.name)
         assert client.models() == ["tiny"]
     with (
@@ -396,11 +516,13 @@ def test_no_request_fails_while_versions_come_and_go(tmp_path: Path, make_model:
         try:
             for seed in range(20, 30):
                 source = written(*make_model(seed=seed))
-                place = publish(repository, source, name=name, live=Live(client), scratch=False)
+                place = publish_version(repository, source, name=name, live=Live(client), scratch=False)
                 right[int(place.name)] = OnnxModel(source / "model.onnx").infer(pixels)[PROBABILITIES]
                 if seed == 24:
                     with pytest.raises(ArtifactError):
-                        publish(repository, refused_source(make_model), name=name, live=Live(client), scratch=False)
+                        publish_version(
+                            repository, refused_source(make_model), name=name, live=Live(client), scratch=False
+                        )
         finally:
             for one in traffic:
                 one.stop()

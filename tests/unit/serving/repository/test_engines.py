@@ -17,7 +17,7 @@ from shrinkserve.errors import ArtifactError, ConfigError
 from shrinkserve.runtimes.onnx import OnnxModel
 from shrinkserve.serving import doctor, model_config
 from shrinkserve.serving.client.client import Client
-from shrinkserve.serving.publish.publish import publish
+from shrinkserve.serving.publish.publish import publish_version
 from shrinkserve.serving.repository.verify import problems
 from shrinkserve.serving.repository.writer import Repository
 from shrinkserve.serving.server.server import ServerOptions, TritonServer
@@ -135,7 +135,7 @@ def test_problems_reports_changed_or_missing_engine_config(repository: Repositor
     path = add_engine(repository, INT8, built)
     path.write_text(path.read_text().replace("dims: 8", "dims: 9", 1))
     (due, real) = problems(repository, "tiny")
-    assert due.endswith("input.0.dims: the version that answers has ['8', '8', '3'], the config ['9', '8', '3']")
+    assert due.endswith("input.0.dims: the active version has ['8', '8', '3'], the config ['9', '8', '3']")
     assert real.endswith("input images: the file has TYPE_UINT8 [8, 8, 3], the config TYPE_UINT8 [9, 8, 3]")
     path.unlink()
     (line,) = problems(repository, "tiny")
@@ -157,7 +157,10 @@ def test_problems_reports_engine_graph_of_another_network(
 
 def test_problems_reports_plan_with_smaller_batches(repository: Repository, built: Path) -> None:
     record = {"built": {"model.plan": {"batches": [1, 4, 8]}}}
-    repository.add_engines("tiny", [replace(PLANS, record=record)], built)
+    path = add_engine(repository, replace(PLANS, record=record), built)
+    assert list(problems(repository, "tiny")) == []
+    assert "max_batch_size: 8" in path.read_text()
+    path.write_text(path.read_text().replace("max_batch_size: 8", "max_batch_size: 32"))
     (line,) = problems(repository, "tiny")
     assert line.endswith("tensorrt.pbtxt: batch: model.plan takes up to 8, the config up to 32")
 
@@ -201,7 +204,7 @@ def test_publish_rejects_engine_that_export_would_not_write(
     card.write(source.parent)
     repository = Repository(tmp_path / "deep" / "models")
     with pytest.raises(ArtifactError, match=message) as caught:
-        publish(repository, source.parent, scratch=scratch)
+        publish_version(repository, source.parent, scratch=scratch)
     assert len(str(caught.value).splitlines()) == 1
     assert list(tmp_path.rglob("*.p*")) == []
 
@@ -223,7 +226,7 @@ def test_publish_rejects_files_without_engine(tmp_path: Path, make_model: MakeMo
     card = replace(card, files=files if not details else card.files, details=details)
     card.write(source.parent)
     with pytest.raises(ArtifactError, match=r"files: expected .* found 'model\.py'|engines|precision"):
-        publish(Repository(tmp_path / "models"), source.parent, scratch=False)
+        publish_version(Repository(tmp_path / "models"), source.parent, scratch=False)
     assert not (tmp_path / "models").exists()
 
 

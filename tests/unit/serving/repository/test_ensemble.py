@@ -22,7 +22,7 @@ from shrinkserve.serving.client.async_client import AsyncClient
 from shrinkserve.serving.client.client import Client
 from shrinkserve.serving.client.prediction import ClassifyResult
 from shrinkserve.serving.publish import publish as publishing
-from shrinkserve.serving.publish.publish import Live, publish
+from shrinkserve.serving.publish.publish import Live, publish_version
 from shrinkserve.serving.repository.dali_pipeline import serialise_pipeline
 from shrinkserve.serving.repository.verify import problems
 from shrinkserve.serving.repository.writer import Repository
@@ -60,7 +60,7 @@ def run(preprocess: Preprocess, *encoded: bytes) -> np.ndarray:  # type: ignore[
     fraction=st.sampled_from([1.0, 0.875, 0.9, 0.7]),
     interpolation=st.sampled_from(["bilinear", "bicubic", "lanczos"]),
 )
-def test_pixels_are_those_of_the_one_description(width: int, height: int, fraction: float, interpolation: str) -> None:
+def test_pipeline_pixels_equal_preprocess(width: int, height: int, fraction: float, interpolation: str) -> None:
     preprocess = Preprocess(size=32, crop_fraction=fraction, interpolation=interpolation)  # type: ignore[arg-type]
     encoded = photo(width, width, height)
     difference = np.abs(run(preprocess, encoded)[0].astype(int) - preprocess.evaluate_bytes(encoded))
@@ -68,7 +68,7 @@ def test_pixels_are_those_of_the_one_description(width: int, height: int, fracti
     assert difference.max() <= 6
 
 
-def test_grey_and_rotated_pictures() -> None:
+def test_pipeline_handles_grey_and_rotated_images() -> None:
     preprocess = Preprocess(size=16)
     rotated = Image.open(io.BytesIO(photo(1, 60, 40)))
     stream = io.BytesIO()
@@ -95,7 +95,7 @@ def server(repository: Repository, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.mark.parametrize("protocol", ["http", "grpc"])
-def test_encoded_images_get_the_answers_of_prepared_ones(server: TritonServer, protocol: str, tmp_path: Path) -> None:
+def test_encoded_images_get_predictions_of_prepared_ones(server: TritonServer, protocol: str, tmp_path: Path) -> None:
     sources: list[bytes | Path] = [photo(seed, 60 + seed, 50) for seed in range(9)]
     (tmp_path / "a.jpg").write_bytes(photo(20, 90, 30))
     sources.append(tmp_path / "a.jpg")
@@ -110,7 +110,7 @@ def test_encoded_images_get_the_answers_of_prepared_ones(server: TritonServer, p
             )
 
 
-def test_a_bad_image_fails_alone(server: TritonServer, tmp_path: Path) -> None:
+def test_bad_image_fails_alone(server: TritonServer, tmp_path: Path) -> None:
     sources: list[bytes | Path] = [photo(1, 60, 50), b"no image", tmp_path / "missing.jpg", photo(2, 60, 50)]
     with Client(server.grpc_url) as client:
         outcomes = list(client.stream_encoded(sources, "tiny", top=1))
@@ -120,7 +120,7 @@ def test_a_bad_image_fails_alone(server: TritonServer, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("protocol", ["http", "grpc"])
-def test_the_client_for_asyncio_does_the_same(server: TritonServer, protocol: str, tmp_path: Path) -> None:
+def test_async_client_streams_encoded_images(server: TritonServer, protocol: str, tmp_path: Path) -> None:
     url = getattr(server, f"{protocol}_url")
     sources: list[bytes | Path] = [photo(seed, 60 + seed, 50) for seed in range(20)]
     sources[3:3] = [b"no image", tmp_path / "missing.jpg"]
@@ -136,7 +136,7 @@ def test_the_client_for_asyncio_does_the_same(server: TritonServer, protocol: st
         assert str(found.error) == str(wanted.error)
 
 
-def test_one_name_for_all_its_parts(server: TritonServer, repository: Repository) -> None:
+def test_public_name_stands_for_all_models(server: TritonServer, repository: Repository) -> None:
     assert repository.classifiers() == [CLASSIFIER]
     assert repository.models() == server.models == PARTS
     assert repository.classifier("tiny") == repository.classifier(CLASSIFIER) == CLASSIFIER
@@ -148,7 +148,7 @@ def test_one_name_for_all_its_parts(server: TritonServer, repository: Repository
         np.testing.assert_array_equal(client.infer("tiny", images)[0], client.infer(CLASSIFIER, images)[0])
 
 
-def test_anybody_may_send_a_jpeg_and_get_names(server: TritonServer) -> None:
+def test_stock_client_gets_class_names_for_jpeg(server: TritonServer) -> None:
     """With nothing of ours on the client's side: Triton's own library, and its classification extension."""
     encoded = np.frombuffer(photo(1, 60, 50), np.uint8)[None]
     given = triton.InferInput("jpeg", encoded.shape, "UINT8")
@@ -159,7 +159,7 @@ def test_anybody_may_send_a_jpeg_and_get_names(server: TritonServer) -> None:
     assert best.decode().partition(":")[2].startswith(tuple(f"{n}:class {n}: a name" for n in range(4)))
 
 
-def test_classifiers_without_it_say_so(tiny_server: TritonServer) -> None:
+def test_classifier_without_ensemble_says_so(tiny_server: TritonServer) -> None:
     with Client(tiny_server.grpc_url) as client, pytest.raises(RequestError, match="shrinkserve repo add-jpeg tiny"):
         next(client.stream_encoded([b"any"], "tiny"))
 
@@ -168,26 +168,25 @@ def configs(repository: Repository) -> dict[str, bytes]:
     return {part: (repository.root / part / "config.pbtxt").read_bytes() for part in PARTS}
 
 
-def test_it_follows_the_classifier(tmp_path: Path, make_model: MakeModel) -> None:
+def test_ensemble_follows_the_classifier(tmp_path: Path, make_model: MakeModel) -> None:
     """Another image size, another largest batch, and back: always as one change, and always whole."""
     repository = Repository(tmp_path / "models")
     repository.add(CLASSIFIER, *make_model(0), encoded=True)
     first = configs(repository)
     repository.add(CLASSIFIER, *make_model(1))
     assert configs(repository)["tiny"] == first["tiny"], "the next version of the same contract"
-    before = repository.snapshot(CLASSIFIER)
     repository.add(CLASSIFIER, *make_model(1, size=16, classes=3))
     assert repository.config("tiny_preprocess").output[0].dims == [16, 16, 3]
     assert (repository.root / "tiny/labels.txt").read_text().count("\n") == 3
     assert list(problems(repository, CLASSIFIER)) == []
-    repository.restore(CLASSIFIER, before)
+    repository.activate(CLASSIFIER, 2)
     assert configs(repository)["tiny"] == first["tiny"]
     repository.configure(CLASSIFIER, ServingConfig(max_batch_size=3))
     assert [repository.config(part).max_batch_size for part in PARTS] == [3, 3, 3]
     assert select(repository.root).whole == PARTS
 
 
-def test_a_stream_goes_on_while_the_contract_changes(tmp_path: Path, make_model: MakeModel) -> None:
+def test_stream_goes_on_while_the_contract_changes(tmp_path: Path, make_model: MakeModel) -> None:
     repository = Repository(tmp_path / "models")
     repository.add(CLASSIFIER, *make_model(0), encoded=True)
     done, encoded = threading.Event(), photo(1, 60, 50)
@@ -210,10 +209,12 @@ def test_a_stream_goes_on_while_the_contract_changes(tmp_path: Path, make_model:
                 for size, classes in ((16, 5), (8, 4), (16, 5)):
                     model_file, card = make_model(size, size=size, classes=classes)
                     card.write(model_file.parent)
-                    with pytest.raises(ConfigError, match=r"JPEG would be refused for a moment.*--allow-gap"):
-                        publish(repository, model_file.parent, name=CLASSIFIER, live=Live(client), scratch=False)
+                    with pytest.raises(ConfigError, match=r"JPEG requests would fail briefly.*--allow-gap"):
+                        publish_version(
+                            repository, model_file.parent, name=CLASSIFIER, live=Live(client), scratch=False
+                        )
                     live = Live(client, allow_gap=True)
-                    publish(repository, model_file.parent, name=CLASSIFIER, live=live, scratch=False)
+                    publish_version(repository, model_file.parent, name=CLASSIFIER, live=live, scratch=False)
                     assert client.model_info("tiny").preprocess.size == size
         finally:
             done.set()
@@ -222,7 +223,7 @@ def test_a_stream_goes_on_while_the_contract_changes(tmp_path: Path, make_model:
     assert len(outcomes) > 100
 
 
-def test_a_new_model_that_is_refused_leaves_nothing(
+def test_rejected_new_model_leaves_nothing(
     server: TritonServer, repository: Repository, make_model: MakeModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The last check fails, when a live server has loaded all three of its parts."""
@@ -238,13 +239,13 @@ def test_a_new_model_that_is_refused_leaves_nothing(
     with Client(server.grpc_url) as client:
         wanted = {"name": "new_classifier", "encoded": True, "live": Live(client), "scratch": False}
         with pytest.raises(ParityError, match="it answers differently"):
-            publish(repository, model_file.parent, **wanted)  # type: ignore[arg-type]
+            publish_version(repository, model_file.parent, **wanted)  # type: ignore[arg-type]
         assert loaded == sorted([*PARTS, "new", "new_classifier", "new_preprocess"])
         assert repository.models() == PARTS
         assert client.models() == PARTS
 
 
-def test_what_does_not_fit_is_skipped_and_mended(tmp_path: Path, make_model: MakeModel) -> None:
+def test_misfit_is_skipped_and_add_jpeg_repairs_it(tmp_path: Path, make_model: MakeModel) -> None:
     repository = Repository(tmp_path / "models")
     repository.add(CLASSIFIER, *make_model(0), encoded=True)
     path = repository.root / CLASSIFIER / "config.pbtxt"
@@ -260,7 +261,7 @@ def test_what_does_not_fit_is_skipped_and_mended(tmp_path: Path, make_model: Mak
     assert select(repository.root, [CLASSIFIER]).whole == [CLASSIFIER]
 
 
-def test_a_machine_without_dali_serves_pixels(repository: Repository) -> None:
+def test_machine_without_dali_serves_pixels(repository: Repository) -> None:
     found = select(repository.root, ["tiny"], unavailable={"dali": "pip install 'shrinkserve[dali]'"})
     assert found.whole == [CLASSIFIER]
     assert found.skipped == {
@@ -269,11 +270,32 @@ def test_a_machine_without_dali_serves_pixels(repository: Repository) -> None:
     }
 
 
-def test_it_takes_no_other_model_s_place(tmp_path: Path, make_model: MakeModel) -> None:
+def test_add_jpeg_does_not_replace_another_model(tmp_path: Path, make_model: MakeModel) -> None:
     repository = Repository(tmp_path / "models")
     repository.add("tiny", *make_model(0))
-    with pytest.raises(ConfigError, match="a model of another kind has the name"):
+    with pytest.raises(ConfigError, match="shrinkserve did not write this model"):
         repository.add(CLASSIFIER, *make_model(1), encoded=True)
     with pytest.raises(ConfigError, match="expected a name that ends in _classifier"):
         repository.add_jpeg("tiny")
     assert repository.models() == ["tiny"]
+
+
+@pytest.mark.parametrize("part", ["tiny", "tiny_preprocess"])
+def test_model_of_the_user_is_not_replaced(tmp_path: Path, make_model: MakeModel, part: str) -> None:
+    """An ensemble or pipeline that has one of the names, but was not written by shrinkserve."""
+    repository = Repository(tmp_path / "models")
+    repository.add(CLASSIFIER, *make_model(0))
+    kind = 'platform: "ensemble"' if part == "tiny" else 'backend: "dali"'
+    path = repository.root / part / "config.pbtxt"
+    path.parent.mkdir()
+    path.write_text(f'name: "{part}"\n{kind}\n# tuned by hand\n')
+    before = path.read_bytes()
+    repository.add(CLASSIFIER, *make_model(1, size=16))
+    assert path.read_bytes() == before
+    assert list(problems(repository, CLASSIFIER)) == []
+    with pytest.raises(ConfigError, match="shrinkserve did not write this model"):
+        repository.add_jpeg("tiny")
+    with pytest.raises(ConfigError, match="shrinkserve did not write this model"):
+        repository.add(CLASSIFIER, *make_model(2), encoded=True)
+    assert path.read_bytes() == before
+    assert repository.versions(CLASSIFIER) == [1, 2]

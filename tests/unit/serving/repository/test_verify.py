@@ -36,7 +36,9 @@ def test_whole(repository: Repository) -> None:
         ("max_batch_size", "max_batch_sise", "not a Triton model configuration"),
     ],
 )
-def test_configuration_that_does_not_fit_the_file(repository: Repository, old: str, new: str, message: str) -> None:
+def test_problems_reports_config_that_misfits_the_file(
+    repository: Repository, old: str, new: str, message: str
+) -> None:
     path = repository.root / "tiny" / "config.pbtxt"
     text = path.read_text()
     assert old in text
@@ -44,7 +46,7 @@ def test_configuration_that_does_not_fit_the_file(repository: Repository, old: s
     assert any(re.search(message, line) for line in problems(repository, "tiny"))
 
 
-def test_a_graph_that_takes_one_image_only(tmp_path: Path, make_model: Callable[..., tuple[Path, Card]]) -> None:
+def test_problems_reports_graph_of_fixed_batch(tmp_path: Path, make_model: Callable[..., tuple[Path, Card]]) -> None:
     model_file, card = make_model()
     model = onnx.load(model_file)
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
@@ -54,7 +56,7 @@ def test_a_graph_that_takes_one_image_only(tmp_path: Path, make_model: Callable[
     assert any("batch: the file has 1 images, the config up to 32" in line for line in problems(repository, "tiny"))
 
 
-def test_weights_of_another_version(repository: Repository) -> None:
+def test_problems_reports_weights_of_another_version(repository: Repository) -> None:
     path = repository.root / "tiny" / "config.pbtxt"
     other = repository.card("tiny", 1).weights_sha256
     path.write_text(path.read_text().replace(repository.card("tiny", 2).weights_sha256, other))
@@ -62,13 +64,13 @@ def test_weights_of_another_version(repository: Repository) -> None:
     assert "weights_sha256: the card has" in line
 
 
-def test_labels_of_another_model(repository: Repository) -> None:
+def test_problems_reports_labels_of_another_model(repository: Repository) -> None:
     (repository.root / "tiny" / "labels.txt").write_text("a\nb\nc\nd\n")
     (line,) = problems(repository, "tiny")
     assert line.endswith("labels.txt: not the classes of the card")
 
 
-def test_every_version_is_looked_at(repository: Repository) -> None:
+def test_problems_checks_every_version(repository: Repository) -> None:
     for version in ("1", "2"):
         path = repository.root / "tiny" / version / "model.onnx"
         path.write_bytes(path.read_bytes() + b"\0")
@@ -76,7 +78,17 @@ def test_every_version_is_looked_at(repository: Repository) -> None:
     assert ["tiny/2/model.onnx: sha256" in first, "tiny/1/model.onnx: sha256" in second] == [True, True]
 
 
-def test_a_card_that_names_files_outside_itself(repository: Repository) -> None:
+def test_problems_reports_card_with_files_outside(repository: Repository) -> None:
     replace(repository.card("tiny", 1), files={"../../../secret": "0" * 64}).write(repository.root / "tiny" / "1")
     (line,) = problems(repository, "tiny")
     assert "names a file outside itself" in line
+
+
+@pytest.mark.parametrize("change", [lambda text: text.replace("\n", "\r\n"), lambda text: text.partition("\n")[0]])
+def test_problems_reports_labels_with_other_line_ends_or_too_few(
+    repository: Repository, change: Callable[[str], str]
+) -> None:
+    path = repository.root / "tiny" / "labels.txt"
+    path.write_bytes(change(path.read_text()).encode())
+    (line,) = problems(repository, "tiny")
+    assert line.endswith("labels.txt: not the classes of the card")

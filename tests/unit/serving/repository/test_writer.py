@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 
 from shrinkserve.artifact import Card, check_name, read_card, sha256_file
 from shrinkserve.config import ServingConfig
+from shrinkserve.engines import Engine
 from shrinkserve.errors import ArtifactError, ConfigError
 from shrinkserve.preprocess import Preprocess
 from shrinkserve.serving import model_config
 from shrinkserve.serving.repository.activation import labels_text
+from shrinkserve.serving.repository.transaction import Change
 from shrinkserve.serving.repository.writer import Repository
 
 CLASSES = ["zero", "one", "two"]
@@ -62,16 +64,16 @@ def test_add_writes_what_triton_loads(repository: Repository, model_file: Path, 
     assert repository.models() == ["digits"]
 
 
-def test_versions_count_up_or_are_given(repository: Repository, model_file: Path, card: Card) -> None:
+def test_add_counts_versions_up_or_takes_the_number(repository: Repository, model_file: Path, card: Card) -> None:
     assert [repository.add("digits", model_file, card).name for _ in range(2)] == ["1", "2"]
     assert repository.add("digits", model_file, card, version=7).name == "7"
     assert repository.add("digits", model_file, card).name == "8"
     assert repository.versions("digits") == [1, 2, 7, 8]
-    with pytest.raises(ConfigError, match="version 7 is there already"):
+    with pytest.raises(ConfigError, match="version 7 exists"):
         repository.add("digits", model_file, card, version=7)
 
 
-def test_newest_version_answers_with_its_own_contract(repository: Repository, model_file: Path, card: Card) -> None:
+def test_newest_version_is_active_with_its_contract(repository: Repository, model_file: Path, card: Card) -> None:
     repository.add("digits", model_file, card, options=ServingConfig(instances=3))
     other = replace(card, weights_sha256="ef" * 32, classes=[*CLASSES, "three"])
     repository.add("digits", model_file, other)
@@ -83,7 +85,7 @@ def test_newest_version_answers_with_its_own_contract(repository: Repository, mo
     assert config.instance_group[0].count == 3, "what was chosen for the model outlives a version"
 
 
-def test_either_name_of_a_model_is_taken(repository: Repository, model_file: Path, card: Card) -> None:
+def test_methods_accept_public_and_classifier_name(repository: Repository, model_file: Path, card: Card) -> None:
     """What people call it, and Triton's name of its classifier."""
     repository.add("digits_classifier", model_file, card)
     for name in ("digits", "digits_classifier"):
@@ -98,7 +100,7 @@ def test_either_name_of_a_model_is_taken(repository: Repository, model_file: Pat
     assert repository.models() == ["digits_classifier"]
 
 
-def test_another_part_of_a_model_is_no_model(repository: Repository, model_file: Path, card: Card) -> None:
+def test_pipeline_and_ensemble_are_no_models(repository: Repository, model_file: Path, card: Card) -> None:
     repository.add("digits_classifier", model_file, card)
     decoder = repository.root / "digits_preprocess"
     decoder.mkdir()
@@ -107,7 +109,7 @@ def test_another_part_of_a_model_is_no_model(repository: Repository, model_file:
         repository.active("digits_preprocess")
 
 
-def test_initial_options_give_way_to_what_was_tuned(repository: Repository, model_file: Path, card: Card) -> None:
+def test_initial_options_do_not_replace_tuned_ones(repository: Repository, model_file: Path, card: Card) -> None:
     initial = ServingConfig(max_batch_size=8)
     repository.add("digits", model_file, card, initial=initial)
     assert repository.config("digits").max_batch_size == 8
@@ -117,7 +119,7 @@ def test_initial_options_give_way_to_what_was_tuned(repository: Repository, mode
     assert (config.max_batch_size, config.instance_group[0].count) == (4, 2)
 
 
-def test_model_file_that_is_not_its_cards_changes_nothing(
+def test_add_rejects_file_that_differs_from_its_card(
     repository: Repository, model_file: Path, card: Card, tmp_path: Path
 ) -> None:
     repository.add("digits", model_file, card)
@@ -131,7 +133,7 @@ def test_model_file_that_is_not_its_cards_changes_nothing(
 
 
 @pytest.mark.parametrize("name", ["", ".hidden", "..", "../up", "a/b", "/etc/x", "a b", "a\n", "x" * 129, "-x"])
-def test_a_name_is_never_a_path(repository: Repository, model_file: Path, card: Card, name: str) -> None:
+def test_add_rejects_name_that_is_a_path(repository: Repository, model_file: Path, card: Card, name: str) -> None:
     with pytest.raises(ConfigError, match="model name"):
         repository.add(name, model_file, card)
 
@@ -147,14 +149,14 @@ def test_accepted_names_stay_inside_the_repository(name: str) -> None:
 
 
 @pytest.mark.parametrize("version", [0, -1, 2**31])
-def test_versions_triton_would_not_read_are_refused(
+def test_add_rejects_versions_that_triton_would_not_read(
     repository: Repository, model_file: Path, card: Card, version: int
 ) -> None:
     with pytest.raises(ConfigError, match="version"):
         repository.add("digits", model_file, card, version=version)
 
 
-def test_place_that_cannot_be_written_is_one_line(tmp_path: Path, model_file: Path, card: Card) -> None:
+def test_unwritable_repository_is_one_line(tmp_path: Path, model_file: Path, card: Card) -> None:
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(ArtifactError, match="cannot be written"):
         Repository(tmp_path / "file" / "models").add("digits", model_file, card)
@@ -168,7 +170,7 @@ def test_unknown_model_names_the_known_ones(repository: Repository, model_file: 
         Repository(repository.root / "nowhere").models()
 
 
-def test_class_names_are_one_line_each() -> None:
+def test_labels_text_rejects_names_of_several_lines() -> None:
     assert labels_text(["a b", "ü"]) == "a b\nü\n"
     with pytest.raises(ArtifactError, match="one line each"):
         labels_text(["two\nlines"])
@@ -191,7 +193,7 @@ def assert_whole(repository: Repository) -> None:
     assert (repository.root / "digits" / "labels.txt").read_text().splitlines() == CLASSES
 
 
-def test_kill_at_any_moment_leaves_a_whole_repository(repository: Repository, model_file: Path, card: Card) -> None:
+def test_killed_writer_leaves_a_valid_repository(repository: Repository, model_file: Path, card: Card) -> None:
     repository.add("digits", model_file, card)
     spawn = multiprocessing.get_context("fork")
     rng = random.Random()
@@ -222,3 +224,59 @@ def test_publishers_wait_for_each_other(repository: Repository, model_file: Path
         assert publisher.exitcode == 0
     assert repository.versions("digits") == list(range(1, 16))
     assert_whole(repository)
+
+
+@pytest.mark.parametrize(("umask", "file", "folder"), [(0o077, 0o600, 0o700), (0o022, 0o644, 0o755)])
+def test_files_of_a_version_follow_the_umask(
+    tmp_path: Path, model_file: Path, card: Card, umask: int, file: int, folder: int
+) -> None:
+    old = os.umask(umask)
+    try:
+        Repository(tmp_path / "models").add("tiny", model_file, card)
+    finally:
+        os.umask(old)
+    for path in (tmp_path / "models" / "tiny").rglob("*"):
+        assert path.stat().st_mode & 0o777 == (folder if path.is_dir() else file), path
+
+
+@pytest.mark.parametrize("url", ["s3://bucket/models", "gs://bucket/models", "as://account/models"])
+def test_remote_repository_is_rejected(url: str) -> None:
+    with pytest.raises(ConfigError, match="expected a local folder, found a URL of"):
+        Repository(Path(url))
+
+
+def test_add_places_version_and_engines_in_one_transaction(
+    tmp_path: Path, model_file: Path, card: Card, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model_file.with_name("int8.onnx").write_bytes(b"another graph")
+    engine = Engine("int8", "onnxruntime", "int8.onnx", "int8")
+    repository = Repository(tmp_path / "models")
+    commit, commits = Change.commit, []
+
+    def spy(change: Change, *, hidden: str | None = None) -> None:
+        commits.append(hidden)
+        commit(change, hidden=hidden)
+
+    monkeypatch.setattr(Change, "commit", spy)
+    place = repository.add("tiny", model_file, card, engines=[engine])
+    assert len(commits) == 1
+    assert read_card(place).files.keys() == {"model.onnx", "int8.onnx"}
+    assert repository.engines("tiny") == ["int8"]
+    with pytest.raises(ArtifactError, match="no such file"):
+        repository.add("tiny", model_file, card, engines=[replace(engine, file="missing.onnx")])
+    assert repository.versions("tiny") == [1]
+
+
+def test_add_hashes_each_file_once(
+    tmp_path: Path, model_file: Path, card: Card, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = []
+    real = Path.open
+
+    def spy(path: Path, *arguments: object, **options: object) -> object:
+        opened.append(path.name)
+        return real(path, *arguments, **options)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(Path, "open", spy)
+    Repository(tmp_path / "models").add("tiny", model_file, card)
+    assert opened.count("model.onnx") == 2, "read once, written once"
