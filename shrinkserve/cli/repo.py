@@ -133,7 +133,7 @@ def rollback(
 
 
 def verify(name: AnyName = None, repository: Root = api.REPOSITORY) -> None:
-    """Check files against cards, and configurations against the graphs' real inputs, outputs and batches."""
+    """Check files, cards and configurations. The graphs' real inputs, outputs and batches are compared."""
     results = api.verify(name, repository)
     for result in results:
         for line in result.problems:
@@ -169,7 +169,7 @@ def tune(
     as_json: Annotated[bool, typer.Option("--json", help="Print every load as JSON.")] = False,
     wait: Wait = api.WAIT_SECONDS,
 ) -> None:
-    """Measure instances, threads, batching and engines on this machine and write the best into the configuration."""
+    """Find the best serving options on this machine. They are measured and written into the configuration."""
     from shrinkserve.benchmark.tuning import explain_batching, table
 
     tuning = api.tune(name, slo, repository, wait=wait, say=_to_stderr if as_json else print_line)
