@@ -97,6 +97,7 @@ def publish(  # noqa: PLR0913 - options by keyword
     *,
     name: str | None = None,
     options: ServingConfig | None = None,
+    initial: ServingConfig | None = None,
     url: str | None = None,
     token: str | None = None,
     data: Path | None = None,
@@ -115,6 +116,7 @@ def publish(  # noqa: PLR0913 - options by keyword
         repository: the model repository.
         name: the model's name; that of the card when None.
         options: serving options; None keeps those of the repository.
+        initial: serving options of a new model, if `options` is None.
         url: the live server of the repository, ``grpc://HOST:PORT`` or ``http://HOST:PORT``.
         token: of the server's model control.
         data: dataset with the validation images for `shadow`.
@@ -159,6 +161,7 @@ def publish(  # noqa: PLR0913 - options by keyword
             Path(source),
             name=model,
             options=options,
+            initial=initial,
             encoded=importable("nvidia.dali"),
             scratch=scratch,
             live=live,

@@ -45,12 +45,13 @@ class Live:
     token: str | None = field(default=None, repr=False)
 
 
-def publish_version(
+def publish_version(  # noqa: PLR0913 - options by keyword
     repository: Repository,
     source: Path,
     *,
     name: str | None = None,
     options: ServingConfig | None = None,
+    initial: ServingConfig | None = None,
     encoded: bool = False,
     scratch: bool = True,
     live: Live | None = None,
@@ -63,6 +64,7 @@ def publish_version(
         source: a folder with ``model.onnx`` and ``card.json``.
         name: the model's name; that of the card when None.
         options: serving options; None keeps those of the repository.
+        initial: serving options of a new model, if `options` is None.
         encoded: let a new model take encoded images; an existing model stays as it is.
         scratch: load it in a scratch server first and compare its predictions with the file's.
         live: the server to load it into.
@@ -88,6 +90,8 @@ def publish_version(
     # The lock of changes is free while the version is tried out, so that a rollback does not have to wait.
     with repository.locked(lock.PUBLISH):
         seen = repository.fingerprint(name)
+        if not seen:
+            options = options or initial
         encoded = encoded and not seen
         other_ensemble = needs_other_ensemble(repository, version.card)
         if other_ensemble and live is not None and not live.allow_gap:

@@ -184,6 +184,28 @@ class RepositoryReader:
         return digest.hexdigest()
 
 
+def labels_problem(folder: Path) -> str | None:
+    """Return why clients would get wrong class names from a model's ``labels.txt``; None if they would not.
+
+    Raises:
+        ArtifactError: the configuration cannot be read.
+    """
+    for tensor in model_config.read_config(folder / CONFIG).output:
+        if not tensor.label_filename:
+            continue
+        try:
+            names = (folder / tensor.label_filename).read_bytes().decode().removesuffix("\n").split("\n")
+        except OSError as exc:
+            return f"{tensor.label_filename}: cannot be read ({exc.strerror})"
+        except UnicodeDecodeError:
+            return f"{tensor.label_filename}: not UTF-8"
+        if any("\r" in name for name in names):
+            return f"{tensor.label_filename}: carriage returns (line ends of Windows) would be part of the class names"
+        if len(names) != sum(tensor.dims):
+            return f"{tensor.label_filename}: expected {sum(tensor.dims)} class names, found {len(names)}"
+    return None
+
+
 def versions_in(folder: Path) -> list[int]:
     """Return the version numbers in a model's folder: those that Triton reads, so without leading zeros.
 

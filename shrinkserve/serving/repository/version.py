@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from shrinkserve.artifact import MODEL, Card, check_name, copy_file, safe_join
-from shrinkserve.atomic import unwritable
+from shrinkserve.atomic import remove, unwritable
 from shrinkserve.engines import Engine, with_engines
 from shrinkserve.errors import ArtifactError
 
 
 def write_version(place: Path, model_file: Path, card: Card, engines: Sequence[Engine] = ()) -> Card:
-    """Write a version into a new folder that `repo publish` takes.
+    """Write a version into a new folder that `repo publish` takes. A failure leaves no folder.
 
     Args:
         place: the folder; its parent exists.
@@ -29,11 +29,15 @@ def write_version(place: Path, model_file: Path, card: Card, engines: Sequence[E
     """
     with unwritable(place):
         place.mkdir()
-    for file, sha256 in card.files.items():
-        source = model_file if file == MODEL else safe_join(model_file.parent, file)
-        copy_file(source, safe_join(place, file), sha256)
-    card = place_engines(place, model_file.parent, card, engines)
-    card.write(place)
+    try:
+        for file, sha256 in card.files.items():
+            source = model_file if file == MODEL else safe_join(model_file.parent, file)
+            copy_file(source, safe_join(place, file), sha256)
+        card = place_engines(place, model_file.parent, card, engines)
+        card.write(place)
+    except BaseException:
+        remove(place)
+        raise
     return card
 
 

@@ -9,6 +9,7 @@ import onnx
 import pytest
 
 from shrinkserve.artifact import Card, sha256_file
+from shrinkserve.serving.repository.reader import labels_problem
 from shrinkserve.serving.repository.verify import problems
 from shrinkserve.serving.repository.writer import Repository
 
@@ -92,3 +93,21 @@ def test_problems_reports_labels_with_other_line_ends_or_too_few(
     path.write_bytes(change(path.read_text()).encode())
     (line,) = problems(repository, "tiny")
     assert line.endswith("labels.txt: not the classes of the card")
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"a\r\nb\r\nc\r\nd\r\n", "carriage returns"),
+        (b"a\nb\n", "expected 4 class names, found 2"),
+        (b"a\nb\nc\n\xe4\n", "not UTF-8"),
+        (None, "cannot be read"),
+    ],
+)
+def test_labels_problem_needs_no_card(repository: Repository, content: bytes | None, problem: str) -> None:
+    folder = repository.root / "tiny"
+    assert labels_problem(folder) is None
+    (folder / "labels.txt").unlink()
+    if content is not None:
+        (folder / "labels.txt").write_bytes(content)
+    assert problem in (labels_problem(folder) or "")
