@@ -26,8 +26,8 @@ _PUBLIC = {
     "load": "shrinkserve.runtimes.opening:open_artifact",
     "load_recipe": "shrinkserve.config:load_recipe",
     "open_dataset": "shrinkserve.data.opening:open_dataset",
-    "quickstart": "shrinkserve.api.quickstart:quickstart",
     "publish": "shrinkserve.api.repository:publish",
+    "quickstart": "shrinkserve.api.quickstart:quickstart",
     "rollback": "shrinkserve.api.repository:rollback",
     "train": "shrinkserve.training.loop:train",
 }
