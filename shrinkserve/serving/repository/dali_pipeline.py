@@ -1,36 +1,42 @@
-"""The serialised DALI pipeline that does to encoded images what `Preprocess.evaluate_bytes` does.
+"""DALI pipeline that computes `Preprocess.evaluate_bytes` for encoded images.
 
-The same central crop to the pixel, the same filter with antialiasing, no EXIF rotation. DALI and Pillow round a little
-differently: pixels differ by 0.1 of 255 on average.
+It makes the same crop to the pixel and uses the same filter. DALI and Pillow round differently: pixels differ by 0.1 of
+255 on average. EXIF orientation is ignored, as in `Preprocess`.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from shrinkserve.errors import ConfigError
 from shrinkserve.preprocess import Preprocess
+from shrinkserve.preprocess.resize import DALI_FILTERS
 
 PIPELINE_INPUT = "DALI_INPUT_0"
+DEFINITION = "shrinkserve.serving.repository.dali_definition"
+SOURCE = '''
+
+from nvidia.dali.plugin.triton import autoserialize  # noqa: E402
+
+
+@autoserialize
+@dali.pipeline_def(batch_size={batch}, num_threads=1, device_id=None)
+def pipeline():
+    """Return the pixels of NAME_preprocess."""
+    return pixels({size}, {crop_fraction!r}, {interpolation!r})
+'''
 
 
 def dali_version() -> str:
-    """Return the version of DALI; an older one may not load its pipelines.
+    """Return the version of DALI; other versions may not load its pipelines.
 
     Raises:
         ConfigError: DALI is not installed.
     """
-    return str(_import_dali().__version__)
-
-
-def _import_dali() -> Any:
-    try:
-        return import_module("nvidia.dali")
-    except ImportError:
-        raise ConfigError("DALI is not installed", hint="pip install 'shrinkserve[dali]'") from None
+    return str(_import("nvidia.dali").__version__)
 
 
 def serialise_pipeline(preprocess: Preprocess, max_batch: int) -> bytes:
@@ -39,51 +45,47 @@ def serialise_pipeline(preprocess: Preprocess, max_batch: int) -> bytes:
     Raises:
         ConfigError: DALI is not installed.
     """
-    dali = _import_dali()
-    fn, types = dali.fn, dali.types
-    filters = {
-        "nearest": types.INTERP_NN,
-        "bilinear": types.INTERP_LINEAR,
-        "bicubic": types.INTERP_CUBIC,
-        "lanczos": types.INTERP_LANCZOS3,
-    }
+    dali = _import("nvidia.dali")
+    definition = _import(DEFINITION)
     pipeline = dali.Pipeline(batch_size=max_batch, num_threads=1, device_id=None)
     with pipeline:
-        encoded = fn.external_source(name=PIPELINE_INPUT, ndim=1, dtype=types.UINT8)
-        image = fn.decoders.image(encoded, device="cpu", output_type=types.RGB, adjust_orientation=False)
-        start, end = _crop_box(dali, encoded, preprocess.crop_fraction)
-        pixels = fn.resize(
-            image,
-            size=[preprocess.size, preprocess.size],
-            interp_type=filters[preprocess.interpolation],
-            antialias=True,
-            roi_start=start,
-            roi_end=end,
-            roi_relative=False,
-        )
-        pipeline.set_outputs(pixels)
+        pipeline.set_outputs(definition.pixels(*_settings(preprocess)))
     return bytes(pipeline.serialize())
 
 
-def _crop_box(dali: Any, encoded: Any, fraction: float) -> tuple[Any, Any]:
-    """`Preprocess.crop_box` in DALI's arithmetic: top left and bottom right, rows before columns."""
-    fn, math, types = dali.fn, dali.math, dali.types
-    size = fn.peek_image_shape(encoded, adjust_orientation=False)
-    shape = fn.cast(fn.slice(size, 0, 2, axes=[0]), dtype=types.FLOAT64)
-    parts = [shape * types.Constant(part, dtype=types.FLOAT64) for part in _single_precision_parts(fraction)]
-    exact = (parts[2] + parts[1]) + parts[0]
-    floor = math.floor(exact)
-    # Python rounds halves to the even neighbour.
-    odd = floor - 2.0 * math.floor(floor / 2.0)
-    up = (exact - floor > 0.5) | ((exact - floor == 0.5) & (odd == 1.0))
-    kept = math.max(floor + up, 1.0)
-    start = math.floor((shape - kept) / 2.0)
-    return fn.cast(start, dtype=types.FLOAT), fn.cast(start + kept, dtype=types.FLOAT)
+def pipeline_source(preprocess: Preprocess, max_batch: int) -> bytes:
+    """Return the pipeline as Python source, the content of a ``dali.py``.
+
+    NVIDIA's DALI backend runs it if it cannot load ``model.dali``, which another version of DALI wrote.
+    """
+    spec = find_spec(DEFINITION)
+    assert spec is not None
+    assert spec.origin is not None
+    size, crop_fraction, interpolation = _settings(preprocess)
+    text = SOURCE.format(batch=max_batch, size=size, crop_fraction=crop_fraction, interpolation=interpolation)
+    return Path(spec.origin).read_bytes() + text.encode()
 
 
-def _single_precision_parts(value: float) -> list[float]:
-    """Three numbers whose sum is `value`: DALI keeps constants in single precision, where 0.9 is another number."""
-    parts: list[float] = []
-    for _ in range(3):
-        parts.append(float(np.float32(value - sum(parts))))
-    return parts
+def _settings(preprocess: Preprocess) -> tuple[int, float, str]:
+    """Return the arguments of the definition.
+
+    Raises:
+        ConfigError: the pipeline cannot compute the contract.
+    """
+    default = Preprocess()
+    for name in ("geometry", "antialias", "channel_order", "apply_exif"):
+        if (found := getattr(preprocess, name)) != getattr(default, name):
+            expected = f"{name} {getattr(default, name)}"
+            raise ConfigError(
+                "encoded images: the pipeline cannot compute the contract", expected=expected, found=found
+            )
+    if why := preprocess.approximate_in_dali():
+        raise ConfigError(f"encoded images: {why}")
+    return preprocess.size, preprocess.crop_fraction, DALI_FILTERS[preprocess.interpolation]
+
+
+def _import(name: str) -> Any:
+    try:
+        return import_module(name)
+    except ImportError:
+        raise ConfigError("DALI is not installed", hint="pip install 'shrinkserve[dali]'") from None

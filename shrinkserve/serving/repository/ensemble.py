@@ -20,11 +20,17 @@ from shrinkserve.machine import usable_cores
 from shrinkserve.preprocess import Preprocess
 from shrinkserve.serving import model_config, names
 from shrinkserve.serving.model_config import CONFIG, ENCODED, LABELS
-from shrinkserve.serving.repository.dali_pipeline import PIPELINE_INPUT, dali_version, serialise_pipeline
+from shrinkserve.serving.repository.dali_pipeline import (
+    PIPELINE_INPUT,
+    dali_version,
+    pipeline_source,
+    serialise_pipeline,
+)
 from shrinkserve.serving.repository.engine_config import CONFIGS
 from shrinkserve.serving.repository.transaction import Change
 
 PIPELINE = "model.dali"
+PIPELINE_SOURCE = "dali.py"
 MAX_DECODERS = 16
 """Most decoder instances of a new configuration."""
 
@@ -84,6 +90,7 @@ def stage(change: Change, folder: Path) -> str:
         (copy / "1").mkdir(exist_ok=True)
         write_atomic(copy / CONFIG, model_config.to_text(config).encode())
     write_atomic(decoder / "1" / PIPELINE, serialise_pipeline(preprocess, base.max_batch_size))
+    write_atomic(decoder / "1" / PIPELINE_SOURCE, pipeline_source(preprocess, base.max_batch_size))
     write_atomic(joined / LABELS, (folder / LABELS).read_bytes())
     return ensemble
 

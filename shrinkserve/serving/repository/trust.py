@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from shrinkserve.engines import FILE, SUFFIXES
+from shrinkserve.errors import ShrinkServeError
+from shrinkserve.preprocess import Preprocess
 from shrinkserve.serving import model_config
+from shrinkserve.serving.repository.dali_pipeline import pipeline_source
 from shrinkserve.serving.repository.engine_config import CONFIGS
 
 KNOWN = frozenset({*SUFFIXES, "dali", "ensemble", "onnxruntime_onnx", "tensorrt_plan"})
@@ -20,7 +24,8 @@ def runs_code(folder: Path) -> str | None:
         ArtifactError: a configuration that cannot be read.
     """
     for path in sorted(file for file in folder.rglob("*") if file.suffix in CODE):
-        return str(path.relative_to(folder))
+        if not _is_our_pipeline(folder, path):
+            return str(path.relative_to(folder))
     for path in (folder / model_config.CONFIG, *sorted((folder / CONFIGS).glob("*.pbtxt"))):
         config = model_config.read_config(path)
         kind = config.backend or config.platform
@@ -30,3 +35,15 @@ def runs_code(folder: Path) -> str | None:
             if file and not FILE.fullmatch(file):  # Triton's Python backend puts it into a shell command
                 return f"{path.relative_to(folder)}: file name {file!r}"
     return None
+
+
+def _is_our_pipeline(folder: Path, path: Path) -> bool:
+    """Return True if a file is the ``dali.py`` that shrinkserve writes for the model's contract."""
+    if path.name != "dali.py":
+        return False
+    try:
+        config = model_config.read_config(folder / model_config.CONFIG)
+        preprocess = Preprocess.from_dict(json.loads(model_config.parameters(config)["preprocess"]))
+        return path.read_bytes() == pipeline_source(preprocess, config.max_batch_size)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ShrinkServeError):
+        return False

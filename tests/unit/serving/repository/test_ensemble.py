@@ -2,9 +2,12 @@ from __future__ import annotations
 
 import asyncio
 import io
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +26,8 @@ from shrinkserve.serving.client.client import Client
 from shrinkserve.serving.client.prediction import ClassifyResult
 from shrinkserve.serving.publish import publish as publishing
 from shrinkserve.serving.publish.publish import Live, publish_version
-from shrinkserve.serving.repository.dali_pipeline import serialise_pipeline
+from shrinkserve.serving.repository.dali_pipeline import pipeline_source, serialise_pipeline
+from shrinkserve.serving.repository.trust import runs_code
 from shrinkserve.serving.repository.verify import problems
 from shrinkserve.serving.repository.writer import Repository
 from shrinkserve.serving.server.loadable import select
@@ -45,9 +49,11 @@ def photo(seed: int, width: int, height: int, mode: str = "RGB") -> bytes:
 
 
 def run(preprocess: Preprocess, *encoded: bytes) -> np.ndarray:  # type: ignore[type-arg]
-    pipeline = dali.Pipeline.deserialize(
-        serialise_pipeline(preprocess, len(encoded)), batch_size=len(encoded), num_threads=1, device_id=None
-    )
+    return run_serialised(serialise_pipeline(preprocess, len(encoded)), *encoded)
+
+
+def run_serialised(pipeline: bytes, *encoded: bytes) -> np.ndarray:  # type: ignore[type-arg]
+    pipeline = dali.Pipeline.deserialize(pipeline, batch_size=len(encoded), num_threads=1, device_id=None)
     pipeline.build()
     pipeline.feed_input("DALI_INPUT_0", [np.frombuffer(one, np.uint8) for one in encoded])
     return np.array(pipeline.run()[0].as_tensor())
@@ -78,6 +84,47 @@ def test_pipeline_handles_grey_and_rotated_images() -> None:
     for encoded in (photo(2, 50, 70, "L"), stream.getvalue()):
         difference = np.abs(run(preprocess, encoded)[0].astype(int) - preprocess.evaluate_bytes(encoded))
         assert difference.mean() < 0.5
+
+
+AUTOSERIALISE = """
+import importlib.util, sys
+from nvidia.dali._utils.autoserialize import invoke_autoserialize
+
+spec = importlib.util.spec_from_file_location("autoserialize_mod", sys.argv[1])
+module = importlib.util.module_from_spec(spec)
+sys.modules["autoserialize_mod"] = module
+spec.loader.exec_module(module)
+invoke_autoserialize(module, sys.argv[2])
+"""
+
+
+def test_pipeline_source_gives_the_pixels_of_the_serialised_pipeline(tmp_path: Path) -> None:
+    """As NVIDIA's backend runs it (dali_backend, src/model_provider/model_provider.h)."""
+    preprocess = Preprocess(size=24, crop_fraction=0.9, interpolation="bilinear")
+    (tmp_path / "dali.py").write_bytes(pipeline_source(preprocess, 2))
+    command = [sys.executable, "-c", AUTOSERIALISE, str(tmp_path / "dali.py"), str(tmp_path / "made")]
+    subprocess.run(command, check=True, cwd=tmp_path)
+    images = [photo(1, 60, 50), photo(2, 41, 77)]
+    np.testing.assert_array_equal(run_serialised((tmp_path / "made").read_bytes(), *images), run(preprocess, *images))
+
+
+def test_only_our_pipeline_source_is_no_foreign_code(tmp_path: Path, make_model: MakeModel) -> None:
+    repository = Repository(tmp_path / "models")
+    repository.add(CLASSIFIER, *make_model(0), encoded=True)
+    folder = repository.root / "tiny_preprocess"
+    assert runs_code(folder) is None
+    path = folder / "1/dali.py"
+    path.write_bytes(path.read_bytes() + b"\nimport os\n")
+    assert runs_code(folder) == "1/dali.py"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"geometry": "center"}, {"channel_order": "BGR"}, {"apply_exif": True}, {"interpolation": "bicubic_tf1"}],
+)
+def test_pipeline_rejects_contract_that_it_cannot_compute(change: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match="encoded images: "):
+        serialise_pipeline(replace(Preprocess(), **change), 1)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
