@@ -66,21 +66,23 @@ def pipeline_source(preprocess: Preprocess, max_batch: int) -> bytes:
     return Path(spec.origin).read_bytes() + text.encode()
 
 
+def unsupported(preprocess: Preprocess) -> str | None:
+    """Return why the pipeline cannot compute a contract; None if it can."""
+    default = Preprocess()
+    for name in ("geometry", "antialias", "channel_order", "apply_exif"):
+        if (found := getattr(preprocess, name)) != getattr(default, name):
+            return f"the DALI pipeline does not support {name} {found}"
+    return preprocess.approximate_in_dali()
+
+
 def _settings(preprocess: Preprocess) -> tuple[int, float, str]:
     """Return the arguments of the definition.
 
     Raises:
         ConfigError: the pipeline cannot compute the contract.
     """
-    default = Preprocess()
-    for name in ("geometry", "antialias", "channel_order", "apply_exif"):
-        if (found := getattr(preprocess, name)) != getattr(default, name):
-            expected = f"{name} {getattr(default, name)}"
-            raise ConfigError(
-                "encoded images: the pipeline cannot compute the contract", expected=expected, found=found
-            )
-    if why := preprocess.approximate_in_dali():
-        raise ConfigError(f"encoded images: {why}")
+    if why := unsupported(preprocess):
+        raise ConfigError(f"cannot take encoded images: {why}", hint="send pixels, or publish under another --name")
     return preprocess.size, preprocess.crop_fraction, DALI_FILTERS[preprocess.interpolation]
 
 

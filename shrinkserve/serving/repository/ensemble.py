@@ -20,12 +20,8 @@ from shrinkserve.machine import usable_cores
 from shrinkserve.preprocess import Preprocess
 from shrinkserve.serving import model_config, names
 from shrinkserve.serving.model_config import CONFIG, ENCODED, LABELS
-from shrinkserve.serving.repository.dali_pipeline import (
-    PIPELINE_INPUT,
-    dali_version,
-    pipeline_source,
-    serialise_pipeline,
-)
+from shrinkserve.serving.repository import dali_pipeline
+from shrinkserve.serving.repository.dali_pipeline import PIPELINE_INPUT
 from shrinkserve.serving.repository.engine_config import CONFIGS
 from shrinkserve.serving.repository.transaction import Change
 
@@ -82,17 +78,26 @@ def stage(change: Change, folder: Path) -> str:
             hint = "rename that model, or publish under another --name"
             raise ConfigError(f"{change.root / part}: shrinkserve did not write this model", hint=hint)
     base = smallest_config(folder)
-    preprocess = Preprocess.from_dict(json.loads(model_config.parameters(base)["preprocess"]))
+    preprocess = _contract(base)
     decoder, joined = change.copy(pipeline), change.copy(ensemble)
     pipeline_config = _pipeline_config(base)
-    pipeline_config.parameters[f"{model_config.PREFIX}dali"].string_value = dali_version()
+    pipeline_config.parameters[f"{model_config.PREFIX}dali"].string_value = dali_pipeline.dali_version()
     for copy, config in ((decoder, pipeline_config), (joined, _ensemble_config(base))):
         (copy / "1").mkdir(exist_ok=True)
         write_atomic(copy / CONFIG, model_config.to_text(config).encode())
-    write_atomic(decoder / "1" / PIPELINE, serialise_pipeline(preprocess, base.max_batch_size))
-    write_atomic(decoder / "1" / PIPELINE_SOURCE, pipeline_source(preprocess, base.max_batch_size))
+    write_atomic(decoder / "1" / PIPELINE, dali_pipeline.serialise_pipeline(preprocess, base.max_batch_size))
+    write_atomic(decoder / "1" / PIPELINE_SOURCE, dali_pipeline.pipeline_source(preprocess, base.max_batch_size))
     write_atomic(joined / LABELS, (folder / LABELS).read_bytes())
     return ensemble
+
+
+def unsupported(folder: Path) -> str | None:
+    """Return why no pipeline can compute the contract of a classifier; None if one can."""
+    return dali_pipeline.unsupported(_contract(smallest_config(folder)))
+
+
+def _contract(config: pb.ModelConfig) -> Preprocess:
+    return Preprocess.from_dict(json.loads(model_config.parameters(config)["preprocess"]))
 
 
 def misfit(root: Path, folder: Path) -> str | None:

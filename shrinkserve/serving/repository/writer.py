@@ -107,7 +107,8 @@ class Repository(RepositoryReader):
             version: its number; the next free one when None.
             options: serving options; None keeps the options and edits of the model's configuration.
             initial: serving options for a model without a configuration, if `options` is None.
-            encoded: also write the pipeline and ensemble that take encoded images, as `add_jpeg` does.
+            encoded: also write the pipeline and ensemble that take encoded images, as `add_jpeg` does, if a pipeline
+                can compute the contract.
             confirm: is called when the version is in its place; an exception restores the previous folders.
 
         Returns:
@@ -262,7 +263,10 @@ class Repository(RepositoryReader):
     def _commit(self, change: Change, folder: Path, *, encoded: bool = False) -> None:
         """Commit a change of a classifier's folder, together with a pipeline and ensemble that no longer fit it."""
         hidden = None
-        if (encoded or ensemble.takes_encoded(self.root, folder.name)) and ensemble.misfit(self.root, folder):
+        present = ensemble.takes_encoded(self.root, folder.name)
+        if encoded and not present and (why := ensemble.unsupported(folder)):
+            self._say(f"{folder.name} takes pixels only: {why}")
+        elif (encoded or present) and ensemble.misfit(self.root, folder):
             hidden = ensemble.stage(change, folder)
         change.commit(hidden=hidden)
 

@@ -123,8 +123,18 @@ def test_only_our_pipeline_source_is_no_foreign_code(tmp_path: Path, make_model:
     [{"geometry": "center"}, {"channel_order": "BGR"}, {"apply_exif": True}, {"interpolation": "bicubic_tf1"}],
 )
 def test_pipeline_rejects_contract_that_it_cannot_compute(change: dict[str, object]) -> None:
-    with pytest.raises(ConfigError, match="encoded images: "):
+    with pytest.raises(ConfigError, match="cannot take encoded images: "):
         serialise_pipeline(replace(Preprocess(), **change), 1)  # type: ignore[arg-type]
+
+
+def test_model_with_unsupported_contract_takes_pixels_only(tmp_path: Path, make_model: MakeModel) -> None:
+    said: list[str] = []
+    model_file, card = make_model(0)
+    other = replace(card, preprocess=Preprocess(size=8, geometry="center").to_dict())
+    repository = Repository(tmp_path / "models", say=said.append)
+    repository.add(CLASSIFIER, model_file, other, encoded=True)
+    assert repository.models() == [CLASSIFIER]
+    assert "takes pixels only" in said[0]
 
 
 @pytest.fixture(scope="module")
