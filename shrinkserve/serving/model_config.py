@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import json
+import re
 from collections.abc import Collection
 from pathlib import Path
 
@@ -38,6 +39,9 @@ PREFIX = "shrinkserve."
 MAX_CONFIG_BYTES = 64 << 20
 """Largest configuration that is read."""
 OPENVINO_NOTE = "# For `shrinkserve serve` only: NVIDIA's OpenVINO backend runs batches of one size."
+MAX_FIELDS = 50_000
+"""Most fields of a configuration that is read."""
+_STRING = re.compile(r"\"(?:[^\"\\]|\\.)*\"?|'(?:[^'\\]|\\.)*'?")
 CPU_ONLY = frozenset({("onnxruntime", "int8")})
 """Backends and precisions that run on the CPU: CUDA has no int8 convolution and would compute in float32."""
 
@@ -233,6 +237,10 @@ def parse_config_text(text: str, where: str = CONFIG) -> pb.ModelConfig:
     Raises:
         ArtifactError: not a model configuration; names the line.
     """
+    fields = sum(map(_STRING.sub('""', text).count, ":{<,"))
+    if fields > MAX_FIELDS:  # the parser takes 10 us for each
+        hint = "publish the model again"
+        raise ArtifactError(f"{where}: too many fields", expected=f"at most {MAX_FIELDS}", found=fields, hint=hint)
     try:
         return text_format.Parse(text, pb.ModelConfig())
     except (text_format.ParseError, ValueError, RecursionError) as exc:

@@ -144,6 +144,13 @@ def test_read_config_accepts_or_rejects_any_text(tmp_path: Path, text: str) -> N
     assert is_short_line(error_of(lambda: runs_code(tmp_path)))
 
 
+@pytest.mark.parametrize("text", ["input { dims: [" + "1," * 1_000_000 + "1] }", "input {} " * 500_000])
+def test_read_config_rejects_endless_fields(tmp_path: Path, text: str) -> None:
+    (tmp_path / "config.pbtxt").write_text(text)
+    with pytest.raises(ShrinkServeError, match="too many fields"):
+        model_config.read_config(tmp_path / "config.pbtxt")
+
+
 @pytest.mark.parametrize("size", [(64 << 20) + 1])
 def test_read_config_rejects_huge_file(tmp_path: Path, size: int) -> None:
     with (tmp_path / "config.pbtxt").open("wb") as stream:
