@@ -27,12 +27,12 @@ def parsed(config: pb.ModelConfig) -> pb.ModelConfig:
     return text_format.Parse(model_config.to_text(config), pb.ModelConfig())
 
 
-def test_text_parses_back_to_the_same_protobuf() -> None:
+def test_to_text_round_trip() -> None:
     config = model_config.build_config("cats", CARD, ServingConfig(preferred_batch_sizes=(4, 8), response_cache=True))
     assert parsed(config) == config
 
 
-def test_inputs_and_outputs() -> None:
+def test_build_config_writes_inputs_and_outputs() -> None:
     config = parsed(model_config.build_config("cats", CARD))
     assert (config.name, config.backend, config.platform) == ("cats", "onnxruntime", "")
     assert [(i.name, i.data_type, list(i.dims)) for i in config.input] == [("images", pb.TYPE_UINT8, [32, 32, 3])]
@@ -42,14 +42,14 @@ def test_inputs_and_outputs() -> None:
     ]
 
 
-def test_parameters_say_what_a_client_must_know() -> None:
+def test_build_config_writes_our_parameters() -> None:
     own = model_config.parameters(parsed(model_config.build_config("cats", CARD)))
     assert Preprocess.from_dict(json.loads(own["preprocess"])) == Preprocess.from_dict(CARD.preprocess)
     assert own["contract"] == Preprocess.from_dict(CARD.preprocess).fingerprint
     assert own["weights_sha256"] == CARD.weights_sha256
 
 
-def test_every_option_arrives() -> None:
+def test_set_options_writes_every_option() -> None:
     options = ServingConfig(
         max_batch_size=16,
         instances=2,
@@ -74,7 +74,7 @@ def test_every_option_arrives() -> None:
     assert config.response_cache.enable
 
 
-def test_nothing_makes_triton_put_a_thread_before_the_instances() -> None:
+def test_default_options_use_no_queue_policy() -> None:
     """Queue policies and priorities do, and that thread stalls requests for half a second (Triton 2.51)."""
     config = model_config.build_config("cats", CARD)
     assert config.HasField("dynamic_batching")
@@ -83,20 +83,20 @@ def test_nothing_makes_triton_put_a_thread_before_the_instances() -> None:
     assert parsed(config).HasField("dynamic_batching")
 
 
-def test_options_are_read_back() -> None:
+def test_options_of_round_trip() -> None:
     tuned = ServingConfig(instances=2, threads=1, queue_size=4, queue_timeout_us=9, preferred_batch_sizes=(4,))
     for options in (ServingConfig(), tuned):
         assert model_config.options_of(model_config.build_config("cats", CARD, options)) == options
 
 
-def test_warmup_runs_the_smallest_the_preferred_and_the_largest_batch() -> None:
+def test_warmup_has_smallest_preferred_and_largest_batch() -> None:
     config = model_config.build_config("cats", CARD, ServingConfig(max_batch_size=16, preferred_batch_sizes=(4,)))
     assert [sample.batch_size for sample in config.model_warmup] == [1, 4, 16]
     assert all(list(sample.inputs["images"].dims) == [32, 32, 3] for sample in config.model_warmup)
     assert not model_config.build_config("cats", CARD, ServingConfig(warmup=False)).model_warmup
 
 
-def test_a_new_contract_keeps_what_was_tuned() -> None:
+def test_set_contract_keeps_tuned_options() -> None:
     config = model_config.build_config("cats", CARD, ServingConfig(instances=2))
     config.optimization.graph.level = 1
     other = Card("onnx", "cats", preprocess=Preprocess(size=64).to_dict(), classes=["cat", "dog"])
@@ -109,19 +109,19 @@ def test_a_new_contract_keeps_what_was_tuned() -> None:
     assert list(config.model_warmup[0].inputs["images"].dims) == [64, 64, 3]
 
 
-def test_incomplete_card_is_refused() -> None:
+def test_build_config_rejects_incomplete_card() -> None:
     with pytest.raises(ArtifactError, match="expected preprocess and classes"):
         model_config.build_config("cats", Card("onnx", "cats"))
 
 
-def test_damaged_text_names_the_file_and_the_line(tmp_path: Path) -> None:
+def test_read_config_names_file_and_line(tmp_path: Path) -> None:
     path = tmp_path / "config.pbtxt"
     path.write_text('name: "cats"\nmax_batch_sise: 4\n')
     with pytest.raises(ArtifactError, match=r"config\.pbtxt.*2:.*max_batch_sise"):
         model_config.read_config(path)
 
 
-def test_missing_file(tmp_path: Path) -> None:
+def test_read_config_rejects_missing_file(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="not a readable configuration"):
         model_config.read_config(tmp_path / "config.pbtxt")
 

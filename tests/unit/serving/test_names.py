@@ -13,11 +13,11 @@ from shrinkserve.serving import names
         ([], []),
     ],
 )
-def test_what_people_call_them(known: list[str], called: list[str]) -> None:
+def test_public_names_hide_parts_of_ensembles(known: list[str], called: list[str]) -> None:
     assert names.public_names(known) == called
 
 
-def test_the_classifier_of_a_name() -> None:
+def test_resolve_classifier_and_model_names() -> None:
     known = ["a", "a_classifier", "c"]
     assert [names.resolve_classifier(name, known) for name in ("a", "a_classifier", "c", "d")] == [
         "a_classifier",

@@ -57,7 +57,7 @@ def url(request: pytest.FixtureRequest, server: TritonServer) -> str:
     return str(getattr(server, f"{request.param}_url"))
 
 
-def test_changing_models_needs_the_token(url: str) -> None:
+def test_model_control_needs_the_token(url: str) -> None:
     with Client(url) as stranger, Client(url, token=SECRET) as owner:
         assert stranger.models() == ["cached", "hasty", "patient", "waiting"]
         assert stranger.model_info("cached").classes == owner.model_info("cached").classes
@@ -75,7 +75,7 @@ def test_shared_memory_needs_the_token(url: str) -> None:
     assert not list(Path("/dev/shm").glob("shrinkserve-*"))
 
 
-def test_a_full_queue_is_told_as_such(url: str) -> None:
+def test_full_queue_is_reported(url: str) -> None:
     said: list[str] = []
 
     def ask() -> None:
@@ -94,17 +94,17 @@ def test_a_full_queue_is_told_as_such(url: str) -> None:
     assert all("the queue is full" in line for line in said)
 
 
-def test_a_request_that_waits_too_long_is_refused(url: str) -> None:
+def test_request_beyond_queue_timeout_is_rejected(url: str) -> None:
     with Client(url) as client, pytest.raises(LateError):
         client.infer("hasty", IMAGE)
 
 
-def test_a_client_that_does_not_wait(url: str) -> None:
+def test_client_timeout_ends_the_wait(url: str) -> None:
     with Client(url, timeout=0.2) as client, pytest.raises(LateError):
         client.infer("patient", IMAGE)
 
 
-def test_a_model_that_may_be_cached_answers_where_there_is_no_cache(url: str) -> None:
+def test_response_cache_option_loads_on_server_without_cache(url: str) -> None:
     """The server from PyPI has none: the option must not keep a repository from loading there."""
     images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), np.uint8)
     with Client(url) as client:

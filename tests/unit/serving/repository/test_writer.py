@@ -280,3 +280,10 @@ def test_add_hashes_each_file_once(
     monkeypatch.setattr(Path, "open", spy)
     Repository(tmp_path / "models").add("tiny", model_file, card)
     assert opened.count("model.onnx") == 2, "read once, written once"
+
+
+@pytest.mark.parametrize("name", ["my model", "netz-ä", ".hidden", "../up", "x" * 125])
+def test_check_place_rejects_invalid_name_before_the_work(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match="model name"):
+        Repository(tmp_path / "models").check_place(name, None)
+    assert not (tmp_path / "models").exists()
