@@ -1,4 +1,4 @@
-"""Which tritonserver runs, and what it needs around it: its backends and its environment."""
+"""Choose the tritonserver to run, and prepare its backends and its environment."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from pathlib import Path
 
 from shrinkserve.errors import ServerError
 from shrinkserve.serving.server import pip_server
+from shrinkserve.serving.server.workspace import PLAIN, linked
 
 BACKENDS = {"onnxruntime": "onnxruntime", "openvino": "openvino", "dali": "nvidia.dali"}
-"""The Python-based backends that we bring for the pip server, modules of `shrinkserve.serving.backends`, and what each
-needs."""
+"""Our Python-based backends for the server from PyPI (modules of `shrinkserve.serving.backends`), and the package that
+each needs."""
 EXTRAS = {"onnxruntime": "serve", "openvino": "openvino", "dali": "dali"}
-"""The extra of this package that brings it."""
+"""The extra of this package that installs it."""
 
 
 @dataclass(frozen=True)
@@ -28,9 +29,9 @@ class LaunchSpec:
 
     Attributes:
         executable: the program.
-        from_pip: whether it is the pip server, with our Python-based backends.
+        from_pip: True for the server from PyPI with our Python-based backends.
         arguments: what the program needs besides the caller's arguments.
-        environment: the whole environment of the process.
+        environment: all environment variables of the process.
     """
 
     executable: Path
@@ -40,37 +41,40 @@ class LaunchSpec:
 
 
 def installed() -> Path | None:
-    """The tritonserver on PATH."""
+    """Return the tritonserver on PATH."""
     found = shutil.which("tritonserver")
     return Path(found) if found else None
 
 
-def missing_backends() -> dict[str, str]:
-    """Backends that the server which would run does not have -> the command that brings them."""
-    if installed() is not None:
-        return {}
-    missing = [name for name, module in BACKENDS.items() if not importable(module)]
-    others = {"tensorrt": f"the server from PyPI has none, serve it with NVIDIA's container, {pip_server.CONTAINER}"}
-    return others | {name: f"pip install 'shrinkserve[{EXTRAS[name]}]'" for name in missing}
+def how_to_get(backend: str) -> str | None:
+    """Return what to do to get a backend that the server of this machine lacks; None if it has the backend.
+
+    A tritonserver on PATH is expected to have every backend: which ones it has shows when it loads a model.
+    """
+    if installed() is not None or backend == "python":
+        return None
+    if backend not in BACKENDS:
+        return f"serve it with NVIDIA's container, {pip_server.CONTAINER}; the server from PyPI has no such backend"
+    return None if importable(BACKENDS[backend]) else f"pip install 'shrinkserve[{EXTRAS[backend]}]'"
 
 
 def importable(module: str) -> bool:
-    """Whether a module is installed; it is not imported."""
+    """Return True if a module is installed. It is not imported."""
     try:
         return util.find_spec(module) is not None
-    except ModuleNotFoundError:  # the package that it would be in
+    except ModuleNotFoundError:  # its parent package is missing
         return False
 
 
 def prepare(repository: Path, folder: Path) -> LaunchSpec:
-    """Find a tritonserver, or fetch one and compose its backends.
+    """Find a tritonserver, or fetch one and write its backend directory.
 
     Args:
-        repository: what is to be served.
-        folder: an empty folder that lives as long as the server.
+        repository: the model repository; named in messages.
+        folder: a folder for this server alone, by `workspace.temporary_folder`.
 
     Raises:
-        ServerError: no tritonserver can be had on this machine.
+        ServerError: no tritonserver runs on this machine.
     """
     program = installed()
     if program is not None:
@@ -85,12 +89,17 @@ def prepare(repository: Path, folder: Path) -> LaunchSpec:
             hint=f"use another Python, or NVIDIA's container: {pip_server.container_command(repository)}",
         )
     libraries = [str(home / pip_server.LIBRARIES), *_libpython()]
-    _compose(folder, home, stub)
+    try:
+        _write_backends(folder, home, stub)
+        python = _python_folder(folder)
+    except OSError as exc:  # shutil.Error has no number, but a list of what failed
+        reason = exc.strerror or "; ".join(str(one[2]) for one in exc.args[0])
+        raise ServerError(f"{folder}: cannot be written ({reason})", hint="free some space, or set TMPDIR") from exc
     environment = {
         **os.environ,
         "TMPDIR": str(folder),  # a Triton that is killed leaves its temporary folders behind
-        # The stub embeds Python and takes its prefix, hence the virtual environment, from the first python3 on PATH.
-        "PATH": os.pathsep.join([str(_python_folder(folder)), os.environ.get("PATH", os.defpath)]),
+        # The stub embeds Python and derives its prefix, hence the virtual environment, from the first python3 on PATH.
+        "PATH": os.pathsep.join([str(python), os.environ.get("PATH", os.defpath)]),
         "LD_LIBRARY_PATH": os.pathsep.join([*libraries, *filter(None, [os.environ.get("LD_LIBRARY_PATH")])]),
     }
     # Our backends complete no config; asking each of them costs a process start a model.
@@ -100,11 +109,14 @@ def prepare(repository: Path, folder: Path) -> LaunchSpec:
     return LaunchSpec(home / pip_server.EXECUTABLE, from_pip=True, arguments=arguments, environment=environment)
 
 
-def understands(server: LaunchSpec, option: str) -> bool:
-    """Whether a tritonserver knows an option that not all have; one that does not refuses to start with it."""
+def has_option(server: LaunchSpec, option: str) -> bool:
+    """Return True if a tritonserver has an option. One that does not have it refuses to start with it."""
     if server.from_pip:
-        return False  # whatever came after its release
-    asked = subprocess.run([server.executable, "--help"], capture_output=True, text=True, check=False, timeout=60)
+        return False  # every option asked for came after its release
+    try:
+        asked = subprocess.run([server.executable, "--help"], capture_output=True, text=True, check=False, timeout=60)
+    except subprocess.TimeoutExpired:
+        return False
     return option in asked.stdout + asked.stderr
 
 
@@ -112,31 +124,51 @@ def _version(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split("."))
 
 
-def _compose(folder: Path, home: Path, stub: Path) -> None:
-    """Write the backend directory: Triton's Python backend, and a folder a backend of ours that it runs.
+def _write_backends(folder: Path, home: Path, stub: Path) -> None:
+    """Write the backend directory: Triton's Python backend, and a folder for each of our backends that it runs.
 
     The library is a copy, since Triton refuses one that a link leads out of its directory. The stub is a link: a
-    program that was written a moment ago may not run (ETXTBSY) while anything still holds it open, a process that
-    this one forked meanwhile above all, and Triton would wait for it.
+    program that was just written cannot run (ETXTBSY) while any process, such as one forked meanwhile, has it open.
     """
     python = folder / "backends/python"
     shutil.copytree(home / pip_server.SERVER / "backends/python", python)
     (python / pip_server.STUB).symlink_to(stub)
+    paths = _import_paths(folder)
     for backend in BACKENDS:
         model = folder / "backends" / backend / "model.py"
         model.parent.mkdir()
-        # The stub ignores PYTHONPATH and the user's site-packages: it shall find what this process finds.
+        # The stub ignores PYTHONPATH and the user's site-packages, so it gets the paths of this process.
         model.write_text(
-            f"import sys\n\nsys.path += [path for path in {sys.path!r} if path and path not in sys.path]\n"
+            f"import sys\n\nsys.path += [path for path in {paths!r} if path not in sys.path]\n"
             f"from shrinkserve.serving.backends.{backend} import TritonPythonModel  # noqa: E402, F401\n"
         )
 
 
+def _import_paths(folder: Path) -> list[str]:
+    """Return this process's import paths, by links where they are not plain.
+
+    The working directory is left out, since its modules may have the names of modules that a backend needs, unless this
+    package is imported from it.
+    """
+    links = folder / "paths"
+    links.mkdir()
+    here = {Path.cwd()} - {Path(__file__).parents[3]}
+    paths = [Path(path).absolute() for path in sys.path if path]
+    return [str(linked(path, links, str(number))) for number, path in enumerate(paths) if path not in here]
+
+
 def _python_folder(folder: Path) -> Path:
-    """A folder whose `python3` is this process's Python."""
-    beside = Path(sys.executable).with_name("python3")
-    if beside.exists() and beside.samefile(sys.executable):
-        return beside.parent
+    """Return a folder whose `python3` is this process's Python, with plain paths of its prefix and standard library."""
+    sibling = Path(sys.executable).with_name("python3")
+    if sibling.exists() and sibling.samefile(sys.executable):
+        if all(PLAIN.fullmatch(path) for path in (str(sibling), sys.prefix, sys.base_prefix)):
+            return sibling.parent
+        base = linked(Path(sys.base_prefix), folder, "base") / "bin"
+        environment = folder / "environment"
+        (environment / "bin").mkdir(parents=True)
+        (environment / "bin/python3").symlink_to(sys.executable)
+        (environment / "pyvenv.cfg").write_text(f"home = {base}\n")
+        return environment / "bin"
     alone = folder / "python"
     alone.mkdir()
     (alone / "python3").symlink_to(sys.executable)
@@ -144,13 +176,13 @@ def _python_folder(folder: Path) -> Path:
 
 
 def _libpython() -> list[str]:
-    """Where libpython is, when the loader does not know by itself; the stub links to it.
+    """Return the folder of libpython, which the stub links to, unless the loader finds it by itself.
 
     Raises:
         ServerError: this Python has no shared library.
     """
     if sys.version_info >= (3, 13):
-        return []  # the wheel brings the one its stub links to
+        return []  # the wheel contains the one that its stub links to
     name = f"libpython{sys.version_info.major}.{sys.version_info.minor}.so.1.0"
     for folder in (sysconfig.get_config_var("LIBDIR"), f"{sys.base_prefix}/lib"):
         if folder and (Path(folder) / name).is_file():

@@ -1,159 +1,178 @@
-"""What of a model repository can be served: whole models, and what else there is with what completes it."""
+"""Models of a repository that a server can load, and the reasons why it cannot load the others."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 
 from tritonclient.grpc import model_config_pb2 as pb
 
-from shrinkserve.errors import ConfigError, ServerError
+from shrinkserve.artifact import CARD, MODEL_NAME
+from shrinkserve.engines import FILE
+from shrinkserve.errors import ArtifactError, ConfigError, ServerError
 from shrinkserve.serving import model_config
 from shrinkserve.serving import names as serving_names
+from shrinkserve.serving.model_config import CONFIG
+from shrinkserve.serving.names import CLASSIFIER, PREPROCESS
 from shrinkserve.serving.repository import ensemble
-from shrinkserve.serving.repository.reader import RepositoryReader, versions_in
+from shrinkserve.serving.repository.engine_config import CONFIGS, engine_config_path
+from shrinkserve.serving.repository.reader import versions_in
 
-SKIPPED = ", which is skipped"
-"""How a reason ends that is another model's."""
+Skip = Enum("Skip", "UNREADABLE NO_CONFIG BAD_CONFIG OTHER_NAME BAD_FILE NO_FILE NO_BACKEND NO_MODEL MISFIT DEPENDS")
+"""Why a model cannot be loaded; DEPENDS: for the sake of another model that cannot be loaded."""
+PLATFORMS = {"onnxruntime_onnx": "onnxruntime", "tensorrt_plan": "tensorrt", "pytorch_libtorch": "pytorch"}
+"""Triton's older `platform` -> the backend."""
+HowToGet = Callable[[str], "str | None"]
+"""Backend -> what to do to get it; None if the server has it."""
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A model that cannot be loaded: the kind of the reason, the reason, and what to do about it."""
+
+    kind: Skip
+    what: str
+    hint: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.what}; {self.hint}" if self.hint else self.what
 
 
 @dataclass(frozen=True)
 class Loadable:
-    """A repository's models, by Triton's names.
+    """A repository's models, by Triton's names: those that can be loaded, the others, and the engines of each."""
 
-    Attributes:
-        whole: those that can be loaded, sorted.
-        skipped: each other -> what it lacks, and the command that completes it.
-    """
-
-    whole: list[str]
-    skipped: dict[str, str]
+    models: list[str]
+    skipped: dict[str, Skipped]
+    engines: dict[str, list[str]]
 
 
-def scan(root: Path, engine: str | None = None, unavailable: Mapping[str, str] | None = None) -> Loadable:
+def scan(root: Path, engine: str | None = None, how_to_get: HowToGet = lambda _: None) -> Loadable:
     """Look at every model of a repository.
 
     Args:
         root: the repository.
-        engine: the engine that shall run them; a model that has none of that name runs its default one.
-        unavailable: backends that the server does not have -> what brings them.
+        engine: engine to run; a model that does not have it runs its default engine.
+        how_to_get: tells which backends the server has.
 
     Raises:
-        ArtifactError: no such folder, or a config that is none.
+        ArtifactError: no such folder, or it cannot be listed.
     """
-    held, unavailable = RepositoryReader(root), unavailable or {}
-    configs = {
-        name: model_config.read_config(held.config_path(name, engine if engine in held.engines(name) else None))
-        for name in held.models()
-    }
-    folders = {path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")}
-    skipped = {
-        name: _half_made(root, name, f"no {model_config.CONFIG}")
-        for name in sorted(folders - configs.keys())
-        if versions_in(root / name)  # else it is no model's folder
-    }
-    for name, config in configs.items():
-        if missing := _missing_file(root / name, config):
-            skipped[name] = _half_made(root, name, f"no {missing}")
-        elif config.backend in unavailable:
-            skipped[name] = f"needs {config.backend}, which is not installed; {unavailable[config.backend]}"
-    skipped |= _ensembles_that_misfit(root, configs, skipped)
-    skipped |= _ensembles_that_lack(root, configs, skipped)
-    skipped |= _pipelines_for_nothing(configs, skipped)
-    return Loadable([name for name in configs if name not in skipped], dict(sorted(skipped.items())))
+    try:
+        folders = sorted(path for path in root.iterdir() if MODEL_NAME.fullmatch(path.name) and path.is_dir())
+    except FileNotFoundError:
+        raise ArtifactError(f"{root}: no such model repository", hint="make one with `shrinkserve export`") from None
+    except OSError as exc:
+        raise ArtifactError(f"{root}: cannot be listed ({exc.strerror})", hint="check its permissions") from exc
+    found = _Scan(root, engine, how_to_get, folders)
+    models = [name for name in found.configs if found.reason(name) is None]
+    others = {name: reason for name in [*found.configs, *found.failed] if (reason := found.reason(name))}
+    return Loadable(sorted(models), dict(sorted(others.items())), found.engines)
 
 
-def _ensembles_that_misfit(
-    root: Path, configs: Mapping[str, pb.ModelConfig], skipped: Mapping[str, str]
-) -> dict[str, str]:
-    """Those of classifiers that they do not fit any more: Triton would not start with one."""
-    found = {}
-    for name in configs.keys() - skipped.keys():
-        if ensemble.takes_encoded(root, name) and (error := ensemble.misfit(root, root / name)):
-            found[serving_names.public_name(name)] = _half_made(root, serving_names.public_name(name), error)
-    return found
+class _Scan:
+    """The models of a repository, each looked at once."""
+
+    def __init__(self, root: Path, engine: str | None, how_to_get: HowToGet, folders: Sequence[Path]) -> None:
+        self.root, self.how_to_get = root, how_to_get
+        self.configs: dict[str, pb.ModelConfig] = {}
+        self.failed: dict[str, Skipped] = {}
+        self.engines: dict[str, list[str]] = {}
+        self._reasons: dict[str, Skipped | None] = {}
+        for folder in folders:
+            if failed := _attempt(lambda folder=folder: self._read(folder, engine)):  # type: ignore[misc]
+                self.failed[folder.name] = failed
+        for name in [name for name in self.configs if ensemble.takes_encoded(root, name)]:
+            public = serving_names.public_name(name)
+            if public not in self.configs:
+                missing = self._incomplete(public, f"{CONFIG} is missing", Skip.NO_CONFIG)
+                self.failed.setdefault(public, missing)
+
+    def _read(self, folder: Path, engine: str | None) -> Skipped | None:
+        """Read a model's configuration."""
+        versions = versions_in(folder)
+        if (folder / CONFIG).is_file():
+            self.engines[folder.name] = sorted(path.stem for path in (folder / CONFIGS).glob("*.pbtxt"))
+            for version in versions:
+                next((folder / str(version)).iterdir(), None)  # Triton stops at one that it may not list
+            chosen = engine is not None and engine in self.engines[folder.name]
+            path = engine_config_path(folder, engine) if engine and chosen else folder / CONFIG
+            self.configs[folder.name] = model_config.read_config(path)
+        elif versions:  # else it is not a model's folder
+            ours = any((folder / str(version) / CARD).is_file() for version in versions)
+            hint = "" if ours or folder.name.endswith(PREPROCESS) else "write one; NVIDIA's container can do without it"
+            return self._incomplete(folder.name, f"{CONFIG} is missing", Skip.NO_CONFIG, hint)
+        return None
+
+    def reason(self, name: str) -> Skipped | None:
+        """Return why a model cannot be loaded; None if it can."""
+        if name not in self._reasons:
+            self._reasons[name] = None  # while its own models are looked at: an ensemble may contain itself
+            self._reasons[name] = self.failed.get(name) or _attempt(lambda: self._own(name) or self._inherited(name))
+        return self._reasons[name]
+
+    def _own(self, name: str) -> Skipped | None:
+        """Return what is wrong with the model itself."""
+        config, folder = self.configs[name], self.root / name
+        if config.name and config.name != name:
+            hint = "rename the folder, or change the name in its configuration"
+            return Skipped(Skip.OTHER_NAME, f"its {CONFIG} is of the model {config.name!r}", hint)
+        backend = config.backend or PLATFORMS.get(config.platform, config.platform)
+        if backend == "ensemble" or config.HasField("ensemble_scheduling"):
+            return None
+        for file in (config.default_model_filename, *config.cc_model_filenames.values()):
+            if file and not FILE.fullmatch(file):  # Triton's Python backend puts it into a shell command
+                what = f"file name {file!r}: expected letters, digits, '_', '-' and '.'"
+                return Skipped(Skip.BAD_FILE, what, "rename the file")
+        if missing := _missing_file(folder, config):
+            return self._incomplete(name, f"{missing} is missing", Skip.NO_FILE)
+        if backend and (how := self.how_to_get(backend)):
+            return Skipped(Skip.NO_BACKEND, f"needs the backend {backend}, which is not installed", how)
+        return None
+
+    def _inherited(self, name: str) -> Skipped | None:
+        """Return what is wrong with the models that this one needs."""
+        for needed in self._needed(name):
+            if needed not in self.configs and needed not in self.failed:
+                return self._incomplete(name, f"{needed} is missing", Skip.NO_MODEL)
+            if self.reason(needed):
+                return Skipped(Skip.DEPENDS, f"needs {needed}, which is skipped")
+        classifier = serving_names.classifier_name(name)
+        if name != classifier and classifier in self.configs and ensemble.takes_encoded(self.root, classifier):
+            error = ensemble.misfit(self.root, self.root / classifier) if not name.endswith(PREPROCESS) else None
+            return self._incomplete(name, error, Skip.MISFIT) if error else None
+        return None
+
+    def _needed(self, name: str) -> list[str]:
+        if name.endswith(PREPROCESS):  # it decodes for the classifier only
+            classifier = serving_names.classifier_name(name.removesuffix(PREPROCESS))
+            return [classifier] if classifier in self.configs or classifier in self.failed else []
+        return [step.model_name for step in self.configs[name].ensemble_scheduling.step]
+
+    def _incomplete(self, name: str, what: str, kind: Skip, hint: str = "") -> Skipped:
+        """Return a reason with the command that writes what is missing."""
+        public = serving_names.public_name(name.removesuffix(PREPROCESS))
+        classifier = serving_names.classifier_name(public)
+        decodes = name != classifier and (self.root / classifier).is_dir()
+        command = f"repo add-jpeg {public}" if decodes else f"export RUN --name {public}"
+        return Skipped(kind, f"incomplete: {what}", hint or f"run: shrinkserve {command} --repository {self.root}")
 
 
-def _ensembles_that_lack(
-    root: Path, configs: Mapping[str, pb.ModelConfig], skipped: Mapping[str, str]
-) -> dict[str, str]:
-    """Those of which a part is not there or is skipped."""
-    found = {}
-    for name, config in configs.items():
-        for step in config.ensemble_scheduling.step:
-            if step.model_name in skipped:
-                found[name] = _lacking(step.model_name)
-            elif step.model_name not in configs:
-                found[name] = _half_made(root, name, f"no {step.model_name}")
-    return found
-
-
-def _pipelines_for_nothing(configs: Mapping[str, pb.ModelConfig], skipped: Mapping[str, str]) -> dict[str, str]:
-    """Those that decode for a classifier that is skipped."""
-    classifiers = {name: serving_names.classifier_name(name.removesuffix(serving_names.PREPROCESS)) for name in configs}
-    return {
-        name: _lacking(model)
-        for name, model in classifiers.items()
-        if name.endswith(serving_names.PREPROCESS) and model in skipped and name not in skipped
-    }
-
-
-def _lacking(part: str) -> str:
-    return f"needs {part}{SKIPPED}"
-
-
-def _half_made(root: Path, name: str, error: str) -> str:
-    public = serving_names.public_name(name.removesuffix(serving_names.PREPROCESS))
-    decodes = name != serving_names.classifier_name(public) and (root / serving_names.classifier_name(public)).is_dir()
-    command = f"repo add-jpeg {public}" if decodes else f"export RUN --name {public}"
-    return f"half made, {error}; complete it with: shrinkserve {command} --repository {root}"
-
-
-def select(
-    root: Path, names: Sequence[str] = (), engine: str | None = None, unavailable: Mapping[str, str] | None = None
-) -> Loadable:
-    """`take`, narrowed to `names` when there are any: each a model with all its parts, or one of these.
-
-    Raises:
-        ArtifactError: no such repository.
-        ConfigError: a model or engine that it does not have.
-        ServerError: nothing to serve, or nothing of a chosen model.
-    """
-    found = scan(root, engine, unavailable)
-    held = RepositoryReader(root)
-    engines = {other for name in held.models() for other in held.engines(name)}
-    if engine is not None and engine not in engines:
-        raise ConfigError(
-            f"{root}: no such engine",
-            expected=", ".join(sorted(engines)) or "none, as there is only the default one",
-            found=engine,
-            hint="leave --config out, or add an engine with `shrinkserve export --to`",
-        )
-    known = sorted([*found.whole, *found.skipped])
-    if not known:
-        raise ServerError(f"{root}: no model in this repository", hint="make one with `shrinkserve export`")
-    chosen = {name: [part for part in _parts(name) if part in known] for name in names} or {"": known}
-    if unknown := sorted(name for name, parts in chosen.items() if not parts):
-        expected = ", ".join(serving_names.public_names(known))
-        raise ConfigError(f"{root}: no such model", expected=expected, found=", ".join(unknown))
-    for parts in chosen.values():
-        if not set(parts) & set(found.whole):
-            cause = min(parts, key=lambda part: found.skipped[part].endswith(SKIPPED))
-            raise ServerError(f"{root / cause}: {found.skipped[cause]}")
-    wanted = {part for parts in chosen.values() for part in parts}
-    whole = [name for name in found.whole if name in wanted]
-    return Loadable(whole, {name: why for name, why in found.skipped.items() if name in wanted})
-
-
-def _parts(name: str) -> list[str]:
-    return serving_names.model_names(name) if name == serving_names.public_name(name) else [name]
+def _attempt(look: Callable[[], Skipped | None]) -> Skipped | None:
+    """Return the reason that `look` finds, or the one why it cannot look."""
+    try:
+        return look()
+    except OSError as exc:
+        hint = "let the server's user read it, or move it out of the repository"
+        return Skipped(Skip.UNREADABLE, f"{exc.filename} cannot be read ({exc.strerror})", hint)
+    except ArtifactError as exc:
+        return Skipped(Skip.BAD_CONFIG, exc.what, exc.hint or "")
 
 
 def _missing_file(folder: Path, config: pb.ModelConfig) -> str | None:
-    """The file, relative to the model's folder, without which Triton cannot load it."""
-    if config.platform == "ensemble" or config.HasField("ensemble_scheduling"):
-        return None
+    """Return the file, relative to the model's folder, without which Triton cannot load the model."""
     versions = versions_in(folder)
     policy = config.version_policy
     if policy.HasField("specific"):
@@ -163,10 +182,57 @@ def _missing_file(folder: Path, config: pb.ModelConfig) -> str | None:
     else:
         wanted = versions[-max(1, policy.latest.num_versions) :]
     if not wanted:
-        return "version"
-    names = [config.default_model_filename] if config.default_model_filename else []
+        return "a version"
+    files = [config.default_model_filename] if config.default_model_filename else []
     for version in wanted:
         place = folder / str(version)
-        if not place.is_dir() or not any(place.iterdir()) or not all((place / name).exists() for name in names):
-            return "/".join([str(version), *(names or ["model file"])])
+        if not place.is_dir() or not any(place.iterdir()) or not all((place / file).exists() for file in files):
+            return "/".join([str(version), *(files or ["a model file"])])
     return None
+
+
+def select(
+    root: Path, names: Sequence[str] = (), engine: str | None = None, how_to_get: HowToGet = lambda _: None
+) -> Loadable:
+    """Return `scan`, limited to `names` if there are any: public names, or Triton's names.
+
+    Raises:
+        ArtifactError: no such repository.
+        ConfigError: an unknown model or engine.
+        ServerError: nothing to load, or nothing of a chosen model.
+    """
+    found = scan(root, engine, how_to_get)
+    if engine is not None and engine not in (engines := {one for some in found.engines.values() for one in some}):
+        raise ConfigError(
+            f"{root}: no such engine",
+            expected=", ".join(sorted(engines)) or "none, as there is only the default one",
+            found=engine,
+            hint="leave --config out, or add an engine with `shrinkserve export --to`",
+        )
+    known = sorted([*found.models, *found.skipped])
+    if not known:
+        raise ServerError(f"{root}: no model in this repository", hint="make one with `shrinkserve export`")
+    chosen = {name: [model for model in _models(name) if model in known] for name in names} or {"": known}
+    if unknown := sorted(name for name, models in chosen.items() if not models):
+        expected = ", ".join(serving_names.public_names(known))
+        raise ConfigError(f"{root}: no such model", expected=expected, found=", ".join(unknown))
+    for models in chosen.values():
+        if not set(models) & set(found.models):
+            cause = min(models, key=lambda model: found.skipped[model].kind is Skip.DEPENDS)
+            raise ServerError(f"{root / cause}: {found.skipped[cause].what}", hint=found.skipped[cause].hint or None)
+    wanted = {model for models in chosen.values() for model in models}
+    skipped = {name: why for name, why in found.skipped.items() if name in wanted}
+    return Loadable([name for name in found.models if name in wanted], skipped, found.engines)
+
+
+def _models(name: str) -> list[str]:
+    return serving_names.model_names(name) if name == serving_names.public_name(name) else [name]
+
+
+def shown_names(found: Loadable) -> list[str]:
+    """Return the public names of the loaded models; Triton's name where the ensemble of the public name is skipped."""
+    loaded = set(found.models)
+    return [
+        name if name in loaded or name not in found.skipped else f"{name}{CLASSIFIER}"
+        for name in serving_names.public_names(found.models)
+    ]

@@ -1,4 +1,4 @@
-"""Triton's log: kept in files that rotate, and read for the reason of a failure."""
+"""Write Triton's log to files that rotate, and read the reason of a failure from it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from shrinkserve.errors import ServerError
 
 MAX_BYTES = 10 << 20
 KEPT = 3
-"""Files beside the current one."""
+"""Number of older files."""
 
 # Lines such as
 #   error: creating server: Invalid argument - load failed for model 'digits': version 1 is at UNAVAILABLE state:
@@ -25,12 +25,13 @@ _LOAD = re.compile(r"load failed for model '(?P<model>[^']+)': (?P<why>.+?)(?:;\
 _VERSION = re.compile(r"version \d+ is at UNAVAILABLE state: ")
 _FAILED = re.compile(r"\"failed to load '(?P<model>[^']+)' version \d+: (?P<why>.+?)(?:\\n\\nAt:|\"$)", re.MULTILINE)
 _SERVICE = re.compile(r"failed to start (?P<service>\w+) service: (?P<why>[^\"\n]+)")
+_POLL = re.compile(r"Poll failed for model directory '(?P<model>[^']+)': (?P<why>[^\"\n]+)")
 _OTHER = re.compile(r"^error: (?P<why>.+)$", re.MULTILINE)
 
 
 @contextmanager
 def rotating_log(path: Path) -> Iterator[logging.Logger]:
-    """A logger that appends lines as they are to `path`; full files move to ``.1``, ``.2``, ...
+    """Return a logger that appends lines to `path`; full files are renamed to ``.1``, ``.2``, ...
 
     Raises:
         ServerError: the file cannot be written.
@@ -42,7 +43,7 @@ def rotating_log(path: Path) -> Iterator[logging.Logger]:
         blocked = isinstance(exc, FileExistsError | NotADirectoryError)
         reason = f"{path.parent} is not a folder" if blocked else exc.strerror
         raise ServerError(f"{path}: the log cannot be written ({reason})", hint="give another --log-file") from exc
-    logger = logging.Logger("tritonserver")  # outside the tree of loggers: it belongs to one server
+    logger = logging.Logger("tritonserver")  # not in the tree of loggers, because it belongs to one server
     logger.addHandler(handler)
     try:
         yield logger
@@ -57,16 +58,16 @@ class _LogFile(RotatingFileHandler):
     _failed = False
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802, ARG002 - logging's name
-        fault = sys.exc_info()[1]
+        error = sys.exc_info()[1]
         if not self._failed:
-            print(f"warning: {self.baseFilename}: the log cannot be written ({fault})", file=sys.stderr, flush=True)
+            print(f"warning: {self.baseFilename}: the log cannot be written ({error})", file=sys.stderr, flush=True)
         self._failed = True
 
 
 def explain(lines: Iterable[str]) -> str | None:
-    """Why a tritonserver ended, from its last lines, or None when they do not say."""
+    """Return why a tritonserver ended, from its last lines; None if they do not tell."""
     text = "".join(lines)
-    if found := _LOAD.search(text) or _FAILED.search(text):
+    if found := _LOAD.search(text) or _FAILED.search(text) or _POLL.search(text):
         reason = _VERSION.sub("", found["why"]).split("\n\nAt:")[0]
         return f"model {found['model']!r} cannot be loaded: {' '.join(reason.split())}"
     if found := _SERVICE.search(text):

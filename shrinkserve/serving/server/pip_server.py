@@ -1,14 +1,16 @@
-"""The tritonserver that `pip` can bring: where there is no Docker, for development and continuous integration.
+"""Fetch the tritonserver from PyPI: for development and continuous integration, where there is no Docker.
 
-NVIDIA's wheel `nvidia-pytriton` carries a real `tritonserver` with the Python backend. Installed as a dependency
-it would pin numpy below 2, so the wheel is fetched with `pip download --no-deps` (which honours the user's index,
-mirror, proxy and certificates), checked against a pinned sha256 and unpacked into the user's cache.
+NVIDIA's wheel `nvidia-pytriton` contains a tritonserver with the Python backend. As a dependency it would pin numpy
+below 2, so `pip download --no-deps` fetches the wheel (which respects the user's index, mirror, proxy and
+certificates). It is checked against a pinned sha256 and unpacked into the user's cache.
 """
 
 from __future__ import annotations
 
 import fcntl
+import os
 import platform
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -27,7 +29,7 @@ REQUIREMENT = "nvidia-pytriton==0.7.0"
 WHEEL_SHA256 = "21f063ff93bb426d0c06b7a55e7eb9efcfe62c0dddd9a908e9877e18710128df"
 TRITON_VERSION = "2.51.0"
 GLIBC = (2, 35)
-"""What the wheel was built against: its tag is manylinux_2_35."""
+"""The wheel is tagged manylinux_2_35."""
 CONTAINER = "nvcr.io/nvidia/tritonserver:26.08-py3"
 """NVIDIA's container, in every document and manifest. A tag, as the digest of an image depends on the registry and the
 platform; docs/serving.md says how to move it and how to pin a digest."""
@@ -35,6 +37,7 @@ FLOOR = (2, 71)
 """Oldest Triton without published critical faults: 2.71.0 is the one of container 26.07."""
 BULLETINS = "https://www.nvidia.com/en-us/security/"
 
+CACHE_HINT = "check permissions and free space, or set XDG_CACHE_HOME to another folder"
 SERVER = Path("pytriton/tritonserver")
 LIBRARIES = Path("nvidia_pytriton.libs")
 LICENCES = Path("nvidia_pytriton-0.7.0.dist-info/licenses")
@@ -44,37 +47,53 @@ STUB = "triton_python_backend_stub"
 
 
 def container_command(repository: Path) -> str:
-    """The command that serves the same repository with NVIDIA's container, on this machine's loopback only."""
+    """Return the command that serves a repository with NVIDIA's container, on this machine's loopback only."""
     ports = " ".join(f"-p 127.0.0.1:{port}:{port}" for port in (8000, 8001, 8002))
-    folder = repository.resolve()
-    return f"docker run --rm {ports} -v {folder}:/models:ro {CONTAINER} tritonserver --model-repository=/models"
+    gpus = "--gpus all " if Path("/dev/nvidiactl").exists() else ""
+    mount = shlex.quote(f"{repository.resolve()}:/models:ro")
+    limits = "--shm-size=256m --user 1000:1000"
+    return f"docker run --rm {gpus}{limits} {ports} -v {mount} {CONTAINER} tritonserver --model-repository=/models"
 
 
 def fetch(repository: Path) -> Path:
-    """The folder of the unpacked wheel. A user's first call downloads it; calls made meanwhile wait for that one.
+    """Return the folder of the unpacked wheel; the first call downloads it, and calls made meanwhile wait for it.
 
     Args:
-        repository: what is to be served; the message for other platforms names it.
+        repository: the model repository; the message for other platforms names it.
 
     Raises:
-        ServerError: this machine cannot run the wheel, or it cannot be fetched or unpacked.
+        ServerError: this machine cannot run the wheel, or the wheel cannot be fetched or unpacked.
     """
     check_platform(repository)
     home = _home()
+    if cached():
+        return home  # without the lock: the cache may be read-only
     cache = home.parent
     try:
         with _locked(cache):
-            if not home.is_dir():
+            if not cached():
                 with tempfile.TemporaryDirectory(dir=cache, prefix=".download-") as folder:
                     _unpack(_download(Path(folder)), home)
     except (OSError, ArtifactError, zipfile.BadZipFile) as exc:
-        raise ServerError(f"{home}: tritonserver cannot be put there ({exc})", hint="mend that and try again") from exc
+        raise ServerError(f"{home}: cannot write tritonserver there ({exc})", hint=CACHE_HINT) from exc
     return home
 
 
 def cached() -> bool:
-    """Whether the wheel is there already."""
+    """Return True if the wheel is unpacked. It is moved to its place complete."""
     return _home().is_dir()
+
+
+def check_cache() -> None:
+    """Check that `fetch` can write into the cache.
+
+    Raises:
+        ServerError: it cannot.
+    """
+    cache = _home().parent
+    place = next(path for path in (cache, *cache.parents) if path.exists())
+    if not os.access(place, os.W_OK | os.X_OK) or not place.is_dir():
+        raise ServerError(f"{cache}: cannot be written, and tritonserver is not in it", hint=CACHE_HINT)
 
 
 def _home() -> Path:
@@ -82,10 +101,10 @@ def _home() -> Path:
 
 
 def check_platform(repository: Path) -> None:
-    """Refuse a machine on which the wheel does not run.
+    """Check that the wheel runs on this machine.
 
     Raises:
-        ServerError: with the command of the container for `repository`.
+        ServerError: it does not; the hint is the command of the container for `repository`.
     """
     what = "no tritonserver on PATH, and the one from PyPI does not run here"
     hint = f"use NVIDIA's container: {container_command(repository)}"
@@ -107,7 +126,7 @@ def _locked(cache: Path) -> Iterator[None]:
 
 
 def _download(folder: Path) -> Path:
-    """Let pip fetch the wheel into `folder`: its progress bar on a terminal, one line elsewhere."""
+    """Fetch the wheel into `folder` by pip, with its progress bar on a terminal."""
     print(f"fetching tritonserver {TRITON_VERSION} ({REQUIREMENT}, 55 MB, once per user)", file=sys.stderr, flush=True)
     requirements = folder / "requirements.txt"
     requirements.write_text(f"{REQUIREMENT} --hash=sha256:{WHEEL_SHA256}\n")

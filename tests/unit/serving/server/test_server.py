@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -24,6 +25,7 @@ from tritonclient.utils import InferenceServerException
 from shrinkserve.errors import ArtifactError, ConfigError, RequestError, ServerError
 from shrinkserve.serving.client.client import Client
 from shrinkserve.serving.repository.writer import Repository
+from shrinkserve.serving.server.loadable import Skip
 from shrinkserve.serving.server.server import ServerOptions, TritonServer
 
 
@@ -55,6 +57,12 @@ def mapped() -> set[str]:
 
 def options(tmp_path: Path, **more: object) -> ServerOptions:
     return ServerOptions(log_file=tmp_path / "triton.log", **more)  # type: ignore[arg-type]
+
+
+def predicts(server: TritonServer) -> bool:
+    with Client(server.grpc_url) as grpc, Client(server.http_url) as http:
+        images = np.zeros((1, 8, 8, 3), np.uint8)
+        return bool((grpc.infer("tiny", images)[0] == http.infer("tiny", images)[0]).all())
 
 
 def test_serves_all_models_and_stops(tiny_repository: Repository, tmp_path: Path) -> None:
@@ -104,6 +112,54 @@ def test_insecure_allows_any_address(tiny_repository: Repository, tmp_path: Path
         assert server.http_url.startswith("http://0.0.0.0:")
 
 
+@pytest.mark.parametrize("host", ["localhost", "::1"])
+def test_host_names_and_ipv6(tiny_repository: Repository, tmp_path: Path, host: str) -> None:
+    with TritonServer(tiny_repository.root, options(tmp_path, host=host, models=["tiny"])) as server:
+        assert predicts(server)
+        with urllib.request.urlopen(server.metrics_url, timeout=10) as page:
+            assert b"nv_inference_request_success" in page.read()
+
+
+@pytest.mark.parametrize("name", ["my models", "a;b", "a'b", 'a"b', "a&b", "a(b)", "a*b", "a|b", "<b>", "a`b`", "$(b)"])
+@pytest.mark.parametrize("fixed", [True, False])
+def test_special_characters_in_the_path_of_the_repository(
+    tiny_repository: Repository, tmp_path: Path, name: str, fixed: bool
+) -> None:
+    if fixed and name != "my models":
+        pytest.skip("one is enough")
+    root = shutil.copytree(tiny_repository.root, tmp_path / name)
+    with TritonServer(root, options(tmp_path, models=["tiny"], fixed=fixed, ready_seconds=20)) as server:
+        assert predicts(server)
+
+
+def test_special_characters_in_the_path_of_the_temporary_folder(
+    tiny_repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "t mp").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "t mp"))
+    with TritonServer(tiny_repository.root, options(tmp_path, models=["tiny"], ready_seconds=20)) as server:
+        assert predicts(server)
+
+
+def test_modules_of_the_working_directory_are_not_run(
+    tiny_repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("onnxruntime", "numpy"):
+        (tmp_path / "here" / name).mkdir(parents=True)
+        (tmp_path / "here" / name / "__init__.py").write_text("raise RuntimeError('of the working directory')")
+    monkeypatch.chdir(tmp_path / "here")
+    with TritonServer(tiny_repository.root, options(tmp_path, models=["tiny"])) as server:
+        assert predicts(server)
+
+
+def test_traces_every_request(tiny_repository: Repository, tmp_path: Path) -> None:
+    (tmp_path / "traces").mkdir()
+    with TritonServer(tiny_repository.root, options(tmp_path, models=["tiny"], trace=tmp_path / "traces")) as server:
+        assert predicts(server)
+    records = [record for path in (tmp_path / "traces").iterdir() for record in json.loads(path.read_text())]
+    assert sum(record.get("model_name") == "tiny" for record in records) == 2
+
+
 @pytest.mark.parametrize("service", ["http", "grpc", "metrics"])
 def test_taken_port(tiny_repository: Repository, tmp_path: Path, service: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
@@ -113,10 +169,10 @@ def test_taken_port(tiny_repository: Repository, tmp_path: Path, service: str) -
             pass
 
 
-@pytest.mark.parametrize("host", ["203.0.113.77", "no-such-host.invalid"])  # RFC 5737 and 6761: nobody's
+@pytest.mark.parametrize("host", ["203.0.113.77", "no-such-host.invalid"])  # RFC 5737 and 6761: never ours
 def test_address_of_another_machine(tiny_repository: Repository, tmp_path: Path, host: str) -> None:
     server = TritonServer(tiny_repository.root, options(tmp_path, host=host, insecure=True))
-    with pytest.raises(ServerError, match=rf"{host} cannot be bound .*give an address of this machine"), server:
+    with pytest.raises(ServerError, match=rf"{host}.*give an address of this machine"), server:
         pass
 
 
@@ -157,13 +213,13 @@ def test_server_that_dies_is_reported_and_its_stubs_end(tiny_repository: Reposit
     with TritonServer(tiny_repository.root, options(tmp_path, models=["tiny"])) as server:
         (triton,) = (p for p in psutil.Process(server.pid).children() if p.name() == "tritonserver")
         triton.kill()
-        with pytest.raises(ServerError, match=r"ended by itself \(SIGKILL\)"):
+        with pytest.raises(ServerError, match=r"SIGKILL"):
             server.wait()
 
 
 def test_server_that_does_not_become_ready_in_time(tiny_repository: Repository, tmp_path: Path) -> None:
     with (
-        pytest.raises(ServerError, match=r"not ready after 0\.01 s"),
+        pytest.raises(ServerError, match="not ready"),
         TritonServer(tiny_repository.root, options(tmp_path, ready_seconds=0.01)),
     ):
         pass
@@ -307,6 +363,6 @@ def test_half_made_model_is_skipped_and_the_engine_chosen(tiny_repository: Repos
     (root / "tiny/configs/large.pbtxt").write_text(text.replace("max_batch_size: 4", "max_batch_size: 7"))
     with TritonServer(root, options(tmp_path, engine="large")) as server:
         assert server.models == ["tiny"]
-        assert server.skipped["wide"].startswith("half made, no 1/model.onnx; complete it with: shrinkserve export ")
+        assert server.skipped["wide"].kind is Skip.NO_FILE
         with triton_grpc.InferenceServerClient(server.grpc_url.removeprefix("grpc://")) as client:
             assert client.get_model_config("tiny").config.max_batch_size == 7

@@ -22,7 +22,7 @@ STUBBORN = (
 
 def run(folder: Path, *program: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-I", supervisor.__file__, str(os.getpid()), str(folder), *program],
+        [sys.executable, "-I", supervisor.__file__, str(os.getpid()), str(folder), "0", *program],
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -134,7 +134,7 @@ def test_program_ends_when_the_parent_is_killed(tmp_path: Path) -> None:
             sys.executable,
             "-c",
             "import os, subprocess, sys; "
-            "subprocess.Popen([sys.executable, '-I', sys.argv[1], str(os.getpid()), sys.argv[2], '/bin/sh', '-c', "
+            "subprocess.Popen([sys.executable, '-I', sys.argv[1], str(os.getpid()), sys.argv[2], '0', '/bin/sh', '-c', "
             "'echo $$; exec sleep 600']).wait()",
             supervisor.__file__,
             str(tmp_path / "none"),

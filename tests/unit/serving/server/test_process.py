@@ -1,0 +1,215 @@
+"""Processes of a server that die or stand still: found within seconds, named, and nothing stays."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import pytest
+
+from shrinkserve.errors import ServerError
+from shrinkserve.serving.repository.writer import Repository
+from shrinkserve.serving.server.leftovers import KEPT_LOGS, remove_leftovers, remove_old_logs
+from shrinkserve.serving.server.server import ServerOptions, TritonServer
+
+
+@pytest.fixture(autouse=True)
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of temporary files during a test."""
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    return tmp_path / "temporary"
+
+
+def start(repository: Repository, tmp_path: Path, **more: object) -> TritonServer:
+    return TritonServer(repository.root, ServerOptions(log_file=tmp_path / "log", models=["tiny"], **more))  # type: ignore[arg-type]
+
+
+def processes(server: TritonServer) -> tuple[psutil.Process, psutil.Process]:
+    """tritonserver, and the process of its model."""
+    (triton,) = psutil.Process(server.pid).children()
+    (stub,) = triton.children()
+    return triton, stub
+
+
+def shared_memory(process: psutil.Process) -> set[Path]:
+    return set(map(Path, re.findall(r"/dev/shm/triton_\S+", Path(f"/proc/{process.pid}/maps").read_text())))
+
+
+def until(happened: Callable[[], bool], seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGSTOP])
+def test_loss_of_a_model_process_ends_the_server_and_names_it(
+    tiny_repository: Repository, tmp_path: Path, number: signal.Signals
+) -> None:
+    with start(tiny_repository, tmp_path) as server:
+        _, stub = processes(server)
+        time.sleep(1)  # names are read twice a second
+        stub.send_signal(number)
+        with pytest.raises(ServerError, match=rf"'tiny_0_0'.*{number.name}"):
+            server.wait()
+
+
+def test_short_stop_of_a_model_process_is_no_loss(tiny_repository: Repository, tmp_path: Path) -> None:
+    with start(tiny_repository, tmp_path) as server:
+        triton, stub = processes(server)
+        stub.suspend()
+        time.sleep(1)
+        stub.resume()
+        time.sleep(2)
+        assert triton.is_running()
+
+
+def test_unloading_is_no_loss(tiny_repository: Repository, tmp_path: Path) -> None:
+    from shrinkserve.serving.client.client import Client
+
+    with start(tiny_repository, tmp_path) as server, Client(server.grpc_url) as client:
+        for _ in range(3):
+            client.unload("tiny")
+            client.load("tiny")
+        time.sleep(2)
+        triton, _ = processes(server)
+        assert triton.is_running()
+
+
+def test_model_process_that_cannot_start_is_noticed(
+    tiny_repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Triton itself would wait for 300 s."""
+    (tmp_path / "bin").mkdir()
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))  # without a shell
+    with pytest.raises(ServerError, match="process of a model ended"), start(tiny_repository, tmp_path):
+        pass
+
+
+def test_server_outlives_the_thread_that_started_it(tiny_repository: Repository, tmp_path: Path) -> None:
+    servers = []
+    thread = threading.Thread(target=lambda: servers.append(start(tiny_repository, tmp_path).__enter__()))
+    thread.start()
+    thread.join()
+    (server,) = servers
+    try:
+        time.sleep(1.5)
+        assert processes(server)
+    finally:
+        server.stop()
+
+
+def test_killed_supervisor_is_reported(tiny_repository: Repository, tmp_path: Path) -> None:
+    with start(tiny_repository, tmp_path) as server:
+        psutil.Process(server.pid).kill()
+        with pytest.raises(ServerError, match="SIGKILL"):
+            server.wait()
+
+
+def test_shared_memory_goes_when_both_processes_are_killed(tiny_repository: Repository, tmp_path: Path) -> None:
+    """First the model's process, so that nobody knows the memory any more when tritonserver dies."""
+    with start(tiny_repository, tmp_path) as server:
+        triton, stub = processes(server)
+        shared = shared_memory(stub)
+        time.sleep(1)
+        stub.kill()
+        time.sleep(0.3)
+        triton.kill()
+        with pytest.raises(ServerError):
+            server.wait()
+    assert shared
+    assert not [path for path in shared if path.exists()]
+
+
+SERVES = """
+import sys; from pathlib import Path
+from shrinkserve.serving.server.server import ServerOptions, TritonServer
+with TritonServer(Path(sys.argv[1]), ServerOptions(models=["tiny"], log_file=Path(sys.argv[2]))) as server:
+    print(server.pid, flush=True); server.wait()
+"""
+
+
+def test_start_removes_what_a_killed_group_left(tiny_repository: Repository, tmp_path: Path, temporary: Path) -> None:
+    command = [sys.executable, "-c", SERVES, str(tiny_repository.root), str(tmp_path / "log")]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env={**os.environ, "TMPDIR": str(temporary)}
+    ) as run:
+        assert run.stdout is not None
+        supervisor = psutil.Process(int(run.stdout.readline()))
+        group = [supervisor, *supervisor.children(recursive=True)]
+        shared = shared_memory(group[-1])
+        (folder,) = temporary.iterdir()
+        until((folder / "shared_memory").exists)
+        remove_leftovers(temporary)
+        assert folder.exists(), "its supervisor runs"
+        for process in (psutil.Process(run.pid), *group):
+            with suppress(psutil.NoSuchProcess):
+                process.suspend()  # so that none can clean up
+        for process in (psutil.Process(run.pid), *group):
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+    until(lambda: not any(process.is_running() and process.status() != "zombie" for process in group))
+    assert folder.exists()
+    assert all(path.exists() for path in shared)
+    with start(tiny_repository, tmp_path):
+        pass
+    assert list(temporary.iterdir()) == []
+    assert not any(path.exists() for path in shared)
+
+
+def test_leftovers_name_shared_memory_of_triton_only(tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.touch()
+    folder = tmp_path / "shrinkserve-x"
+    folder.mkdir()
+    (folder / "supervisor.lock").touch()
+    (folder / "shared_memory").write_text(f"{other}\n/dev/shm/triton_/../../..{other}\n")
+    remove_leftovers(tmp_path)
+    assert other.exists()
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("limits", "reason"),
+    [("size=1m", "is full"), ("noexec", "noexec"), ("ro", "cannot be written")],
+)
+def test_unsuitable_temporary_folders(tmp_path: Path, limits: str, reason: str) -> None:
+    """All of them are like that; the message says so for each. Needs the right to mount."""
+    script = (
+        "import os; from shrinkserve.serving.server import workspace; from pathlib import Path; "
+        "workspace._places = lambda: [Path(os.environ['PLACE'])]; workspace.temporary_folder()"
+    )
+    place = tmp_path / "mounted"
+    place.mkdir()
+    mount = f'mount -t tmpfs -o {limits} tmpfs {place} || exit 77; PLACE={place} exec {sys.executable} -c "{script}"'
+    run = subprocess.run(["unshare", "-m", "sh", "-c", mount], capture_output=True, text=True, check=False)
+    if run.returncode == 77 or "unshare failed" in run.stderr:
+        pytest.skip("needs the right to mount")
+    assert "ServerError: no folder for the server's temporary files" in run.stderr
+    assert reason in run.stderr
+
+
+def test_old_logs_are_removed(tmp_path: Path) -> None:
+    place = tmp_path / "logs"
+    place.mkdir()
+    for number in range(KEPT_LOGS + 5):
+        path = place / f"tritonserver-{number}.log"
+        path.touch()
+        os.utime(path, (1e9 + number, 1e9 + number))
+    (place / "tritonserver-new.log").touch()
+    (place / "other.log").touch()
+    remove_old_logs(place)
+    left = {path.name for path in place.iterdir()}
+    assert len(left) == KEPT_LOGS + 1
+    assert {"tritonserver-new.log", "other.log", f"tritonserver-{KEPT_LOGS + 4}.log"} <= left
