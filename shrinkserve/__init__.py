@@ -22,7 +22,9 @@ _PUBLIC = {
     "AsyncClient": "shrinkserve.serving.client.async_client:AsyncClient",
     "Client": "shrinkserve.serving.client.client:Client",
     "Server": "shrinkserve.serving.server.server:TritonServer",
+    "ServerOptions": "shrinkserve.serving.server.options:ServerOptions",
     "describe": "shrinkserve.arch.describe:describe",
+    "doctor": "shrinkserve.serving.doctor:doctor",
     "load": "shrinkserve.runtimes.opening:open_artifact",
     "load_recipe": "shrinkserve.config:load_recipe",
     "open_dataset": "shrinkserve.data.opening:open_dataset",
@@ -42,6 +44,8 @@ if TYPE_CHECKING:
     from shrinkserve.runtimes.opening import open_artifact as load
     from shrinkserve.serving.client.async_client import AsyncClient
     from shrinkserve.serving.client.client import Client
+    from shrinkserve.serving.doctor import doctor
+    from shrinkserve.serving.server.options import ServerOptions
     from shrinkserve.serving.server.server import TritonServer as Server
     from shrinkserve.training.loop import train
 
@@ -49,6 +53,7 @@ __all__ = [
     "AsyncClient",
     "Client",
     "Server",
+    "ServerOptions",
     "__version__",
     "arch",
     "artifact",
@@ -56,6 +61,7 @@ __all__ = [
     "config",
     "data",
     "describe",
+    "doctor",
     "errors",
     "exporting",
     "load",

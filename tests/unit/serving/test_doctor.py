@@ -3,28 +3,36 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import shutil
+import signal
 import socket
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import metadata
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import psutil
 import pytest
 
+import shrinkserve
 from shrinkserve.cli import main
 from shrinkserve.errors import RequestError
-from shrinkserve.serving import doctor
+from shrinkserve.serving.doctor import Finding, Level, check_machine, check_repository, check_server, machine, running
 from shrinkserve.serving.repository.writer import Repository
+from shrinkserve.serving.server import pip_server
 from shrinkserve.serving.server.server import ServerOptions, TritonServer
 
 
-def by_subject(findings: list[doctor.Finding]) -> dict[str, doctor.Finding]:
+def by_subject(findings: Iterator[Finding]) -> dict[str, Finding]:
     return {finding.subject: finding for finding in findings}
 
 
 def test_this_machine_can_serve() -> None:
-    found = by_subject(list(doctor.examine_machine()))
-    assert [finding for finding in found.values() if finding.level == "fault"] == []
+    found = by_subject(check_machine())
+    assert [finding for finding in found.values() if finding.level == "error"] == []
     assert found["tritonserver"].what.startswith(("2.51.0 from PyPI", "/"))
     assert "CPU" in found["onnxruntime"].what
     assert platform.python_version() in found["machine"].what
@@ -34,131 +42,201 @@ def test_this_machine_can_serve() -> None:
     assert found["tensorrt"].hint in {"", "pip install 'shrinkserve[tensorrt]'"}
 
 
-def test_a_gpu_that_the_runtime_does_not_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpu_that_the_runtime_does_not_use_is_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = tmp_path / "nvidia-smi"
     program.write_text("#!/bin/sh\necho 'NVIDIA L4, 23034 MiB, 570.86.10, 8.9'\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    monkeypatch.setattr(doctor, "DRIVER", tmp_path)
-    found = by_subject(list(doctor.examine_machine()))
+    monkeypatch.setattr(machine, "DRIVER", tmp_path)
+    found = by_subject(check_machine())
     assert found["GPU"].what == "NVIDIA L4, 23034 MiB, 570.86.10, 8.9"
     if "onnxruntime" in found:  # the CPU's build
         assert found["onnxruntime"].level == "note"
-        assert "shrinkserve[gpu]" in found["onnxruntime"].hint
+        assert "container" in found["onnxruntime"].hint
 
 
-def test_machine_without_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_machine_without_a_server_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platform, "machine", lambda: "aarch64")
     monkeypatch.setenv("PATH", "")
-    found = by_subject(list(doctor.examine_machine()))["tritonserver"]
-    assert found.level == "fault"
+    found = by_subject(check_machine())["tritonserver"]
+    assert found.level == "error"
     assert "docker run" in found.hint
 
 
-def test_taken_port_is_noted() -> None:
+def test_cache_that_cannot_be_made_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file" / "cache"))
+    assert not pip_server.cached()
+    assert by_subject(check_machine())["tritonserver"].level == "error"
+
+
+def test_port_in_use_is_noted() -> None:
     with socket.socket() as holder:
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             holder.bind(("127.0.0.1", 8001))
             holder.listen()
         except OSError:
-            pytest.skip("another program holds the port already")
-        found = by_subject(list(doctor.examine_machine()))["port 8001"]
-    assert (found.level, found.hint) == ("note", "--grpc-port 0 lets another be chosen")
+            pytest.skip("another program uses the port")
+        found = by_subject(check_machine())["port 8001"]
+    assert found.level == "note"
+    assert found.hint.startswith("--grpc-port 0 ")
 
 
-def test_repository_with_a_half_made_model(tiny_repository: Repository, tmp_path: Path) -> None:
+def test_repository_with_an_incomplete_model(tiny_repository: Repository, tmp_path: Path) -> None:
     root = Path(shutil.copytree(tiny_repository.root, tmp_path / "models"))
     (root / "wide/1/model.onnx").unlink()
-    found = by_subject(list(doctor.examine_repository(root)))
+    found = by_subject(check_repository(root))
     assert found["model tiny"].level == "ok"
-    assert found["model wide"].what == "half made, no 1/model.onnx"
-    assert found["model wide"].hint == f"complete it with: shrinkserve export RUN --name wide --repository {root}"
-    (missing,) = doctor.examine_repository(tmp_path / "none")
-    assert missing.level == "fault"
+    assert found["model wide"].what == "incomplete: 1/model.onnx is missing"
+    assert found["model wide"].hint == f"run: shrinkserve export RUN --name wide --repository {root}"
+    (missing,) = check_repository(tmp_path / "none")
+    assert missing.level == "error"
+
+
+def test_foreign_model_without_a_backend_is_an_error(tiny_repository: Repository, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(tiny_repository.root, tmp_path / "models"))
+    (root / "other/1").mkdir(parents=True)
+    (root / "other/1/model.pt").touch()
+    (root / "other/config.pbtxt").write_text('name: "other" backend: "pytorch" max_batch_size: 4')
+    found = by_subject(check_repository(root))
+    assert (found["model other"].level, found["model tiny"].level) == ("error", "ok")
+    assert found["code of other"].level == "note"
 
 
 @pytest.mark.parametrize(("token", "level", "what"), [(None, "note", "open to"), ("for-friends", "ok", "guarded")])
-def test_server_and_what_it_exposes(
+def test_open_apis_of_a_server(
     tiny_repository: Repository, tmp_path: Path, token: str | None, level: str, what: str
 ) -> None:
     options = ServerOptions(models=["tiny"], token=token, log_file=tmp_path / "triton.log")
     with TritonServer(tiny_repository.root, options) as server:
-        found = by_subject(list(doctor.examine_server(server.http_url)))
+        found = by_subject(check_server(server.http_url))
     assert "Triton 2.51.0" in found["server"].what
     assert (found["models"].level, found["models"].what) == ("ok", "tiny")
-    for name in doctor.OPEN_APIS:
+    for name in running.APIS:
         assert (found[name].level, found[name].what[: len(what)]) == (level, what)
+
+
+def test_model_whose_process_died_is_an_error(tiny_repository: Repository, tmp_path: Path) -> None:
+    """Triton's own health checks stay green. The supervisor is stopped, as it would end the server."""
+    options = ServerOptions(log_file=tmp_path / "triton.log", models=["tiny"])
+    with TritonServer(tiny_repository.root, options) as server:
+        assert "model tiny" not in by_subject(check_server(server.http_url))
+        supervisor = psutil.Process(server.pid)
+        supervisor.suspend()
+        try:
+            supervisor.children()[0].children()[0].send_signal(signal.SIGKILL)
+            found = by_subject(check_server(server.http_url))
+        finally:
+            supervisor.resume()
+    assert found["model tiny"].level == "error"
+    assert "readiness" not in found
+
+
+def test_proxy_of_the_environment_is_not_used(tiny_server: TritonServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "grpc_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    found = by_subject(check_server(tiny_server.http_url, tiny_server.grpc_url))
+    assert found["models"].level == "ok"
+    assert found["logging by gRPC"].what.startswith("open")
 
 
 def test_no_server_and_no_address() -> None:
     with socket.create_server(("127.0.0.1", 0)) as holder:
         port = holder.getsockname()[1]
-    (finding,) = doctor.examine_server(f"http://127.0.0.1:{port}")
-    assert (finding.level, "refused" in finding.what) == ("fault", True)
-    with pytest.raises(RequestError, match="expected http://HOST:PORT"):
-        list(doctor.examine_server("ftp://somewhere"))
+    (finding,) = check_server(f"http://127.0.0.1:{port}")
+    assert (finding.level, "refused" in finding.what) == ("error", True)
+    for url in ("ftp://somewhere", "http://somewhere", "http://somewhere:x", "http://user:word@127.0.0.1:8000"):
+        with pytest.raises(RequestError) as caught:
+            list(check_server(url))
+        assert caught.value.expected == "http://HOST:PORT"
 
 
 @pytest.mark.parametrize("port", ["grpc", "metrics"])
 def test_another_service_at_the_port(tiny_server: TritonServer, port: str) -> None:
     address = urlsplit(getattr(tiny_server, f"{port}_url")).netloc
-    (finding,) = doctor.examine_server(f"http://{address}")
-    assert finding.level == "fault"
-    assert finding.what.startswith("no Triton answers (")
-    assert finding.hint.endswith("or check the URL")
+    (finding,) = check_server(f"http://{address}")
+    assert finding.level == "error"
+    assert "check the URL" in finding.hint
 
 
-def test_command(tiny_repository: Repository, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_prints_findings_and_fails_on_an_error(
+    tiny_repository: Repository, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["doctor", "--json", "--repository", str(tiny_repository.root)]) == 0
-    assert {"level", "subject", "what", "do"} == set(json.loads(capsys.readouterr().out)[0])
+    assert {"level", "subject", "what", "hint"} == set(json.loads(capsys.readouterr().out)[0])
     assert main(["doctor", "--repository", str(tmp_path)]) == 1
-    assert f"fault {tmp_path}: no model in this repository; make one" in capsys.readouterr().out
+    assert re.search(rf"error +{tmp_path}: no model", capsys.readouterr().out)
+
+
+def test_function_does_what_the_command_does(tmp_path: Path) -> None:
+    assert "doctor" in shrinkserve.__all__
+    findings = shrinkserve.doctor(repository=str(tmp_path))
+    assert [finding.subject for finding in findings if finding.level == "error"] == [str(tmp_path)]
 
 
 @pytest.mark.parametrize(
     ("version", "level"),
-    [("2.51.0", "note"), ("2.60.0", "fault"), ("2.70.1", "fault"), ("2.71.0", "ok"), ("3.0.0", "ok"), ("x", "note")],
+    [("2.51.0", "note"), ("2.60.0", "error"), ("2.70.1", "error"), ("2.71.0", "ok"), ("3.0.0", "ok"), ("x", "note")],
 )
-def test_server_older_than_the_floor_is_a_fault(
-    monkeypatch: pytest.MonkeyPatch, version: str, level: doctor.Level
-) -> None:
-    monkeypatch.setattr(doctor, "_ask", lambda *_: (200, json.dumps({"version": version})))
-    found = by_subject(list(doctor.examine_server("http://127.0.0.1:1")))["server"]
-    assert found.level == level
-    assert ("https://www.nvidia.com/en-us/security/" in found.what) == (level == "fault")
-    assert ("loopback" in found.hint) == (version == "2.51.0")
+def test_server_older_than_the_floor_is_an_error(version: str, level: Level) -> None:
+    finding = running._release(version)
+    assert finding.level == level
+    assert ("https://www.nvidia.com/en-us/security/" in finding.what) == (level == "error")
+    assert ("loopback" in finding.hint) == (version == "2.51.0")
+
+
+class Fake(BaseHTTPRequestHandler):
+    """A server that responds to everything but its metadata with one status."""
+
+    status = 200
+
+    def do_GET(self) -> None:
+        body = b'{"version": "2.71.0"}' if self.path == "/v2" else b"{}"
+        self.send_response(200 if self.path == "/v2" else self.status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    do_POST = do_GET  # noqa: N815
+
+    def log_message(self, *_: object) -> None:
+        pass
 
 
 @pytest.mark.parametrize(
     ("status", "level", "what"),
-    [
-        (200, "note", "open"),
-        (403, "ok", "guarded"),
-        *((n, "note", "could not be asked") for n in (0, 404, 429, 500, 503)),
-    ],
+    [(200, "note", "open"), (403, "ok", "guarded"), *((n, "note", "could not be") for n in (404, 429, 500, 503))],
 )
 def test_only_403_is_guarded(monkeypatch: pytest.MonkeyPatch, status: int, level: str, what: str) -> None:
-    def ask(_url: str, _method: str, path: str) -> tuple[int, str]:
-        return (200, json.dumps({"version": "2.71.0"})) if path == "/v2" else (status, "timed out")
-
-    monkeypatch.setattr(doctor, "_ask", ask)
-    found = by_subject(list(doctor.examine_server("http://127.0.0.1:1")))
-    for name in doctor.OPEN_APIS:
+    monkeypatch.setattr(Fake, "status", status)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Fake) as fake:
+        threading.Thread(target=fake.serve_forever, daemon=True).start()
+        found = by_subject(check_server(f"http://127.0.0.1:{fake.server_port}"))
+        fake.shutdown()
+    for name in running.APIS:
         assert found[name].level == level
         assert found[name].what.startswith(what)
 
 
+def test_server_on_all_addresses_is_not_local_even_through_loopback() -> None:
+    with ThreadingHTTPServer(("0.0.0.0", 0), Fake) as fake:
+        threading.Thread(target=fake.serve_forever, daemon=True).start()
+        found = by_subject(check_server(f"http://127.0.0.1:{fake.server_port}"))
+        fake.shutdown()
+    assert {found[name].level for name in running.APIS} == {"error"}
+
+
 @pytest.mark.parametrize("guarded", [False, True])
-def test_grpc_is_asked_as_well(tiny_repository: Repository, tmp_path: Path, guarded: bool) -> None:
+def test_grpc_is_checked_as_well(tiny_repository: Repository, tmp_path: Path, guarded: bool) -> None:
     groups = "model-repository,shared-memory,trace,logging:key=value1234"
     arguments = [f"--http-restricted-api={groups}", *([f"--grpc-restricted-protocol={groups}"] if guarded else [])]
     options = ServerOptions(models=["tiny"], log_file=tmp_path / "triton.log", arguments=arguments)
     with TritonServer(tiny_repository.root, options) as server:
-        found = by_subject(list(doctor.examine_server(server.http_url, server.grpc_url)))
-    for name in doctor.OPEN_APIS:
+        found = by_subject(check_server(server.http_url, server.grpc_url))
+    for name in running.APIS:
         assert found[name].level == "ok"
         assert found[f"{name} by gRPC"].level == ("ok" if guarded else "note")
         assert found[f"{name} by gRPC"].what.startswith("guarded" if guarded else "open")
-    unreachable = list(doctor._grpc_guards("grpc://127.0.0.1:1"))
-    assert {(one.level, one.what[:18]) for one in unreachable} == {("note", "could not be asked")}
+    unreachable = running._check_grpc("grpc://127.0.0.1:1")
+    assert {(one.level, one.what[:12]) for one in unreachable} == {("note", "could not be")}

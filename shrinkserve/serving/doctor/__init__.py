@@ -1,0 +1,37 @@
+"""Check a machine, a model repository and a running server: what would fail or is exposed, and what to do about it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from shrinkserve.serving.doctor.finding import Finding, Level
+from shrinkserve.serving.doctor.machine import check_machine
+from shrinkserve.serving.doctor.repository import check_repository
+from shrinkserve.serving.doctor.running import check_server
+
+__all__ = ["Finding", "Level", "check_machine", "check_repository", "check_server", "doctor"]
+
+
+def doctor(repository: str | Path | None = None, url: str | None = None, grpc_url: str | None = None) -> list[Finding]:
+    """Check this machine and, if given, a model repository and a running server.
+
+    Args:
+        repository: the model repository.
+        url: the server, ``http://HOST:PORT``.
+        grpc_url: the same server's gRPC, ``grpc://HOST:PORT``. Its APIs are restricted by their own options.
+
+    Returns:
+        All findings, in the order of the checks. The machine can serve the repository if none is an error.
+
+    Raises:
+        RequestError: `url` or `grpc_url` has another form.
+
+    Example:
+        >>> errors = [finding for finding in doctor("model_repository") if finding.level == "error"]
+        >>> [finding.hint for finding in errors]
+        ['make one with `shrinkserve export`']
+    """
+    findings = [*check_machine()]
+    findings += check_repository(Path(repository)) if repository is not None else []
+    findings += check_server(url, grpc_url) if url is not None else []
+    return findings
