@@ -28,6 +28,7 @@ _PUBLIC = {
     "load": "shrinkserve.runtimes.opening:open_artifact",
     "load_recipe": "shrinkserve.config:load_recipe",
     "open_dataset": "shrinkserve.data.opening:open_dataset",
+    "predict": "shrinkserve.api.predict:predict",
     "publish": "shrinkserve.api.repository:publish",
     "quickstart": "shrinkserve.api.quickstart:quickstart",
     "rollback": "shrinkserve.api.repository:rollback",
@@ -36,6 +37,7 @@ _PUBLIC = {
 
 if TYPE_CHECKING:
     from shrinkserve import arch, artifact, benchmark, config, data, errors, exporting, runtimes, serving, training
+    from shrinkserve.api.predict import predict
     from shrinkserve.api.quickstart import quickstart
     from shrinkserve.api.repository import publish, rollback
     from shrinkserve.arch.describe import describe
@@ -67,6 +69,7 @@ __all__ = [
     "load",
     "load_recipe",
     "open_dataset",
+    "predict",
     "publish",
     "quickstart",
     "rollback",

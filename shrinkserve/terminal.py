@@ -16,14 +16,15 @@ UNLIMITED = 10_000
 """Width in characters where the output is not a terminal: nothing is wrapped."""
 
 
-def print_line(text: object, *, err: bool = False) -> None:
+def print_line(text: object, *, err: bool = False, end: str = "\n") -> None:
     """Print `text` at once; control characters other than line breaks and tabs are shown as escapes.
 
     Args:
         text: the line.
         err: print to stderr.
+        end: printed after the line.
     """
-    print(printable(str(text), keep="\n\t"), file=sys.stderr if err else sys.stdout, flush=True)
+    print(printable(str(text), keep="\n\t"), end=end, file=sys.stderr if err else sys.stdout, flush=True)
 
 
 def print_fields(fields: Mapping[str, object], *, err: bool = False) -> None:

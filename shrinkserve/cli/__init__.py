@@ -6,6 +6,7 @@ Heavy libraries are imported inside the commands, so that `--help` is fast.
 from __future__ import annotations
 
 import errno
+import io
 import os
 import sys
 from typing import Annotated
@@ -131,4 +132,7 @@ def _fail(message: str, code: int) -> int:
 def run() -> None:
     """Run the console script."""
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # it would repeat our error messages
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # None if it is closed
+            stream.reconfigure(errors="backslashreplace")  # names of files may contain any bytes
     sys.exit(main())

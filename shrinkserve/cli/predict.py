@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import csv
-import glob
+import io
 import json
 import sys
 from collections.abc import Iterable, Iterator
-from itertools import chain
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from shrinkserve.cli.output import say
 from shrinkserve.errors import ConfigError, DataError
+from shrinkserve.terminal import print_line
 from shrinkserve.text import printable, spreadsheet_cell
 
 if TYPE_CHECKING:
     from shrinkserve.serving.client.prediction import ClassifyResult
+
+SHOWN = 100
+"""Most errors of images that are listed."""
 
 
 def register(app: typer.Typer) -> None:
@@ -28,103 +29,100 @@ def register(app: typer.Typer) -> None:
 
 def predict(  # noqa: PLR0913, PLR0917 - a command's options
     images: Annotated[
-        list[str], typer.Argument(help="Images, folders of images, patterns such as 'photos/*.jpg'; - reads paths.")
+        list[str],
+        typer.Argument(help="Images, folders, patterns such as 'photos/*.jpg'; - reads a list from standard input."),
     ],
-    url: Annotated[str, typer.Option(help="grpc://HOST:PORT or http://HOST:PORT.")] = "grpc://127.0.0.1:8001",
-    model: Annotated[str | None, typer.Option(help="Model name; may be left out when one is served.")] = None,
-    top: Annotated[int, typer.Option(min=1, help="Classes an image.")] = 5,
+    url: Annotated[
+        str | None, typer.Option(help="grpc://HOST:PORT or http://HOST:PORT; grpc://127.0.0.1:8001.")
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="Name of a served model; may be omitted when one is served. "
+            "A run folder, version folder or ONNX file is run without a server."
+        ),
+    ] = None,
+    top: Annotated[int, typer.Option(min=1, help="Classes per image.")] = 5,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV, a line a class.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV, one line per class.")] = False,
     timeout: Annotated[float, typer.Option(min=0.001, help="Seconds that one request may take.")] = 60.0,
     priority: Annotated[int, typer.Option(min=0, help="1 is served first; 0: the model's default.")] = 0,
-    encoded: Annotated[bool, typer.Option("--encoded", help="Have the server decode the images.")] = False,
+    encoded: Annotated[bool, typer.Option("--encoded", help="Let the server decode the images.")] = False,
 ) -> None:
-    """Classify images with a running server. They are prepared as the model's contract says."""
-    from shrinkserve.serving.client.client import Client
+    """Classify images with a running server, or with a model on this machine."""
+    from shrinkserve.api.predict import predict as classify
+    from shrinkserve.api.sources import expand_images
 
     if as_json and as_csv:
         raise ConfigError("--json and --csv", expected="one of them")
-    paths = _expand(images)
+    if sys.stdout is None:
+        raise ConfigError("standard output is closed", hint="redirect it to a file")
+    found = expand_images(images)
     write = _write_json if as_json else _write_csv if as_csv else _write_table
-    faults: list[DataError] = []
-    with Client(url, timeout=timeout) as client:
-        name = model or client.only_model()
-        stream = client.stream_encoded if encoded else client.stream
-        write(_noting_faults(stream(paths, name, top=top, priority=priority), faults), name)
-    _report(faults)
+    results = classify(found.paths, url=url, model=model, top=top, timeout=timeout, priority=priority, encoded=encoded)
+    errors: list[DataError] = []
+    write(_collecting_errors(results, errors))
+    if found.skipped:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(found.skipped.items()))
+        print_line(f"skipped {found.skipped.total()} files: {reasons}", err=True)
+    _report(errors)
 
 
-def _expand(words: list[str]) -> Iterator[Path]:
-    """Paths of images: each word a file, a folder, a pattern, or - for paths on standard input, a line each.
-
-    Raises:
-        DataError: a file or folder that is not there, or a pattern that nothing matches: before any work is done.
-    """
-    return chain.from_iterable([_expand_one(word) for word in words])
+def _collecting_errors(results: Iterable[ClassifyResult], errors: list[DataError]) -> Iterator[ClassifyResult]:
+    for result in results:
+        if result.error is not None:
+            errors.append(result.error)
+        yield result
 
 
-def _expand_one(word: str) -> Iterable[Path]:
-    from shrinkserve.preprocess import find_images
-
-    if word == "-":
-        return (Path(line.rstrip("\n")) for line in sys.stdin if line.strip())
-    if not glob.has_magic(word) or Path(word).exists():
-        return find_images([Path(word)])
-    matches = sorted(glob.glob(word, recursive=True))  # noqa: PTH207 - Path.glob takes no absolute pattern
-    if not matches:
-        raise DataError(f"{word}: no file matches", hint="check the pattern")
-    return find_images(map(Path, matches))
+def _report(errors: list[DataError]) -> None:
+    """Raise the only error, or list the errors and raise their number."""
+    if len(errors) == 1:
+        raise errors[0]
+    for error in errors[:SHOWN]:
+        print_line(f"error: {' '.join(str(error).split())}", err=True)
+    if errors:
+        hint = "see the lines above" if len(errors) <= SHOWN else f"see the first {SHOWN} above"
+        raise DataError(f"{len(errors)} images could not be classified", hint=hint)
 
 
-def _noting_faults(outcomes: Iterable[ClassifyResult], faults: list[DataError]) -> Iterator[ClassifyResult]:
-    for outcome in outcomes:
-        if outcome.error is not None:
-            faults.append(outcome.error)
-        yield outcome
+def _write_table(results: Iterable[ClassifyResult]) -> None:
+    for result in results:
+        if result.predictions:
+            print_line(printable(result.name))
+        for label, probability in result.predictions:
+            print_line(f"  {probability:8.2%}  {printable(label)}")
 
 
-def _report(faults: list[DataError]) -> None:
-    """Fail with the one fault, or list them and fail with their number."""
-    if len(faults) == 1:
-        raise faults[0]
-    for error in faults:
-        say(f"error: {' '.join(str(error).split())}", err=True)
-    if faults:
-        raise DataError(f"{len(faults)} images could not be classified", hint="see the lines above")
+def _write_csv(results: Iterable[ClassifyResult]) -> None:
+    def print_row(*cells: object) -> None:
+        line = io.StringIO()
+        csv.writer(line, lineterminator="").writerow(cells)
+        print_line(line.getvalue())
+
+    print_row("image", "model", "version", "rank", "label", "probability")
+    for result in results:
+        for rank, (label, probability) in enumerate(result.predictions, 1):
+            name, model, shown = (spreadsheet_cell(printable(text)) for text in (result.name, result.model, label))
+            print_row(name, model, result.version, rank, shown, f"{probability:.8g}")
 
 
-def _write_table(outcomes: Iterable[ClassifyResult], model: str) -> None:  # noqa: ARG001
-    for outcome in outcomes:
-        if outcome.predictions:
-            say(printable(outcome.name))
-        for label, probability in outcome.predictions:
-            say(f"  {probability:8.2%}  {printable(label)}")
-
-
-def _write_csv(outcomes: Iterable[ClassifyResult], model: str) -> None:
-    rows = csv.writer(sys.stdout, lineterminator="\n")
-    rows.writerow(["image", "model", "version", "rank", "label", "probability"])
-    for outcome in outcomes:
-        for rank, (label, probability) in enumerate(outcome.predictions, 1):
-            texts = [spreadsheet_cell(printable(text)) for text in (outcome.name, model, label)]
-            rows.writerow([*texts[:2], outcome.version, rank, texts[2], f"{probability:.8g}"])
-
-
-def _write_json(outcomes: Iterable[ClassifyResult], model: str) -> None:
-    """One array, an element a line, written as the answers come; whole also where a server dies on the way."""
-    separator = "[\n"
+def _write_json(results: Iterable[ClassifyResult]) -> None:
+    """Print one array with an element per line as the results come; it is complete also after an error."""
+    ascii_only = "utf" not in (sys.stdout.encoding or "").lower()
+    separator = "["
     try:
-        for outcome in outcomes:
-            record: dict[str, object] = {"image": outcome.name, "model": model}
-            if outcome.error is not None:
-                record["error"] = str(outcome.error)
+        for result in results:
+            record: dict[str, object] = {"image": result.name, "model": result.model}
+            if result.error is not None:
+                record["error"] = str(result.error)
             else:
-                record["version"] = outcome.version
-                record["top"] = [{"label": label, "probability": value} for label, value in outcome.predictions]
-            say(f"{separator} {json.dumps(record, ensure_ascii=False)}", nl=False)
-            separator = ",\n"
+                record["version"] = result.version
+                record["top"] = [{"label": label, "probability": value} for label, value in result.predictions]
+            print_line(f"{separator}\n {json.dumps(record, ensure_ascii=ascii_only)}", end="")
+            separator = ","
     finally:
-        if separator == ",\n":
-            typer.echo("\n]")
-    if separator == "[\n":
-        typer.echo("[]")
+        if separator == ",":
+            print_line("\n]")
+    if separator == "[":
+        print_line("[]")

@@ -46,9 +46,9 @@ def outcomes(label: str, name: str) -> list[ClassifyResult]:
 
 
 def test_predict_escapes_labels_and_file_names(capsys: pytest.CaptureFixture[str]) -> None:
-    predict._write_table(outcomes(EVIL, f"{EVIL}\n.jpg"), "m")
-    predict._write_json(outcomes(EVIL, EVIL), "m")
-    predict._write_csv(outcomes(EVIL, EVIL), "m")
+    predict._write_table(outcomes(EVIL, f"{EVIL}\n.jpg"))
+    predict._write_json(outcomes(EVIL, EVIL))
+    predict._write_csv(outcomes(EVIL, EVIL))
     shown = capsys.readouterr().out
     assert all(line.isprintable() for line in shown.splitlines())
     assert r"\x1b[31mRED" in shown
@@ -57,7 +57,7 @@ def test_predict_escapes_labels_and_file_names(capsys: pytest.CaptureFixture[str
 @pytest.mark.parametrize("text", ['=HYPERLINK("http:evil")', "-rf", "+1", "@x", "\t=1", "\r=1"])
 def test_predict_csv_has_no_formulas(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert spreadsheet_cell(text) == f"'{text}"
-    predict._write_csv(outcomes(text, text), text)
+    predict._write_csv(outcomes(text, text))
     cells = next(iter(list(csv.reader(io.StringIO(capsys.readouterr().out)))[1:]))
     assert not [cell for cell in cells if cell.startswith(("=", "+", "-", "@", "\t", "\r"))]
 

@@ -18,6 +18,7 @@ from typing import TypeVar
 
 from tritonclient.grpc import model_config_pb2 as pb
 
+from shrinkserve.artifact import PROBABILITIES
 from shrinkserve.errors import ConfigError, DataError, RequestError
 from shrinkserve.preprocess import Pixels
 from shrinkserve.serving.client.endpoint import Endpoint
@@ -53,6 +54,7 @@ from shrinkserve.serving.client.prediction import (
     labelled,
     logits_and_probabilities,
     pixels_request,
+    probabilities_of,
 )
 from shrinkserve.serving.model_config import ENCODED
 from shrinkserve.serving.names import CANDIDATE, classifier_name, public_name, public_names
@@ -160,15 +162,20 @@ class ClientCore:
         """Return the results of numbered images, in one request."""
         for _ in range(ATTEMPTS):
             info = yield from self.known_info(model)
-            prepared = yield from perform(Compute(partial(Prepared.of, sources, info)))
-            request = prepared.request(info, priority)
+            prepared = yield from perform(Compute(partial(Prepared.of, sources, info.preprocess)))
+            pixels, table = prepared.batch, None
             try:
-                result = None if request is None else (yield from self.persist(request))
+                if pixels is not None:
+                    outputs = {PROBABILITIES: 0}
+                    request = InferRequest(info.model, pixels, outputs, str(info.version), priority)
+                    result = yield from self.persist(request)
+                    table = probabilities_of(self.url, result, (len(pixels), len(info.classes)))
             except UnknownModelError:
                 # Another version was published meanwhile, which may have another preprocessing or other classes.
                 self._forget(model)
             else:
-                return prepared.results(self.url, info, result, top)
+                name = public_name(info.model)
+                return prepared.results(table, info.classes, top, model=name, version=info.version)
         raise unsteady(self.url, model)
 
     def ensemble(self, model: str | None) -> Flow[str]:
@@ -199,21 +206,22 @@ class ClientCore:
     ) -> Flow[ClassifyResult]:
         """Return the result of one image that the server decodes."""
         name = name_of(source, position)
+        failed = partial(ClassifyResult, name, model=model)
         try:
             encoded = yield from perform(Compute(partial(encoded_bytes, source, name)))
             result = yield from self.persist(encoded_request(model, encoded, top, priority))
-            return ClassifyResult(name, labelled(self.url, result), result.version)
+            return ClassifyResult(name, labelled(self.url, result), result.version, model=model)
         except DataError as exc:
-            return ClassifyResult(name, error=exc)
+            return failed(error=exc)
         except RefusedError as exc:
-            return ClassifyResult(name, error=DataError(f"{name}: {exc.what}"))
+            return failed(error=DataError(exc.what, where=name))
         except FailedError as exc:
             # Some decoders report a damaged image so; but then they decode another one.
             try:
                 yield from perform(encoded_request(model, _sample(), 1, 0))
             except RequestError:
                 raise exc from None
-            return ClassifyResult(name, error=DataError(f"{name}: {exc.what}"))
+            return failed(error=DataError(exc.what, where=name))
 
     def persist(self, request: Operation[T]) -> Flow[T]:
         """Return the result of a request that changes nothing; repeat it while the server is unavailable.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import NamedTuple, TypeVar
@@ -12,10 +12,9 @@ import numpy.typing as npt
 
 from shrinkserve.artifact import LOGITS, PROBABILITIES
 from shrinkserve.errors import DataError
-from shrinkserve.preprocess import Pixels
+from shrinkserve.preprocess import Pixels, Preprocess
 from shrinkserve.serving.client.errors import invalid_reply
 from shrinkserve.serving.client.images import Source, name_of, prepare
-from shrinkserve.serving.client.model_info import ModelInfo
 from shrinkserve.serving.client.operations import InferRequest, InferResult
 from shrinkserve.serving.model_config import ENCODED
 
@@ -37,14 +36,16 @@ class ClassifyResult:
     Attributes:
         name: its path, or ``image N``.
         predictions: the most probable classes, best first; empty after an error.
-        version: of the model that classified it; 0 after an error.
+        version: of the model that classified it; 0 after an error or without a version.
         error: why the image could not be classified.
+        model: public name of the model.
     """
 
     name: str
     predictions: list[Prediction] = field(default_factory=list)
     version: int = 0
     error: DataError | None = None
+    model: str = ""
 
 
 class Prepared(NamedTuple):
@@ -54,44 +55,56 @@ class Prepared(NamedTuple):
     pixels: list[Pixels | DataError]
 
     @classmethod
-    def of(cls, sources: list[tuple[int, Source]], info: ModelInfo) -> Prepared:
+    def of(cls, sources: list[tuple[int, Source]], preprocess: Preprocess) -> Prepared:
         """Read, crop and resize numbered images."""
         names = [name_of(source, position) for position, source in sources]
         pixels: list[Pixels | DataError] = []
         for name, (_, source) in zip(names, sources, strict=True):
             try:
-                pixels.append(prepare(source, info.preprocess, name))
+                pixels.append(prepare(source, preprocess, name))
             except DataError as exc:
                 pixels.append(exc)
         return cls(names, pixels)
 
-    def request(self, info: ModelInfo, priority: int) -> InferRequest | None:
-        """Return the request for the readable images, to the version they were prepared for; None without any."""
+    @property
+    def batch(self) -> Pixels | None:
+        """Return the pixels of the readable images; None without any."""
         good = [image for image in self.pixels if not isinstance(image, DataError)]
-        if not good:
-            return None
-        return InferRequest(info.model, np.stack(good), {PROBABILITIES: 0}, str(info.version), priority)
+        return np.stack(good) if good else None
 
-    def results(self, url: str, info: ModelInfo, reply: InferResult | None, top: int) -> list[ClassifyResult]:
+    def results(
+        self, probabilities: Floats | None, classes: Sequence[str], top: int, *, model: str, version: int
+    ) -> list[ClassifyResult]:
         """Return predictions and errors in the order of the images.
 
-        Raises:
-            InvalidReplyError: the reply does not have one probability per image and class.
+        Args:
+            probabilities: [readable images, classes]; None without readable images.
+            classes: their names.
+            top: number of classes per image.
+            model: public name of the model.
+            version: of the model.
         """
-        readable = sum(not isinstance(image, DataError) for image in self.pixels)
-        shape = (readable, len(info.classes))
-        table = reply.tensors[PROBABILITIES] if reply else np.empty(shape, np.float32)
-        if table.dtype != np.float32 or table.shape != shape:
-            raise invalid_reply(url, f"probabilities of shape {list(table.shape)}, expected {list(shape)}")
-        if not (np.isfinite(table) & (table >= 0) & (table <= 1 + 1e-3)).all():
-            raise invalid_reply(url, "probabilities that are not numbers from 0 to 1")
-        rows = iter(table)
+        rows = iter(() if probabilities is None else probabilities)
         return [
-            ClassifyResult(name, error=image)
+            ClassifyResult(name, error=image, model=model)
             if isinstance(image, DataError)
-            else ClassifyResult(name, best(next(rows), info.classes, top), info.version)
+            else ClassifyResult(name, best(next(rows), classes, top), version, model=model)
             for name, image in zip(self.names, self.pixels, strict=True)
         ]
+
+
+def probabilities_of(url: str, result: InferResult, shape: tuple[int, int]) -> Floats:
+    """Return the probabilities of a reply.
+
+    Raises:
+        InvalidReplyError: they do not have the shape, or are not numbers from 0 to 1.
+    """
+    table = result.tensors[PROBABILITIES]
+    if table.dtype != np.float32 or table.shape != shape:
+        raise invalid_reply(url, f"probabilities of shape {list(table.shape)}, expected {list(shape)}")
+    if not (np.isfinite(table) & (table >= 0) & (table <= 1 + 1e-3)).all():
+        raise invalid_reply(url, "probabilities that are not numbers from 0 to 1")
+    return table
 
 
 def pixels_request(model: str, images: Pixels, version: int | None, priority: int) -> InferRequest:
@@ -146,7 +159,7 @@ def labelled(url: str, result: InferResult) -> list[Prediction]:
     return predictions
 
 
-def best(probabilities: Floats, classes: list[str], top: int) -> list[Prediction]:
+def best(probabilities: Floats, classes: Sequence[str], top: int) -> list[Prediction]:
     """Return the `top` most probable classes, best first; of equal ones the first in the order of the logits."""
     order = np.argsort(-probabilities, kind="stable")[:top]
     return [Prediction(classes[index], float(probabilities[index])) for index in order]

@@ -1,0 +1,110 @@
+"""Classify images with a server, or with a model in this process: the function of the command `predict`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+
+from shrinkserve.concurrency import ordered_map
+from shrinkserve.errors import ArtifactError, ConfigError
+from shrinkserve.runtimes.onnx import OnnxModel
+from shrinkserve.runtimes.opening import open_artifact
+from shrinkserve.serving.client.client import Client
+from shrinkserve.serving.client.images import Source, numbered
+from shrinkserve.serving.client.prediction import ClassifyResult, Floats, Prepared, chunks
+
+URL = "grpc://127.0.0.1:8001"
+BATCH = 8
+"""Images in a run of a model in this process."""
+WORKERS = 4
+"""Threads that decode images for a model in this process."""
+
+
+def predict(
+    images: Iterable[Source],
+    *,
+    url: str | None = None,
+    model: str | Path | None = None,
+    top: int = 5,
+    timeout: float = 60.0,
+    priority: int = 0,
+    encoded: bool = False,
+) -> Iterator[ClassifyResult]:
+    """Classify any number of images in bounded memory. An image that cannot be read does not end the iteration.
+
+    Args:
+        images: paths, encoded images, Pillow images or arrays, as for `Client.classify`; taken as they are needed.
+            `expand_images` expands folders and patterns.
+        url: of a server, ``grpc://HOST:PORT`` or ``http://HOST:PORT``.
+        model: name of a served model; may be omitted when only one is served. A run folder, a version folder or an
+            ONNX file runs in this process instead, if no `url` is given.
+        top: number of classes per image.
+        timeout: seconds that one request may take.
+        priority: 1 is served first; 0 for the model's default.
+        encoded: let the server decode the images.
+
+    Yields:
+        Results in the order of the images.
+
+    Raises:
+        ConfigError: an option is out of range, or does not fit a model in this process.
+        ArtifactError: the model in this process cannot be loaded.
+        RequestError: no server answers, or it refuses a request.
+
+    Example:
+        ```python
+        for result in predict(["cat.jpg"], model="model_repository/digits_classifier/1", top=1):
+            print(result.name, result.predictions)
+        ```
+    """
+    if url is None and model is not None and _is_path(model):
+        if encoded or priority:
+            raise ConfigError("--encoded and --priority", expected="a server (--url)", found=f"the model {model}")
+        yield from _predict_here(images, Path(model), top)
+        return
+    with Client(url or URL, timeout=timeout) as client:
+        stream = client.stream_encoded if encoded else client.stream
+        yield from stream(images, None if model is None else str(model), top=top, priority=priority)
+
+
+def _is_path(model: str | Path) -> bool:
+    """Return True if a model is given by its path; no served model has a slash in its name."""
+    return isinstance(model, Path) or "/" in model or Path(model.rpartition("@")[0] or model).exists()
+
+
+def _predict_here(images: Iterable[Source], path: Path, top: int) -> Iterator[ClassifyResult]:
+    if top < 1:
+        raise ConfigError("top", expected="at least 1", found=top)
+    network = open_artifact(path)
+    preprocess = getattr(network, "preprocess", None)
+    if preprocess is None:
+        hint = "give the version folder that `shrinkserve export` wrote"
+        raise ArtifactError(f"{path}: does not describe the preprocessing of its images", hint=hint)
+
+    def prepare(chunk: list[tuple[int, Source]]) -> Prepared:
+        return Prepared.of(chunk, preprocess)
+
+    with closing(ordered_map(prepare, chunks(numbered(images), BATCH), WORKERS, wait=False)) as batches:
+        for prepared in batches:
+            pixels, table = prepared.batch, None
+            if pixels is not None:
+                table = (
+                    network.infer(pixels)["probabilities"]
+                    if isinstance(network, OnnxModel)
+                    else softmax(network.predict(pixels))
+                )
+            yield from prepared.results(table, network.classes, top, model=str(path), version=0)
+
+
+def softmax(logits: Floats) -> Floats:
+    """Return the probabilities of logits, row by row.
+
+    Example:
+        >>> softmax(np.array([[0.0, 0.0]], np.float32)).tolist()
+        [[0.5, 0.5]]
+    """
+    powers = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float32)
