@@ -23,11 +23,13 @@ _PUBLIC = {
     "Client": "shrinkserve.serving.client.client:Client",
     "Server": "shrinkserve.serving.server.server:TritonServer",
     "ServerOptions": "shrinkserve.serving.server.options:ServerOptions",
+    "bench": "shrinkserve.benchmark.bench:bench",
     "describe": "shrinkserve.arch.describe:describe",
     "doctor": "shrinkserve.serving.doctor:doctor",
     "load": "shrinkserve.runtimes.opening:open_artifact",
     "load_recipe": "shrinkserve.config:load_recipe",
     "open_dataset": "shrinkserve.data.opening:open_dataset",
+    "plan": "shrinkserve.benchmark.planning:plan",
     "predict": "shrinkserve.api.predict:predict",
     "publish": "shrinkserve.api.repository:publish",
     "quickstart": "shrinkserve.api.quickstart:quickstart",
@@ -41,6 +43,8 @@ if TYPE_CHECKING:
     from shrinkserve.api.quickstart import quickstart
     from shrinkserve.api.repository import publish, rollback
     from shrinkserve.arch.describe import describe
+    from shrinkserve.benchmark.bench import bench
+    from shrinkserve.benchmark.planning import plan
     from shrinkserve.config import load_recipe
     from shrinkserve.data.opening import open_dataset
     from shrinkserve.runtimes.opening import open_artifact as load
@@ -59,6 +63,7 @@ __all__ = [
     "__version__",
     "arch",
     "artifact",
+    "bench",
     "benchmark",
     "config",
     "data",
@@ -69,6 +74,7 @@ __all__ = [
     "load",
     "load_recipe",
     "open_dataset",
+    "plan",
     "predict",
     "publish",
     "quickstart",

@@ -1,1 +1,1 @@
-"""Accuracy and latency of anything that answers, records with units, the report."""
+"""Accuracy, latency and capacity of a trained, exported and served model."""

@@ -1,44 +1,157 @@
-"""`shrinkserve bench`: accuracy along the chain, then latency under load, in one record."""
+"""Measurement of a model: accuracy of every stage, then latency under load, in one record."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
 
 from shrinkserve.benchmark.accuracy.resume_log import Journal
 from shrinkserve.benchmark.accuracy.run import AccuracyPlan, ChainResult, measure_accuracy
 from shrinkserve.benchmark.load import perf_analyzer
 from shrinkserve.benchmark.load.plan import LoadPlan, Requests, run_loads
+from shrinkserve.benchmark.load.schedule import Arrivals
 from shrinkserve.benchmark.load.slo import Slo, search
-from shrinkserve.benchmark.report import record
 from shrinkserve.benchmark.report.baseline import compare_with_baseline
-from shrinkserve.benchmark.report.gates import Gates, misses
-from shrinkserve.benchmark.report.record import read_record
+from shrinkserve.benchmark.report.files import JOURNAL, write_record
+from shrinkserve.benchmark.report.gates import Gates, read_gates
+from shrinkserve.benchmark.report.misses import misses
+from shrinkserve.benchmark.report.record import BaselineRecord, BenchRecord, new_record, read_record
 from shrinkserve.benchmark.targets.discover import BenchStages, Wanted, find_stages
+from shrinkserve.benchmark.targets.target import parse_payloads
+from shrinkserve.benchmark.timing import Timing, parse_duration
 from shrinkserve.data import Dataset, open_dataset
 from shrinkserve.data.records import BACKGROUND
 from shrinkserve.errors import ConfigError, DataError, ShrinkServeError
 from shrinkserve.runtimes.openmp import release_helpers
+from shrinkserve.terminal import Progress
 
 BATCH = 32
-"""Images a request of the accuracy measurement, at most."""
+"""Most images in a request of the accuracy pass."""
+TRITON_URLS = ("http://127.0.0.1:8000", "grpc://127.0.0.1:8001")
+"""Addresses of Triton by default."""
+
+
+def bench(  # noqa: PLR0913 - the options of the command
+    data: Path | str,
+    *,
+    url: Sequence[str] | str = (),
+    model: str | None = None,
+    checkpoint: Path | str | None = None,
+    runs: Path | str = "runs",
+    repository: Path | str | None = "model_repository",
+    concurrency: Sequence[int] = (1, 4),
+    min_top1: float | None = None,
+    max_flips: int | None = None,
+    max_p99: str | None = None,
+    min_throughput: float | None = None,
+    gates: Path | str | None = None,
+    payload: Sequence[str] = (),
+    token: str | None = None,
+    rate: Sequence[float] = (),
+    arrivals: Arrivals = "poisson",
+    batch: Sequence[int] = (),
+    slo: str | None = None,
+    everywhere: bool = False,
+    baseline: Path | str | None = None,
+    limit: int | None = None,
+    window: float = 2.0,
+    out: Path | str | None = None,
+    json: Path | str | None = None,
+    progress: Progress | None = None,
+) -> BenchRecord:
+    """Compare a server's predictions with the checkpoint's, and measure its latency.
+
+    Args:
+        data: dataset; its validation images are used.
+        url: addresses of one server, ``http://HOST:PORT`` or ``grpc://HOST:PORT``. Without `url` and `checkpoint`,
+            the default ports of Triton on this machine.
+        model: model on the server; required if it serves several.
+        checkpoint: run folder of the model; None to search `runs` by the hash of the weights.
+        runs: folder of run folders.
+        repository: model repository whose files of the same weights are compared too.
+        concurrency: closed-loop load tests.
+        min_top1: gate: least top-1 accuracy, as a fraction.
+        max_flips: gate: most predictions unlike the checkpoint's; by default 0 in float32.
+        max_p99: gate: longest 99th percentile, e.g. ``"20ms"``.
+        min_throughput: gate: least images per second.
+        gates: TOML file of gates; the arguments take precedence.
+        payload: "tensor", "jpeg" or "shm"; by default tensor, and jpeg if the server takes it.
+        token: the server's token, for shared memory.
+        rate: open-loop load tests, in requests per second.
+        arrivals: distribution of the arrivals in open loops, "poisson" or "constant".
+        batch: closed-loop load tests with this many images in a request.
+        slo: objective whose highest rate is searched, e.g. ``"p99=20ms"``.
+        everywhere: also run load tests of the local stages.
+        baseline: ``bench.json`` of an earlier release to compare with.
+        limit: number of images, spread evenly; None for all.
+        window: seconds of one load window; three must agree.
+        out: folder of the report; an interrupted measurement in it is resumed.
+        json: file of the record alone.
+        progress: display of the progress; None for none.
+
+    Returns:
+        The record. Its `misses` has a line for each gate that failed.
+
+    Raises:
+        ShrinkServeError: the measurement cannot be completed. The part that was measured is written to `out` and
+            `json`, marked as partial.
+
+    Example:
+        >>> record = bench("data/digits", checkpoint="runs/digits", out="report")  # doctest: +SKIP
+        >>> record.accuracy.stages[-1].top1.value  # doctest: +SKIP
+        0.989
+    """
+    if arrivals not in {"poisson", "constant"}:
+        raise ConfigError("--arrivals", expected="poisson or constant", found=repr(arrivals))
+    urls = [url] if isinstance(url, str) else list(url)
+    named = Gates(min_top1, max_flips, parse_duration(max_p99, "--max-p99") if max_p99 else None, min_throughput)
+    options = BenchOptions(
+        data=Path(data),
+        wanted=Wanted(
+            urls=urls or ([] if checkpoint else TRITON_URLS),
+            model=model,
+            run=_path(checkpoint),
+            runs=Path(runs),
+            repository=_path(repository),
+            payloads=parse_payloads(payload),
+            token=token,
+        ),
+        gates=read_gates(Path(gates)).override(named) if gates else named,
+        loads=LoadPlan(
+            concurrency=concurrency,
+            rates=rate,
+            arrivals=arrivals,
+            batches=batch,
+            everywhere=everywhere,
+            timing=Timing(warmup=min(1.0, window), window=window),
+        ),
+        slo=Slo.parse(slo) if slo else None,
+        baseline=_path(baseline),
+        limit=limit,
+        out=_path(out),
+        json=_path(json),
+    )
+    return run_bench(options, progress or Progress(enabled=False))
+
+
+def _path(value: Path | str | None) -> Path | None:
+    return None if value is None else Path(value)
 
 
 @dataclass(frozen=True)
 class BenchOptions:
-    """A measurement.
+    """Options of a measurement.
 
     Attributes:
-        data: the dataset; its validation images are used.
-        wanted: the stages.
-        gates: what the figures must hold.
-        loads: the load tests.
-        slo: a promise whose highest rate is searched; None for no search.
+        data: dataset; its validation images are used.
+        wanted: stages that the user named.
+        gates: bounds on the figures.
+        loads: load tests.
+        slo: objective whose highest rate is searched; None for no search.
         baseline: record of an earlier release; None for no comparison.
-        limit: only so many images for the accuracy, spread evenly.
-        out: folder of the report and of the journal that a cut-off measurement goes on from; None for none.
+        limit: number of images of the accuracy pass, spread evenly; None for all.
+        out: folder of the report and of the journal; None for none.
         json: file of the record; None for none.
     """
 
@@ -53,63 +166,53 @@ class BenchOptions:
     json: Path | None = None
 
 
-class Progress(Protocol):
-    """Where a measurement says what it is at."""
-
-    def step(self, text: str) -> None:
-        """Something begins."""
-
-    def images(self, done: int, total: int) -> None:
-        """So many images went through every stage."""
-
-
-def run_bench(options: BenchOptions, progress: Progress) -> dict[str, Any]:
-    """Measure, write what was asked for and return the record; its ``misses`` are what does not hold.
-
-    Raises:
-        ShrinkServeError: the measurement could not be finished; what there is was written and marked as partial.
-    """
-    earlier = read_record(options.baseline) if options.baseline else None  # which may be in the folder of this one
+def run_bench(options: BenchOptions, progress: Progress) -> BenchRecord:
+    """Measure, write the record and the reports, and return the record; see `bench`."""
+    earlier = read_record(options.baseline) if options.baseline else None  # it may be in the output folder
     stages = find_stages(options.wanted)
     _check_batches(options.loads, stages)
     dataset = open_dataset(options.data, "validation")
     _check_classes(dataset, stages)
-    batch = min(stages.max_batch_size, BATCH)
-    plan = AccuracyPlan(dataset, stages.preprocess, stages.targets, stages.links, batch, options.limit, stages.served)
-    journal = Journal(options.out / record.JOURNAL, plan) if options.out else None
+    batch, identity = min(stages.max_batch_size, BATCH), stages.served_identity
+    plan = AccuracyPlan(dataset, stages.preprocess, stages.targets, stages.links, batch, options.limit, identity)
+    journal = Journal(options.out / JOURNAL, plan) if options.out else None
     chain = journal.restore() if journal else ChainResult.empty(plan)
-    found = record.begin(stages, dataset, options.gates)
-    record.write(found, options.json, options.out, dataset)  # a place that cannot be written is said now
+    record = new_record(stages, dataset, options.gates)
+
+    def write() -> None:
+        write_record(record, options.json, options.out, dataset)
+
+    write()  # reports a folder that cannot be written before the measurement
     try:
-        _measure_accuracy(found, plan, chain, journal, progress)
+        _measure_accuracy(record, plan, chain, journal, progress)
         if earlier is not None:
-            compare_with_baseline(found, earlier)  # other images are said before the minutes that the load tests take
-        record.write(found, options.json, options.out, dataset)  # a kill in these minutes leaves the accuracy
-        _measure_loads(found, options, stages, Requests(dataset, stages.preprocess), progress.step)
+            compare_with_baseline(record, earlier)  # reports other images before the load tests, which take minutes
+        write()  # the accuracy is not lost if the process is killed during the load tests
+        _measure_loads(record, options, stages, Requests(dataset, stages.preprocess), progress)
         if earlier is not None:
-            found["baseline"] = {"file": str(options.baseline), "figures": compare_with_baseline(found, earlier)}
-        found["partial"] = None
+            record.baseline = BaselineRecord(str(options.baseline), compare_with_baseline(record, earlier))
+        record.partial = None
     except (ShrinkServeError, KeyboardInterrupt) as exc:
-        found["partial"] = str(exc) or "interrupted"
+        record.partial = str(exc) or "interrupted"
         raise
     finally:
-        found["misses"] = misses(found, options.gates)
-        record.write(found, options.json, options.out, dataset)
-    return found
+        record.misses = misses(record, options.gates)
+        write()
+    return record
 
 
 def _check_batches(loads: LoadPlan, stages: BenchStages) -> None:
-    """A batch that the server refuses is said before the minutes until it would be sent."""
+    """Report a batch that the server would refuse before the measurement."""
     largest, most = max(loads.batches, default=1), stages.max_batch_size
-    if stages.contract is not None and largest > most:
-        hint = "export it with a larger --max-batch, or ask for less"
+    if stages.served is not None and largest > most:
+        hint = "export the model with a larger --max-batch, or use a smaller --batch"
         raise ConfigError("--batch", expected=f"at most {most} images, the server's largest", found=largest, hint=hint)
 
 
 def _check_classes(dataset: Dataset, stages: BenchStages) -> None:
-    """Labels that mean classes in another order would judge every answer wrongly.
+    """Refuse a dataset with other classes or another order, whose labels would not fit the predictions.
 
-    Names of another kind, synsets beside words, say nothing about the order: then the number has to do.
+    Names in another language (synsets instead of words) do not define an order; then only the number is compared.
     """
     theirs, ours = list(dataset.classes), list(stages.classes)
     expected, found = f"{len(ours)} classes", f"{len(theirs)}"
@@ -120,49 +223,46 @@ def _check_classes(dataset: Dataset, stages: BenchStages) -> None:
         if number is None:
             return
         expected, found = f"class {number} to be {ours[number]!r}", f"{theirs[number]!r}"
-    what, hint = f"{dataset.root}: not the classes of model {stages.model}", "name the dataset that it was trained on"
+    what = f"{dataset.root}: its classes are not those of model {stages.model}"
+    hint = "name the dataset that the model was trained on"
     if ours[0] == BACKGROUND and len(ours) == len(theirs) + 1:
-        hint = (
-            f"a folder has no class of background: `shrinkserve data pack {dataset.root} DIR` makes records, which do"
-        )
+        hint = f"add the background class: run `shrinkserve data pack {dataset.root} DIR` and use DIR"
     raise DataError(what, expected=expected, found=found, hint=hint)
 
 
 def _measure_accuracy(
-    found: dict[str, Any], plan: AccuracyPlan, chain: ChainResult, journal: Journal | None, at: Progress
+    record: BenchRecord, plan: AccuracyPlan, chain: ChainResult, journal: Journal | None, progress: Progress
 ) -> None:
-    at.step(f"accuracy: {plan.images} images through {', '.join(target.name for target in plan.targets)}")
+    progress.say(f"accuracy: {plan.images} images through {', '.join(target.name for target in plan.targets)}")
     if chain.done:
-        at.step(f"accuracy: going on after {chain.done} of {plan.images} images")
+        progress.say(f"accuracy: resuming after {chain.done} of {plan.images} images")
 
     def on_batch(part: ChainResult) -> None:
         if journal:
             journal.append(part)
-        at.images(chain.done, plan.images)
+        progress.update("images", chain.done, plan.images)
 
     try:
         measure_accuracy(plan, chain, on_batch)
     finally:
-        found["accuracy"] = {**chain.to_dict(), "planned": plan.images, "batch": plan.batch_size}
+        progress.remove("images")
+        record.accuracy = chain.to_record(plan)
 
 
 def _measure_loads(
-    found: dict[str, Any],
-    options: BenchOptions,
-    stages: BenchStages,
-    requests: Requests,
-    say: Callable[[str], None],
+    record: BenchRecord, options: BenchOptions, stages: BenchStages, requests: Requests, progress: Progress
 ) -> None:
     plan = options.loads
     targets = plan.targets(stages.targets)
-    release_helpers()  # of this thread, which went through all images: the workers' own would sleep beside them
-    for load in run_loads(plan, targets, requests, say):
-        found["loads"].append(load.to_dict())
-    for target in targets if options.slo else ():
-        assert options.slo is not None
-        found["slo"].append(search(target, requests.of(target), options.slo, plan.in_flight, plan.timing, say))
-    for target in targets if stages.contract and perf_analyzer.path() else ():
-        if target.remote and target.payload == "tensor":
-            assert stages.contract is not None
-            say(f"perf_analyzer: {target.name}")
-            found["perf_analyzer"] += perf_analyzer.measure(target.identity, stages.contract.model, plan.concurrency)
+    release_helpers()  # OpenMP threads of this thread would compete with those of the workers
+    for load in run_loads(plan, targets, requests, progress.say):
+        record.loads.append(load.to_record())
+    if options.slo:
+        for target in targets:
+            sent = requests.of(target)
+            record.slo.append(search(target, sent, options.slo, plan.in_flight, plan.timing, progress.say))
+    if stages.served and perf_analyzer.path():
+        for target in targets:
+            if target.remote and target.payload == "tensor":
+                progress.say(f"perf_analyzer: {target.name}")
+                record.perf_analyzer += perf_analyzer.measure(target.identity, stages.served.model, plan.concurrency)

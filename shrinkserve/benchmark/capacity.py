@@ -1,44 +1,42 @@
-"""How many replicas a promised latency needs at a rate: simulated from measured service times, batching included."""
+"""Capacity plan: number of replicas for a rate and a latency objective, simulated from measured service times."""
 
 from __future__ import annotations
 
 import heapq
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from shrinkserve.benchmark.load.histogram import LatencyHistogram
-from shrinkserve.benchmark.load.run import open_loop
-from shrinkserve.benchmark.load.schedule import OpenSchedule
+from shrinkserve.benchmark.load.record import LoadRecord
 from shrinkserve.benchmark.load.slo import Slo
-from shrinkserve.benchmark.targets.target import Images, Target
-from shrinkserve.benchmark.timing import Timing
+from shrinkserve.benchmark.load.triton_stats import ServerTime
+from shrinkserve.benchmark.plain import OPTIONAL
 from shrinkserve.errors import ArtifactError, ConfigError
 
 Seconds = npt.NDArray[np.float64]
 
 ARRIVALS = 40_000
-"""Simulated requests: some 400 of them decide a 99th percentile."""
+"""Simulated requests: about 400 of them are beyond the 99th percentile."""
 WARM = 2_000
-"""The first so many are not counted: the queue starts empty."""
+"""Requests at the start that are not counted, because the queue starts empty."""
 STEPS = 12
-"""Halvings of the range in which a replica's highest rate is searched."""
+"""Bisections in the search for a replica's highest rate."""
 
 
 @dataclass(frozen=True)
 class Service:
-    """What one replica takes.
+    """Service times of one replica.
 
     Attributes:
-        target: the stage that was measured.
+        target: name of the measured target.
         sizes: batch sizes, ascending.
-        seconds: mean time for which a batch of each size holds an instance.
-        scatter: measured times over their mean, to draw from: what the machine's noise looks like.
+        seconds: mean time for which a batch of each size occupies an instance.
+        scatter: measured times divided by their mean, to draw the noise of the machine from.
         overhead: seconds of client and network, added to every request.
     """
 
@@ -48,9 +46,11 @@ class Service:
     scatter: Seconds
     overhead: float
 
-    def of(self, size: int) -> float:
-        """Mean seconds of a batch; between measured sizes on the line, beyond the largest in its proportion."""
-        return _between(size, self.sizes, self.seconds)
+    def of(self, size: float) -> float:
+        """Return the mean seconds of a batch: interpolated, and proportional beyond the largest measured size."""
+        if size > self.sizes[-1]:
+            return self.seconds[-1] * size / self.sizes[-1]
+        return float(np.interp(size, self.sizes, self.seconds))
 
 
 @dataclass(frozen=True)
@@ -58,9 +58,9 @@ class Replica:
     """One server.
 
     Attributes:
-        service: its times.
-        max_batch: most requests that it computes together.
-        instances: batches that it computes at once, each at the measured speed.
+        service: its service times.
+        max_batch: largest batch.
+        instances: number of batches at the same time, each at the measured speed.
     """
 
     service: Service
@@ -69,95 +69,148 @@ class Replica:
 
     @property
     def capacity(self) -> float:
-        """Requests a second with every batch full: no queue is stable beyond it."""
+        """Requests per second with full batches. The queue grows without bound at higher rates."""
         return self.instances * self.max_batch / self.service.of(self.max_batch)
 
     @property
     def unbatched_rate(self) -> float:
-        """Requests a second that it answers whether or not they wait for each other."""
+        """Requests per second that the replica serves with and without batching."""
         return min(self.instances / self.service.of(1), self.capacity)
 
 
-def read_service(record: dict[str, Any], target: str | None = None, instances: int = 1) -> Service:
-    """Take a target's service times out of a record of `bench`.
+@dataclass(frozen=True)
+class CheckRecord:
+    """Predicted and measured latency of a real replica at one rate; `holds` is None without an objective."""
+
+    requests_per_second: float
+    valid: bool
+    reasons: list[str]
+    requests: int
+    predicted_p50_ms: float
+    measured_p50_ms: float
+    predicted_p99_ms: float
+    measured_p99_ms: float
+    measured_p99_low_ms: float
+    measured_p99_high_ms: float
+    holds: bool | None = field(default=None, metadata=OPTIONAL)
+
+
+@dataclass(frozen=True)
+class CapacityPlan:
+    """Replicas for a rate and a latency objective.
+
+    Attributes:
+        target: name of the measured target.
+        slo: the objective as text.
+        requests_per_second: rate of all replicas.
+        replicas: number of replicas.
+        requests_per_second_each: rate of each.
+        highest_each: highest rate of a replica that meets the objective.
+        capacity_each: highest rate of a replica without an objective.
+        p50_ms: simulated median latency.
+        p99_ms: simulated 99th percentile.
+        measured_each: highest measured rate; higher rates are extrapolated. 0 if unknown.
+        check: measurements of a real replica; None without any.
+    """
+
+    target: str
+    slo: str
+    requests_per_second: float
+    replicas: int
+    requests_per_second_each: float
+    highest_each: float
+    capacity_each: float
+    p50_ms: float
+    p99_ms: float
+    measured_each: float = 0.0
+    check: list[CheckRecord] | None = field(default=None, metadata=OPTIONAL)
+
+    @property
+    def extrapolated(self) -> bool:
+        """True if the planned rate of a replica is higher than any measured one."""
+        return self.requests_per_second_each > self.measured_each
+
+
+def read_service(loads: Sequence[LoadRecord], target: str | None = None, instances: int = 1) -> Service:
+    """Derive a target's service times from load tests.
 
     Args:
-        record: with closed loops at concurrency 1, best at several batch sizes, and one at which requests wait
+        loads: closed loops at concurrency 1, preferably with several batch sizes, and one in which requests wait
             (``--concurrency 1 --concurrency 8 --batch 4 ...``).
-        target: its name; the server with the most batch sizes when None, the last one of several.
-        instances: of the model on the server that was measured.
+        target: name of the target; None for the server with the most batch sizes, the last one of several.
+        instances: number of instances of the model on the measured server.
 
     Raises:
-        ArtifactError: no load test to take them from.
+        ArtifactError: there is no such load test.
     """
-    alone = [
-        load for load in record["loads"] if load["mode"] == "closed" and load["concurrency"] == 1 and load["server"]
-    ]
-    counts = Counter(load["target"] for load in reversed(alone))
-    name = target or max(counts, key=lambda one: counts[one], default=None)
-    mine = sorted((load for load in alone if load["target"] == name), key=lambda load: int(load["batch"]))
-    if not mine or mine[0]["batch"] != 1:
+    closed = [load for load in loads if load.mode == "closed" and load.server]
+    counts = Counter(load.target for load in reversed(closed) if load.concurrency == 1)
+    name = target or max(counts, key=lambda one: counts[one], default="")
+    mine = [load for load in closed if load.target == name]
+    alone = sorted((load for load in mine if load.concurrency == 1), key=lambda load: load.batch)
+    if not alone or alone[0].batch != 1:
         raise ArtifactError(
             f"the record has no load test of {target or 'a server'} at concurrency 1 and batch 1",
             hint="measure one: shrinkserve bench ... --concurrency 1 --concurrency 8 --batch 4 --batch 16 --json FILE",
         )
-    sizes = [int(load["batch"]) for load in mine]
-    inside = np.array([sum(load["server"]["mean_ms"][p] for p in _COMPUTE) / 1e3 for load in mine])
-    single = LatencyHistogram(mine[0]["latency"]["hdr"])
-    inside += _held_longer(record, mine[0]["target"], instances, sizes, inside, single.mean)
+    single = LatencyHistogram(alone[0].latency.hdr)
+    sizes = tuple(load.batch for load in alone)
+    compute = tuple(_server(load).mean_ms.compute / 1e3 for load in alone)
+    draft = Service(name, sizes, compute, np.ones(1), 0.0)
+    busy = _busy_time(mine, draft, instances, single.mean)
+    seconds = tuple(own + more for own, more in zip(compute, busy, strict=True))
+    overhead = max(0.0, single.mean - seconds[0])
     drawn = np.array([single.percentile(p) for p in np.linspace(0.05, 99.95, 1000)])
-    overhead = max(0.0, single.mean - float(inside[0]))
-    noise = np.maximum(drawn - overhead, 0.1 * inside[0])
-    return Service(name or "", tuple(sizes), tuple(map(float, inside)), noise / noise.mean(), overhead)
+    noise = np.maximum(drawn - overhead, 0.1 * seconds[0])
+    return Service(name, sizes, seconds, noise / noise.mean(), overhead)
 
 
-_COMPUTE = ("compute_input", "compute_infer", "compute_output")
+def _server(load: LoadRecord) -> ServerTime:
+    assert load.server is not None
+    return load.server
 
 
-def most_measured(record: dict[str, Any], target: str) -> float:
-    """The most requests/s of one image that a target was seen to answer: beyond them a plan extrapolates."""
-    mine = [load for load in record["loads"] if load["target"] == target and load["batch"] == 1]
-    return max((float(load["images_per_second"]) for load in mine), default=0.0)
+def _busy_time(loads: Sequence[LoadRecord], compute: Service, instances: int, alone: float) -> list[float]:
+    """Return the seconds for which an execution of each size occupies an instance in addition to its compute phases.
 
+    Triton's compute phases do not include the transfer to the backend's process (constant for an execution) and the
+    CPU time of the frontend on the same cores (proportional to the number of requests in a batch). So this time is a
+    linear function of the batch size. Two points define it:
 
-def _held_longer(
-    record: dict[str, Any], target: str, instances: int, sizes: Sequence[int], compute: Seconds, alone: float
-) -> Seconds:
-    """Seconds by which an execution of each size holds an instance beyond its compute phases.
+    * While requests wait, no instance is idle. An execution then occupies an instance for ``instances / executions per
+      second``. This point is at the mean batch size of the load test with the highest throughput.
+    * A single request cannot occupy an instance for longer than its client waited. This point is at batch size 1.
 
-    Triton's phases leave out the hand-over to the backend's process, which is an execution's, and what the frontend
-    takes of the same cores, which grows with the requests of a batch. While requests wait an instance is never idle,
-    so there it is held for ``instances / executions a second``; a lone request cannot be held for longer than its
-    client waited, `alone` seconds on average. Between and beyond these two sizes of a batch it is a straight line.
+    Args:
+        loads: closed loops of the target.
+        compute: compute phases of each batch size.
+        instances: number of instances.
+        alone: mean latency of a single request at concurrency 1, in seconds.
     """
-    loads = [
-        load
-        for load in record["loads"]
-        if load["mode"] == "closed" and load["target"] == target and load["server"] and load["batch"] == 1
-    ]
-    waiting = [load for load in loads if load["concurrency"] > instances]
+    waiting = [load for load in loads if load.batch == 1 and load.concurrency > instances]
     if not waiting:
-        return np.zeros(len(sizes))
-    busiest = max(waiting, key=lambda load: float(load["images_per_second"]))
-    batch = float(busiest["server"]["images_per_execution"])
-    held = instances * batch / float(busiest["images_per_second"])
-    most = max(0.0, held - _between(batch, sizes, compute))
-    least = min(most, max(0.0, alone - float(compute[0])))
-    return least + (most - least) * (np.array(sizes) - 1) / (batch - 1) if batch > 1 else np.full(len(sizes), most)
+        return [0.0] * len(compute.sizes)
+    busiest = max(waiting, key=lambda load: load.images_per_second)
+    batch = _server(busiest).images_per_execution or 1.0
+    executions_per_second = busiest.images_per_second / batch
+    at_batch = max(0.0, instances / executions_per_second - compute.of(batch))
+    if batch <= 1:
+        return [at_batch] * len(compute.sizes)
+    at_one = min(at_batch, max(0.0, alone - compute.of(1)))
+    slope = (at_batch - at_one) / (batch - 1)
+    return [at_one + slope * (size - 1) for size in compute.sizes]
 
 
-def _between(size: float, sizes: Sequence[int], seconds: Sequence[float] | Seconds) -> float:
-    """Seconds of a batch of `size`: on the line between measured sizes, beyond the largest in its proportion."""
-    if size > sizes[-1]:
-        return float(seconds[-1] * size / sizes[-1])
-    return float(np.interp(size, sizes, seconds))
+def most_measured(loads: Sequence[LoadRecord], target: str) -> float:
+    """Return the highest measured rate of a target in requests of one image per second."""
+    return max((load.images_per_second for load in loads if load.target == target and load.batch == 1), default=0.0)
 
 
 def simulate(replica: Replica, rate: float, seed: int = 0) -> Seconds:
-    """Latencies of Poisson arrivals at one replica, in seconds.
+    """Return latencies of Poisson arrivals at one replica, in seconds.
 
-    A free instance takes what waits, up to the largest batch, first come first served: Triton's dynamic batcher
-    without a queue delay.
+    A free instance takes the waiting requests, up to the largest batch, in the order of their arrival. This is
+    Triton's dynamic batcher without a queue delay.
     """
     random = np.random.default_rng(seed)
     arrivals = np.cumsum(random.exponential(1 / rate, ARRIVALS))
@@ -177,88 +230,51 @@ def simulate(replica: Replica, rate: float, seed: int = 0) -> Seconds:
     return (done - arrivals + replica.service.overhead)[WARM:]
 
 
-def highest_rate(replica: Replica, slo: Slo) -> float:
-    """The highest rate at which one replica keeps the promise; 0 when it never does."""
+def percentile_ms(latencies: Seconds, percent: float) -> float:
+    """Return a percentile of latencies in milliseconds."""
+    return 1e3 * float(np.percentile(latencies, percent))
 
-    def holds(rate: float) -> bool:
-        return float(np.percentile(simulate(replica, rate), slo.percent)) <= slo.seconds
+
+def highest_rate(replica: Replica, slo: Slo) -> float:
+    """Return the highest rate at which one replica meets the objective; 0 if it never does."""
+
+    def meets(rate: float) -> bool:
+        return percentile_ms(simulate(replica, rate), slo.percent) <= 1e3 * slo.seconds
 
     low, high = 0.0, replica.capacity
-    if not holds(high / 100):
+    if not meets(high / 100):
         return 0.0
     for _ in range(STEPS):
         middle = (low + high) / 2
-        low, high = (middle, high) if holds(middle) else (low, middle)
+        low, high = (middle, high) if meets(middle) else (low, middle)
     return low
 
 
-def size(replica: Replica, rate: float, slo: Slo) -> dict[str, Any]:
-    """How many replicas a rate needs.
+def size(replica: Replica, rate: float, slo: Slo) -> CapacityPlan:
+    """Return the number of replicas for a rate.
 
     Raises:
-        ConfigError: no number of them keeps the promise.
+        ConfigError: no number of replicas meets the objective.
     """
     each = highest_rate(replica, slo)
     if each == 0:
-        alone = 1e3 * float(np.percentile(simulate(replica, replica.capacity / 100), slo.percent))
+        alone = percentile_ms(simulate(replica, replica.capacity / 100), slo.percent)
         raise ConfigError(
             f"--slo {slo}: cannot be met by any number of replicas",
             expected=f"p{slo.percent:g} of at least {alone:.1f} ms",
             found=f"{1e3 * slo.seconds:g} ms",
-            hint="use a faster engine or promise less",
+            hint="use a faster engine or a weaker objective",
         )
     replicas = math.ceil(rate / each)
     latencies = simulate(replica, rate / replicas)
-    return {
-        "target": replica.service.target,
-        "slo": str(slo),
-        "requests_per_second": rate,
-        "replicas": replicas,
-        "requests_per_second_each": rate / replicas,
-        "highest_each": each,
-        "capacity_each": replica.capacity,
-        "p50_ms": 1e3 * float(np.percentile(latencies, 50)),
-        "p99_ms": 1e3 * float(np.percentile(latencies, 99)),
-    }
-
-
-def check(
-    replica: Replica,
-    target: Target,
-    requests: Sequence[Images],
-    rates: Sequence[float],
-    timing: Timing,
-    say: Callable[[str], None],
-    a_window: int = 300,
-    slo: Slo | None = None,
-) -> list[dict[str, Any]]:
-    """Predicted and measured latency of a real server at several loads.
-
-    Args:
-        replica: what is believed of the server.
-        target: the server.
-        requests: uint8 [1, S, S, 3] each.
-        rates: the loads, in requests/s.
-        timing: of each measurement.
-        say: told before each.
-        a_window: windows are longer than `timing` says where fewer requests would be due in one: a 99th percentile
-            of some hundred requests is the luck of a few.
-        slo: what each row says about whether it ``holds``.
-    """
-    rows = []
-    for rate in rates:
-        say(f"check: {target.name} at {rate:.1f} requests/s")
-        enough = replace(timing, window=max(timing.window, a_window / rate))
-        load = open_loop(target, requests, OpenSchedule(rate), 64, enough)
-        predicted = simulate(replica, rate)
-        row: dict[str, Any] = {"requests_per_second": rate, "valid": load.valid, "reasons": load.reasons}
-        row["requests"] = load.latency.count
-        for percent in (50, 99):
-            row[f"predicted_p{percent}_ms"] = 1e3 * float(np.percentile(predicted, percent))
-            row[f"measured_p{percent}_ms"] = 1e3 * load.latency.percentile(percent)
-        ends = load.latency.interval(99)
-        row |= {"measured_p99_low_ms": 1e3 * ends.low, "measured_p99_high_ms": 1e3 * ends.high}
-        if slo is not None:
-            row["holds"] = slo.holds(load)
-        rows.append(row)
-    return rows
+    return CapacityPlan(
+        target=replica.service.target,
+        slo=str(slo),
+        requests_per_second=rate,
+        replicas=replicas,
+        requests_per_second_each=rate / replicas,
+        highest_each=each,
+        capacity_each=replica.capacity,
+        p50_ms=percentile_ms(latencies, 50),
+        p99_ms=percentile_ms(latencies, 99),
+    )

@@ -1,4 +1,4 @@
-"""The statistics that a claim about accuracy or latency needs: intervals, and whether a difference is one."""
+"""Confidence intervals and significance tests for accuracy and latency."""
 
 from __future__ import annotations
 
@@ -7,27 +7,34 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 
 CONFIDENCE = 0.95
-"""The confidence level of every interval that this package reports."""
+"""Confidence level of every interval that this package reports."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A two-sided confidence interval, both ends in the unit of the figure it belongs to."""
+    """Two-sided confidence interval, in the unit of its figure."""
 
     low: float
     high: float
 
     def overlaps(self, other: Interval) -> bool:
-        """Whether the two share a value."""
+        """Return True if the two intervals share a value."""
         return self.low <= other.high and other.low <= self.high
 
 
+@dataclass(frozen=True)
+class Estimate(Interval):
+    """Measured value with its confidence interval."""
+
+    value: float
+
+
 def wilson(successes: int, trials: int) -> Interval:
-    """Wilson's score interval of a proportion (Wilson, JASA 1927), which stays inside [0, 1] also at 0 % and 100 %.
+    """Return Wilson's score interval of a proportion (Wilson, JASA 1927). It stays inside [0, 1].
 
     Args:
-        successes: how many of the trials succeeded.
-        trials: how many there were; without any, nothing is known: [0, 1].
+        successes: number of trials that succeeded.
+        trials: number of trials; with none the interval is [0, 1].
     """
     from scipy.stats import binomtest
 
@@ -38,14 +45,14 @@ def wilson(successes: int, trials: int) -> Interval:
 
 
 def mcnemar(lost: int, gained: int) -> float:
-    """Exact two-sided McNemar test (McNemar, Psychometrika 1947): is a change of accuracy on the same images real?
+    """Return the p-value of the exact two-sided McNemar test (McNemar, Psychometrika 1947).
 
     Args:
-        lost: images that were right before and are wrong now.
-        gained: images that were wrong before and are right now.
+        lost: number of images that were right before and are wrong now.
+        gained: number of images that were wrong before and are right now.
 
     Returns:
-        The probability of a split at least this uneven if both were equally good; 1.0 when no image changed sides.
+        The probability of a split at least this uneven if both models were equally good; 1.0 without any change.
     """
     from scipy.stats import binomtest
 
@@ -54,10 +61,10 @@ def mcnemar(lost: int, gained: int) -> float:
 
 
 def mean_interval(values: Sequence[float]) -> Interval:
-    """Student's interval of a mean (Student, Biometrika 1908).
+    """Return Student's interval of a mean (Student, Biometrika 1908), cut off at 0.
 
     Args:
-        values: independent measurements; with fewer than two, nothing is known of their scatter: the value itself.
+        values: independent measurements. For a single one the interval is the value.
     """
     from scipy.stats import t
 
@@ -69,17 +76,17 @@ def mean_interval(values: Sequence[float]) -> Interval:
 
 
 def quantile_ranks(quantile: float, count: int) -> tuple[int, int]:
-    """Ranks of the order statistics that enclose a quantile, whatever the distribution is.
+    """Return the ranks of the order statistics that enclose a quantile of any distribution.
 
-    The number of samples below the true quantile is binomial, so its own quantiles are the ranks (David and Nagaraja,
-    Order Statistics, section 7.1). The samples are taken to be independent.
+    The number of samples below the true quantile is binomial, so the quantiles of that binomial are the ranks (David
+    and Nagaraja, Order Statistics, section 7.1). Samples are assumed to be independent.
 
     Args:
         quantile: in (0, 1), e.g. 0.99.
-        count: how many samples there are, at least 1.
+        count: number of samples, at least 1.
 
     Returns:
-        1-based ranks of the lower and the upper sample, both within 1..count.
+        1-based ranks of the lower and the upper sample, both in 1..count.
     """
     from scipy.stats import binom
 

@@ -1,9 +1,8 @@
-"""How to run a model on this machine: instances, threads, batching and engine, measured in scratch servers.
+"""Tuning of a model's serving options (instances, threads, batching, engine) by measurement in scratch servers.
 
-The choices are tried one axis after the other, each from the best so far: engines with instances and threads first,
-as they decide what a batch costs, then the largest batch, then the queue delay. A choice is worth its best load: the
-most images a second among the concurrencies at which the 99th percentile holds the limit. The best then has to win
-against what was configured, measured in turns.
+Options are tried one after the other, each from the best so far: engines with instances and threads, then the largest
+batch, then the queue delay. The score of a choice is its highest throughput at any concurrency whose 99th percentile
+is within the limit. The best choice must then beat the configured one, measured in turns.
 """
 
 from __future__ import annotations
@@ -14,12 +13,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import numpy as np
 
 from shrinkserve.atomic import linked_copy
 from shrinkserve.benchmark.load.run import Load, closed_loop
+from shrinkserve.benchmark.plain import plain
 from shrinkserve.benchmark.targets.target import server as server_target
 from shrinkserve.benchmark.timing import Timing
 from shrinkserve.config import ServingConfig
@@ -35,22 +34,18 @@ CONCURRENCIES = (1, 2, 4, 8, 16)
 BATCHES = (1, 4, 32)
 DELAYS_US = (500, 2000)
 DUELS = 3
-"""Times that the best and what was configured are measured in turns before the best is written."""
+"""Rounds in which the configured and the best choice are measured in turns."""
 TIMING = Timing(warmup=0.5, window=1.0, agree=2, most=4)
 WORTHWHILE = 1.03
-"""What a later choice must gain over the best so far: less is noise, and an earlier one is the simpler."""
+"""Least gain of a later choice over the best so far. A smaller gain is noise, and earlier choices are simpler."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """One way to run the model; `engine` None is ``config.pbtxt``."""
+    """Serving options and engine of a model; `engine` None is ``config.pbtxt``."""
 
     options: ServingConfig
     engine: str | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain data."""
-        return {"engine": self.engine, **asdict(self.options)}
 
     def __str__(self) -> str:
         chosen = self.options
@@ -63,31 +58,31 @@ class Choice:
 
 @dataclass(frozen=True)
 class Trial:
-    """What one choice did, a load a concurrency; or why it could not be served."""
+    """Load tests of one choice at each concurrency, or the error if it could not be served."""
 
     choice: Choice
     loads: list[Load] = field(default_factory=list)
     error: str | None = None
 
     def best(self, limit: float) -> Load | None:
-        """The load of most images a second whose 99th percentile is within `limit` seconds."""
-        holding = [load for load in self.loads if load.latency.percentile(99) <= limit]
-        return max(holding, key=lambda load: load.throughput, default=None)
+        """Return the load test with the highest throughput whose 99th percentile is within `limit` seconds."""
+        fit = [load for load in self.loads if load.latency.percentile(99) <= limit]
+        return max(fit, key=lambda load: load.throughput, default=None)
 
-    def worth(self, limit: float) -> float:
-        """Images a second of `best`; 0 where nothing holds the limit."""
+    def score(self, limit: float) -> float:
+        """Return the throughput of `best`; 0 if no load test is within the limit."""
         load = self.best(limit)
         return load.throughput if load else 0.0
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """All trials in the order in which they were made, and which is best.
+    """Result of a tuning.
 
     Attributes:
-        limit: seconds that the 99th percentile may take.
-        trials: the first is of what was configured.
-        duel: images a second of what was configured and of the best, measured in turns; empty when they are one.
+        limit: longest 99th percentile in seconds.
+        trials: all trials in their order; the first is of the configured choice.
+        duel: throughput of the configured and of the best choice, measured in turns; empty if they are the same.
     """
 
     limit: float
@@ -96,31 +91,39 @@ class Tuning:
 
     @property
     def chosen(self) -> Choice:
-        """The best, if it also won the duel by what is worthwhile; else what was configured."""
+        """The best choice if it won the duel by `WORTHWHILE`, else the configured one."""
         before, after = (median(values) for values in zip(*self.duel, strict=True)) if self.duel else (0.0, 1.0)
         return self.best.choice if after > before * WORTHWHILE else self.trials[0].choice
 
     @property
     def best(self) -> Trial:
-        """The first trial that no later one beats by what is worthwhile."""
+        """The first trial that no later one beats by `WORTHWHILE`."""
         best = self.trials[0]
         for trial in self.trials[1:]:
-            if trial.worth(self.limit) > best.worth(self.limit) * WORTHWHILE:
+            if trial.score(self.limit) > best.score(self.limit) * WORTHWHILE:
                 best = trial
         return best
 
-    def to_dict(self) -> dict[str, Any]:
-        """As plain data; the unit is in the name."""
+    def to_dict(self) -> dict[str, object]:
+        """Return JSON data."""
         return {
             "limit_p99_ms": self.limit * 1e3,
-            "best": self.best.choice.to_dict(),
-            "chosen": self.chosen.to_dict(),
+            "best": _plain_choice(self.best.choice),
+            "chosen": _plain_choice(self.chosen),
             "duel_images_per_second": [list(turn) for turn in self.duel],
             "trials": [
-                {"choice": t.choice.to_dict(), "fault": t.error, "loads": [load.to_dict() for load in t.loads]}
-                for t in self.trials
+                {
+                    "choice": _plain_choice(trial.choice),
+                    "fault": trial.error,
+                    "loads": [plain(load.to_record()) for load in trial.loads],
+                }
+                for trial in self.trials
             ],
         }
+
+
+def _plain_choice(choice: Choice) -> dict[str, object]:
+    return {"engine": choice.engine, **asdict(choice.options)}
 
 
 def tune_serving(
@@ -132,19 +135,19 @@ def tune_serving(
     concurrencies: Sequence[int] = CONCURRENCIES,
     say: Callable[[str], None] = lambda _: None,
 ) -> Tuning:
-    """Measure ways to run a model and write the best into its configuration.
+    """Measure serving options of a model and write the best into its configuration.
 
     Args:
-        repository: holds the model; its version that answers is measured.
-        name: the model's name.
-        limit: seconds that the 99th percentile may take, as a client on this machine sees it.
-        timing: of one load.
-        concurrencies: requests of one image under way at a time.
-        say: is told each trial.
+        repository: repository of the model; its served version is measured.
+        name: name of the model.
+        limit: longest 99th percentile in seconds, seen by a client on this machine.
+        timing: duration of one load test.
+        concurrencies: numbers of requests in flight.
+        say: receives a line for each trial.
 
     Raises:
         ConfigError: no such model.
-        GateError: no way holds the limit; nothing is written.
+        GateError: no choice is within the limit; nothing is written.
     """
     name = repository.classifier(name)
     tuning = Tuning(limit, [])
@@ -154,31 +157,31 @@ def tune_serving(
         for choice in choices:
             if choice not in [trial.choice for trial in tuning.trials]:
                 tuning.trials.append(_try(repository, name, choice, timing, concurrencies))
-                say(describe(tuning.trials[-1], limit))
+                say(f"{choice}: {outcome(tuning.trials[-1], limit)}")
         return tuning.best.choice
 
     measure([Choice(present)])
     best_instances = measure(_engines_and_instances(present, repository.engines(name)))
     best_batch = measure(_batches(best_instances, present.max_batch_size))
     measure(_delays(best_batch))
-    if not tuning.best.worth(limit):
+    if not tuning.best.score(limit):
         fastest = min((load.latency.percentile(99) for trial in tuning.trials for load in trial.loads), default=None)
-        found = "nothing could be served" if fastest is None else f"{fastest * 1e3:.1f} ms at best"
-        raise GateError(f"no way to run {public_name(name)} here holds a p99 of {limit * 1e3:g} ms: {found}")
+        found = "no choice could be served" if fastest is None else f"{fastest * 1e3:.1f} ms at best"
+        raise GateError(f"{public_name(name)}: no choice has a p99 within {limit * 1e3:g} ms on this machine: {found}")
     _duel(repository, name, tuning, timing)
     repository.configure(name, tuning.chosen.options, tuning.chosen.engine)
     return tuning
 
 
 def _duel(repository: Repository, name: str, tuning: Tuning, timing: Timing) -> None:
-    """Measure what was configured and the best in turns: what changed between their trials does not decide."""
+    """Measure the configured and the best choice in turns, so that changes of the machine over time do not matter."""
     first, best = tuning.trials[0], tuning.best
     if best is first:
         return
     loads = [trial.best(tuning.limit) for trial in (first, best)]
     for _ in range(DUELS):
         before, after = (
-            _try(repository, name, trial.choice, timing, [load.workers]).worth(tuning.limit) if load else 0.0
+            _try(repository, name, trial.choice, timing, [load.workers]).score(tuning.limit) if load else 0.0
             for trial, load in zip((first, best), loads, strict=True)
         )
         tuning.duel.append((before, after))
@@ -216,77 +219,86 @@ def _try(repository: Repository, name: str, choice: Choice, timing: Timing, conc
         try:
             with TritonServer(scratch.root, options) as server:
                 return Trial(choice, [_load(server.grpc_url, name, count, timing) for count in concurrencies])
-        except ServerError as exc:  # an engine of another processor, for one
+        except ServerError as exc:  # e.g. an engine for another processor
             return Trial(choice, error=exc.what)
 
 
 def _load(url: str, name: str, concurrency: int, timing: Timing) -> Load:
     with Client(url) as client:
-        contract = client.model_info(name)
-    size = contract.preprocess.size
+        served = client.model_info(name)
+    size = served.preprocess.size
     images = np.random.default_rng(0).integers(0, 256, (8, 1, size, size, 3), np.uint8)
-    return closed_loop(server_target(url, name, contract.precision), list(images), concurrency, timing)
+    return closed_loop(server_target(url, name, served.precision), list(images), concurrency, timing)
 
 
-def describe(trial: Trial, limit: float) -> str:
-    """One line of what a choice did."""
+def outcome(trial: Trial, limit: float) -> str:
+    """Return the result of a trial in one line."""
     if trial.error is not None:
-        return f"{trial.choice}: cannot be served ({trial.error})"
+        return f"cannot be served ({trial.error})"
     load = trial.best(limit)
     if load is None:
         lowest = min(load.latency.percentile(99) for load in trial.loads)
-        return f"{trial.choice}: p99 {lowest * 1e3:.1f} ms at best, beyond the limit"
-    server = load.server or {}
+        return f"p99 {lowest * 1e3:.1f} ms at best, longer than the limit"
     return (
-        f"{trial.choice}: {load.throughput:.0f} images/s at concurrency {load.workers}, "
+        f"{load.throughput:.0f} images/s at concurrency {load.workers}, "
         f"p50 {load.latency.percentile(50) * 1e3:.1f} ms, p99 {load.latency.percentile(99) * 1e3:.1f} ms, "
-        f"{server.get('images_per_execution') or 1:.2f} images an execution"
-        f"{'' if load.valid else f' (not to be quoted: {load.reasons[0]})'}"
+        f"{_batched(load):.2f} images in an execution"
+        f"{'' if load.valid else f' (not valid: {load.reasons[0]})'}"
     )
 
 
-COLUMNS = ("engine", "instances x threads", "batch", "delay us", "images/s", "requests", "p50 ms", "p99 ms", "batched")
-"""Of `table`: `requests` under way at a time, images `batched` in an execution by the server's own account."""
+HEADINGS = (
+    "engine",
+    "instances x threads",
+    "batch",
+    "delay us",
+    "images/s",
+    "requests",
+    "p50 ms",
+    "p99 ms",
+    "batched",
+    "note",
+)
+"""Columns of `table`: `requests` in flight, images `batched` in an execution by the statistics of the server."""
 
 
-def table(tuning: Tuning) -> str:
-    """What was tried, a line each at its best load, the chosen one with a star."""
-    rows: list[tuple[str, ...]] = [COLUMNS]
+def table(tuning: Tuning) -> Iterator[tuple[object, ...]]:
+    """Return a row for each trial at its best load; a star marks the chosen one. A failed trial has its outcome."""
     for trial in tuning.trials:
-        choice, chosen = trial.choice, trial.choice.options
+        choice, options = trial.choice, trial.choice.options
         star = "*" if choice == tuning.chosen else ""
-        shape = f"{chosen.instances} x {chosen.threads or 'all'}"
-        row = (f"{star}{choice.engine or 'default'}", shape, str(chosen.max_batch_size), str(chosen.queue_delay_us))
+        shape = f"{options.instances} x {options.threads or 'all'}"
+        row = (f"{star}{choice.engine or 'default'}", shape, options.max_batch_size, options.queue_delay_us)
         load = trial.best(tuning.limit)
-        rows.append((*row, *(_figures(load) if load else [describe(trial, tuning.limit).partition(": ")[2]])))
-    widths = [max(len(row[column]) for row in rows if len(row) == len(COLUMNS)) for column in range(len(COLUMNS))]
-    return "\n".join("  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=False)) for row in rows)
+        if load is None:
+            yield (*row, *[""] * 5, outcome(trial, tuning.limit))
+        else:
+            p50, p99 = (f"{load.latency.percentile(percent) * 1e3:.1f}" for percent in (50, 99))
+            yield (*row, f"{load.throughput:.0f}", load.workers, p50, p99, f"{_batched(load):.2f}")
 
 
-def _figures(load: Load) -> list[str]:
-    p50, p99 = (f"{load.latency.percentile(part) * 1e3:.1f}" for part in (50, 99))
-    batched = (load.server or {}).get("images_per_execution") or 1
-    return [f"{load.throughput:.0f}", str(load.workers), p50, p99, f"{batched:.2f}"]
+def _batched(load: Load) -> float:
+    return (load.server.images_per_execution if load.server else None) or 1.0
 
 
 def explain_batching(tuning: Tuning) -> str:
-    """What an image costs alone and in company, from Triton's own account over all trials of the best engine."""
+    """Return the time of an image alone and in a batch, by the server's statistics in trials of the best engine."""
     spent: dict[int, tuple[int, float]] = {}
-    engine, instances = tuning.best.choice.engine, tuning.best.choice.options.instances
+    best = tuning.best.choice
     for trial in tuning.trials:
-        if (trial.choice.engine, trial.choice.options.instances) != (engine, instances):
+        if (trial.choice.engine, trial.choice.options.instances) != (best.engine, best.options.instances):
             continue
         for load in trial.loads:
-            for size, entry in (load.server or {}).get("batches", {}).items():
+            for size, entry in (load.server.batches if load.server else {}).items():
                 count, total = spent.get(int(size), (0, 0.0))
-                spent[int(size)] = (count + entry["executions"], total + entry["executions"] * entry["mean_ms"])
+                spent[int(size)] = (count + entry.executions, total + entry.executions * entry.mean_ms)
     enough = {size: total / count / size for size, (count, total) in sorted(spent.items()) if count >= 20}
     if 1 not in enough or len(enough) < 2:
-        return "batching: executions of several images were too few to tell what company saves"
+        return "batching: too few executions with several images to compare"
     cheapest = min((size for size in enough if size > 1), key=lambda size: enough[size])
-    alone, company = enough[1], enough[cheapest]
-    verdict = "helps" if alone > company * WORTHWHILE else "does not help"
-    change = f"{abs(1 - company / alone):.0%} {'less' if company < alone else 'more'}"
+    alone, batched = enough[1], enough[cheapest]
+    verdict = "helps" if alone > batched * WORTHWHILE else "does not help"
+    change = f"{abs(1 - batched / alone):.0%} {'less' if batched < alone else 'more'}"
     return (
-        f"batching {verdict}: an image takes {alone:.2f} ms alone, {company:.2f} ms in a batch of {cheapest} ({change})"
+        f"batching {verdict}: an image takes {alone:.2f} ms alone, {batched:.2f} ms in a batch of {cheapest} ({change})"
     )

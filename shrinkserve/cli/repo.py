@@ -11,7 +11,7 @@ import typer
 
 from shrinkserve.api import repository as api
 from shrinkserve.errors import ArtifactError
-from shrinkserve.terminal import print_line
+from shrinkserve.terminal import print_line, print_table
 
 Root = Annotated[Path, typer.Option("--repository", help="The model repository.")]
 Name = Annotated[str, typer.Argument(help="The model's name.")]
@@ -170,13 +170,13 @@ def tune(
     wait: Wait = api.WAIT_SECONDS,
 ) -> None:
     """Find the best serving options on this machine. They are measured and written into the configuration."""
-    from shrinkserve.benchmark.tuning import explain_batching, table
+    from shrinkserve.benchmark.tuning import HEADINGS, explain_batching, table
 
     tuning = api.tune(name, slo, repository, wait=wait, say=_to_stderr if as_json else print_line)
     if as_json:
         print_line(json.dumps(tuning.to_dict(), indent=1))
         return
-    print_line(table(tuning))
+    print_table(HEADINGS, table(tuning), left=("note",))
     print_line(explain_batching(tuning))
     if tuning.duel:
         rounds = ", ".join(f"{before:.0f} -> {after:.0f}" for before, after in tuning.duel)

@@ -1,1 +1,1 @@
-"""Accuracy along the chain from checkpoint to server."""
+"""Accuracy of every stage and agreement between stages, on the same images."""

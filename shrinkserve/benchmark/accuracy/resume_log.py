@@ -1,37 +1,36 @@
-"""A pass over the data that was cut off goes on where it stopped."""
+"""Log of an accuracy pass, to resume it after an interruption."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from shrinkserve.benchmark.accuracy.run import AccuracyPlan, ChainResult
-from shrinkserve.benchmark.accuracy.score import Agreement, Flip, Score
+from shrinkserve.benchmark.plain import to_json
 from shrinkserve.errors import ArtifactError
+from shrinkserve.toml import validate
 
 
 class Journal:
-    """What each batch added, one line a batch, after a line that says which pass it is.
+    """Result of each batch, one line each, after a line that identifies the pass.
 
-    Appending is the one way in which the file grows, so the worst that a crash leaves is a last line that was cut
-    off: it is dropped, and its batch is measured again.
+    The file only grows at its end. A crash can therefore leave one incomplete line: it is dropped, and its batch is
+    measured again.
 
     Args:
         path: the file.
-        plan: the pass; a file of another one is refused.
+        plan: the pass; the file of another pass is refused.
     """
 
     def __init__(self, path: Path, plan: AccuracyPlan) -> None:
         self._path, self._plan = path, plan
-        self._identity = json.loads(json.dumps(plan.identity))  # tuples become lists, as they are read back
+        self._identity = json.loads(json.dumps(plan.identity))  # tuples become lists, as in the file
 
     def restore(self) -> ChainResult:
-        """What the file holds; nothing, and a new file, where there is none.
+        """Return the result in the file. Without a file, create it and return an empty result.
 
         Raises:
-            ArtifactError: the journal of another pass, a damaged one, or a place that cannot be written.
+            ArtifactError: the file belongs to another pass or is damaged, or its folder cannot be written.
         """
         chain = ChainResult.empty(self._plan)
         try:
@@ -40,25 +39,18 @@ class Journal:
                 self._write([json.dumps(self._identity) + "\n"])
                 return chain
             lines = self._path.read_text(encoding="utf-8").splitlines(keepends=True)
-            whole = [line for line in lines if line.endswith("\n")]
-            if len(whole) < len(lines):
-                self._write(whole)
+            complete = [line for line in lines if line.endswith("\n")]
+            if len(complete) < len(lines):
+                self._write(complete)
         except (OSError, UnicodeDecodeError) as exc:
             raise ArtifactError(f"{self._path}: cannot be used ({exc})", hint="choose another --out") from exc
-        self._replay(whole, chain)
+        self._replay(complete, chain)
         return chain
 
     def append(self, part: ChainResult) -> None:
-        """Add what one batch found."""
-        record = {
-            "done": part.done,
-            "fingerprint": part.fingerprint,
-            "order": part.order,
-            "scores": [asdict(score) for score in part.scores],
-            "comparisons": [asdict(comparison) for comparison in part.comparisons],
-        }
+        """Add the result of a batch."""
         with self._path.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(record) + "\n")
+            stream.write(to_json(part, indent=None))
 
     def _write(self, lines: list[str]) -> None:
         self._path.write_text("".join(lines), encoding="utf-8")
@@ -69,18 +61,10 @@ class Journal:
             if identity != self._identity:
                 differing = sorted(key for key in self._identity if identity[key] != self._identity[key])
                 raise ArtifactError(
-                    f"{self._path}: of another measurement ({', '.join(differing)} differ)",
+                    f"{self._path}: log of another measurement (different: {', '.join(differing)})",
                     hint="delete it, or choose another --out",
                 )
             for record in records:
-                chain.merge(_read_part(record))
+                chain.merge(validate(ChainResult, record, str(self._path), error=ArtifactError, hint="delete it"))
         except (ValueError, KeyError, TypeError) as exc:
-            raise ArtifactError(f"{self._path}: not a journal of this tool ({exc})", hint="delete it") from exc
-
-
-def _read_part(record: dict[str, Any]) -> ChainResult:
-    comparisons = [
-        Agreement(**{**raw, "listed": [Flip(**flip) for flip in raw["listed"]]}) for raw in record["comparisons"]
-    ]
-    scores = [Score(**raw) for raw in record["scores"]]
-    return ChainResult(scores, comparisons, record["done"], record["fingerprint"], record["order"])
+            raise ArtifactError(f"{self._path}: not a log of this program ({exc})", hint="delete it") from exc

@@ -1,35 +1,35 @@
-"""The same images through every stage, batch by batch, with bounded memory, from where it was cut off."""
+"""Accuracy pass: the same images through every stage, batch by batch, with bounded memory."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Generator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import cast
 from zlib import crc32
 
-from shrinkserve.benchmark.accuracy.score import Agreement, Score
+from shrinkserve.benchmark.accuracy.score import Agreement, ComparisonRecord, Score, ScoreRecord
 from shrinkserve.benchmark.targets.target import Logits, Target
 from shrinkserve.data import Batch, Dataset, evaluation_batches
 from shrinkserve.errors import RequestError
 from shrinkserve.preprocess import Preprocess
 
 Link = tuple[int, int]
-"""Positions of two stages that are compared: the earlier, the later."""
+"""Positions of two stages to compare: the earlier, the later."""
 
 
 @dataclass(frozen=True)
 class AccuracyPlan:
-    """A pass over a dataset.
+    """Pass over a dataset.
 
     Attributes:
-        dataset: what `shrinkserve.data.open_dataset` gave.
-        preprocess: what all the stages expect.
-        targets: the stages, in the order of the chain.
-        links: which of them are compared.
-        batch_size: images a request, which no stage refuses.
-        limit: only so many images, spread evenly over the dataset.
-        served: what the servers among the stages serve; their addresses may change.
+        dataset: the images.
+        preprocess: preprocessing of all stages.
+        targets: stages in the order of the pipeline.
+        links: pairs of stages to compare.
+        batch_size: images in a request; no stage may refuse it.
+        limit: number of images, spread evenly over the dataset; None for all.
+        served: identity of the served model; the address of a server may change.
     """
 
     dataset: Dataset
@@ -42,12 +42,12 @@ class AccuracyPlan:
 
     @property
     def images(self) -> int:
-        """How many images a whole pass has."""
+        """Number of images of a complete pass."""
         return len(self.dataset) if self.limit is None else min(self.limit, len(self.dataset))
 
     @property
-    def identity(self) -> dict[str, Any]:
-        """What must be the same for a pass to go on where another one stopped."""
+    def identity(self) -> dict[str, object]:
+        """Properties that must be equal to resume a pass."""
         return {
             "data": str(self.dataset.root.resolve()),
             "dataset_images": len(self.dataset),
@@ -58,17 +58,44 @@ class AccuracyPlan:
         }
 
 
-@dataclass
-class ChainResult:
-    """What a pass found so far.
+@dataclass(frozen=True)
+class AccuracyRecord:
+    """Result of a pass.
 
     Attributes:
-        scores: one a stage.
-        comparisons: one a link.
-        done: images that went through every stage, from the first on.
-        fingerprint: sum of a checksum of every image's pixels and label: the same images, prepared alike, have the
-            same one in whatever order they come.
-        order: the same, each times its position in the dataset: alike only when the order is, too.
+        images: number of images that went through every stage.
+        fingerprint: checksum of the images, see `ChainResult`.
+        order: checksum of their order.
+        stages: accuracy of each stage.
+        comparisons: agreement of each pair of stages.
+        planned: number of images of a complete pass.
+        batch: images in a request.
+    """
+
+    images: int
+    fingerprint: str
+    order: str
+    stages: list[ScoreRecord]
+    comparisons: list[ComparisonRecord]
+    planned: int
+    batch: int
+
+    def against(self, stage: str) -> dict[str, ComparisonRecord]:
+        """Return the comparisons with an earlier stage, by the name of the later one."""
+        return {one.after: one for one in self.comparisons if one.before == stage}
+
+
+@dataclass
+class ChainResult:
+    """Result of a part of a pass.
+
+    Attributes:
+        scores: one for each stage.
+        comparisons: one for each link.
+        done: number of images that went through every stage, from the first on.
+        fingerprint: sum of a checksum of each image's pixels and label. It depends on the images and their
+            preprocessing, and not on their order.
+        order: sum of those checksums times the image's position; it depends on the order as well.
     """
 
     scores: list[Score] = field(default_factory=list)
@@ -79,7 +106,7 @@ class ChainResult:
 
     @classmethod
     def empty(cls, plan: AccuracyPlan) -> ChainResult:
-        """Before the first image."""
+        """Return the result before the first image."""
         pairs = [(plan.targets[before], plan.targets[after]) for before, after in plan.links]
         return cls(
             scores=[Score(target.name) for target in plan.targets],
@@ -87,7 +114,7 @@ class ChainResult:
         )
 
     def merge(self, more: ChainResult) -> None:
-        """Add what another part of the same pass found."""
+        """Add the result of another part of the same pass."""
         for score, part in zip(self.scores, more.scores, strict=True):
             score.merge(part)
         for comparison, other in zip(self.comparisons, more.comparisons, strict=True):
@@ -96,41 +123,43 @@ class ChainResult:
         self.fingerprint += more.fingerprint
         self.order += more.order
 
-    def to_dict(self) -> dict[str, Any]:
-        """As plain data."""
-        return {
-            "images": self.done,
-            "fingerprint": f"{self.fingerprint:x}",
-            "order": f"{self.order:x}",
-            "stages": [score.to_dict() for score in self.scores],
-            "comparisons": [comparison.to_dict() for comparison in self.comparisons],
-        }
+    def to_record(self, plan: AccuracyPlan) -> AccuracyRecord:
+        """Return the figures of the images so far."""
+        return AccuracyRecord(
+            images=self.done,
+            fingerprint=f"{self.fingerprint:x}",
+            order=f"{self.order:x}",
+            stages=[score.to_record() for score in self.scores],
+            comparisons=[comparison.to_record() for comparison in self.comparisons],
+            planned=plan.images,
+            batch=plan.batch_size,
+        )
 
 
 def measure_accuracy(plan: AccuracyPlan, done: ChainResult, on_batch: Callable[[ChainResult], None]) -> None:
-    """Send the images that `done` does not hold yet through every stage.
+    """Send the remaining images of a pass through every stage.
 
     Args:
         plan: the pass.
-        done: `Chain.empty`, or what a journal restored; grows while the pass runs, so that a caller has the part
-            that was measured when a stage fails.
-        on_batch: called with what each batch adds, after it was added.
+        done: `ChainResult.empty`, or a restored result. It grows during the pass, so that the caller has the measured
+            part if a stage fails.
+        on_batch: receives the result of each batch after it was added to `done`.
 
     Raises:
         DataError: an image cannot be read.
-        RequestError: a server stopped answering; says after how many images.
+        RequestError: a server does not respond; the message has the number of images so far.
     """
     batches = evaluation_batches(plan.dataset, plan.preprocess, plan.batch_size, limit=plan.limit, start=done.done)
     with ExitStack() as stack:
-        stack.enter_context(closing(cast("Any", batches)))  # stops the decoding threads
-        answers = [stack.enter_context(target.open()) for target in plan.targets]
+        stack.callback(cast("Generator[object, None, None]", batches).close)  # stops the decoding threads
+        predictors = [stack.enter_context(target.open()) for target in plan.targets]
         for batch in batches:
             part = ChainResult.empty(plan)
             logits = []
             encoded = _encoded(plan, batch)
-            for target, answer in zip(plan.targets, answers, strict=True):
+            for target, predict in zip(plan.targets, predictors, strict=True):
                 try:
-                    logits.append(answer(encoded if target.encoded else batch.images))
+                    logits.append(predict(encoded if target.encoded else batch.images))
                 except RequestError as exc:
                     progress = f"{target.name}: failed after {done.done} of {plan.images} images"
                     raise RequestError(f"{progress} ({exc})") from exc
@@ -140,10 +169,13 @@ def measure_accuracy(plan: AccuracyPlan, done: ChainResult, on_batch: Callable[[
 
 
 def _count(part: ChainResult, plan: AccuracyPlan, batch: Batch, logits: Sequence[Logits]) -> None:
-    for score, answers in zip(part.scores, logits, strict=True):
-        score.add(answers, batch.labels)
+    def name(index: int) -> str:
+        return plan.dataset.record(index).name
+
+    for score, one in zip(part.scores, logits, strict=True):
+        score.add(one, batch.labels)
     for comparison, (before, after) in zip(part.comparisons, plan.links, strict=True):
-        comparison.add(logits[before], logits[after], batch.labels, batch.indices, _namer(plan.dataset))
+        comparison.add(logits[before], logits[after], batch.labels, batch.indices, name)
     part.done = len(batch)
     checksums = [crc32(image.tobytes(), int(label)) for image, label in zip(batch.images, batch.labels, strict=True)]
     part.fingerprint = sum(checksums)
@@ -151,11 +183,7 @@ def _count(part: ChainResult, plan: AccuracyPlan, batch: Batch, logits: Sequence
 
 
 def _encoded(plan: AccuracyPlan, batch: Batch) -> list[bytes]:
-    """The images of a batch as the dataset holds them, where a stage wants them so."""
+    """Return the images of a batch as they are in the dataset, if a stage takes them."""
     if not any(target.encoded for target in plan.targets):
         return []
     return [plan.dataset.record(int(index)).encoded for index in batch.indices]
-
-
-def _namer(dataset: Dataset) -> Callable[[int], str]:
-    return lambda index: dataset.record(index).name

@@ -1,20 +1,19 @@
-"""Counting right answers and flips: what a batch of logits adds to a score and to a comparison."""
+"""Accuracy of a stage and agreement of two stages, counted batch by batch."""
 
 from __future__ import annotations
 
 from base64 import b64decode, b64encode
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
-from shrinkserve.benchmark.stats import mcnemar, wilson
+from shrinkserve.benchmark.stats import Estimate, mcnemar, wilson
 from shrinkserve.benchmark.targets.target import Logits
 
 LISTED_FLIPS = 1000
-"""How many flips a comparison lists; further ones are only counted, so that memory is bounded."""
+"""Most flips that a comparison lists; further ones are only counted, so that memory is bounded."""
 
 Labels = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
@@ -22,9 +21,10 @@ Flags = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Flip:
-    """One image on which two stages name different classes.
+    """Image for which two stages predict different classes.
 
-    A margin is the distance in logits from the best class to the second best: small ones are close calls.
+    A margin is the distance in logits from the best class to the second best. It is None if logits are not finite or
+    there is one class only.
     """
 
     index: int
@@ -32,21 +32,39 @@ class Flip:
     label: int
     before: int
     after: int
-    margin_before: float
-    margin_after: float
+    margin_before: float | None
+    margin_after: float | None
+
+
+@dataclass(frozen=True)
+class Proportion(Estimate):
+    """Fraction of images with its confidence interval, and the number of images."""
+
+    right: int
+
+
+@dataclass(frozen=True)
+class ScoreRecord:
+    """Accuracy of a stage; `right` is the packed form of `Score.right`."""
+
+    stage: str
+    images: int
+    top1: Proportion
+    top5: Proportion
+    right: str
+    unit: str = "fraction of images"
 
 
 @dataclass
 class Score:
-    """How often one stage was right.
+    """Counts of correct predictions of a stage.
 
     Attributes:
-        stage: its name.
-        images: how many it was asked about.
-        top1: of these, the label was its answer.
-        top5: of these, the label was among its five best.
-        right: an image a character, in order: ``"1"`` where the label was its answer. A later release is compared
-            with these image by image.
+        stage: name of the stage.
+        images: number of images.
+        top1: images whose label was the prediction.
+        top5: images whose label was among the five best classes.
+        right: one character for each image, ``"1"`` for a correct prediction, to compare releases image by image.
     """
 
     stage: str
@@ -56,7 +74,7 @@ class Score:
     right: str = ""
 
     def add(self, logits: Logits, labels: Labels) -> None:
-        """Count one batch: logits [N, C], labels [N]."""
+        """Count a batch: logits [N, C], labels [N]."""
         right = is_right(logits, labels)
         self.images += len(labels)
         self.top1 += int(right.sum())
@@ -64,34 +82,52 @@ class Score:
         self.top5 += int(in_top(logits, labels, 5).sum())
 
     def merge(self, other: Score) -> None:
-        """Add the counts of another part of the images."""
+        """Add the counts of other images."""
         self.images += other.images
         self.top1 += other.top1
         self.top5 += other.top5
         self.right += other.right
 
-    def to_dict(self) -> dict[str, Any]:
-        """Fractions with their Wilson intervals."""
-        record: dict[str, Any] = {"stage": self.stage, "images": self.images, "unit": "fraction of images"}
-        for name, right in (("top1", self.top1), ("top5", self.top5)):
-            ends = wilson(right, self.images)
-            value = right / self.images if self.images else 0.0
-            record[name] = {"right": right, "value": value, "low": ends.low, "high": ends.high}
-        return {**record, "right": pack(self.right)}
+    def to_record(self) -> ScoreRecord:
+        """Return fractions with their Wilson intervals."""
+        return ScoreRecord(
+            self.stage, self.images, self._proportion(self.top1), self._proportion(self.top5), pack(self.right)
+        )
+
+    def _proportion(self, right: int) -> Proportion:
+        ends = wilson(right, self.images)
+        return Proportion(ends.low, ends.high, value=right / self.images if self.images else 0.0, right=right)
+
+
+@dataclass(frozen=True)
+class ComparisonRecord:
+    """Agreement of two stages; see `Agreement` for the fields."""
+
+    before: str
+    after: str
+    gated: bool
+    images: int
+    flips: int
+    lost: int
+    gained: int
+    worst: float | None
+    listed: list[Flip]
+    mcnemar_p: float
 
 
 @dataclass
 class Agreement:
-    """Two stages on the same images.
+    """Differences between the predictions of two stages on the same images.
 
     Attributes:
         before: name of the earlier stage.
         after: name of the later one.
-        gated: whether the two must give the same answers.
-        flips: images with another top-1 class.
-        lost: images that were right and are wrong now.
-        gained: images that were wrong and are right now.
-        worst: largest absolute difference of a logit.
+        gated: True if both must give the same predictions.
+        images: number of images.
+        flips: images with different top-1 classes.
+        lost: images that only the earlier stage predicts correctly.
+        gained: images that only the later stage predicts correctly.
+        worst: largest absolute difference of a logit; None if a logit is not finite.
         listed: the first `LISTED_FLIPS` flips.
     """
 
@@ -102,25 +138,25 @@ class Agreement:
     flips: int = 0
     lost: int = 0
     gained: int = 0
-    worst: float = 0.0
+    worst: float | None = 0.0
     listed: list[Flip] = field(default_factory=list)
 
     def add(self, before: Logits, after: Logits, labels: Labels, indices: Labels, name: Callable[[int], str]) -> None:
-        """Count one batch.
+        """Count a batch.
 
         Args:
             before: float32 logits [N, C] of the earlier stage.
             after: float32 logits [N, C] of the later one.
             labels: int64 [N].
-            indices: int64 [N], the images' positions in the dataset.
-            name: what the image at an index is called; asked for flips only.
+            indices: int64 [N], positions of the images in the dataset.
+            name: returns the name of the image at a position; called for flips only.
         """
         was, now = is_right(before, labels), is_right(after, labels)
         self.images += len(labels)
         self.lost += int((was & ~now).sum())
         self.gained += int((~was & now).sum())
-        self.worst = max(self.worst, largest_difference(before, after))
-        flipped = np.flatnonzero(~same_answer(before, after))
+        self.worst = _larger(self.worst, largest_difference(before, after))
+        flipped = np.flatnonzero(~same_prediction(before, after))
         self.flips += len(flipped)
         for i in flipped[: max(0, LISTED_FLIPS - len(self.listed))]:
             pair = int(before[i].argmax()), int(after[i].argmax())
@@ -129,67 +165,71 @@ class Agreement:
             self.listed.append(Flip(index, name(index), int(labels[i]), *pair, *margins))
 
     def merge(self, other: Agreement) -> None:
-        """Add what was found on another part of the images."""
+        """Add the counts of other images."""
         self.images += other.images
         self.flips += other.flips
         self.lost += other.lost
         self.gained += other.gained
-        self.worst = max(self.worst, other.worst)
+        self.worst = _larger(self.worst, other.worst)
         self.listed += other.listed[: LISTED_FLIPS - len(self.listed)]
 
-    def to_dict(self) -> dict[str, Any]:
-        """Counts, McNemar's p-value and the listed flips, as plain data."""
-        return {**asdict(self), "mcnemar_p": mcnemar(self.lost, self.gained)}
+    def to_record(self) -> ComparisonRecord:
+        """Return the counts with McNemar's p-value."""
+        return ComparisonRecord(**vars(self), mcnemar_p=mcnemar(self.lost, self.gained))
 
 
 def pack(right: str) -> str:
-    """`Score.right` as base64 text, eight images a byte."""
+    """Return `Score.right` as base64 text, eight images in a byte."""
     flags = np.frombuffer(right.encode(), np.uint8) == ord("1")
     return b64encode(np.packbits(flags).tobytes()).decode()
 
 
 def unpack(packed: str, images: int) -> Flags:
-    """What `pack` made, as flags [images]."""
+    """Return the result of `pack` as flags [images]."""
     bits: Flags = np.unpackbits(np.frombuffer(b64decode(packed), np.uint8), count=images).astype(np.bool_)
     return bits
 
 
 def is_right(logits: Logits, labels: Labels) -> Flags:
-    """Whether the label is the answer [N]; among equal logits the first class is, as for `argmax` everywhere."""
+    """Return True where the prediction is the label [N]; of equal logits the first class is the prediction."""
     flags: Flags = np.logical_and(finite(logits), logits.argmax(axis=1) == labels)
     return flags
 
 
 def in_top(logits: Logits, labels: Labels, k: int) -> Flags:
-    """Whether fewer than `k` classes have a larger logit than the label's [N]."""
+    """Return True where fewer than `k` classes have a larger logit than the label's [N]."""
     own = np.take_along_axis(logits, labels[:, None], axis=1)
     flags: Flags = np.logical_and(finite(logits), (logits > own).sum(axis=1) < k)
     return flags
 
 
-def same_answer(before: Logits, after: Logits) -> Flags:
-    """Whether both name the same class [N]; an answer that is not finite is nobody's."""
+def same_prediction(before: Logits, after: Logits) -> Flags:
+    """Return True where both predict the same class [N]; rows with NaN or inf never match."""
     both = np.logical_and(finite(before), finite(after))
     flags: Flags = np.logical_and(both, before.argmax(axis=1) == after.argmax(axis=1))
     return flags
 
 
 def finite(logits: Logits) -> Flags:
-    """Whether an image's logits are all numbers [N]: NaN must never pass for an answer."""
+    """Return True where all logits of an image are finite [N]."""
     flags: Flags = np.logical_and.reduce(np.isfinite(logits), axis=1)
     return flags
 
 
-def margin(logits: Logits) -> float:
-    """Distance from the largest to the second largest of one image's logits [C]."""
+def margin(logits: Logits) -> float | None:
+    """Return the distance from the largest to the second largest of one image's logits [C]; see `Flip`."""
     if len(logits) < 2:
-        return float("inf")
+        return None
     second, first = np.partition(logits, -2)[-2:]
-    return float(first - second)
+    return float(first - second) if np.isfinite(logits).all() else None
 
 
-def largest_difference(before: Logits, after: Logits) -> float:
-    """Largest absolute difference of two batches of logits; infinite when one of them is not finite."""
+def largest_difference(before: Logits, after: Logits) -> float | None:
+    """Return the largest absolute difference of two batches of logits; None if one of them is not finite."""
     if not (finite(before).all() and finite(after).all()):
-        return float("inf")
+        return None
     return float(np.abs(before - after).max(initial=0.0))
+
+
+def _larger(one: float | None, other: float | None) -> float | None:
+    return None if one is None or other is None else max(one, other)

@@ -1,1 +1,1 @@
-"""Load tests: closed and open loop."""
+"""Closed-loop and open-loop load tests, their validity and the search for the highest rate."""

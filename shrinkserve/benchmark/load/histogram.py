@@ -1,26 +1,39 @@
-"""Latencies in a high dynamic range histogram: bounded memory, three significant digits, mergeable."""
+"""Latency histogram with bounded memory and three significant digits (HdrHistogram)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from shrinkserve.benchmark.stats import Interval, quantile_ranks
+from shrinkserve.benchmark.stats import Estimate, Interval, quantile_ranks
 
 if TYPE_CHECKING:
     from hdrh.histogram import HdrHistogram
 
 PERCENTILES = (50.0, 90.0, 95.0, 99.0, 99.9)
-"""The percentiles that every record carries."""
+"""Percentiles in every record."""
 
 _LOWEST_US, _HIGHEST_US, _DIGITS = 1, 3_600_000_000, 3
 
 
+@dataclass(frozen=True)
+class LatencyRecord:
+    """Latencies of a load test in milliseconds; `percentiles` has the keys ``p50`` to ``p99.9``."""
+
+    count: int
+    mean: float
+    max: float
+    percentiles: dict[str, Estimate]
+    hdr: str
+    unit: str = "ms"
+
+
 class LatencyHistogram:
-    """Latencies from 1 microsecond to 1 hour, in seconds outside and in microseconds inside.
+    """Latencies from 1 microsecond to 1 hour. Methods take and return seconds.
 
     Args:
-        encoded: what `encode` returned, to read a stored histogram back.
+        encoded: result of `encode`, to load a stored histogram.
     """
 
     def __init__(self, encoded: str | None = None) -> None:
@@ -33,45 +46,45 @@ class LatencyHistogram:
 
     @classmethod
     def merge(cls, parts: Iterable[LatencyHistogram]) -> LatencyHistogram:
-        """One histogram of all samples of `parts`."""
-        whole = cls()
+        """Return one histogram of all samples of `parts`."""
+        merged = cls()
         for part in parts:
-            whole._hdr.add(part._hdr)
-        return whole
+            merged._hdr.add(part._hdr)
+        return merged
 
     def record(self, seconds: float) -> None:
-        """Add one latency; one outside the range is counted at the nearer end."""
+        """Add one latency, clipped to the range of the histogram."""
         self._hdr.record_value(min(max(round(seconds * 1e6), _LOWEST_US), _HIGHEST_US))
 
     @property
     def count(self) -> int:
-        """How many latencies were recorded."""
+        """Number of latencies."""
         return int(self._hdr.get_total_count())
 
     @property
     def mean(self) -> float:
-        """Mean latency in seconds; 0 when nothing was recorded."""
+        """Mean latency; 0 for an empty histogram."""
         return float(self._hdr.get_mean_value()) / 1e6 if self.count else 0.0
 
     @property
     def longest(self) -> float:
-        """The longest latency in seconds."""
+        """Maximum latency."""
         return float(self._hdr.get_max_value()) / 1e6
 
     def percentile(self, percent: float) -> float:
-        """The latency in seconds that `percent` of the samples do not exceed."""
+        """Return the latency that `percent` of the samples do not exceed."""
         return float(self._hdr.get_value_at_percentile(percent)) / 1e6
 
     def interval(self, percent: float) -> Interval:
-        """The confidence interval of a percentile, in seconds, free of any assumption on the distribution."""
+        """Return the confidence interval of a percentile, without any assumption about the distribution."""
         if not self.count:
             return Interval(0.0, 0.0)
         low, high = quantile_ranks(percent / 100, self.count)
-        # The percentile of rank r: half a sample below it, so that rounding cannot step over to rank r + 1.
+        # The percentile of rank r is taken half a sample lower, so that rounding cannot return rank r + 1.
         return Interval(*(self.percentile(100 * (rank - 0.5) / self.count) for rank in (low, high)))
 
     def buckets(self, per_decade: int = 40) -> list[tuple[float, float, int]]:
-        """The distribution in logarithmic buckets, for drawing: (low, high, count), in seconds, empty ones left out."""
+        """Return logarithmic buckets (low, high, count) for drawing; empty buckets are left out."""
         ratio = 10 ** (1 / per_decade)
         return [
             (item.value_iterated_from / 1e6, item.value_iterated_to / 1e6, int(item.count_added_in_this_iter_step))
@@ -80,24 +93,14 @@ class LatencyHistogram:
         ]
 
     def encode(self) -> str:
-        """The whole histogram as base64 text in the HdrHistogram V2 format, which its other tools read too."""
+        """Return the histogram as base64 text in the HdrHistogram V2 format, which other HdrHistogram tools read."""
         return bytes(self._hdr.encode()).decode("ascii")
 
-    def to_dict(self) -> dict[str, Any]:
-        """Percentiles with their intervals, mean and maximum in milliseconds, and the encoded histogram."""
+    def to_record(self) -> LatencyRecord:
+        """Return mean, maximum and percentiles in milliseconds, and the encoded histogram."""
         percentiles = {}
         for percent in PERCENTILES:
             ends = self.interval(percent)
-            percentiles[f"p{percent:g}"] = {
-                "value": 1e3 * self.percentile(percent),
-                "low": 1e3 * ends.low,
-                "high": 1e3 * ends.high,
-            }
-        return {
-            "unit": "ms",
-            "count": self.count,
-            "mean": 1e3 * self.mean,
-            "max": 1e3 * self.longest,
-            "percentiles": percentiles,
-            "hdr": self.encode(),
-        }
+            value = self.percentile(percent)
+            percentiles[f"p{percent:g}"] = Estimate(low=1e3 * ends.low, high=1e3 * ends.high, value=1e3 * value)
+        return LatencyRecord(self.count, 1e3 * self.mean, 1e3 * self.longest, percentiles, self.encode())

@@ -1,4 +1,4 @@
-"""Whose turn it is among the workers of an open loop."""
+"""Lock for the workers of an open loop."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from threading import Event, Lock
 
 
 class LifoLock:
-    """A lock that the latest to ask for gets first; a context manager.
+    """Lock that the latest waiting thread gets first; a context manager.
 
-    One worker at a time waits for the next due time, and of the others the one that was busy last comes next. So a
-    low rate is sent by a few warm threads and connections, however many stand by for a stall.
+    In an open loop one worker at a time waits for the next due time. With last in, first out, a low rate uses only a
+    few warm threads and connections; the others are used during a stall.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""The load tests of a measurement, in an order in which no target has all of its tests in a row."""
+"""Plan of the load tests of a measurement."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from shrinkserve.data import Dataset, evaluation_batches
 from shrinkserve.preprocess import Preprocess
 
 REQUESTS = 16
-"""How many different requests a load test sends in turn."""
+"""Number of different requests in a load test."""
 
 
 @dataclass(frozen=True)
 class LoadPlan:
-    """Which load tests there are.
+    """Load tests of each target.
 
     Attributes:
-        concurrency: closed loops of so many workers, one image a request.
-        rates: open loops of so many requests a second, one image a request.
-        arrivals: of the open loops.
-        batches: closed loops of one worker with so many images a request.
-        in_flight: most requests under way at once in an open loop.
-        everywhere: test the local stages too, not only the servers.
-        timing: how long each lasts.
+        concurrency: closed loops with this many workers, one image in a request.
+        rates: open loops with this many requests per second, one image in a request.
+        arrivals: distribution of the arrivals in open loops.
+        batches: closed loops of one worker with this many images in a request.
+        in_flight: most requests in flight in an open loop.
+        everywhere: also test the local stages, not only the servers.
+        timing: duration of each test.
     """
 
     concurrency: Sequence[int] = (1, 4)
@@ -41,23 +41,23 @@ class LoadPlan:
     timing: Timing = field(default_factory=Timing)
 
     def targets(self, stages: Sequence[Target]) -> list[Target]:
-        """Those of the stages that are put under load."""
+        """Return the stages that are tested."""
         return [target for target in stages if target.remote or self.everywhere]
 
 
 def run_loads(
     plan: LoadPlan, targets: Sequence[Target], requests: Requests, say: Callable[[str], None]
 ) -> Iterator[Load]:
-    """Run every load test of a plan.
+    """Run the load tests of a plan. Targets take turns, so that no target has all of its tests in a row.
 
     Args:
-        plan: which.
-        targets: what is put under load; those that take encoded images are asked for one image a request only.
-        requests: what is sent.
-        say: told before each test.
+        plan: the tests.
+        targets: targets; those that take encoded images get one image in a request only.
+        requests: source of the requests.
+        say: receives a line before each test.
 
     Raises:
-        RequestError: a server does not answer.
+        RequestError: a server does not respond.
     """
     for concurrency in dict.fromkeys(plan.concurrency):
         for target in targets:
@@ -65,7 +65,7 @@ def run_loads(
             yield closed_loop(target, requests.of(target), concurrency, plan.timing)
     for size in dict.fromkeys(plan.batches):
         for target in targets:
-            if not target.encoded and not (size == 1 and 1 in plan.concurrency):  # which is the same test
+            if not target.encoded and not (size == 1 and 1 in plan.concurrency):  # the same test as above
                 say(f"load: {target.name}, batch {size}")
                 yield closed_loop(target, requests.of(target, size), 1, plan.timing)
     for rate in dict.fromkeys(plan.rates):
@@ -76,18 +76,18 @@ def run_loads(
 
 @dataclass(frozen=True)
 class Requests:
-    """What load tests send: different real images of a dataset.
+    """Source of requests: different images of a dataset.
 
     Attributes:
-        dataset: where they are from.
-        preprocess: what a network expects.
+        dataset: the images.
+        preprocess: the preprocessing of the network.
     """
 
     dataset: Dataset
     preprocess: Preprocess
 
     def of(self, target: Target, batch: int = 1) -> list[Images]:
-        """Requests of the kind that a target takes, `batch` images in each."""
+        """Return requests in the form that a target takes, with `batch` images in each."""
         if not target.encoded:
             return list(payload(self.dataset, self.preprocess, batch))
         order = np.linspace(0, len(self.dataset) - 1, min(len(self.dataset), REQUESTS), dtype=int)
@@ -95,7 +95,7 @@ class Requests:
 
 
 def payload(dataset: Dataset, preprocess: Preprocess, batch: int) -> list[Pixels]:
-    """Requests for load tests: different real images, `batch` in each, uint8 [batch, S, S, 3]."""
+    """Return requests with different images of a dataset, uint8 [batch, S, S, 3] each."""
     count = min(len(dataset), REQUESTS * batch)
     images = np.concatenate([part.images for part in evaluation_batches(dataset, preprocess, batch, limit=count)])
     starts = range(0, count, batch)

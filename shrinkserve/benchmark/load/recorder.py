@@ -1,28 +1,27 @@
-"""What the workers of a load test saw, window by window."""
+"""Thread-safe recorder of a load test: counts and latencies by window."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, field
 from threading import Lock
-from typing import Any
 
 from shrinkserve.benchmark.load.histogram import LatencyHistogram
 from shrinkserve.errors import ShrinkServeError
 
 GIVE_UP_AFTER = 20
-"""So many failures in a row, over all workers, mean that nobody answers any more."""
+"""Number of consecutive failures, over all workers, after which the target counts as gone."""
 
 
 @dataclass
 class Window:
-    """A stretch of the measurement.
+    """Part of a measurement.
 
     Attributes:
-        completed: requests that were answered in it.
-        images: images in those.
-        errors: requests that failed in it.
-        latency: of the requests that were due in it, from the time they were due.
+        completed: requests with a response in this window.
+        images: images in those requests.
+        errors: requests that failed in this window.
+        latency: latency of the requests that were due in this window, counted from their due time.
     """
 
     completed: int = 0
@@ -30,25 +29,20 @@ class Window:
     errors: int = 0
     latency: LatencyHistogram = field(default_factory=LatencyHistogram)
 
-    def to_dict(self, seconds: float) -> dict[str, Any]:
-        """As plain data."""
-        return {
-            "requests": self.completed,
-            "errors": self.errors,
-            "images_per_second": self.images / seconds,
-            "p50_ms": 1e3 * self.latency.percentile(50),
-            "p99_ms": 1e3 * self.latency.percentile(99),
-        }
-
 
 class Recorder:
-    """Collects from all workers; what happens before `begin` is warm-up and forgotten.
+    """Collects the results of all workers. Results before `begin` (warm-up) are dropped.
 
-    Throughput is counted when an answer arrives, latency where the request was due: in an open loop a request that
-    a stalled server answers late belongs to the moment at which its user would have sent it.
+    Throughput is counted in the window of the response, latency in the window of the due time. So the wait that a
+    stalled server causes in an open loop is attributed to the time at which the user would have sent the request.
 
     Args:
         seconds: length of a window.
+
+    Attributes:
+        error: the last error.
+        send_lag: delay between due time and sending, of requests whose worker was waiting for the due time.
+        end: end of the measurement.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -62,27 +56,27 @@ class Recorder:
         self._lock = Lock()
 
     def begin(self, now: float) -> None:
-        """The first window starts now."""
+        """Start the first window."""
         self._start = now
 
     def finish(self, now: float) -> None:
-        """What is due or answered from now on belongs to no window."""
+        """End the measurement: later due times and responses are not counted."""
         self.end = now
 
     @property
     def gone(self) -> bool:
-        """Whether nobody answers any more."""
+        """True after `GIVE_UP_AFTER` consecutive failures."""
         return self._failed_in_a_row >= GIVE_UP_AFTER
 
     def success(self, due: float, started: float, ended: float, images: int, *, waited: bool) -> None:
-        """One answer.
+        """Record a response.
 
         Args:
-            due: when the request should have been sent, on the clock of `time.perf_counter`.
-            started: when it was.
-            ended: when its answer was there.
-            images: images in it.
-            waited: whether its worker was there in time, so that a late start is the generator's own fault.
+            due: time at which the request was due, on the clock of `time.perf_counter`.
+            started: time at which it was sent.
+            ended: time of its response.
+            images: number of images in it.
+            waited: True if its worker waited for the due time, so that a late start is caused by the generator.
         """
         with self._lock:
             self._failed_in_a_row = 0
@@ -96,7 +90,7 @@ class Recorder:
                     self.send_lag.record(started - due)
 
     def failure(self, ended: float, error: ShrinkServeError) -> None:
-        """One request without an answer."""
+        """Record a failed request."""
         with self._lock:
             self._failed_in_a_row += 1
             self.error = error
@@ -104,7 +98,7 @@ class Recorder:
                 self._at(ended).errors += 1
 
     def windows(self, count: int) -> list[Window]:
-        """The first `count` windows."""
+        """Return the first `count` windows."""
         with self._lock:
             return [self._windows[number] for number in range(count)]
 

@@ -1,25 +1,49 @@
-"""What this machine was doing during a load test: CPU, memory, and the GPU where it can be read."""
+"""CPU, memory and GPU use of this machine during a load test."""
 
 from __future__ import annotations
 
 import os
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field, fields
 from threading import Event, Thread
-from typing import Any
 
 import numpy as np
 import psutil
 
+from shrinkserve.benchmark.plain import OPTIONAL
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Mean and maximum of a sampled figure."""
+
+    mean: float
+    max: float
+
+
+@dataclass(frozen=True)
+class Resources:
+    """Use of the machine; `own_cpu_cores` is the CPU time of this process over the elapsed time."""
+
+    own_cpu_cores: float
+    machine_cpu_percent: Usage | None = field(default=None, metadata=OPTIONAL)
+    machine_memory_used_mib: Usage | None = field(default=None, metadata=OPTIONAL)
+    load_average: Usage | None = field(default=None, metadata=OPTIONAL)
+    gpu_percent: Usage | None = field(default=None, metadata=OPTIONAL)
+    gpu_memory_used_mib: Usage | None = field(default=None, metadata=OPTIONAL)
+    gpu_sm_clock_mhz: Usage | None = field(default=None, metadata=OPTIONAL)
+    gpu_temperature_celsius: Usage | None = field(default=None, metadata=OPTIONAL)
+
 
 class Monitor:
-    """Samples the machine while the block runs.
+    """Context manager that samples the machine.
 
     Args:
         period: seconds between two samples.
 
     Attributes:
-        own_cores: CPU seconds a second of this process: 1.0 is one core busy all the time.
+        own_cores: CPU time of this process over the elapsed time: 1.0 is one busy core.
     """
 
     def __init__(self, period: float = 0.5) -> None:
@@ -40,13 +64,13 @@ class Monitor:
         self._stop.set()
         self._thread.join()
 
-    def to_dict(self) -> dict[str, Any]:
-        """Mean and maximum of every figure; the unit is in the name."""
-        record: dict[str, Any] = {"own_cpu_cores": self.own_cores}
-        for key in dict.fromkeys(key for sample in self._samples for key in sample):
-            values = [sample[key] for sample in self._samples if key in sample]
-            record[key] = {"mean": float(np.mean(values)), "max": max(values)}
-        return record
+    def to_record(self) -> Resources:
+        """Return mean and maximum of every figure that could be read."""
+        found = {}
+        for figure in fields(Resources):
+            if values := [sample[figure.name] for sample in self._samples if figure.name in sample]:
+                found[figure.name] = Usage(float(np.mean(values)), max(values))
+        return Resources(self.own_cores, **found)
 
     def _sample(self) -> None:
         gpu = _Gpu()
@@ -63,7 +87,7 @@ class Monitor:
 
 
 class _Gpu:
-    """The first GPU through NVML; nothing where there is no NVIDIA driver or no `nvidia-ml-py`."""
+    """The first GPU, read through NVML; without an NVIDIA driver or `nvidia-ml-py` nothing is read."""
 
     def __init__(self) -> None:
         self._handle = None
@@ -73,7 +97,7 @@ class _Gpu:
             self._nvml = pynvml
             pynvml.nvmlInit()
             self._handle = pynvml.nvmlDeviceGetHandleByIndex(0)
-        except Exception:  # noqa: BLE001 - NVML raises a class of its own for each code; all mean "not readable"
+        except Exception:  # noqa: BLE001 - NVML has an exception class for each code; all mean "not readable"
             return
 
     def read(self) -> dict[str, float]:
@@ -90,6 +114,6 @@ class _Gpu:
         for name, figure in figures.items():
             try:
                 found[name] = float(figure())
-            except nvml.NVMLError:  # not every GPU tells everything
+            except nvml.NVMLError:  # not every GPU supports every query
                 continue
         return found

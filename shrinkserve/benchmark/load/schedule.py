@@ -1,4 +1,4 @@
-"""When the next request is due: at once (closed loop) or at times drawn before (open loop)."""
+"""Due times of the requests of a load test."""
 
 from __future__ import annotations
 
@@ -13,35 +13,35 @@ Arrivals = Literal["poisson", "constant"]
 
 
 class Schedule(Protocol):
-    """Hands out due times on the clock of `time.perf_counter`; shared by all workers."""
+    """Source of due times on the clock of `time.perf_counter`, shared by all workers."""
 
     def start(self, now: float) -> None:
-        """All workers are ready."""
+        """Start the schedule; all workers are ready."""
 
     def due(self) -> float:
-        """When the caller's next request is due; never later than the next caller's."""
+        """Return the due time of the caller's next request; it is never later than that of the next caller."""
         ...
 
 
 class ClosedSchedule:
-    """Closed loop: a worker sends as soon as it has its answer, so a slow server is asked less often."""
+    """Closed loop: a request is due at once, so a slow server receives fewer requests."""
 
     def start(self, now: float) -> None:
-        """Nothing to prepare."""
+        """Do nothing."""
 
     def due(self) -> float:
         return perf_counter()
 
 
 class OpenSchedule:
-    """Open loop: requests are due whether or not earlier ones were answered, as users behave.
+    """Open loop: due times do not depend on responses, as with independent users.
 
-    Latency that counts from the due time cannot hide a stall (Tene's "coordinated omission").
+    Latency from the due time includes the wait for a stalled server (Tene's "coordinated omission").
 
     Args:
-        rate: requests a second.
-        arrivals: "poisson" (independent users, exponential gaps) or "constant" (a clock).
-        seed: of the gaps, so that two runs see the same arrivals.
+        rate: requests per second.
+        arrivals: "poisson" (independent users, exponential gaps) or "constant" (equal gaps).
+        seed: seed of the gaps; the same seed gives the same due times.
     """
 
     _BLOCK = 4096

@@ -1,98 +1,122 @@
-"""The highest rate that a promise holds at: MLPerf's server scenario."""
+"""Search for the highest rate that keeps a latency objective (the server scenario of MLPerf)."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from shrinkserve.benchmark.load.record import LoadRecord
 from shrinkserve.benchmark.load.run import Load, closed_loop, open_loop
 from shrinkserve.benchmark.load.schedule import OpenSchedule
+from shrinkserve.benchmark.load.validity import Reason
 from shrinkserve.benchmark.targets.target import Images, Target
 from shrinkserve.benchmark.timing import Timing, parse_duration
 from shrinkserve.errors import ConfigError
 
 PROBE = 8
-"""Concurrency of the closed loop that says where to look."""
+"""Concurrency of the closed loop that gives the upper end of the search."""
 STEPS = 6
-"""Halvings of the range: the rate is found to within 1/64 of what the closed loop reached."""
+"""Number of bisections: the rate is found to within 1/64 of the closed loop's throughput."""
 LEAST = 0.05
-"""The lowest rate that is tried, as a fraction of what the closed loop reached."""
+"""Lowest rate of the search, as a fraction of the closed loop's throughput."""
 
 
 @dataclass(frozen=True)
 class Slo:
-    """A promise such as ``p99=20ms``: that percentile of the latency is at most so many seconds."""
+    """Latency objective such as ``p99=20ms``: the percentile of the latency is at most this many seconds."""
 
     percent: float
     seconds: float
 
     @classmethod
     def parse(cls, text: str) -> Slo:
-        """Read ``p99=20ms``.
+        """Parse a text such as ``p99=20ms``.
 
         Raises:
-            ConfigError: something else.
+            ConfigError: the text has another form.
         """
         match = re.fullmatch(r"p(\d{1,2}(?:\.\d+)?)=(.+)", text.strip())
         if match is None or not 0 < float(match[1]) < 100:
-            raise ConfigError("--slo", expected="a promise such as p99=20ms", found=repr(text))
+            raise ConfigError("--slo", expected="an objective such as p99=20ms", found=repr(text))
         return cls(float(match[1]), parse_duration(match[2], "--slo"))
 
-    def holds(self, load: Load) -> bool:
-        """Whether a load test kept the promise and everything that was asked was answered.
+    def met_by(self, load: Load) -> bool:
+        """Return True if a load test met the objective and all requests got a response.
 
-        A generator that is late only makes the latency longer: a promise that holds all the same holds.
+        A late load generator does not matter: it makes the latency longer only.
         """
-        broken = any(reason.startswith(("errors", "overloaded")) for reason in load.reasons)
-        return not broken and load.latency.percentile(self.percent) <= self.seconds
+        failed = any(one.reason in {Reason.ERRORS, Reason.OVERLOADED} for one in load.reasons)
+        return not failed and load.latency.percentile(self.percent) <= self.seconds
 
     def __str__(self) -> str:
         return f"p{self.percent:g}={1e3 * self.seconds:g}ms"
 
 
+@dataclass(frozen=True)
+class SearchRecord:
+    """Result of a search.
+
+    Attributes:
+        target: name of the target.
+        slo: the objective as text.
+        percent: its percentile.
+        bound_ms: its bound.
+        requests_per_second: highest rate that meets it; 0 if none does.
+        images_per_second: images of those requests.
+        closed_loop_requests_per_second: throughput of the closed loop.
+        trials: the load tests.
+    """
+
+    target: str
+    slo: str
+    percent: float
+    bound_ms: float
+    requests_per_second: float
+    images_per_second: float
+    closed_loop_requests_per_second: float
+    trials: list[LoadRecord]
+
+
 def search(
     target: Target, requests: Sequence[Images], slo: Slo, in_flight: int, timing: Timing, say: Callable[[str], None]
-) -> dict[str, Any]:
-    """Find the highest rate of Poisson arrivals at which the promise holds, by halving.
+) -> SearchRecord:
+    """Find the highest rate of Poisson arrivals that meets an objective, by bisection.
 
     Args:
-        target: what is measured.
-        requests: what is sent in turn.
-        slo: the promise.
-        in_flight: most requests under way at once.
-        timing: of each trial.
-        say: told before each trial.
-
-    Returns:
-        ``requests_per_second``, 0 when the promise does not even hold at `LEAST` of the capacity, and the trials.
+        target: target of the requests.
+        requests: requests, sent in turn.
+        slo: the objective.
+        in_flight: most requests in flight.
+        timing: duration of each trial.
+        say: receives a line before each trial.
 
     Raises:
-        RequestError: nobody answers.
+        RequestError: the target does not respond.
     """
     capacity = closed_loop(target, requests, PROBE, timing)
     top = capacity.throughput / capacity.batch
-    trials: list[Load] = []
+    trials: list[LoadRecord] = []
 
-    def try_rate(rate: float) -> bool:
+    def meets(rate: float) -> bool:
         say(f"slo: {target.name}, {slo} at {rate:.0f} requests/s")
-        trials.append(open_loop(target, requests, OpenSchedule(rate), in_flight, timing))
-        return slo.holds(trials[-1])
+        load = open_loop(target, requests, OpenSchedule(rate), in_flight, timing)
+        trials.append(load.to_record())
+        return slo.met_by(load)
 
-    holds, fails = 0.0, 1.2 * top
-    if top > 0 and try_rate(LEAST * top):
-        holds = LEAST * top
+    good, bad = 0.0, 1.2 * top
+    if top > 0 and meets(LEAST * top):
+        good = LEAST * top
         for _ in range(STEPS):
-            middle = (holds + fails) / 2
-            holds, fails = (middle, fails) if try_rate(middle) else (holds, middle)
-    return {
-        "target": target.name,
-        "slo": str(slo),
-        "percent": slo.percent,
-        "bound_ms": 1e3 * slo.seconds,
-        "requests_per_second": holds,
-        "images_per_second": holds * capacity.batch,
-        "closed_loop_requests_per_second": top,
-        "trials": [trial.to_dict() for trial in trials],
-    }
+            middle = (good + bad) / 2
+            good, bad = (middle, bad) if meets(middle) else (good, middle)
+    return SearchRecord(
+        target=target.name,
+        slo=str(slo),
+        percent=slo.percent,
+        bound_ms=1e3 * slo.seconds,
+        requests_per_second=good,
+        images_per_second=good * capacity.batch,
+        closed_loop_requests_per_second=top,
+        trials=trials,
+    )

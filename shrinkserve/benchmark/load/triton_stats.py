@@ -1,89 +1,119 @@
-"""Where a request's time goes inside Triton, from its own statistics."""
+"""Time of a request inside Triton, from the server's statistics."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from dataclasses import dataclass
 
-StatisticsSource = Callable[[], dict[str, Any]]
+StatisticsSource = Callable[[], Mapping[str, object]]
 
-PHASES = {
-    "queue": "queue",
-    "compute_input": "compute_input",
-    "compute_infer": "compute_infer",
-    "compute_output": "compute_output",
-}
-"""Our name of a phase -> the key in Triton's `inference_stats`; each holds a count and nanoseconds."""
+
+@dataclass(frozen=True)
+class Phases:
+    """Milliseconds in each phase. The names are those of Triton's `inference_stats`."""
+
+    queue: float
+    compute_input: float
+    compute_infer: float
+    compute_output: float
+
+    @property
+    def compute(self) -> float:
+        """Milliseconds without the queue."""
+        return self.compute_input + self.compute_infer + self.compute_output
+
+
+@dataclass(frozen=True)
+class BatchTime:
+    """Executions of one batch size and their mean duration."""
+
+    executions: int
+    mean_ms: float
+
+
+@dataclass(frozen=True)
+class ServerTime:
+    """Statistics of the server between two readings.
+
+    Attributes:
+        requests: number of successful requests.
+        failed: number of failed ones.
+        mean_ms: mean time of a request in each phase.
+        total_mean_ms: mean time of a request in the server.
+        images_per_execution: mean batch size of an execution; None if unknown.
+        batches: batch size -> executions.
+    """
+
+    requests: int
+    failed: int
+    mean_ms: Phases
+    total_mean_ms: float
+    images_per_execution: float | None
+    batches: dict[str, BatchTime]
 
 
 class TritonStatistics:
-    """Two readings of a server's cumulative statistics, and what happened between them.
+    """Two readings of a server's cumulative statistics and the difference between them.
 
     Args:
-        source: reads them; None when there is no server.
+        source: function that reads the statistics; None without a server.
     """
 
     def __init__(self, source: StatisticsSource | None) -> None:
         self._source = source
-        self._before: dict[str, Any] = {}
-        self._after: dict[str, Any] = {}
+        self._before: Mapping[str, object] = {}
+        self._after: Mapping[str, object] = {}
 
     def begin(self) -> None:
-        """First reading."""
+        """Take the first reading."""
         self._before = self._source() if self._source else {}
 
     def end(self) -> None:
-        """Second reading."""
+        """Take the second reading."""
         self._after = self._source() if self._source else {}
 
     def difference(self, *path: str) -> int:
-        """How much a counter grew, e.g. of ``("inference_stats", "queue", "ns")``."""
-        return _at(self._after, path) - _at(self._before, path)
+        """Return the growth of a counter, e.g. ``("inference_stats", "queue", "ns")``."""
+        return _counter(self._after, *path) - _counter(self._before, *path)
 
-    @property
-    def known(self) -> bool:
-        """Whether there is anything to read."""
-        return bool(self._after)
-
-    @property
-    def batches(self) -> dict[int, tuple[int, int]]:
-        """Batch size -> (executions, nanoseconds of inference) between the readings."""
-        before = {int(b["batch_size"]): b["compute_infer"] for b in self._before.get("batch_stats", ())}
+    def batches(self) -> dict[str, BatchTime]:
+        """Return the executions between the two readings by batch size, in ascending order."""
+        before, after = _batch_stats(self._before), _batch_stats(self._after)
         found = {}
-        for entry in self._after.get("batch_stats", ()):
-            size, now = int(entry["batch_size"]), entry["compute_infer"]
-            was = before.get(size, {})
-            count = int(now.get("count", 0)) - int(was.get("count", 0))
+        for size in sorted(after):
+            count, ns = (_counter(after[size], key) - _counter(before.get(size, {}), key) for key in ("count", "ns"))
             if count:
-                found[size] = (count, int(now.get("ns", 0)) - int(was.get("ns", 0)))
+                found[str(size)] = BatchTime(count, ns / count / 1e6)
         return found
 
+    def to_record(self) -> ServerTime | None:
+        """Return the mean time of a request in each phase, and the batches; None without a request."""
+        requests = self.difference("inference_stats", "success", "count")
+        if not self._after or not requests:
+            return None
 
-def split(statistics: TritonStatistics) -> dict[str, Any] | None:
-    """Mean milliseconds a request spent in each phase inside the server, and how requests were batched."""
-    if not statistics.known:
-        return None
-    requests = statistics.difference("inference_stats", "success", "count")
-    if not requests:
-        return None
-    executions = statistics.difference("execution_count")
-    return {
-        "requests": requests,
-        "failed": statistics.difference("inference_stats", "fail", "count"),
-        "mean_ms": {
-            phase: statistics.difference("inference_stats", key, "ns") / requests / 1e6 for phase, key in PHASES.items()
-        },
-        "total_mean_ms": statistics.difference("inference_stats", "success", "ns") / requests / 1e6,
-        "images_per_execution": statistics.difference("inference_count") / executions if executions else None,
-        "batches": {
-            str(size): {"executions": count, "mean_ms": ns / count / 1e6}
-            for size, (count, ns) in sorted(statistics.batches.items())
-        },
-    }
+        def mean_ms(phase: str) -> float:
+            return self.difference("inference_stats", phase, "ns") / requests / 1e6
+
+        executions = self.difference("execution_count")
+        return ServerTime(
+            requests=requests,
+            failed=self.difference("inference_stats", "fail", "count"),
+            mean_ms=Phases(*map(mean_ms, ("queue", "compute_input", "compute_infer", "compute_output"))),
+            total_mean_ms=mean_ms("success"),
+            images_per_execution=self.difference("inference_count") / executions if executions else None,
+            batches=self.batches(),
+        )
 
 
-def _at(statistics: Mapping[str, Any], path: tuple[str, ...]) -> int:
-    value: Any = statistics
+def _batch_stats(statistics: Mapping[str, object]) -> dict[int, object]:
+    entries = statistics.get("batch_stats", ())
+    assert isinstance(entries, list | tuple)
+    return {int(entry["batch_size"]): entry["compute_infer"] for entry in entries}
+
+
+def _counter(statistics: object, *path: str) -> int:
+    """Return a counter; protobuf's JSON leaves out zeros and writes 64-bit numbers as strings."""
     for key in path:
-        value = value.get(key, {}) if isinstance(value, Mapping) else {}
-    return int(value or 0)  # over gRPC Triton's 64-bit numbers are JSON strings
+        statistics = statistics.get(key) if isinstance(statistics, Mapping) else None
+    return int(statistics) if isinstance(statistics, str | int) else 0

@@ -1,31 +1,51 @@
-"""Whether the figures of a load test may be quoted, and why not."""
+"""Validity of a load test: reasons why its figures cannot be quoted."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from enum import Enum
 
 from shrinkserve.benchmark.load.recorder import Recorder, Window
 from shrinkserve.benchmark.load.resources import Monitor
-
-if TYPE_CHECKING:
-    from shrinkserve.benchmark.timing import Timing
+from shrinkserve.benchmark.timing import Timing
 
 TOLERANCE = 0.1
-"""Windows agree when each is within this fraction of their mean, as in Triton's perf_analyzer."""
+"""Windows agree if each is within this fraction of their mean, as in Triton's perf_analyzer."""
 ENOUGH = 100
-"""Requests below which a 99th percentile is one or two samples."""
+"""Least number of requests; with fewer, a 99th percentile is one or two samples."""
 BUSY_CLIENT = 0.85
-"""Cores that this process keeps busy from which it may be what is measured: its Python code runs on one."""
+"""Above this many busy cores the load generator itself is the bottleneck (its Python code can use at most one)."""
 LATE_SENDER = 0.1
-"""Send lag (99th percentile) against the median latency from which the generator could not keep its times."""
+"""Largest send lag (99th percentile) of a valid test, as a fraction of the median latency."""
+
+
+class Reason(Enum):
+    """Reason why figures are not valid."""
+
+    ERRORS = "errors"
+    OVERLOADED = "overloaded"
+    TOO_FEW = "too few"
+    UNSTABLE = "unstable"
+    CLIENT_BOUND = "client-bound"
+
+
+@dataclass(frozen=True)
+class Invalid:
+    """Reason with its figures; as text ``reason: detail``."""
+
+    reason: Reason
+    detail: str
+
+    def __str__(self) -> str:
+        return f"{self.reason.value}: {self.detail}"
 
 
 def steady(windows: Sequence[Window], timing: Timing) -> bool:
-    """Whether the last windows agree in throughput and in median latency.
+    """Return True if the last windows agree in throughput and in median latency.
 
-    A window also agrees when the mean is inside its own confidence interval: at a few hundred requests a window, ten
-    percent are within the noise.
+    A window also agrees if the mean is inside its confidence interval: with a few hundred requests in a window, ten
+    percent are noise.
     """
     last = windows[-timing.agree :]
     if len(last) < timing.agree or sum(window.completed for window in last) < ENOUGH:
@@ -49,35 +69,36 @@ def invalid_reasons(
     rate: float | None,
     unsent: int,
     generator: Monitor | None,
-) -> list[str]:
-    """Every reason why the figures are not valid; none when they are.
+) -> list[Invalid]:
+    """Return every reason why the figures are not valid.
 
     Args:
         windows: the measurement.
-        timing: what was asked of it.
-        recorder: holds the last fault and how late requests were sent.
-        rate: requests a second that were offered; None in a closed loop.
-        unsent: requests that were due and not sent.
-        generator: this process's use of the machine, where it only generates load.
+        timing: its settings.
+        recorder: has the last error and the send lag.
+        rate: offered requests per second; None for a closed loop.
+        unsent: number of requests that were due and not sent.
+        generator: CPU use of this process, if it only generates load.
     """
     completed = sum(window.completed for window in windows)
     errors = sum(window.errors for window in windows)
-    offered = rate * timing.window * len(windows) if rate else 0.0
+    seconds = timing.window * len(windows)
+    offered = rate * seconds if rate else 0.0
     median = sum(window.latency.percentile(50) for window in windows) / len(windows)
-    reasons = []
-    if errors:
-        reasons.append(f"errors: {errors} of {errors + completed} requests failed, the last with: {recorder.error}")
-    if unsent or completed < 0.95 * offered - 1.96 * offered**0.5:
-        reasons.append(
-            f"overloaded: {completed / (timing.window * len(windows)):.1f} of {rate:.1f} requests/s answered"
-        )
-    if completed < ENOUGH:
-        reasons.append(f"too few: {completed} requests, percentiles need {ENOUGH}")
-    elif not steady(windows, timing):
-        reasons.append(f"unstable: the last {timing.agree} of {len(windows)} windows differ by over {TOLERANCE:.0%}")
-    if generator is not None and generator.own_cores >= BUSY_CLIENT:
-        reasons.append(f"client-bound: the load generator used {generator.own_cores:.2f} cores")
     lag = recorder.send_lag.percentile(99) if recorder.send_lag.count else 0.0
+    found = []
+    if errors:
+        detail = f"{errors} of {errors + completed} requests failed, last error: {recorder.error}"
+        found.append(Invalid(Reason.ERRORS, detail))
+    if unsent or completed < 0.95 * offered - 1.96 * offered**0.5:
+        found.append(Invalid(Reason.OVERLOADED, f"{completed / seconds:.1f} responses/s to {rate:.1f} requests/s"))
+    if completed < ENOUGH:
+        found.append(Invalid(Reason.TOO_FEW, f"{completed} requests, percentiles need {ENOUGH}"))
+    elif not steady(windows, timing):
+        detail = f"the last {timing.agree} of {len(windows)} windows differ by more than {TOLERANCE:.0%}"
+        found.append(Invalid(Reason.UNSTABLE, detail))
+    if generator is not None and generator.own_cores >= BUSY_CLIENT:
+        found.append(Invalid(Reason.CLIENT_BOUND, f"the load generator used {generator.own_cores:.2f} cores"))
     if lag > max(LATE_SENDER * median, 1e-3):
-        reasons.append(f"client-bound: requests left up to {1e3 * lag:.1f} ms late (p99)")
-    return reasons
+        found.append(Invalid(Reason.CLIENT_BOUND, f"requests were sent up to {1e3 * lag:.1f} ms late (p99)"))
+    return found

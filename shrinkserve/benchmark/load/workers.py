@@ -1,4 +1,4 @@
-"""The workers of a load test."""
+"""Worker threads of a load test."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ from time import perf_counter
 from shrinkserve.benchmark.load.lifo_lock import LifoLock
 from shrinkserve.benchmark.load.recorder import Recorder
 from shrinkserve.benchmark.load.schedule import OpenSchedule, Schedule
-from shrinkserve.benchmark.targets.target import Answer, Images, Target
+from shrinkserve.benchmark.targets.target import Images, Predict, Target
 from shrinkserve.errors import RequestError
 
 
 class Workers:
-    """Threads that ask until they are told to stop. A context manager; leaving it ends them all.
+    """Threads that send requests to a target. A context manager; leaving it ends all threads.
 
     Args:
-        target: what they ask; each opens it for itself.
-        requests: what they send in turn.
-        workers: how many there are.
-        pace: when a request is due.
-        recorder: where their answers go.
+        target: target of the requests; each worker opens its own connection.
+        requests: requests, sent in turn.
+        workers: number of threads.
+        schedule: due times.
+        recorder: receives the results.
 
     Raises:
-        RequestError: on entering, when a worker cannot reach the target.
+        RequestError: on entering, if a worker cannot reach the target.
     """
 
     def __init__(
-        self, target: Target, requests: Sequence[Images], workers: int, pace: Schedule, recorder: Recorder
+        self, target: Target, requests: Sequence[Images], workers: int, schedule: Schedule, recorder: Recorder
     ) -> None:
-        self._target, self._requests, self._pace, self._recorder = target, requests, pace, recorder
+        self._target, self._requests, self._schedule, self._recorder = target, requests, schedule, recorder
         self._closing, self._abandon = Event(), Event()
         self._failure: Exception | None = None
-        self._turns = LifoLock() if isinstance(pace, OpenSchedule) else nullcontext()
-        self._ready = Barrier(workers + 1, action=lambda: pace.start(perf_counter()))
+        self._turns = LifoLock() if isinstance(schedule, OpenSchedule) else nullcontext()
+        self._ready = Barrier(workers + 1, action=lambda: schedule.start(perf_counter()))
         self._threads = [Thread(target=self._work, args=(n,), name=f"load-{n}", daemon=True) for n in range(workers)]
 
     def __enter__(self) -> Workers:
@@ -56,7 +56,7 @@ class Workers:
         self._join()
 
     def wait(self, seconds: float) -> None:
-        """Let the workers work.
+        """Wait while the workers send requests.
 
         Raises:
             RequestError: all requests fail.
@@ -65,17 +65,21 @@ class Workers:
             return
         if self._failure is not None:
             raise self._failure
-        raise RequestError(f"{self._target.name}: stopped answering ({self._recorder.error})")
+        raise RequestError(f"{self._target.name}: no responses any more ({self._recorder.error})")
 
     def drain(self, seconds: float) -> int:
-        """After `Recorder.finish`: let what was due be answered, and count the requests that never were sent."""
+        """Wait for the responses of requests that were due before `Recorder.finish`.
+
+        Returns:
+            The number of requests that were due and not sent.
+        """
         self._closing.set()
         deadline = perf_counter() + seconds
         for thread in self._threads:
             thread.join(max(0.0, deadline - perf_counter()))
         self._abandon.set()
         unsent = 0
-        while isinstance(self._pace, OpenSchedule) and self._pace.due() < self._recorder.end:
+        while isinstance(self._schedule, OpenSchedule) and self._schedule.due() < self._recorder.end:
             unsent += 1
         return unsent
 
@@ -86,13 +90,13 @@ class Workers:
 
     def _work(self, number: int) -> None:
         try:
-            with self._target.open() as answer:
-                with suppress(RequestError):  # what is wrong with the server is seen again, and counted, in a moment
-                    answer(self._requests[number % len(self._requests)])  # opens the connection, which takes its time
+            with self._target.open() as predict:
+                with suppress(RequestError):  # an error of the server is seen and counted again in the test
+                    predict(self._requests[number % len(self._requests)])  # opens the connection before the test
                 self._ready.wait()
                 while (moment := self._next()) is not None:
                     due, early = moment
-                    self._ask(answer, self._requests[number % len(self._requests)], due, waited=early)
+                    self._send(predict, self._requests[number % len(self._requests)], due, waited=early)
                     number += len(self._threads)
         except BrokenBarrierError:
             return
@@ -102,17 +106,21 @@ class Workers:
             self._ready.abort()
 
     def _next(self) -> tuple[float, bool] | None:
-        """Wait for the time at which this worker is to ask: that time, and whether it was awaited; None at the end."""
+        """Wait until this worker's next request is due.
+
+        Returns:
+            The due time, and True if the worker was waiting for it; None at the end of the test.
+        """
         with self._turns:
-            if self._abandon.is_set() or (due := self._pace.due()) >= self._recorder.end:
+            if self._abandon.is_set() or (due := self._schedule.due()) >= self._recorder.end:
                 return None
             early = due - perf_counter()
             return None if early > 0 and self._closing.wait(early) else (due, early > 0)
 
-    def _ask(self, answer: Answer, images: Images, due: float, *, waited: bool) -> None:
+    def _send(self, predict: Predict, images: Images, due: float, *, waited: bool) -> None:
         started = perf_counter()
         try:
-            answer(images)
+            predict(images)
         except RequestError as exc:
             self._recorder.failure(perf_counter(), exc)
             if self._recorder.gone:

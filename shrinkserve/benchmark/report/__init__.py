@@ -1,1 +1,1 @@
-"""What a measurement looks like to those who were not there."""
+"""Record of a measurement, its gates, and the reports made from it."""

@@ -1,55 +1,72 @@
-"""The images on which answers differ, as the page shows them."""
+"""Images with different predictions, as shown in the HTML report."""
 
 from __future__ import annotations
 
 import base64
 import io
-from typing import Any
+from dataclasses import dataclass
 
+from shrinkserve.benchmark.accuracy.score import ComparisonRecord, Flip
+from shrinkserve.benchmark.report.record import BenchRecord
 from shrinkserve.data import Dataset
 from shrinkserve.errors import DataError
 from shrinkserve.preprocess import decode
 
 SHOWN = 12
-"""How many flipped images an arrow shows."""
+"""Most images shown for a pair of stages."""
 SIDE = 160
-"""Longest side of a thumbnail in pixels; smaller images stay as they are."""
+"""Longest side of a thumbnail in pixels; smaller images are not enlarged."""
 
 
-def flip_groups(record: dict[str, Any], dataset: Dataset) -> list[dict[str, Any]]:
-    """For each arrow of the chain with flips: its two stages, how many there are, and the first `SHOWN` as figures."""
-    stages = record["stages"]
-    arrows = {(stages[one["parent"]]["name"], one["name"]) for one in stages if one["parent"] is not None}
+@dataclass(frozen=True)
+class Prediction:
+    """Prediction of one stage."""
+
+    who: str
+    label: str
+    margin: float | None
+    right: bool
+
+
+@dataclass(frozen=True)
+class FlipFigure:
+    """Image with its thumbnail (a data URL; empty if the image cannot be read), label and both predictions."""
+
+    name: str
+    picture: str
+    label: str
+    predictions: tuple[Prediction, Prediction]
+
+
+@dataclass(frozen=True)
+class FlipGroup:
+    """Flips between a stage and its parent."""
+
+    comparison: ComparisonRecord
+    figures: list[FlipFigure]
+
+
+def flip_groups(record: BenchRecord, dataset: Dataset) -> list[FlipGroup]:
+    """Return the flips between each stage and its parent, with the first `SHOWN` as figures."""
+    stages = record.stages
+    pairs = {(stages[one.parent].name, one.name) for one in stages if one.parent is not None}
     return [
-        {
-            "before": comparison["before"],
-            "after": comparison["after"],
-            "flips": comparison["flips"],
-            "lost": comparison["lost"],
-            "gained": comparison["gained"],
-            "figures": [_figure(flip, record["classes"], dataset) for flip in comparison["listed"][:SHOWN]],
-        }
-        for comparison in (record["accuracy"] or {"comparisons": []})["comparisons"]
-        if comparison["flips"] and (comparison["before"], comparison["after"]) in arrows
+        FlipGroup(one, [_figure(flip, record.classes, dataset) for flip in one.listed[:SHOWN]])
+        for one in (record.accuracy.comparisons if record.accuracy else ())
+        if one.flips and (one.before, one.after) in pairs
     ]
 
 
-def _figure(flip: dict[str, Any], classes: list[str], dataset: Dataset) -> dict[str, Any]:
-    return {
-        "name": flip["name"],
-        "picture": _thumbnail(dataset, flip["index"]),
-        "label": classes[flip["label"]],
-        "answers": [_answer(flip, who, classes) for who in ("before", "after")],
-    }
-
-
-def _answer(flip: dict[str, Any], who: str, classes: list[str]) -> dict[str, Any]:
-    right = flip[who] == flip["label"]
-    return {"who": who, "class": classes[flip[who]], "margin": flip[f"margin_{who}"], "right": right}
+def _figure(flip: Flip, classes: list[str], dataset: Dataset) -> FlipFigure:
+    predictions = (
+        Prediction("before", classes[flip.before], flip.margin_before, flip.before == flip.label),
+        Prediction("after", classes[flip.after], flip.margin_after, flip.after == flip.label),
+    )
+    return FlipFigure(flip.name, _thumbnail(dataset, flip.index), classes[flip.label], predictions)
 
 
 def _thumbnail(dataset: Dataset, index: int) -> str:
-    """The image as a data URL; empty when it cannot be read any more."""
+    """Return the image as a data URL; empty if it cannot be read any more."""
     try:
         image = decode(dataset.record(index).encoded)
     except DataError:

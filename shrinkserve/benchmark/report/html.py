@@ -1,28 +1,31 @@
-"""The report as one HTML page that can be sent around: nothing is fetched, nothing is run."""
+"""Report as one self-contained HTML page without scripts."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections import defaultdict
+from dataclasses import asdict, dataclass
 
 from shrinkserve.benchmark.load.histogram import LatencyHistogram
+from shrinkserve.benchmark.load.perf_analyzer import PerfAnalyzerRecord
+from shrinkserve.benchmark.load.record import LoadRecord
 from shrinkserve.benchmark.report import charts, numbers, svg, tree
 from shrinkserve.benchmark.report.flips import flip_groups
-from shrinkserve.benchmark.report.terminal import outcome, tiles, verdict
-from shrinkserve.benchmark.timing import describe_load
+from shrinkserve.benchmark.report.headline import headline, outcome, tiles
+from shrinkserve.benchmark.report.record import BenchRecord
 from shrinkserve.data import Dataset
+from shrinkserve.text import printable
 
-WIDE, NARROW = 1016.0, 358.0
-"""Widths of the two drawings of each chart, in pixels: for a desk and for a phone."""
-PHASES = ("queue", "compute_input", "compute_infer", "compute_output", "client and network")
-PERCENTILES = ["p50", "p90", "p95", "p99", "p99.9"]
+CLIENT = "client and network"
+PHASES = ("queue", "compute_input", "compute_infer", "compute_output", CLIENT)
+PERCENTILES = ("p50", "p90", "p95", "p99", "p99.9")
 
 
-def to_html(record: dict[str, Any], dataset: Dataset) -> str:
-    """A record of `shrinkserve bench` as a self-contained page.
+def to_html(record: BenchRecord, dataset: Dataset) -> str:
+    """Return a record as a self-contained page.
 
     Args:
-        record: see `shrinkserve.benchmark.report.record`.
-        dataset: where the thumbnails come from.
+        record: the measurement.
+        dataset: source of the thumbnails.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -32,18 +35,17 @@ def to_html(record: dict[str, Any], dataset: Dataset) -> str:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=lambda value: printable(value, keep="\n") if type(value) is str else value,
     )
     environment.filters |= {"percent": numbers.percent, "ms": numbers.milliseconds, "rate": numbers.rate}
-    reference = record["stages"][record["reference"]]["name"]
-    comparisons = record["accuracy"]["comparisons"] if record["accuracy"] else []
+    environment.filters["percent_range"] = numbers.percent_range
     return environment.get_template("report.html.jinja").render(
         record=record,
         outcome=outcome(record),
-        sentence=verdict(record),
+        headline=headline(record),
         tiles=tiles(record),
-        reference=reference,
-        against={c["after"]: c for c in comparisons if c["before"] == reference},
-        chain=_chain(record),
+        against=record.accuracy.against(record.reference_name) if record.accuracy else {},
+        tree=_tree(record),
         curves=_curves(record),
         ridges=_ridges(record),
         batches=_batches(record),
@@ -51,105 +53,141 @@ def to_html(record: dict[str, Any], dataset: Dataset) -> str:
         phase_names=PHASES,
         shapes=svg.SHAPES,
         percentiles=PERCENTILES,
-        peers=_peers(record),
+        perf_analyzer=_perf_analyzer(record),
         flips=flip_groups(record, dataset),
-        describe=describe_load,
         figure=numbers.figure,
     )
 
 
-def _chain(record: dict[str, Any]) -> list[str]:
-    """Both drawings of the chain; none when nothing was compared."""
-    if not record["accuracy"]:
-        return []
-    stages = record["stages"]
-    found = {(c["before"], c["after"]): c["flips"] for c in record["accuracy"]["comparisons"]}
+def _tree(record: BenchRecord) -> str:
+    """Return the picture of the stages; empty if nothing was compared."""
+    if not record.accuracy:
+        return ""
+    flips = {(one.before, one.after): one.flips for one in record.accuracy.comparisons}
     nodes = []
-    for number, (stage, score) in enumerate(zip(stages, record["accuracy"]["stages"], strict=True)):
-        parent = stage["parent"]
-        flips = None if parent is None else found[stages[parent]["name"], stage["name"]]
-        bad = bool(flips) and stage["exact"] and stages[parent]["exact"]
-        note = f"top-1 {numbers.percent(score['top1']['value'])}"
-        nodes.append(tree.Node(stage["name"], note, parent, flips, bad, number == record["reference"]))
-    return [tree.wide(nodes), tree.narrow(nodes)]
+    for number, (stage, score) in enumerate(zip(record.stages, record.accuracy.stages, strict=True)):
+        note, reference = f"top-1 {numbers.percent(score.top1.value)}", number == record.reference
+        if stage.parent is None:
+            nodes.append(tree.Node(stage.name, note, None, None, bad=False, reference=reference))
+        else:
+            parent = record.stages[stage.parent]
+            count = flips[parent.name, stage.name]
+            bad = count > 0 and stage.exact and parent.exact
+            nodes.append(tree.Node(stage.name, note, stage.parent, count, bad=bad, reference=reference))
+    return tree.draw(nodes)
 
 
-def _curves(record: dict[str, Any]) -> dict[str, Any]:
-    """Throughput and p99 of every load test with one image a request that kept up, and of what the search tried."""
-    series: dict[str, list[charts.LoadPoint]] = {}
-    tried = [trial for search in record["slo"] for trial in search["trials"]]
-    for load in (*record["loads"], *tried):
-        p99 = load["latency"]["percentiles"]["p99"]
-        if load["batch"] != 1 or load["unsent"] or not load["latency"]["count"]:
-            continue
-        closed = load["mode"] == "closed"
-        name = load["target"] if closed else f"{load['target']}, open loop"
-        asked = load["concurrency"] if closed else load["offered_requests_per_second"]
-        point = charts.LoadPoint(
-            load=asked,
-            throughput=load["images_per_second"],
-            p99=p99["value"],
-            low=p99["low"],
-            high=p99["high"],
-            valid=load["valid"] or load in tried,  # what a search found too much is no worse measured
-            label=f"c{asked}" if closed else f"{asked:.0f}/s",
-            title=f"{describe_load(load)}: {numbers.milliseconds(p99['value'])} ms",
-        )
-        series.setdefault(name, []).append(point)
+@dataclass(frozen=True)
+class Curves:
+    """Load curves and the names of their series."""
+
+    names: list[str]
+    picture: str
+
+
+def _curves(record: BenchRecord) -> Curves | None:
+    """Draw the load tests with one image in a request that kept up, and the trials of the searches."""
+    series: defaultdict[str, list[charts.LoadPoint]] = defaultdict(list)
+    for load in record.loads:
+        _add_point(series, load, labelled=True)
+    for search in record.slo:
+        for trial in search.trials:
+            _add_point(series, trial, labelled=False)
     if not any(len(points) > 1 for points in series.values()):
-        return {}
+        return None
     ordered = {name: sorted(points, key=lambda point: point.load) for name, points in series.items()}
-    drawn = [charts.load_curves(ordered, WIDE, 400), charts.load_curves(ordered, NARROW, 280)]
-    return {"names": list(ordered), "pictures": drawn}
+    return Curves(list(ordered), charts.load_curves(ordered))
 
 
-def _ridges(record: dict[str, Any]) -> list[str]:
+def _add_point(series: defaultdict[str, list[charts.LoadPoint]], load: LoadRecord, *, labelled: bool) -> None:
+    """Add a load test. Trials of a search have no label, and are not hollow if the rate was too high."""
+    if load.batch != 1 or load.unsent or not load.latency.count:
+        return
+    p99, rate = load.percentile("p99"), load.offered_requests_per_second
+    label = f"c{load.concurrency}" if rate is None else f"{rate:.0f}/s"
+    point = charts.LoadPoint(
+        load=load.concurrency if rate is None else rate,
+        throughput=load.images_per_second,
+        p99=p99.value,
+        low=p99.low,
+        high=p99.high,
+        valid=load.valid or not labelled,
+        label=label if labelled else "",
+        title=f"{load.title}: {numbers.milliseconds(p99.value)} ms",
+    )
+    series[load.target if rate is None else f"{load.target}, open loop"].append(point)
+
+
+def _ridges(record: BenchRecord) -> str:
+    """Draw the distribution of every load test; empty without any."""
     loads = []
-    for load in record["loads"]:
-        histogram = LatencyHistogram(load["latency"]["hdr"])
-        buckets = [(1e3 * low, 1e3 * high, count) for low, high, count in histogram.buckets()]
-        if buckets:
+    for load in record.loads:
+        histogram = LatencyHistogram(load.latency.hdr)
+        if buckets := [(1e3 * low, 1e3 * high, count) for low, high, count in histogram.buckets()]:
             marks = {f"p{percent:g}": 1e3 * histogram.percentile(percent) for percent in (50, 99, 99.9)}
-            loads.append(charts.LatencyRidge(describe_load(load), buckets, marks))
-    return [charts.ridges(loads, WIDE), charts.ridges(loads, NARROW)] if loads else []
+            loads.append(charts.LatencyRidge(load.title, buckets, marks))
+    return charts.ridges(loads) if loads else ""
 
 
-def _batches(record: dict[str, Any]) -> dict[str, Any]:
-    """Load tests of one worker by target and batch size; `share` of the best throughput is the shade."""
-    alone = [load for load in record["loads"] if load["mode"] == "closed" and load["concurrency"] == 1]
-    sizes = sorted({load["batch"] for load in alone})
-    if len(sizes) < 2:
-        return {}
-    best = max(load["images_per_second"] for load in alone) or 1.0
-    rows: dict[str, dict[int, dict[str, Any]]] = {}
+@dataclass(frozen=True)
+class BatchTable:
+    """Load tests with one worker, by target and batch size; `best` is the highest throughput."""
+
+    sizes: list[int]
+    rows: dict[str, dict[int, LoadRecord]]
+    best: float
+
+
+def _batches(record: BenchRecord) -> BatchTable | None:
+    alone = [load for load in record.loads if load.mode == "closed" and load.concurrency == 1]
+    rows: defaultdict[str, dict[int, LoadRecord]] = defaultdict(dict)
     for load in alone:
-        share = load["images_per_second"] / best
-        rows.setdefault(load["target"], {})[load["batch"]] = {**load, "share": share}
-    return {"sizes": sizes, "rows": rows}
+        rows[load.target][load.batch] = load
+    sizes = sorted({load.batch for load in alone})
+    best = max((load.images_per_second for load in alone), default=0.0) or 1.0
+    return BatchTable(sizes, dict(rows), best) if len(sizes) > 1 else None
 
 
-def _phases(record: dict[str, Any]) -> list[dict[str, Any]]:
-    """Where the mean request's time goes: the server's own account, and the rest of what the client saw.
+@dataclass(frozen=True)
+class PhaseRow:
+    """Mean time of a request by phase, in milliseconds; `widths` are percent of the longest row."""
 
-    An ensemble's account adds up the computation of its models and leaves out the queues before them: what is in the
-    server's time and is no computation is waiting.
+    name: str
+    phases: dict[str, float]
+    widths: list[float]
+    total: float
+    together: float | None
+
+
+def _phases(record: BenchRecord) -> list[PhaseRow]:
+    """Return the mean time of a request in the server by its statistics, and the rest of the client's latency.
+
+    The statistics of an ensemble have the compute times of its models, but not their queues: the remaining time in
+    the server is queue time.
     """
-    found: list[dict[str, Any]] = []
-    for load in record["loads"]:
-        if load["server"]:
-            inside, phases = load["server"]["total_mean_ms"], dict(load["server"]["mean_ms"])
+    times = []
+    for load in record.loads:
+        if load.server:
+            phases, inside = asdict(load.server.mean_ms), load.server.total_mean_ms
             phases["queue"] += max(0.0, inside - sum(phases.values()))
-            phases["client and network"] = max(0.0, load["latency"]["mean"] - inside)
-            found.append({"name": describe_load(load), "phases": phases, "total": sum(phases.values())})
-            found[-1]["together"] = load["server"]["images_per_execution"]
-    longest = max((entry["total"] for entry in found), default=0.0) or 1.0
-    for entry in found:
-        entry["widths"] = [100 * entry["phases"][name] / longest for name in PHASES]
-    return found
+            phases[CLIENT] = max(0.0, load.latency.mean - inside)
+            times.append((load.title, phases, load.server.images_per_execution))
+    longest = max((sum(phases.values()) for _, phases, _ in times), default=0.0) or 1.0
+    return [
+        PhaseRow(name, phases, [100 * phases[one] / longest for one in PHASES], sum(phases.values()), together)
+        for name, phases, together in times
+    ]
 
 
-def _peers(record: dict[str, Any]) -> list[dict[str, Any]]:
-    """What perf_analyzer measured, each run beside ours of the same target and concurrency."""
-    closed = [load for load in record["loads"] if load["mode"] == "closed" and load["batch"] == 1]
-    ours = {(load["target"], load["concurrency"]): load for load in closed}
-    return [{"theirs": row, "ours": ours.get((row["target"], row["concurrency"]))} for row in record["perf_analyzer"]]
+@dataclass(frozen=True)
+class PerfAnalyzerRow:
+    """Run of perf_analyzer, and our load test of the same target and concurrency."""
+
+    theirs: PerfAnalyzerRecord
+    ours: LoadRecord | None
+
+
+def _perf_analyzer(record: BenchRecord) -> list[PerfAnalyzerRow]:
+    closed = [load for load in record.loads if load.mode == "closed" and load.batch == 1]
+    ours = {(load.target, load.concurrency): load for load in closed}
+    return [PerfAnalyzerRow(one, ours.get((one.target, one.concurrency))) for one in record.perf_analyzer]

@@ -1,93 +1,178 @@
-"""The record of a measurement: plain data with units and the place it was made in, and the files it becomes."""
+"""Record of a measurement: the content of ``bench.json``. The unit of a figure is in its name."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
-from shrinkserve.atomic import write_atomic
-from shrinkserve.benchmark.report.environment import environment
+from shrinkserve.benchmark.accuracy.run import AccuracyRecord
+from shrinkserve.benchmark.load.perf_analyzer import PerfAnalyzerRecord
+from shrinkserve.benchmark.load.record import LoadRecord
+from shrinkserve.benchmark.load.slo import SearchRecord
+from shrinkserve.benchmark.plain import OPTIONAL
+from shrinkserve.benchmark.report.environment import Environment, environment
 from shrinkserve.benchmark.report.gates import Gates
+from shrinkserve.benchmark.stats import Estimate
 from shrinkserve.benchmark.targets.discover import BenchStages
+from shrinkserve.benchmark.targets.target import TargetKind
 from shrinkserve.data import Dataset
 from shrinkserve.errors import ArtifactError
+from shrinkserve.toml import validate
 
 FORMAT = 2
-"""Grows when a reader of the old one would be misled."""
-RECORD, MARKDOWN, HTML, JOURNAL = "bench.json", "report.md", "report.html", "accuracy.jsonl"
-"""Files of an output folder; the last is what a measurement that was cut off goes on from."""
+"""Version of the file format."""
+
+Verdict = Literal["same within the intervals", "regression", "better"]
 
 
-def begin(stages: BenchStages, dataset: Dataset, gates: Gates) -> dict[str, Any]:
-    """What a record holds before anything was measured; it is partial until someone says otherwise."""
-    columns = zip(stages.targets, stages.parents, strict=True)
-    return {
-        "format": FORMAT,
-        "model": stages.model,
-        "version": stages.contract.version if stages.contract else None,
-        "weights_sha256": stages.weights_sha256,
-        "preprocess": {"contract": stages.preprocess.fingerprint, **stages.preprocess.to_dict()},
-        "classes": stages.classes,
-        "dataset": {"root": str(dataset.root), "split": dataset.split, "images": len(dataset)},
-        "stages": [
-            {
-                "name": target.name,
-                "kind": target.kind,
-                "precision": target.precision,
-                "identity": target.identity,
-                "exact": target.exact,
-                "payload": target.payload if target.remote else None,
-                "parent": parent,
-            }
-            for target, parent in columns
+@dataclass(frozen=True)
+class StageRecord:
+    """Stage: see `Target` and `Stage` for the fields. The payload is None for local stages."""
+
+    name: str
+    kind: TargetKind
+    precision: str
+    identity: str
+    exact: bool
+    payload: str | None
+    parent: int | None
+
+
+@dataclass(frozen=True)
+class DatasetRecord:
+    """Dataset of the measurement."""
+
+    root: str
+    split: str
+    images: int
+
+
+@dataclass(frozen=True)
+class FigureRecord:
+    """Figure of this release and of the baseline; the last three fields compare accuracy image by image."""
+
+    figure: str
+    unit: str
+    before: Estimate
+    now: Estimate
+    verdict: Verdict
+    lost: int | None = field(default=None, metadata=OPTIONAL)
+    gained: int | None = field(default=None, metadata=OPTIONAL)
+    mcnemar_p: float | None = field(default=None, metadata=OPTIONAL)
+
+
+@dataclass(frozen=True)
+class BaselineRecord:
+    """Comparison with an earlier record."""
+
+    file: str
+    figures: list[FigureRecord]
+
+
+@dataclass
+class BenchRecord:
+    """Measurement of a model.
+
+    Attributes:
+        model: name of the model.
+        version: served version; None without a server.
+        weights_sha256: hash of the exported weights.
+        preprocess: preprocessing of all stages.
+        classes: class names in the order of the logits.
+        dataset: dataset of the images.
+        stages: in the order of the pipeline.
+        reference: position of the checkpoint that later stages are compared with.
+        left_out: a line for each engine that this machine cannot run.
+        environment: machine, software and command.
+        gates: bounds on the figures.
+        accuracy: accuracy of the stages; None before it was measured.
+        loads: load tests.
+        slo: searches for the highest rate.
+        perf_analyzer: measurements by perf_analyzer.
+        baseline: comparison with an earlier record; None without one.
+        partial: reason why the measurement is not complete; None if it is.
+        misses: a line for each gate that failed.
+        format: version of the file format.
+    """
+
+    model: str
+    version: int | None
+    weights_sha256: str
+    preprocess: dict[str, object]
+    classes: list[str]
+    dataset: DatasetRecord
+    stages: list[StageRecord]
+    reference: int
+    left_out: list[str]
+    environment: Environment
+    gates: Gates
+    accuracy: AccuracyRecord | None = None
+    loads: list[LoadRecord] = field(default_factory=list)
+    slo: list[SearchRecord] = field(default_factory=list)
+    perf_analyzer: list[PerfAnalyzerRecord] = field(default_factory=list)
+    baseline: BaselineRecord | None = None
+    partial: str | None = "not finished"
+    misses: list[str] = field(default_factory=list)
+    format: int = FORMAT
+
+    @property
+    def reference_name(self) -> str:
+        """Name of the checkpoint that later stages are compared with."""
+        return self.stages[self.reference].name
+
+    @property
+    def servers(self) -> list[str]:
+        """Names of the servers among the stages."""
+        return [stage.name for stage in self.stages if stage.kind == "server"]
+
+    @property
+    def valid_loads(self) -> list[LoadRecord]:
+        """Valid load tests; only those of servers if there is a server."""
+        return [load for load in self.loads if load.valid and (not self.servers or load.target in self.servers)]
+
+
+def new_record(stages: BenchStages, dataset: Dataset, gates: Gates) -> BenchRecord:
+    """Return the record of a measurement before its first figure."""
+    return BenchRecord(
+        model=stages.model,
+        version=stages.served.version if stages.served else None,
+        weights_sha256=stages.weights_sha256,
+        preprocess={"contract": stages.preprocess.fingerprint, **stages.preprocess.to_dict()},
+        classes=stages.classes,
+        dataset=DatasetRecord(str(dataset.root), dataset.split, len(dataset)),
+        stages=[
+            StageRecord(
+                name=stage.target.name,
+                kind=stage.target.kind,
+                precision=stage.target.precision,
+                identity=stage.target.identity,
+                exact=stage.target.exact,
+                payload=stage.target.payload if stage.target.remote else None,
+                parent=stage.parent,
+            )
+            for stage in stages.stages
         ],
-        "reference": stages.reference,
-        "left_out": stages.left_out,
-        "environment": environment(),
-        "gates": asdict(gates),
-        "accuracy": None,
-        "loads": [],
-        "slo": [],
-        "perf_analyzer": [],
-        "baseline": None,
-        "partial": "not finished",
-        "misses": [],
-    }
+        reference=stages.reference,
+        left_out=stages.left_out,
+        environment=environment(),
+        gates=gates,
+    )
 
 
-def write(record: dict[str, Any], json_file: Path | None, out: Path | None, dataset: Dataset) -> None:
-    """Write the record and, into `out`, the reports too; a finished measurement needs its journal no more.
+def read_record(path: Path) -> BenchRecord:
+    """Read a file that `bench` wrote.
 
     Raises:
-        ArtifactError: a place that cannot be written.
+        ArtifactError: the file cannot be read, is not a bench record or has another format.
     """
-    text = (json.dumps(record, indent=1) + "\n").encode()
-    if json_file:
-        write_atomic(json_file, text)
-    if out:
-        from shrinkserve.benchmark.report.html import to_html
-        from shrinkserve.benchmark.report.markdown import to_markdown
-
-        write_atomic(out / RECORD, text)
-        write_atomic(out / MARKDOWN, to_markdown(record).encode())
-        write_atomic(out / HTML, to_html(record, dataset).encode())
-        if record["partial"] is None:
-            (out / JOURNAL).unlink(missing_ok=True)
-
-
-def read_record(path: Path) -> dict[str, Any]:
-    """Read what `bench --json` or `--out` wrote.
-
-    Raises:
-        ArtifactError: not such a file, or one of another version of this package.
-    """
+    hint = "name a bench.json"
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        found = record["format"]
-    except (OSError, ValueError, KeyError, TypeError) as exc:
-        raise ArtifactError(f"{path}: not a record of `bench` ({exc})", hint="name a bench.json") from exc
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        found = raw["format"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as exc:
+        raise ArtifactError(f"{path}: not a bench record ({exc})", hint=hint) from exc
     if found != FORMAT:
-        raise ArtifactError(f"{path}: a record of another format", expected=FORMAT, found=found, hint="measure again")
-    return dict(record)
+        raise ArtifactError(f"{path}: unsupported format of a bench record", expected=FORMAT, found=found, hint=hint)
+    return validate(BenchRecord, raw, f"{path}: not a bench record", error=ArtifactError, hint=hint)

@@ -1,1 +1,1 @@
-"""Benchmark targets: what can be measured, and where it is found."""
+"""Benchmark targets: checkpoints, ONNX sessions, engines and servers."""

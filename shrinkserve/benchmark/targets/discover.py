@@ -1,13 +1,14 @@
-"""Which stages a measurement has: found from a server's contract, or from what was named."""
+"""Stages of a measurement, from the checkpoint to the servers."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from shrinkserve.benchmark.targets.find_run import find_run
-from shrinkserve.benchmark.targets.local_targets import engine_stages, find_version, graph_stage
+from shrinkserve.benchmark.targets.local_targets import engine_targets, find_version, graph_target
 from shrinkserve.benchmark.targets.target import Payload, Target, local, server
 from shrinkserve.errors import ConfigError, RequestError
 from shrinkserve.preprocess import Preprocess
@@ -17,62 +18,74 @@ from shrinkserve.serving.client.model_info import ModelInfo
 from shrinkserve.serving.names import public_name, public_names
 
 LOCAL_BATCH = 32
-"""Images a request where no server says how many it takes."""
+"""Images in a request without a server, which would state its largest batch."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Target and the position of the stage that it was made from; None for the first."""
+
+    target: Target
+    parent: int | None
 
 
 @dataclass(frozen=True)
 class BenchStages:
-    """What is compared with what.
+    """Stages of a measurement.
 
     Attributes:
-        model: its name.
-        targets: in the order of the chain.
-        parents: position of the stage that each one was made from; None for the first.
-        reference: position of the checkpoint that every later stage must answer like.
-        preprocess: what all of them expect.
-        classes: names in the order of the logits.
-        max_batch_size: most images in one request.
-        weights_sha256: of the checkpoint's weights that are shipped.
-        contract: of the server; None without one.
-        left_out: a line for each engine that cannot be asked on this machine.
+        model: name of the model.
+        stages: in the order of the pipeline.
+        reference: position of the checkpoint; every later stage is compared with it.
+        preprocess: preprocessing of all stages.
+        classes: class names in the order of the logits.
+        max_batch_size: most images in a request.
+        weights_sha256: hash of the exported weights of the checkpoint.
+        served: the served model; None without a server.
+        left_out: a line for each engine that this machine cannot run.
     """
 
     model: str
-    targets: list[Target]
-    parents: list[int | None]
+    stages: list[Stage]
     reference: int
     preprocess: Preprocess
     classes: list[str]
     max_batch_size: int
     weights_sha256: str
-    contract: ModelInfo | None = None
+    served: ModelInfo | None = None
     left_out: list[str] = field(default_factory=list)
 
     @property
-    def served(self) -> str:
-        """What the servers serve, wherever they are; empty without one."""
-        one = self.contract
+    def targets(self) -> list[Target]:
+        """Targets of all stages."""
+        return [stage.target for stage in self.stages]
+
+    @property
+    def served_identity(self) -> str:
+        """Identity of the served model, independent of the address; empty without a server."""
+        one = self.served
         return f"{one.model} version {one.version} {one.weights_sha256} {one.precision}" if one else ""
 
     @property
     def links(self) -> list[tuple[int, int]]:
-        """Which stages are compared: each with its parent, and each later one with the reference."""
-        steps = [(parent, own) for own, parent in enumerate(self.parents) if parent is not None]
-        return list(dict.fromkeys(steps + [(self.reference, n) for n in range(self.reference + 1, len(self.targets))]))
+        """Pairs of stages to compare: each with its parent, and each later one with the reference."""
+        pairs = [(stage.parent, own) for own, stage in enumerate(self.stages) if stage.parent is not None]
+        pairs += [(self.reference, later) for later in range(self.reference + 1, len(self.stages))]
+        return list(dict.fromkeys(pairs))
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a user names.
+    """Parts of a measurement that the user named.
 
     Attributes:
-        urls: addresses of one server, e.g. by HTTP and by gRPC.
-        model: the model on it; may be left out when there is one.
-        run: folder of the training run; found by the weights' hash when left out.
-        runs: where runs are looked for.
-        repository: where exported files of the same weights are looked for; None for nowhere.
-        payloads: how images come to the server; empty for tensors, and encoded images where it takes those.
-        token: that the server wants to see before it takes shared memory.
+        urls: addresses of one server, e.g. for HTTP and for gRPC.
+        model: name of the model on it; optional if the server has one model.
+        run: folder of the training run; None to search for it by the hash of the weights.
+        runs: folder of run folders for that search.
+        repository: model repository to search for exported files of the same weights; None to skip them.
+        payloads: forms of the requests; empty for tensors, and encoded images if the server takes them.
+        token: token that the server requires for shared memory.
     """
 
     urls: Sequence[str] = ()
@@ -85,91 +98,100 @@ class Wanted:
 
 
 def find_stages(wanted: Wanted) -> BenchStages:
-    """The chain from the checkpoint to the servers.
+    """Return the stages from the checkpoint to the servers.
 
     Raises:
-        ConfigError: nothing named, or a model that must be named.
-        ArtifactError: the run is missing, damaged or of other weights than those that are served.
-        RequestError: a server is not there, has no such model, does not take what is to be sent, or the URLs do not
-            serve the same one.
+        ConfigError: nothing to measure is named, or the model must be named.
+        ArtifactError: the run is missing or damaged, or its weights are not the served ones.
+        RequestError: a server does not respond, has no such model, does not take the payload, or the URLs serve
+            different models.
     """
     if not wanted.urls and wanted.run is None:
         raise ConfigError("nothing to measure", expected="--url of a server, --checkpoint RUN, or both")
-    contract = _agreed_contract(wanted) if wanted.urls else None
-    run, shipped, sha256 = find_run(wanted.run, wanted.runs, contract.weights_sha256 if contract else None)
+    served = _served_model(wanted) if wanted.urls else None
+    run, shipped, sha256 = find_run(wanted.run, wanted.runs, served.weights_sha256 if served else None)
     checkpoint = Checkpoint(run, shipped)
-    model = contract.model if contract else checkpoint.name
-    stages: list[tuple[Target, int | None]] = []
+    model = served.model if served else checkpoint.name
+    stages: list[Stage] = []
     if shipped == "ema":
-        stages.append((_checkpoint(Checkpoint(run, "raw"), "raw", exact=False), None))
+        stages.append(Stage(_checkpoint(Checkpoint(run, "raw"), "raw", exact=False), None))
     reference = len(stages)
-    stages.append((_checkpoint(checkpoint, shipped), 0 if stages else None))
+    stages.append(Stage(_checkpoint(checkpoint, shipped), 0 if stages else None))
     left_out: list[str] = []
-    number = contract.version if contract else None
+    number = served.version if served else None
     if wanted.repository and (version := find_version(wanted.repository, model, sha256, number)):
         graph = len(stages)
-        engines, left_out = engine_stages(version[1])
-        stages += [(graph_stage(version[1]), reference), *((engine, graph) for engine in engines)]
-    if contract is not None:
-        parent = _runs(contract, [target for target, _ in stages], reference)
-        stages += [(target, parent) for target in _servers(wanted, contract)]
+        engines, left_out = engine_targets(version[1])
+        stages += [Stage(graph_target(version[1]), reference), *(Stage(engine, graph) for engine in engines)]
+    if served is not None:
+        parent = _served_stage(served, stages, reference)
+        stages += [Stage(target, parent) for target in _servers(wanted, served)]
     return BenchStages(
         model=public_name(model),
-        targets=[target for target, _ in stages],
-        parents=[parent for _, parent in stages],
+        stages=stages,
         reference=reference,
         preprocess=checkpoint.preprocess,
         classes=list(checkpoint.classes),
-        max_batch_size=max(1, contract.max_batch_size) if contract else LOCAL_BATCH,
+        max_batch_size=max(1, served.max_batch_size) if served else LOCAL_BATCH,
         weights_sha256=sha256,
-        contract=contract,
+        served=served,
         left_out=left_out,
     )
 
 
-def _runs(contract: ModelInfo, stages: Sequence[Target], reference: int) -> int:
-    """Position of the stage that a server runs: the one of its engine, if that can be asked here too."""
-    runtime = "onnx" if contract.backend == "onnxruntime" else contract.backend
-    name = f"{runtime} {contract.precision} v{contract.version}"
-    positions = [n for n, stage in enumerate(stages) if stage.name == name]
-    graphs = [n for n, stage in enumerate(stages) if stage.kind == "onnx" and stage.exact]
-    return (positions or graphs or [reference])[0]
+def _served_stage(served: ModelInfo, stages: Sequence[Stage], reference: int) -> int:
+    """Return the position of the stage that the server runs: its engine, else the exact graph, else the reference."""
+    runtime = "onnx" if served.backend == "onnxruntime" else served.backend
+    name = f"{runtime} {served.precision} v{served.version}"
+    targets = [stage.target for stage in stages]
+    engines = [n for n, target in enumerate(targets) if target.name == name]
+    graphs = [n for n, target in enumerate(targets) if target.kind == "onnx" and target.exact]
+    return (engines or graphs or [reference])[0]
 
 
-def _servers(wanted: Wanted, contract: ModelInfo) -> list[Target]:
-    """The server by every address and every way in which images come to it."""
+def _servers(wanted: Wanted, served: ModelInfo) -> list[Target]:
+    """Return a target for each address and payload."""
     targets: list[Target] = []
-    ensemble = public_name(contract.model)
+    ensemble = public_name(served.model)
     for url in wanted.urls:
         with Client(url) as client:
-            takes_encoded = ensemble != contract.model and ensemble in client.models()
+            takes_encoded = ensemble != served.model and ensemble in client.models()
         payloads = wanted.payloads or (["tensor", "jpeg"] if takes_encoded else ["tensor"])
         for payload in payloads:
             if payload == "jpeg" and not takes_encoded:
                 raise RequestError(
-                    f"{url}: {ensemble} takes no encoded images", hint=f"shrinkserve repo add-jpeg {ensemble}"
+                    f"{url}: {ensemble} does not take encoded images", hint=f"run: shrinkserve repo add-jpeg {ensemble}"
                 )
-            name = ensemble if payload == "jpeg" else contract.model
-            targets.append(server(url, name, contract.precision, payload, wanted.token))
-    names = [target.name for target in targets]  # two addresses of one protocol are told apart by a number
-    counts = [names[:n].count(name) for n, name in enumerate(names)]
-    return [replace(one, name=f"{one.name} {n + 1}") if n else one for one, n in zip(targets, counts, strict=True)]
+            name = ensemble if payload == "jpeg" else served.model
+            targets.append(server(url, name, served.precision, payload, wanted.token))
+    return _with_unique_names(targets)
 
 
-def _agreed_contract(wanted: Wanted) -> ModelInfo:
-    """The contract of the model behind the URLs, which must be one and the same."""
+def _with_unique_names(targets: Sequence[Target]) -> list[Target]:
+    """Number the targets of one name, i.e. several addresses with one protocol: ``server grpc``, ``server grpc 2``."""
+    seen: Counter[str] = Counter()
+    named = []
+    for target in targets:
+        seen[target.name] += 1
+        count = seen[target.name]
+        named.append(target if count == 1 else replace(target, name=f"{target.name} {count}"))
+    return named
+
+
+def _served_model(wanted: Wanted) -> ModelInfo:
+    """Return the model that all URLs serve."""
     agreed: ModelInfo | None = None
     for url in wanted.urls:
         with Client(url) as client:
-            contract = client.model_info(wanted.model or _only_model(url, public_names(client.models())))
-        if agreed is not None and contract != agreed:
+            served = client.model_info(wanted.model or _only_model(url, public_names(client.models())))
+        if agreed is not None and served != agreed:
             raise RequestError(
-                f"{url}: serves another model than {wanted.urls[0]}",
+                f"{url}: serves a different model than {wanted.urls[0]}",
                 expected=f"{agreed.model} version {agreed.version} {agreed.weights_sha256[:12]}",
-                found=f"{contract.model} version {contract.version} {contract.weights_sha256[:12]}",
-                hint="give the URLs of one server",
+                found=f"{served.model} version {served.version} {served.weights_sha256[:12]}",
+                hint="give URLs of one server",
             )
-        agreed = contract
+        agreed = served
     assert agreed is not None
     return agreed
 

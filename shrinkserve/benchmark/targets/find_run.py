@@ -1,4 +1,4 @@
-"""The run that a model was made from, found by the hash of its weights."""
+"""Search for the training run of a served model by the hash of its weights."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from shrinkserve.runtimes.checkpoint import Checkpoint, Weights, weights
 
 
 def find_run(named: Path | None, runs: Path, served: str | None) -> tuple[Path, Weights, str]:
-    """The run whose weights are served, which of its weights these are, and their hash.
+    """Return the run with the served weights, which of its weights these are, and their hash.
 
     Args:
-        named: the run that a user named; None to look for it.
-        runs: where it is looked for.
-        served: hash of the weights that a server has; None without a server, when `named` must be given.
+        named: run folder; None to search `runs`.
+        runs: folder of run folders.
+        served: hash of the weights on the server; None without a server, then `named` is required.
 
     Raises:
-        ArtifactError: no such run, a damaged one, or one of other weights.
+        ArtifactError: no such run, or a run that is damaged or has other weights.
     """
     if named is not None:
         card = read_card(named, "checkpoint")
@@ -27,7 +27,7 @@ def find_run(named: Path | None, runs: Path, served: str | None) -> tuple[Path, 
         if which := _which(named, card, served):
             return named, which, served
         raise ArtifactError(
-            f"{named}: not the checkpoint that the server's model was made from",
+            f"{named}: not the checkpoint of the served model",
             expected=f"weights {served[:12]}",
             found=card.weights_sha256[:12],
             hint="name the run that was exported, or export this one",
@@ -36,19 +36,19 @@ def find_run(named: Path | None, runs: Path, served: str | None) -> tuple[Path, 
     for path in sorted(runs.glob(f"*/{CARD}")):
         try:
             which = _which(path.parent, read_card(path.parent, "checkpoint"), served)
-        except ArtifactError:  # a folder beside it that is no whole run
+        except ArtifactError:  # another folder that is not a complete run
             continue
         if which:
             return path.parent, which, served
     raise ArtifactError(
-        f"{runs}: no run with the weights that are served",
+        f"{runs}: no run with the served weights",
         expected=f"weights {served[:12]}",
         hint="name the run with --checkpoint",
     )
 
 
 def _which(run: Path, card: Card, sha256: str) -> Weights | None:
-    """Which of a run's weights have this hash."""
+    """Return which of a run's weights have this hash; None for neither."""
     if card.weights_sha256 == sha256:
         return "ema"
     raw = weights(Checkpoint(run, "raw").module)

@@ -1,4 +1,4 @@
-"""The files of an exported version as stages: its graph, and every engine of it that can be asked on this machine."""
+"""Targets of an exported version: its graph, and every engine that runs on this machine."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from shrinkserve.serving.repository.reader import versions_in
 
 
 def find_version(repository: Path, model: str, sha256: str, served: int | None) -> tuple[int, Path] | None:
-    """The exported version to look at: the one that is served, or else the newest; None when there is none here.
+    """Return the served version, or the newest one without a server; None if the repository has no such version.
 
     Args:
-        repository: the model repository.
-        model: its name.
-        sha256: of the weights that it must have.
-        served: number of the version that answers; None without a server.
+        repository: model repository.
+        model: name of the model.
+        sha256: hash of the weights that the version must have.
+        served: number of the served version; None without a server.
     """
     folder = repository / resolve_classifier(model, [path.name for path in repository.glob("*")])
     numbers = versions_in(folder) if folder.is_dir() else []
@@ -32,29 +32,29 @@ def find_version(repository: Path, model: str, sha256: str, served: int | None) 
     return None
 
 
-def graph_stage(folder: Path) -> Target:
-    """A version's float32 graph in ONNX Runtime."""
+def graph_target(folder: Path) -> Target:
+    """Return the target of a version's graph in ONNX Runtime."""
     card = read_card(folder)
     precision = card.precision
     graph = OnnxModel(folder / MODEL, spin=False)
-    return _stage("onnx", precision, folder, graph, card.files[MODEL])
+    return _target("onnx", precision, folder, graph, card.files[MODEL])
 
 
-def engine_stages(folder: Path) -> tuple[list[Target], list[str]]:
-    """A version's other engines, and a line for each that cannot be asked here."""
+def engine_targets(folder: Path) -> tuple[list[Target], list[str]]:
+    """Return the targets of a version's other engines, and a line for each engine that this machine cannot run."""
     card = read_card(folder)
-    stages, left_out = [], []
+    targets, left_out = [], []
     for engine in engines_of(card):
         runtime = "onnx" if engine.backend == "onnxruntime" else engine.backend
         try:
-            answerer = open_engine(folder, engine.to_dict())
+            predictor = open_engine(folder, engine.to_dict())
         except ArtifactError as exc:
             left_out.append(f"{engine.name}: {exc}")
         else:
-            stages.append(_stage(runtime, engine.precision, folder, answerer, card.files[engine.file]))
-    return stages, left_out
+            targets.append(_target(runtime, engine.precision, folder, predictor, card.files[engine.file]))
+    return targets, left_out
 
 
-def _stage(runtime: str, precision: str, folder: Path, answerer: Predictor, sha256: str) -> Target:
-    kind, exact = "onnx" if runtime == "onnx" else "engine", precision == "float32"
-    return local(f"{runtime} {precision} v{folder.name}", answerer, kind, precision, sha256, exact=exact)
+def _target(runtime: str, precision: str, folder: Path, predictor: Predictor, sha256: str) -> Target:
+    name, exact = f"{runtime} {precision} v{folder.name}", precision == "float32"
+    return local(name, predictor, "onnx" if runtime == "onnx" else "engine", precision, sha256, exact=exact)

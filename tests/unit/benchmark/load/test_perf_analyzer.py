@@ -1,6 +1,6 @@
-"""Reading what the program writes, from a stand-in that writes the file of a real run: the program needs glibc 2.38.
+"""A script writes the file of a real run, because perf_analyzer needs glibc 2.38.
 
-Where it runs, `tests/integration/test_bench_server.py` has it measure a real server.
+`tests/integration/test_bench_server.py` runs the real program where it is installed.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from shrinkserve.benchmark.load import perf_analyzer
+from shrinkserve.benchmark.load.perf_analyzer import PerfAnalyzerRecord
 
 COLUMNS = (
     "Concurrency,Inferences/Second,Client Send,Network+Server Send/Recv,Server Queue,Server Compute Input,"
@@ -29,22 +30,19 @@ def install(folder: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setenv("PATH", f"{folder}:{Path(shutil.which('sh') or '/bin/sh').parent}")
 
 
-def test_figures_are_in_milliseconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_measure_returns_milliseconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install(tmp_path, monkeypatch, PROGRAM)
     assert perf_analyzer.path() == str(tmp_path / "perf_analyzer")
     (row,) = perf_analyzer.measure("grpc://127.0.0.1:8001", "digits", [4])
-    assert row == {
-        "target": "server grpc", "concurrency": 4, "images_per_second": 812.5,
-        "p50_ms": 4.512, "p90_ms": 5.12, "p95_ms": 5.81, "p99_ms": 9.024,
-    }  # fmt: skip
+    assert row == PerfAnalyzerRecord("server grpc", 4, 812.5, 4.512, 5.12, 5.81, 9.024)
 
 
-def test_a_run_that_fails_is_a_row_with_its_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_run_has_its_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install(tmp_path, monkeypatch, "#!/bin/sh\necho 'failed to get model metadata' >&2\nexit 99\n")
     (row,) = perf_analyzer.measure("http://127.0.0.1:8000", "digits", [1])
-    assert row == {"target": "server http", "concurrency": 1, "error": "failed to get model metadata"}
+    assert row == PerfAnalyzerRecord("server http", 1, error="failed to get model metadata")
 
 
-def test_without_it_there_is_no_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_path_is_none_without_the_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert perf_analyzer.path() is None

@@ -1,4 +1,4 @@
-"""Which load tests a plan has, and what they send."""
+"""Load tests of a plan and their requests."""
 
 from __future__ import annotations
 
@@ -42,34 +42,34 @@ def recording(name: str, seen: list, kind: str = "server") -> Target:
     return Target(name, kind, "float32", name, session)
 
 
-def test_pixels_and_encoded_images_are_sent_to_those_that_want_them(requests: Requests) -> None:
+def test_requests_have_the_form_that_the_target_takes(requests: Requests) -> None:
     pixels, encoded = recording("server grpc", []), replace(recording("server grpc jpeg", []), payload="jpeg")
     tensors = requests.of(pixels, 3)
     assert {tensor.shape for tensor in tensors} == {(3, 8, 8, 3)}
     images = requests.of(encoded)
     assert len(images) == REQUESTS
     assert all(one.startswith(b"\x89PNG") for (one,) in images)
-    assert len({bytes(one) for (one,) in images}) > 8  # different ones: a cache would answer the same one at once
+    assert len({bytes(one) for (one,) in images}) > 8  # different images, so that a cache does not help
 
 
-def test_every_test_of_a_plan_is_run_and_targets_take_turns(requests: Requests) -> None:
+def test_run_loads_runs_every_test_once_and_targets_take_turns(requests: Requests) -> None:
     seen: list = []
     pixels = recording("server grpc", seen)
     encoded = replace(recording("server grpc jpeg", []), payload="jpeg")
-    named_twice = {"concurrency": (1, 2, 1), "batches": (1, 4, 4), "rates": (40.0, 40.0)}  # and measured once
+    named_twice = {"concurrency": (1, 2, 1), "batches": (1, 4, 4), "rates": (40.0, 40.0)}  # each is measured once
     plan = LoadPlan(**named_twice, arrivals="constant", in_flight=2, timing=BRIEF)
     loads = list(run_loads(plan, [pixels, encoded], requests, lambda _: None))
     assert [(load.target, load.workers, load.batch, load.rate) for load in loads] == [
         ("server grpc", 1, 1, None), ("server grpc jpeg", 1, 1, None),
         ("server grpc", 2, 1, None), ("server grpc jpeg", 2, 1, None),
-        ("server grpc", 1, 4, None),  # encoded images travel one a request
+        ("server grpc", 1, 4, None),  # encoded images are sent one in a request
         ("server grpc", 2, 1, 40.0), ("server grpc jpeg", 2, 1, 40.0),
     ]  # fmt: skip
     assert set(Counter(len(images) for images in seen)) == {1, 4}
     assert {load.arrivals for load in loads} == {None, "constant"}
 
 
-def test_local_stages_are_loaded_only_when_asked() -> None:
+def test_local_stages_are_tested_only_everywhere() -> None:
     stages = [recording("onnx", [], kind="onnx"), recording("server http", [])]
     assert [one.name for one in LoadPlan().targets(stages)] == ["server http"]
     assert len(LoadPlan(everywhere=True).targets(stages)) == 2

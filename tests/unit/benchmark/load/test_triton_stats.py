@@ -1,10 +1,13 @@
-"""Against two readings of a real Triton 2.51 (model `tiny`, one instance), trimmed to the fields that are used."""
+"""Readings have the form of a real Triton 2.51 (one instance), reduced to the fields that are used."""
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
+
 import pytest
 
-from shrinkserve.benchmark.load.triton_stats import TritonStatistics, split
+from shrinkserve.benchmark.load.triton_stats import BatchTime, TritonStatistics
 
 
 def reading(count: int, queue: int, infer: int, executions: int, batches: dict[int, tuple[int, int]]) -> dict:
@@ -35,31 +38,37 @@ def measured(before: dict, after: dict) -> TritonStatistics:
     return statistics
 
 
-def test_what_happened_between_two_readings() -> None:
-    statistics = measured(
+def test_time_of_a_request_between_two_readings() -> None:
+    found = measured(
         reading(10, 5_000_000, 20_000_000, 10, {1: (10, 20_000_000)}),
         reading(30, 45_000_000, 100_000_000, 20, {1: (12, 24_000_000), 4: (6, 30_000_000)}),
-    )
-    found = split(statistics)
+    ).to_record()
     assert found is not None
-    assert found["requests"] == 20
-    assert found["mean_ms"] == pytest.approx(
+    assert found.requests == 20
+    assert asdict(found.mean_ms) == pytest.approx(
         {"queue": 2.0, "compute_input": 0.001, "compute_infer": 4.0, "compute_output": 0.0005}
     )
-    assert found["images_per_execution"] == 2.0
-    assert found["batches"] == {
-        "1": {"executions": 2, "mean_ms": pytest.approx(2.0)},
-        "4": {"executions": 6, "mean_ms": pytest.approx(5.0)},
-    }
+    assert found.images_per_execution == 2.0
+    assert found.batches == {"1": BatchTime(2, pytest.approx(2.0)), "4": BatchTime(6, pytest.approx(5.0))}
 
 
-def test_fields_that_are_zero_may_be_missing() -> None:
-    # protobuf's JSON leaves zeros out: a model that never was asked has no counts at all
-    after = reading(4, 400, 4000, 4, {})
-    assert split(measured({"name": "tiny"}, after))["requests"] == 4  # type: ignore[index]
+def test_missing_counters_are_zero() -> None:
+    # protobuf's JSON leaves out zeros: a model without requests has no counters
+    found = measured({"name": "tiny"}, reading(4, 400, 4000, 4, {})).to_record()
+    assert found is not None
+    assert found.requests == 4
 
 
-def test_without_a_server_or_a_request_there_is_nothing_to_split() -> None:
-    assert split(TritonStatistics(None)) is None
-    same = reading(4, 400, 4000, 4, {})
-    assert split(measured(same, same)) is None
+def test_counters_may_be_text() -> None:
+    # protobuf's JSON has 64-bit numbers as strings
+    text = json.loads(json.dumps(reading(4, 400, 4000, 4, {1: (4, 4000)})), parse_int=str)
+    found = measured({}, text).to_record()
+    assert found is not None
+    assert (found.requests, found.batches["1"].executions) == (4, 4)
+
+
+@pytest.mark.parametrize(
+    "statistics", [TritonStatistics(None), measured(reading(4, 400, 4000, 4, {}), reading(4, 400, 4000, 4, {}))]
+)
+def test_no_record_without_a_request(statistics: TritonStatistics) -> None:
+    assert statistics.to_record() is None

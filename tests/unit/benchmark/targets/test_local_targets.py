@@ -1,4 +1,4 @@
-"""Which exported version is looked at, and what becomes of engines that this machine cannot run."""
+"""Targets of an exported version, and engines that this machine cannot run."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from shrinkserve.artifact import Card, sha256_file
-from shrinkserve.benchmark.targets.local_targets import engine_stages, find_version
+from shrinkserve.benchmark.targets.local_targets import engine_targets, find_version
 from shrinkserve.engines import Engine
 from shrinkserve.errors import ArtifactError
 
@@ -28,7 +28,7 @@ def write_version(folder: Path, weights: str = "w" * 64, *engines: Engine, kind:
     return folder
 
 
-def test_the_version_that_is_served_or_the_newest_of_these_weights(tmp_path: Path) -> None:
+def test_find_version_returns_the_served_or_the_newest_version(tmp_path: Path) -> None:
     for number, weights in ((1, "a"), (2, "a"), (10, "b")):
         write_version(tmp_path / "digits_classifier" / str(number), weights * 64)
     for name in ("digits", "digits_classifier"):  # what people call it, and what the server does
@@ -40,19 +40,19 @@ def test_the_version_that_is_served_or_the_newest_of_these_weights(tmp_path: Pat
     assert find_version(tmp_path / "absent", "digits", "a" * 64, None) is None
 
 
-def test_a_plan_for_another_gpu_and_an_unknown_backend_are_left_out_with_the_reason(tmp_path: Path) -> None:
+def test_engine_for_another_gpu_is_left_out_with_the_reason(tmp_path: Path) -> None:
     plan = Engine("tensorrt-float16", "tensorrt", "a.plan", "float16", record={"built": {"a.plan": BUILT}})
     foreign = Engine("other", "pytorch", "a.pt")
     with pytest.raises(ArtifactError, match="engine 'other': backend: expected one of"):
-        engine_stages(write_version(tmp_path / "2", "w" * 64, plan, foreign))
-    stages, (tensorrt,) = engine_stages(write_version(tmp_path / "1", "w" * 64, plan))
+        engine_targets(write_version(tmp_path / "2", "w" * 64, plan, foreign))
+    stages, (tensorrt,) = engine_targets(write_version(tmp_path / "1", "w" * 64, plan))
     assert stages == []
     assert tensorrt.startswith("tensorrt-float16: ")
     assert "the plan does not fit this machine: expected tensorrt_rtx 0.1, compute capability 8.9" in tensorrt
 
 
-def test_a_file_that_was_changed_is_no_stage(tmp_path: Path) -> None:
+def test_changed_file_is_refused(tmp_path: Path) -> None:
     folder = write_version(tmp_path / "1")
     (folder / "model.onnx").write_text("changed")
     with pytest.raises(ArtifactError, match="sha256 does not match"):
-        engine_stages(folder)
+        engine_targets(folder)

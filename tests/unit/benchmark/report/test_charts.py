@@ -1,4 +1,4 @@
-"""The report's pictures and figures, apart from the page."""
+"""Charts and figures of the report."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ NODES = [
 
 
 @given(st.floats(1e-6, 1e9), st.integers(2, 9))
-def test_ticks_are_few_round_and_reach_the_end(high: float, most: int) -> None:
+def test_ticks_are_round_and_cover_the_range(high: float, most: int) -> None:
     found = ticks(high, most)
     assert found[0] == 0
     assert found[-1] >= high * (1 - 1e-9)
     assert len(found) <= most + 1
-    assert float(f"{found[1]:.1e}") == pytest.approx(found[1])  # two digits say it
+    assert float(f"{found[1]:.1e}") == pytest.approx(found[1])  # two digits
 
 
 @given(st.floats(1e-3, 1e3), st.floats(1.5, 1e5))
-def test_ticks_of_a_logarithmic_axis_lie_on_it(low: float, ratio: float) -> None:
+def test_log_ticks_are_inside_the_axis(low: float, ratio: float) -> None:
     high = low * ratio
     scale = logarithmic(low, high, 0, 100)
     places = [scale(value) for value in log_ticks(low, high)]
@@ -38,19 +38,17 @@ def test_ticks_of_a_logarithmic_axis_lie_on_it(low: float, ratio: float) -> None
     assert all(-1e-6 <= place <= 100 + 1e-6 for place in places)
 
 
-@pytest.mark.parametrize("draw", [tree.wide, tree.narrow])
-def test_every_stage_has_its_box_and_every_arrow_its_flips(draw) -> None:
-    picture = ElementTree.fromstring(draw(NODES))
-    boxes = [(float(b.get("x")), float(b.get("y")), float(b.get("width"))) for b in picture.iter("rect")]
+def test_tree_has_a_box_for_each_stage_and_an_arrow_with_the_flips() -> None:
+    picture = ElementTree.fromstring(tree.draw(NODES))
+    boxes = [tuple(float(box.get(key)) for key in ("x", "y", "width")) for box in picture.iter("rect")]
     assert len(boxes) == len(NODES)
     words = [element.text for element in picture.iter("text")]
     assert set(NAMES) < set(words)
-    assert [word for word in words if "flip" in word].count("1 flip") == 1
+    assert words.count("1 flip") == 1
     assert sum("flip" in word for word in words) == len(NODES) - 1
-    for n, (x, y, width) in enumerate(boxes):  # no box lies on another one
-        assert all(x + width <= ox or ox + ow <= x or abs(y - oy) >= 46 for ox, oy, ow in boxes[:n])
-    _, _, *size = map(float, picture.get("viewBox").split())
-    assert all(x >= 0 and x + width <= size[0] and y + 46 <= size[1] for x, y, width in boxes)
+    assert len({y for _, y, _ in boxes}) == len(boxes)  # no box is over another one
+    _, _, width, height = map(float, picture.get("viewBox").split())
+    assert all(x >= 0 and x + wide <= width and y + 46 <= height for x, y, wide in boxes)
     assert len([edge for edge in picture.iter("path") if "bad" in edge.get("class")]) == 1
 
 
@@ -60,23 +58,32 @@ def point(load: float, throughput: float, p99: float, *, valid: bool = True) -> 
 
 def test_load_curves_show_every_point_inside_the_picture() -> None:
     series = {"server http": [point(1, 50, 20.0), point(4, 90, 60.0, valid=False)], "a <b>": [point(1, 40, 25.0)]}
-    for width, height in ((1016, 400), (358, 280)):
-        picture = ElementTree.fromstring(charts.load_curves(series, width, height))
-        titles = [title.text for title in picture.iter("title")]
-        assert titles[1:] == ["concurrency 1", "concurrency 4", "concurrency 1"]
-        for marker in (path for path in picture.iter("path") if path.get("transform")):
-            x, y = map(float, re.findall(r"[\d.]+", marker.get("transform")))
-            assert 44 <= x <= width
-            assert 20 <= y <= height - 40
-        assert sum("hollow" in path.get("class") for path in picture.iter("path")) == 1
+    picture = ElementTree.fromstring(charts.load_curves(series))
+    titles = [title.text for title in picture.iter("title")]
+    assert titles[1:] == ["concurrency 1", "concurrency 4", "concurrency 1"]
+    _, _, width, height = map(float, picture.get("viewBox").split())
+    markers = [path for path in picture.iter("path") if path.get("transform")]
+    assert len(markers) == 3
+    for marker in markers:
+        x, y = map(float, re.findall(r"[\d.]+", marker.get("transform")))
+        assert 44 <= x <= width
+        assert 20 <= y <= height - 40
+    assert sum("hollow" in path.get("class") for path in picture.iter("path")) == 1
 
 
-def test_distributions_share_an_axis() -> None:
+def test_load_curves_leave_out_labels_that_would_overlap() -> None:
+    near = [point(1, 50.0, 20.0), point(2, 50.1, 20.0), point(3, 90.0, 60.0)]
+    picture = ElementTree.fromstring(charts.load_curves({"server http": near}))
+    words = [element.text for element in picture.iter("text")]
+    assert [word for word in words if word.startswith("c")] == ["c1", "c3"]
+
+
+def test_ridges_share_an_axis() -> None:
     loads = [
         charts.LatencyRidge("slow", [(10.0, 11.0, 5), (40.0, 44.0, 1)], {"p50": 10.5, "p99": 44.0}),
         charts.LatencyRidge("fast", [(0.5, 0.6, 900)], {"p50": 0.55, "p99": 0.6}),
     ]
-    picture = ElementTree.fromstring(charts.ridges(loads, 358))
+    picture = ElementTree.fromstring(charts.ridges(loads))
     words = [element.text for element in picture.iter("text")]
     assert {"slow", "fast", "p50 10.5 · p99 44 ms"} <= set(words)
     marks = [float(mark.get("x1")) for mark in picture.iter("line") if mark.get("class") == "mark"]
@@ -88,5 +95,5 @@ def test_distributions_share_an_axis() -> None:
     [(0.98901, "fraction", "98.90 %"), (0.7614, "ms", "0.76"), (18.29, "ms", "18.3"), (1240.4, "ms", "1,240"),
      (7104.2, "images/s", "7,104"), (87.66, "images/s", "87.7")],
 )  # fmt: skip
-def test_figures(value: float, unit: str, shown: str) -> None:
+def test_figure_has_the_form_of_its_unit(value: float, unit: str, shown: str) -> None:
     assert numbers.figure(value, unit) == shown
