@@ -36,6 +36,7 @@ from PIL import Image
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from shrinkserve.atomic import write_atomic
+from shrinkserve.benchmark.plain import plain
 from shrinkserve.benchmark.report.environment import environment
 from shrinkserve.errors import RequestError
 from shrinkserve.serving.client.client import RETRY_PAUSES, Client
@@ -309,7 +310,7 @@ def main() -> int:
     failed = sum((thread.faults for thread in beside), Counter[str]())
     failed = +failed  # without those that never happened
     again = sum((thread.again for thread in beside), Counter[str]())
-    about = environment()
+    about = plain(environment())
     record = {
         "title": "Malformed requests against the pip server, with valid ones beside them",
         "date": about["date"],

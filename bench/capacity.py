@@ -22,8 +22,10 @@ from network import FULL, QUICK, Scale
 from published import random_run
 
 from shrinkserve.atomic import write_atomic
-from shrinkserve.benchmark.capacity import Replica, check, read_service
+from shrinkserve.benchmark.capacity import Replica, read_service
+from shrinkserve.benchmark.capacity_check import check
 from shrinkserve.benchmark.load.run import closed_loop
+from shrinkserve.benchmark.plain import plain
 from shrinkserve.benchmark.report.environment import environment
 from shrinkserve.benchmark.targets.target import Target, server
 from shrinkserve.benchmark.timing import Timing
@@ -41,7 +43,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--quick", action="store_true", help="a small network and short windows")
     options = parser.parse_args()
-    scale, about = QUICK if options.quick else FULL, environment()
+    scale, about = QUICK if options.quick else FULL, plain(environment())
     timing = Timing(warmup=0.2, window=0.3, agree=2, most=2) if options.quick else Timing(window=4.0, most=4)
     with tempfile.TemporaryDirectory(prefix="shrinkserve-bench-") as folder:
         repository = make_repository(Path(folder), scale)
@@ -49,16 +51,16 @@ def main() -> int:
         os.sched_setaffinity(0, cores[:-1] or cores)  # what is started now inherits it
         with TritonServer(repository, ServerOptions(log_file=Path(folder) / "triton.log")) as running:
             os.sched_setaffinity(0, cores[-1:])
-            target, a_window = server(running.grpc_url, "capacity", "float32"), 0 if options.quick else 400
+            target = server(running.grpc_url, "capacity", "float32")
             replica = calibrated(target, scale.images(8), timing)
             rates = [load * replica.unbatched_rate for load in LOADS]
-            rows = check(replica, target, ones(scale.images(8)), rates, timing, print, a_window)
+            rows = check(replica, target, ones(scale.images(8)), rates, timing, print)
     result = {
         "title": "Capacity plan: predicted against measured latency, one replica, gRPC, Poisson arrivals",
         "date": about["date"],
         "command": about["command"],
         "environment": about,
-        "rows": rows,
+        "rows": plain(rows),
         "service_ms": {size: 1e3 * replica.service.of(size) for size in range(1, MAX_BATCH + 1)},
         "overhead_ms": 1e3 * replica.service.overhead,
         "notes": [
@@ -80,9 +82,9 @@ def ones(images: Images) -> list[Images]:
 def calibrated(target: Target, images: Images, timing: Timing) -> Replica:
     """The replica as a record of `shrinkserve bench` describes it."""
     batches = [[np.repeat(image, batch, axis=0) for image in ones(images)] for batch in (1, 2, 4, 8)]
-    loads = [closed_loop(target, requests, 1, timing).to_dict() for requests in batches]
-    loads.append(closed_loop(target, ones(images), 2 * MAX_BATCH, timing).to_dict())
-    return Replica(read_service({"loads": loads}), max_batch=MAX_BATCH)
+    loads = [closed_loop(target, requests, 1, timing).to_record() for requests in batches]
+    loads.append(closed_loop(target, ones(images), 2 * MAX_BATCH, timing).to_record())
+    return Replica(read_service(loads), max_batch=MAX_BATCH)
 
 
 def make_repository(folder: Path, scale: Scale) -> Path:

@@ -33,6 +33,7 @@ from contestants import Ask, Contestant, contestants
 from network import FULL, QUICK, Scale, calibrated
 
 from shrinkserve.atomic import write_atomic
+from shrinkserve.benchmark.plain import plain
 from shrinkserve.benchmark.report.environment import environment
 from shrinkserve.runtimes.checkpoint import Checkpoint
 from shrinkserve.runtimes.predictor import Images
@@ -195,7 +196,7 @@ def main() -> None:
     arguments = parser.parse_args()
     cores = len(os.sched_getaffinity(0))
     effort = BRIEF if arguments.quick else THOROUGH
-    scale, about = effort.scale, environment()
+    scale, about = effort.scale, plain(environment())
     network = Checkpoint(arguments.run).module if arguments.run else calibrated(scale)
     with tempfile.TemporaryDirectory() as folder:
         compared = contestants(network, scale, Path(folder), compiled=not arguments.quick)

@@ -34,9 +34,10 @@ from serving import CORES
 
 from shrinkserve.atomic import write_atomic
 from shrinkserve.benchmark.load.run import Load, closed_loop
-from shrinkserve.benchmark.load.triton_stats import TritonStatistics, split
+from shrinkserve.benchmark.load.triton_stats import TritonStatistics
+from shrinkserve.benchmark.plain import plain
 from shrinkserve.benchmark.report.environment import environment
-from shrinkserve.benchmark.targets.target import Answer, Pixels, Target
+from shrinkserve.benchmark.targets.target import Pixels, Predict, Target
 from shrinkserve.benchmark.timing import Timing
 from shrinkserve.config import ServingConfig
 from shrinkserve.serving.client.client import Client
@@ -71,7 +72,7 @@ def by_server(url: str) -> Way:
     """The ensemble."""
 
     @contextmanager
-    def connect() -> Iterator[Answer]:
+    def connect() -> Iterator[Predict]:
         with Client(url) as client:
             yield lambda image: client.send(encoded_request(NAME, image.tobytes(), 1, 0)).tensors["probabilities"]
 
@@ -85,7 +86,7 @@ def by_client(url: str, contract: ModelInfo, *, shared: bool) -> Way:
     spent: list[float] = []
 
     @contextmanager
-    def connect() -> Iterator[Answer]:
+    def connect() -> Iterator[Predict]:
         with Client(url, shared_memory=shared) as client:
 
             def answer(image: Pixels) -> Any:
@@ -111,7 +112,7 @@ def measure(way: Way, images: list[Pixels], concurrency: int, timing: Timing, ur
         after = _passed()
         for account in accounts.values():
             account.end()
-    counted = {model: split(account) for model, account in accounts.items()}
+    counted = {model: plain(account.to_record()) for model, account in accounts.items()}
     asked = next(iter(counted.values()), None)
     assert asked is not None
     way.loads.append(load)
@@ -207,7 +208,7 @@ def main() -> None:
             with deployed(models, scratch, shape) as (server, contract):
                 rows += asked(server.grpc_url, contract, images, shape, concurrency, rounds, timing)
     size = statistics.fmean(image.size for image in images) / 1e3
-    about = environment("nvidia-dali-cuda120", "nvidia-dali-cuda130")
+    about = plain(environment("nvidia-dali-cuda120", "nvidia-dali-cuda130"))
     record = {
         "title": "JPEG in: decoded by the server's ensemble or by the client",
         "date": about["date"],

@@ -30,6 +30,7 @@ import torch
 from PIL import Image
 
 from shrinkserve.atomic import write_atomic
+from shrinkserve.benchmark.plain import plain
 from shrinkserve.benchmark.report.environment import environment
 from shrinkserve.config import Recipe, parse_recipe
 from shrinkserve.data import Dataset, Record, open_dataset
@@ -253,7 +254,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one short round on one core, to see that it runs")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    about = environment("torchvision", "timm", "simplejpeg", "nvidia-dali-cuda120")
+    about = plain(environment("torchvision", "timm", "simplejpeg", "nvidia-dali-cuda120"))
     rounds, count, photos = (1, 2, 64) if options.quick else (5, 10, IMAGES)
     cores = [n for n in ((1,) if options.quick else (1, 2)) if n <= len(os.sched_getaffinity(0))]
     with tempfile.TemporaryDirectory() as folder:

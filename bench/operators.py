@@ -27,6 +27,7 @@ from contestants import optimised, plain_files, quantised
 from network import FULL, QUICK, Scale, calibrated
 
 from shrinkserve.atomic import write_atomic
+from shrinkserve.benchmark.plain import plain
 from shrinkserve.benchmark.report.environment import environment
 from shrinkserve.exporting.optimise import SHIPPED
 from shrinkserve.exporting.samples import synthetic
@@ -120,7 +121,7 @@ def main() -> None:
     arguments = parser.parse_args()
     threads = len(os.sched_getaffinity(0))
     scale, answers = (QUICK, 10) if arguments.quick else (FULL, 100)
-    about = environment()
+    about = plain(environment())
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         for what, taken in profiles(Path(folder), scale, arguments.batch, answers, threads):

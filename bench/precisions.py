@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from network import QUICK
 
 from shrinkserve.atomic import write_atomic
+from shrinkserve.benchmark.plain import plain
 from shrinkserve.benchmark.report.environment import environment
 from shrinkserve.data import evaluation_batches, open_dataset
 from shrinkserve.errors import GateError
@@ -121,7 +122,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="what `shrinkserve data digits` wrote")
     parser.add_argument("--runs", type=Path, nargs=2, help="trained runs of A and B")
     arguments = parser.parse_args()
-    about = environment()
+    about = plain(environment())
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -22,7 +22,7 @@ import numpy as np
 import platformdirs
 import tritonclient.grpc as triton
 
-from shrinkserve.benchmark.targets.target import Answer, Pixels, Target
+from shrinkserve.benchmark.targets.target import Pixels, Predict, Target
 
 FOLDER = platformdirs.user_cache_path("shrinkserve") / "peers"
 """Where peers are installed; may be removed at any time."""
@@ -82,7 +82,7 @@ def grpc_target(
     """A server that speaks Triton's protocol over gRPC; a connection a worker."""
 
     @contextmanager
-    def connect() -> Iterator[Answer]:
+    def connect() -> Iterator[Predict]:
         with triton.InferenceServerClient(address) as client:
             wanted = [triton.InferRequestedOutput("logits")]
 
@@ -100,7 +100,7 @@ def litserve_target(name: str, port: int) -> Target:
     """LitServe speaks HTTP; a connection a worker."""
 
     @contextmanager
-    def connect() -> Iterator[Answer]:
+    def connect() -> Iterator[Predict]:
         with closing(HTTPConnection("127.0.0.1", port, timeout=ANSWER_SECONDS)) as connection:
 
             def answer(images: Pixels) -> Any:

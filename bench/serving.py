@@ -36,8 +36,9 @@ from published import CLASSIFIER, add_precisions, published
 
 from shrinkserve.atomic import write_atomic
 from shrinkserve.benchmark.load.run import Load, closed_loop
+from shrinkserve.benchmark.plain import plain
 from shrinkserve.benchmark.report.environment import environment
-from shrinkserve.benchmark.targets.target import Answer, Pixels, Target
+from shrinkserve.benchmark.targets.target import Pixels, Predict, Target
 from shrinkserve.benchmark.timing import Timing
 from shrinkserve.config import ServingConfig
 from shrinkserve.errors import RequestError
@@ -107,7 +108,7 @@ def ours(
 
 
 @contextmanager
-def in_shared_memory(url: str) -> Iterator[Answer]:
+def in_shared_memory(url: str) -> Iterator[Predict]:
     """A connection whose images do not pass a socket."""
     with Client(url, shared_memory=True) as client:
         yield lambda images: client.infer(CLASSIFIER, images)[0]
@@ -123,7 +124,7 @@ def session(model: Path, entries: dict[str, str]) -> Iterator[Target]:
     opened = ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
 
     @contextmanager
-    def connect() -> Iterator[Answer]:
+    def connect() -> Iterator[Predict]:
         yield lambda images: opened.run(["logits"], {"images": images})[0]
 
     yield Target("session", "onnx", "float32", model.name, connect)
@@ -224,7 +225,7 @@ def entry(one: Deployment, concurrency: int, batch: int, loads: list[Load], diff
     def middle(figures: Iterator[float]) -> float:
         return statistics.median(figures)
 
-    servers = [load.server for load in loads if load.server]
+    servers = [plain(load.server) for load in loads if load.server]
     phases = servers[0]["mean_ms"] if servers else {}
     return {
         "server": one.server,
@@ -303,7 +304,7 @@ def main() -> None:
         found = measure(compared, scale.size, rounds, timing, notes)
     said = verdict(found, PEERS & {row["server"] for row in found})
     print("\n".join(said))
-    about = environment()
+    about = plain(environment())
     record = {
         "title": f"Serving {scale.title}: the pip server beside its peers",
         "date": about["date"],

@@ -34,6 +34,7 @@ from serving import CORES
 from shrinkserve.atomic import write_atomic
 from shrinkserve.benchmark.load.run import Load, closed_loop, open_loop
 from shrinkserve.benchmark.load.schedule import OpenSchedule
+from shrinkserve.benchmark.plain import plain
 from shrinkserve.benchmark.report.environment import environment
 from shrinkserve.benchmark.timing import Timing
 
@@ -136,7 +137,7 @@ def main() -> int:
         f"{slope:+.2f} MiB a minute"
     )
     print(said)
-    about = environment("nvidia-dali-cuda120", "nvidia-dali-cuda130")
+    about = plain(environment("nvidia-dali-cuda120", "nvidia-dali-cuda130"))
     record = {
         "title": f"Soak: JPEG to {scale.title} on the pip server, at 80 % load",
         "date": about["date"],
@@ -147,7 +148,7 @@ def main() -> int:
         "memory_mib_at_last": memory.parts,
         "memory_slope_mib_per_minute": slope,
         "errors": errors,
-        "latency": load.latency.to_dict(),
+        "latency": plain(load.latency.to_record()),
         "notes": [
             said,
             f"memory: PSS of the server and its backends, sampled every {every:g} s; windows of {window:g} s",

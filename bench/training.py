@@ -33,6 +33,7 @@ from training_peers import Plain, Timm
 
 from shrinkserve import arch
 from shrinkserve.atomic import write_atomic
+from shrinkserve.benchmark.plain import plain
 from shrinkserve.benchmark.report.environment import environment
 from shrinkserve.config import Recipe, parse_recipe
 from shrinkserve.data import Batch, open_dataset, train_loader
@@ -169,7 +170,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--quick", action="store_true", help="a small network, one round, no scaling at 224x224")
     options = parser.parse_args()
-    place = environment("timm")
+    place = plain(environment("timm"))
     rounds, updates, seeds, batch = (1, 6, 1, 4) if options.quick else (7, 66, 3, 32)
     large, small, scaled = LARGE, SMALL, ((SMALL | {"width": 1.0}, 32), (LARGE, 8))
     if options.quick:
