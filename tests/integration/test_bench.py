@@ -25,7 +25,7 @@ QUICK = ("--window", "0.2", "--payload", "tensor")
 
 @pytest.fixture(scope="module")
 def other_run(smoke_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run of the same network with other weights."""
+    """Run folder of the same network with other weights."""
     folder = tmp_path_factory.mktemp("runs") / "other"
     shutil.copytree(smoke_run, folder)
     card = read_card(folder, "checkpoint")
@@ -40,14 +40,14 @@ def other_run(smoke_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 def bench(*words: object) -> int:
-    return main(["bench", *QUICK, *map(str, words)])  # what a test says itself comes last, and holds
+    return main(["bench", *QUICK, *map(str, words)])  # the options of a test come last and take precedence
 
 
 def urls(server: TritonServer) -> list[str]:
     return ["--url", server.http_url, "--url", server.grpc_url]
 
 
-def test_server_answers_as_the_checkpoint_does(
+def test_bench_compares_every_stage_and_measures_the_server(
     server: TritonServer, digits: Path, smoke_run: Path, smoke_repository: Path, tmp_path: Path, capsys
 ) -> None:
     record_file = tmp_path / "bench.json"
@@ -60,11 +60,11 @@ def test_server_answers_as_the_checkpoint_does(
     assert list(scores) == ["checkpoint raw", "checkpoint ema", "onnx float32 v1", "server http", "server grpc"]
     assert all(score["images"] == 364 for score in scores.values())
     trained = read_card(smoke_run).metrics["top1"]
-    assert scores["server grpc"]["top1"]["value"] == pytest.approx(trained)  # what training itself measured
+    assert scores["server grpc"]["top1"]["value"] == pytest.approx(trained)  # measured by training
     against = {c["after"]: c for c in record["accuracy"]["comparisons"] if c["before"] == "checkpoint ema"}
     for stage in ("server http", "server grpc"):
         assert against[stage]["flips"] == 0
-        assert 0 < against[stage]["worst"] < 1e-4  # float32 in another order: not the very same arithmetic
+        assert 0 < against[stage]["worst"] < 1e-4  # float32 sums in another order
     loads = {(load["target"], load["concurrency"]): load for load in record["loads"]}
     assert set(loads) == {(stage, n) for stage in ("server http", "server grpc") for n in (1, 4)}
     for load in loads.values():
@@ -74,21 +74,21 @@ def test_server_answers_as_the_checkpoint_does(
         assert load["server"]["mean_ms"]["compute_infer"] < load["latency"]["mean"]
     assert record["environment"]["versions"]["tritonclient"]
     out = capsys.readouterr().out
-    assert "answer as the checkpoint does" in out
+    assert "server http and server grpc predict the same classes as the checkpoint" in out
     assert "server grpc, concurrency 4" in out
 
 
-def test_another_checkpoint_is_refused(server: TritonServer, digits: Path, other_run: Path, capsys) -> None:
+def test_bench_refuses_another_checkpoint(server: TritonServer, digits: Path, other_run: Path, capsys) -> None:
     assert bench("--data", digits, "--checkpoint", other_run, *urls(server)) == 2
-    assert "not the checkpoint that the server's model was made from" in one_line(capsys)
+    assert "not the checkpoint of the served model" in one_line(capsys)
     assert bench("--data", digits, "--runs", other_run.parent, *urls(server)) == 2
-    assert "no run with the weights that are served" in one_line(capsys)
+    assert "no run with the served weights" in one_line(capsys)
 
 
-def test_a_model_that_is_not_what_it_claims_is_found_out(
+def test_bench_finds_a_model_with_a_forged_hash(
     digits: Path, smoke_run: Path, other_run: Path, tmp_path: Path, shrinkserve, capsys
 ) -> None:
-    """The file of one run, published with the hash of another: only its answers can give it away."""
+    """The file of one run has the hash of another in its card, so only its predictions differ."""
     made, forged = tmp_path / "made", tmp_path / "forged"
     shrinkserve("export", other_run, "--data", digits, "--repository", made)
     card = replace(read_card(made / "smoke_classifier" / "1"), weights_sha256=read_card(smoke_run).weights_sha256)
@@ -97,22 +97,20 @@ def test_a_model_that_is_not_what_it_claims_is_found_out(
         words = ("--data", digits, "--checkpoint", smoke_run, "--repository", tmp_path / "none", "--limit", 200)
         assert bench(*words, "--url", server.grpc_url, "--concurrency", 1) == 1
     error = capsys.readouterr().err
-    assert "MISSED server grpc: " in error
-    assert "answers differ from the checkpoint ema's, at most 0 allowed" in error
-    assert error.splitlines()[-1] == "error: 1 of what was asked does not hold"
+    assert "FAILED: server grpc: " in error
+    assert "differ from checkpoint ema, at most 0 allowed" in error
 
 
-def test_a_missed_gate_is_exit_code_1(
+def test_failed_gates_give_exit_code_1_and_a_line_each(
     server: TritonServer, digits: Path, smoke_run: Path, tmp_path: Path, capsys
 ) -> None:
     gates = tmp_path / "gates.toml"
     gates.write_text('min_top1 = 0.999\nmax_p99 = "1us"\n')
     words = ("--data", digits, "--checkpoint", smoke_run, "--gates", gates, "--concurrency", 1)
     assert bench(*words, "--url", server.grpc_url) == 1
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("MISSED")]
-    assert len(lines) == 2
-    assert "at least 99.90% asked" in lines[0]
-    assert "p99" in lines[1]
+    top1, p99 = [line for line in capsys.readouterr().err.splitlines() if line.startswith("FAILED")]
+    assert "99.90%" in top1
+    assert "p99" in p99
 
 
 @pytest.mark.parametrize(
@@ -120,15 +118,15 @@ def test_a_missed_gate_is_exit_code_1(
     [
         (["--url", "http://127.0.0.1:1"], "no server answers"),
         (["--url", "ftp://127.0.0.1:1"], "http://HOST:PORT"),
-        (["--url", "{grpc}", "--model", "absent"], "expected one of smoke, found absent"),
+        (["--url", "{grpc}", "--model", "absent"], "absent"),
         (["--url", "{grpc}", "--data", "{tmp}/absent"], "no such folder"),
-        (["--url", "{grpc}", "--checkpoint", "{tmp}"], "no such card"),
-        (["--url", "{grpc}", "--gates", "{tmp}/absent.toml"], "not a readable gates file"),
+        (["--url", "{grpc}", "--checkpoint", "{tmp}"], "card"),
+        (["--url", "{grpc}", "--gates", "{tmp}/absent.toml"], "absent.toml"),
         (["--url", "{grpc}", "--max-p99", "20"], "a duration such as 20ms"),
-        (["--url", "{grpc}", "--json", "/proc/absent/bench.json"], "cannot be written"),
+        (["--url", "{grpc}", "--json", "/proc/absent/bench.json"], "/proc/absent/bench.json"),
     ],
 )
-def test_mistakes_are_one_line(
+def test_bench_reports_a_mistake_in_one_line(
     server: TritonServer, digits: Path, smoke_run: Path, tmp_path: Path, capsys, words: list[str], message: str
 ) -> None:
     given = [word.format(grpc=server.grpc_url, tmp=tmp_path) for word in words]
@@ -137,7 +135,7 @@ def test_mistakes_are_one_line(
     assert message in one_line(capsys)
 
 
-def test_data_of_other_classes(server: TritonServer, smoke_run: Path, tmp_path: Path, capsys) -> None:
+def test_bench_refuses_data_with_other_classes(server: TritonServer, smoke_run: Path, tmp_path: Path, capsys) -> None:
     from PIL import Image
 
     for split in ("train", "val"):
@@ -145,10 +143,10 @@ def test_data_of_other_classes(server: TritonServer, smoke_run: Path, tmp_path: 
             (tmp_path / split / name).mkdir(parents=True)
             Image.new("RGB", (9, 9)).save(tmp_path / split / name / "1.png")
     assert bench("--data", tmp_path, "--checkpoint", smoke_run, "--url", server.grpc_url) == 2
-    assert "not the classes of model smoke: expected 11 classes, found 2" in one_line(capsys)
+    assert "expected 11 classes, found 2" in one_line(capsys)
 
 
-def test_a_folder_without_the_background_is_told_how_to_become_records(
+def test_advice_for_a_folder_without_the_background_class_works(
     server: TritonServer, smoke_run: Path, tmp_path: Path, capsys
 ) -> None:
     from PIL import Image
@@ -159,13 +157,13 @@ def test_a_folder_without_the_background_is_told_how_to_become_records(
     words = ("--checkpoint", smoke_run, "--url", server.grpc_url, "--window", 0.1, "--concurrency", 1)
     assert bench("--data", tmp_path / "folder", *words) == 2
     command = f"shrinkserve data pack {tmp_path / 'folder'} DIR"
-    assert f"`{command}` makes records" in one_line(capsys)
+    assert f"`{command}`" in one_line(capsys)
     assert main([*command.split()[1:-1], str(tmp_path / "records")]) == 0
     assert bench("--data", tmp_path / "records", *words, "--json", tmp_path / "bench.json") == 0
     assert json.loads((tmp_path / "bench.json").read_text())["accuracy"]["images"] == 10
 
 
-def test_a_server_that_dies_leaves_a_partial_record_and_one_line(
+def test_dying_server_leaves_a_partial_record_and_one_line(
     smoke_repository: Path, digits: Path, smoke_run: Path, tmp_path: Path, capsys
 ) -> None:
     out = tmp_path / "report"
@@ -175,10 +173,10 @@ def test_a_server_that_dies_leaves_a_partial_record_and_one_line(
         def kill_when_loaded() -> None:
             journal = out / "accuracy.jsonl"
             while not journal.exists() or len(journal.read_text().splitlines()) < 1 + ceil(364 / 32):
-                time.sleep(0.01)  # a line says what is measured, then one a batch: the load test comes next
+                time.sleep(0.01)  # a line with the identity, one for each batch; then the load test starts
             time.sleep(1.0)
             for process in processes:
-                with suppress(psutil.NoSuchProcess):  # a stub ends with its server
+                with suppress(psutil.NoSuchProcess):  # a stub process ends with its server
                     process.kill()
 
         killer = threading.Thread(target=kill_when_loaded)
@@ -189,11 +187,11 @@ def test_a_server_that_dies_leaves_a_partial_record_and_one_line(
     assert "server http: " in one_line(capsys)
     record = json.loads((out / "bench.json").read_text())
     assert record["partial"].startswith("server http: ")
-    assert (out / "accuracy.jsonl").exists()  # what was measured is not lost
+    assert (out / "accuracy.jsonl").exists()  # the measured part is not lost
 
 
 def one_line(capsys) -> str:
-    """The error, which is one line after the lines that say what is being measured."""
+    """Return the error, the last line after those of the progress."""
     errors = capsys.readouterr().err.splitlines()
     assert [line for line in errors if line.startswith("error:")] == errors[-1:]
     assert all(line.startswith(("accuracy:", "load:", "error:")) for line in errors)
