@@ -1,10 +1,10 @@
-"""Malformed requests against a served model, with valid traffic beside them: the server lives and stays right.
+"""Test that a server survives malformed requests and that valid requests are not affected.
 
     python bench/abuse.py --out bench/results/abuse.json [--quick] [--requests 10000]
 
-A real server with a JPEG pipeline (DALI) and an ONNX model. Every kind of abuse is sent many times, over HTTP and
-gRPC; the table says how each was answered. Beside it valid requests go on over both, one of them in the same batches:
-each answer is compared, and none may fail.
+The server has a JPEG pipeline (DALI) and an ONNX model. Each kind of malformed request is sent many times over HTTP and
+gRPC. The table has the responses by kind. At the same time other clients send valid requests over both protocols, some
+of them in the same batches. Each of their results is compared; none may fail.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ from shrinkserve.serving.server.server import ServerOptions, TritonServer
 
 SIZE = 32
 Kind = Callable[[np.random.Generator], "tuple[str, bytes, dict[str, str]]"]
-"""Makes one malformed HTTP request: path, body, headers."""
+"""Function that makes a malformed HTTP request: path, body, headers."""
 
 
 def write_models(root: Path) -> None:
-    """`jpeg`: image bytes to pixels (DALI); `mean`: pixels to their mean colour (ONNX Runtime)."""
+    """Write two models: `jpeg` decodes images (DALI), `mean` returns the mean colour of pixels (ONNX Runtime)."""
     pipeline = dali.Pipeline(batch_size=8, num_threads=1, device_id=None)
     with pipeline:
         encoded = dali.fn.external_source(name="DALI_INPUT_0", ndim=1, dtype=dali.types.UINT8)
@@ -92,7 +92,7 @@ def picture(rng: np.random.Generator) -> bytes:
 
 
 def binary(model: str, name: str, datatype: str, shape: list[int], data: bytes) -> tuple[str, bytes, dict[str, str]]:
-    """A request of Triton's HTTP protocol with its tensor in binary."""
+    """Return a request of Triton's HTTP protocol with a binary tensor."""
     parameters = {"binary_data_size": len(data)}
     head = json.dumps(
         {
@@ -104,7 +104,7 @@ def binary(model: str, name: str, datatype: str, shape: list[int], data: bytes) 
 
 
 def fuzzed(rng: np.random.Generator) -> bytes:
-    """A JPEG with a few bytes changed, removed or repeated."""
+    """Return a JPEG with a few bytes changed, removed or repeated."""
     body = bytearray(picture(rng))
     for place in rng.integers(2, len(body), rng.integers(1, 30)):
         body[place] = rng.integers(0, 256)
@@ -149,7 +149,7 @@ KINDS: dict[str, Kind] = {
 def message(
     model: str, name: str, datatype: str, shape: list[int], data: bytes, copies: int = 1
 ) -> service_pb2.ModelInferRequest:
-    """A gRPC request with `copies` raw tensors for one that is declared."""
+    """Return a gRPC request with one declared tensor and `copies` raw ones."""
     given = service_pb2.ModelInferRequest.InferInputTensor(name=name, datatype=datatype, shape=shape)
     return service_pb2.ModelInferRequest(model_name=model, inputs=[given], raw_input_contents=[data] * copies)
 
@@ -177,7 +177,7 @@ GRPC_KINDS: dict[str, Callable[[np.random.Generator], service_pb2.ModelInferRequ
 
 
 def call(stub: Any, kind: Callable[[np.random.Generator], Any], rng: np.random.Generator) -> str:
-    """Send one malformed gRPC request; how it was answered."""
+    """Send one malformed gRPC request and return the kind of response."""
     try:
         stub.ModelInfer(kind(rng), timeout=30)
     except grpc.RpcError as exc:
@@ -186,7 +186,7 @@ def call(stub: Any, kind: Callable[[np.random.Generator], Any], rng: np.random.G
 
 
 def noise(address: tuple[str, int], rng: np.random.Generator) -> str:
-    """Bytes that are not HTTP/2, to the port of gRPC."""
+    """Send bytes that are not HTTP/2 to the gRPC port."""
     with socket.create_connection(address, timeout=30) as raw, suppress(OSError):
         raw.sendall(rng.bytes(2000))
         while raw.recv(4096):
@@ -195,7 +195,7 @@ def noise(address: tuple[str, int], rng: np.random.Generator) -> str:
 
 
 def send(address: tuple[str, int], kind: Kind, rng: np.random.Generator) -> str:
-    """Send one malformed request; how it was answered."""
+    """Send one malformed HTTP request and return the kind of response."""
     path, body, headers = kind(rng)
     connection = HTTPConnection(*address, timeout=30)
     try:
@@ -210,23 +210,23 @@ def send(address: tuple[str, int], kind: Kind, rng: np.random.Generator) -> str:
 
 
 def send_truncated(address: tuple[str, int]) -> str:
-    """Promise more body than is sent, then hang up."""
+    """Send less than the announced body and close the connection."""
     with socket.create_connection(address, timeout=30) as raw:
         raw.sendall(b"POST /v2/models/mean/infer HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n{")
     return "closed by us"
 
 
 class Valid(threading.Thread):
-    """Valid requests without a pause; every answer is compared."""
+    """Client that sends valid requests without a pause and compares every result."""
 
     def __init__(self, url: str, seed: int) -> None:
         super().__init__(daemon=True)
         self._url, self._rng = url, np.random.default_rng(seed)
         self.stop = threading.Event()
-        self.right, self.faults, self.again = 0, Counter[str](), Counter[str]()
+        self.right, self.errors, self.again = 0, Counter[str](), Counter[str]()
 
     def run(self) -> None:
-        """Until `stop` is set."""
+        """Send requests until `stop` is set."""
         encoded = np.frombuffer(picture(self._rng), np.uint8)[None]
         with Client(self._url) as client:
             picked = InferRequest("jpeg", encoded, {"images": 0}, tensor="DALI_INPUT_0")
@@ -237,14 +237,14 @@ class Valid(threading.Thread):
                     mean = self._ask(client, InferRequest("mean", images, {"mean": 0})).tensors["mean"]
                     again = self._ask(client, picked).tensors["images"]
                 except RequestError as exc:
-                    self.faults[str(exc)[:300]] += 1
+                    self.errors[str(exc)[:300]] += 1
                     continue
                 good = np.allclose(mean, images.mean(axis=(1, 2)), atol=1e-3) and np.array_equal(first, again)
                 self.right += 2 * good
-                self.faults["wrong answer"] += not good
+                self.errors["wrong answer"] += not good
 
     def _ask(self, client: Client, question: InferRequest) -> InferResult:
-        """As `Client.classify` does: again, up to three times, when the server did not look at the request."""
+        """Send a request up to three times if the server did not process it, as `Client.classify` does."""
         for pause in RETRY_PAUSES:
             try:
                 return client.send(question)
@@ -255,12 +255,12 @@ class Valid(threading.Thread):
 
 
 def memory(pid: int) -> float:
-    """Resident memory of the server and its stubs, in MiB."""
+    """Return the resident memory of the server and its stub processes in MiB."""
     return sum(p.memory_info().rss for p in psutil.Process(pid).children(recursive=True)) / 2**20
 
 
 def abuse(http: tuple[str, int], rpc: tuple[str, int], count: int, slow: int = 20) -> dict[str, Counter[str]]:
-    """Send `count` malformed requests, kinds in turn, while `slow` senders keep half a request open."""
+    """Send `count` malformed requests of all kinds in turn, while slow senders keep half a request open."""
     held = [socket.create_connection(http, timeout=60) for _ in range(slow)]
     for raw in held:
         raw.sendall(b"POST /v2/models/mean/infer HTTP/1.1\r\nContent-Length: 999\r\n")
@@ -273,14 +273,14 @@ def abuse(http: tuple[str, int], rpc: tuple[str, int], count: int, slow: int = 2
             **{f"gRPC: {name}": partial(call, stub, kind, rng) for name, kind in GRPC_KINDS.items()},
             "gRPC: bytes that are no HTTP/2": partial(noise, rpc, rng),
         }
-        answers = {name: Counter[str]() for name in ways}
+        responses = {name: Counter[str]() for name in ways}
         for number in range(count):
             name = list(ways)[number % len(ways)]
-            answers[name][ways[name]()] += 1
+            responses[name][ways[name]()] += 1
     for raw in held:
         raw.close()
-    answers["HTTP: slow sender, half a request held open"] = Counter({"closed by us": slow})
-    return answers
+    responses["HTTP: slow sender, half a request held open"] = Counter({"closed by us": slow})
+    return responses
 
 
 def main() -> int:
@@ -291,34 +291,34 @@ def main() -> int:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="shrinkserve-bench-") as folder:
         write_models(Path(folder) / "models")
-        chosen = ServerOptions(token="nobody-knows-this", log_file=Path(folder) / "triton.log")
+        chosen = ServerOptions(token="a-token-of-this-test", log_file=Path(folder) / "triton.log")
         with TritonServer(Path(folder) / "models", chosen) as server:
-            beside = [Valid(url, seed) for seed, url in enumerate((server.http_url, server.grpc_url) * 2)]
-            for thread in beside:
+            valid = [Valid(url, seed) for seed, url in enumerate((server.http_url, server.grpc_url) * 2)]
+            for thread in valid:
                 thread.start()
             before, start = memory(server.pid), time.monotonic()
             ports = (urlsplit(server.http_url).port, urlsplit(server.grpc_url).port)
             http, rpc = (("127.0.0.1", int(port or 0)) for port in ports)
-            answers = abuse(http, rpc, 300 if options.quick else options.requests)
+            responses = abuse(http, rpc, 300 if options.quick else options.requests)
             took = time.monotonic() - start
-            for thread in beside:
+            for thread in valid:
                 thread.stop.set()
-            for thread in beside:
+            for thread in valid:
                 thread.join()
             after = memory(server.pid)
-    right = sum(thread.right for thread in beside)
-    failed = sum((thread.faults for thread in beside), Counter[str]())
-    failed = +failed  # without those that never happened
-    again = sum((thread.again for thread in beside), Counter[str]())
+    right = sum(thread.right for thread in valid)
+    failed = sum((thread.errors for thread in valid), Counter[str]())
+    failed = +failed  # removes zero counts
+    again = sum((thread.again for thread in valid), Counter[str]())
     about = plain(environment())
     record = {
-        "title": "Malformed requests against the pip server, with valid ones beside them",
+        "title": "Malformed requests to the server from PyPI, with valid requests at the same time",
         "date": about["date"],
         "command": about["command"],
         "environment": about,
         "rows": [
             {"kind": kind, "sent": c.total(), "answers": ", ".join(f"{answer}: {n}" for answer, n in c.items())}
-            for kind, c in answers.items()
+            for kind, c in responses.items()
         ],
         "seconds": took,
         "valid_requests_right": right,
@@ -326,7 +326,7 @@ def main() -> int:
         "valid_requests_asked_again": dict(again),
         "memory_mib": {"before": before, "after": after},
         "notes": [
-            f"valid requests beside them, two clients over HTTP and two over gRPC: {right} right, {failed.total()} "
+            f"valid requests by two clients over HTTP and two over gRPC: {right} right, {failed.total()} "
             f"failed or wrong {dict(failed) or ''}; {again.total()} asked again {dict(again) or ''}",
             "Triton 2.51 takes the number of rows as 32 bits: a request that claims 2^62 of them passes its check, and "
             "the batch that it joins is refused as a whole; our client then asks again",

@@ -1,9 +1,9 @@
-"""Is the capacity plan right? Latency predicted by `bench plan` and measured on the real server, at several loads.
+"""Compare the latency that `bench plan` predicts with that of a real server at several rates.
 
     python bench/capacity.py --out bench/results/capacity.json [--quick]
 
-The server is the pip one on all cores of this machine but one, which the load generator has. The model is ShrinkCNN-A
-with random weights, which change no time.
+The server from PyPI uses all cores of this machine except one, which is for the load generator. The model is
+ShrinkCNN-A with random weights; weights do not change the times.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="shrinkserve-bench-") as folder:
         repository = make_repository(Path(folder), scale)
         cores = sorted(os.sched_getaffinity(0))
-        os.sched_setaffinity(0, cores[:-1] or cores)  # what is started now inherits it
+        os.sched_setaffinity(0, cores[:-1] or cores)  # inherited by the server
         with TritonServer(repository, ServerOptions(log_file=Path(folder) / "triton.log")) as running:
             os.sched_setaffinity(0, cores[-1:])
             target = server(running.grpc_url, "capacity", "float32")
@@ -64,10 +64,10 @@ def main() -> int:
         "service_ms": {size: 1e3 * replica.service.of(size) for size in range(1, MAX_BATCH + 1)},
         "overhead_ms": 1e3 * replica.service.overhead,
         "notes": [
-            "The load generator has a core of its own, the server the others; both share caches and memory.",
-            f"Rates are {', '.join(map(str, LOADS))} of {replica.unbatched_rate:.1f} requests/s, which batches of "
-            "one image allow, or full ones where that is less.",
-            "The ends of the interval are those of the measured p99, at 95 %.",
+            "The load generator runs on one core, the server on the others; they share caches and memory.",
+            f"Rates are {', '.join(map(str, LOADS))} of {replica.unbatched_rate:.1f} requests/s, the rate without "
+            "batching, or with full batches if that is lower.",
+            "The interval is that of the measured p99, at 95 %.",
         ],
     }
     write_atomic(options.out, (json.dumps(result, indent=1) + "\n").encode())
@@ -75,12 +75,12 @@ def main() -> int:
 
 
 def ones(images: Images) -> list[Images]:
-    """Requests of one image each."""
+    """Return requests of one image each."""
     return list(images[:, None])
 
 
 def calibrated(target: Target, images: Images, timing: Timing) -> Replica:
-    """The replica as a record of `shrinkserve bench` describes it."""
+    """Return the replica with service times from load tests, as `bench plan` derives it from a record."""
     batches = [[np.repeat(image, batch, axis=0) for image in ones(images)] for batch in (1, 2, 4, 8)]
     loads = [closed_loop(target, requests, 1, timing).to_record() for requests in batches]
     loads.append(closed_loop(target, ones(images), 2 * MAX_BATCH, timing).to_record())

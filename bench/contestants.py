@@ -1,4 +1,4 @@
-"""What `bench/export.py` compares: one network, and a peer of the same size, as files and in torch."""
+"""Networks that `bench/export.py` compares: ours and a peer of the same size, as files and in torch."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ RUNTIMES: dict[str, PassTarget] = {"onnxruntime": "onnxruntime-cpu", "openvino":
 
 @dataclass(frozen=True)
 class Contestant:
-    """One way to run a network.
+    """Network, runtime and precision.
 
     Attributes:
         what: ``"plain"``, ``"ours"`` or ``"EfficientNet-Lite0"``.
-        runtime: what runs it.
-        precision: of its arithmetic.
-        open: makes one instance that computes with so many threads; None where threads belong to the process.
+        runtime: name of the runtime.
+        precision: precision of the arithmetic.
+        open: returns an instance with this number of threads; None if threads belong to the process.
     """
 
     what: str
@@ -52,7 +52,7 @@ class Contestant:
 
 
 def contestants(network: nn.Module, scale: Scale, folder: Path, *, compiled: bool) -> Iterator[Contestant]:
-    """All of them; the files are written to `folder`."""
+    """Return all contestants; their files are written to `folder`."""
     plain, peer = plain_files(network, scale, folder)
     samples = synthetic(scale.size, 16)
     yield Contestant("plain", "onnxruntime", "float32", _opener(plain, "onnxruntime", "float32"))
@@ -62,7 +62,7 @@ def contestants(network: nn.Module, scale: Scale, folder: Path, *, compiled: boo
             optimised(source, float32, SHIPPED[target])
             quantised(float32, int8, runtime, samples)
             for precision, file in (("float32", float32), ("int8", int8), ("bfloat16", float32)):
-                if (runtime, precision) != ("onnxruntime", "bfloat16"):  # it has no kernels for that
+                if (runtime, precision) != ("onnxruntime", "bfloat16"):  # it has no such kernels
                     yield Contestant(what, runtime, precision, _opener(file, runtime, precision))
             if runtime == "openvino" and what == "ours":
                 yield Contestant("ours with a dynamic batch", runtime, "int8", _dynamic(int8))
@@ -74,7 +74,7 @@ def contestants(network: nn.Module, scale: Scale, folder: Path, *, compiled: boo
 
 
 def plain_files(network: nn.Module, scale: Scale, folder: Path) -> tuple[Path, Path]:
-    """ONNX files of the network as torch exports it, and of EfficientNet-Lite0 with our interface."""
+    """Write the ONNX files of the network as torch exports it, and of EfficientNet-Lite0 with our interface."""
     plain, peer = folder / "plain.onnx", folder / "peer.onnx"
     graph.save(from_network(network, scale.preprocess), plain)
     foreign = lite0.write(folder, scale.size)
@@ -83,21 +83,21 @@ def plain_files(network: nn.Module, scale: Scale, folder: Path) -> tuple[Path, P
 
 
 def optimised(source: Path, target: Path, plan: PassPlan) -> None:
-    """The graph passes of a plan."""
+    """Apply the graph passes of a plan."""
     model = graph.load(source)
     optimise(model, plan)
     graph.save(model, target)
 
 
 def quantised(source: Path, target: Path, runtime: Any, samples: Samples) -> None:
-    """Eight bits for a runtime, calibrated on synthetic images: right for speed, not for accuracy."""
+    """Quantise to int8 with synthetic images: correct for speed, not for accuracy."""
     model = graph.load(source)
     ranges = clip(observe(model, samples.images), "percentile", SCHEMES[runtime].levels)
     onnx.save(quantise(model, ranges, runtime), target)
 
 
 def eager(network: nn.Module, scale: Scale, dtype: torch.dtype, threads: int, *, compiled: bool = False) -> Ask:
-    """The network in torch, channels-last."""
+    """Return the network in torch with channels last."""
     torch.set_num_threads(threads)
     run, preprocess = network.to(memory_format=torch.channels_last), scale.preprocess
     if compiled:
@@ -118,7 +118,7 @@ def _opener(path: Path, runtime: str, precision: str) -> Callable[[int], Ask]:
 
 
 def _dynamic(path: Path) -> Callable[[int], Ask]:
-    """OpenVINO as it takes the file by itself, to see what `FixedBatches` saves."""
+    """Open the file in OpenVINO without `FixedBatches`, to measure its gain."""
 
     def opener(threads: int) -> Ask:
         properties = {

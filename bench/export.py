@@ -1,13 +1,13 @@
-"""ShrinkCNN-A at 224: plain export, ours, EfficientNet-Lite0 and torch, side by side in one interleaved run.
+"""Compare ShrinkCNN-A at 224 (plain export and ours), EfficientNet-Lite0 and torch in one interleaved run.
 
     python bench/export.py --out bench/results/export.json [--quick] [--run RUN]
 
-Two questions. Latency: one instance that has all cores, batches of 1, 8 and 32. Throughput: all cores busy, as one
-instance with all cores and as an instance a core, batches of 1, 4 and 8; the best of these is what counts. Every
-contestant is asked in turns, and each turn begins with answers that are not timed; figures are medians over the turns.
+Latency: one instance with all cores, batches of 1, 8 and 32. Throughput: all cores busy, with one instance on all cores
+and with one instance on each core, batches of 1, 4 and 8; the best of these counts. Contestants take turns, each turn
+starts with untimed runs, and figures are medians over the turns.
 
-Without --run the weights are random, which changes no time: batch norms are calibrated on synthetic images, so that
-activations are as large as a trained network's.
+Without --run the weights are random, which does not change the times: batch norms are calibrated on synthetic images,
+so activations have the size of a trained network's.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ PEER = "EfficientNet-Lite0"
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is measured.
+    """Size of the measurement.
 
     Attributes:
-        scale: of the network.
-        sizes: of the batches whose latency is told.
-        turns: of each contestant.
-        slice: seconds that a contestant answers in a turn before the next one has its turn.
-        window: seconds of a turn with all cores busy.
+        scale: scale of the network.
+        sizes: batch sizes whose latency is measured.
+        turns: turns of each contestant.
+        slice: seconds of a turn for latency.
+        window: seconds of a turn for throughput.
     """
 
     scale: Scale
@@ -65,7 +65,7 @@ THOROUGH, BRIEF = Effort(FULL, (1, 8, 32), 10, 0.12, 0.5), Effort(QUICK, (1, 8),
 
 
 def latency(asks: dict[str, Ask], images: Images, turns: int, slice_: float) -> dict[str, list[float]]:
-    """Milliseconds an image, one figure a turn."""
+    """Return milliseconds per image, one figure for each turn."""
     repeats = {name: _repeats(ask, images, slice_) for name, ask in asks.items()}
     taken: dict[str, list[float]] = {name: [] for name in asks}
     for _ in range(turns):
@@ -89,13 +89,13 @@ def _repeats(ask: Ask, images: Images, slice_: float) -> int:
 def throughput(
     crews: dict[str, list[Ask]], batches: Sequence[Images], turns: int, window: float
 ) -> dict[tuple[str, int], list[float]]:
-    """Images a second of all instances together, one figure a turn, by crew and size of the batch."""
+    """Return images per second of all instances, one figure for each turn, by instances and batch size."""
     found: dict[tuple[str, int], list[float]] = {(name, len(images)): [] for images in batches for name in crews}
     for turn in range(turns + 1):
         for images in batches:
             for name, crew in crews.items():
                 rate = _rate(crew, images, window)
-                if turn:  # the first one warms up
+                if turn:  # the first one is a warm-up
                     found[name, len(images)].append(rate)
     return found
 
@@ -139,7 +139,7 @@ def latency_rows(entrants: Sequence[Contestant], effort: Effort, cores: int) -> 
 
 
 def worst_differences(asks: dict[str, Ask], images: Images) -> dict[str, float]:
-    """How far each way to run ours is from torch in float32 over the images, in units of the largest logit or of 1."""
+    """Return the largest difference of each contestant from torch in float32, relative to the largest logit or 1."""
     right = asks["ours, torch float32"](images)
     scale = max(1.0, float(np.abs(right).max()))
     ours = [name for name in asks if not name.startswith(PEER)]
@@ -163,7 +163,7 @@ def throughput_rows(entrants: Sequence[Contestant], effort: Effort, cores: int) 
 
 
 def best_rows(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Of each contestant the configuration with the most images a second."""
+    """Return the configuration with the highest throughput of each contestant."""
     best: dict[str, dict[str, Any]] = {}
     for row in sorted(rows, key=lambda row: -row["images_per_second"]):
         best.setdefault(row["what"], row)
@@ -172,12 +172,12 @@ def best_rows(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def usable(entrants: Iterable[Contestant], images: Images, cores: int) -> tuple[list[Contestant], list[str]]:
-    """Those that answer here, and why others do not, e.g. compiled torch without a compiler."""
+    """Return the contestants that run here, and why others do not, e.g. compiled torch without a compiler."""
     found, notes = [], []
     for entrant in entrants:
         try:
             entrant.open(cores)(images)
-        except Exception as exc:  # noqa: BLE001 - whatever a peer raises, the others are compared
+        except Exception as exc:  # noqa: BLE001 - a peer may raise anything; the others are compared
             notes.append(f"left out: {entrant.name}: {str(exc).splitlines()[0]}")
         else:
             found.append(entrant)

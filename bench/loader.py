@@ -1,9 +1,9 @@
-"""Images a second and core from 500x375 JPEG in TFRecords to augmented 224x224 batches: ours and its peers.
+"""Compare data loaders: 500x375 JPEG in TFRecords to augmented 224x224 batches, in images per second and core.
 
     python bench/loader.py --out bench/results/loader.json [--quick]
 
-Every loader reads the same records through the same TFRecord reader, has the same number of worker processes (DALI:
-threads), and the whole program is pinned to that number of cores. Rounds are interleaved; a figure is the median.
+Every loader reads the same records with the same TFRecord reader and has the same number of worker processes (DALI:
+threads). The program is pinned to that number of cores. Rounds are interleaved; figures are medians.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from shrinkserve.data.portable import PortableLoader
 from shrinkserve.data.sources import find_sources
 
 SIZE, BATCH = 224, 32
-WIDTH, HEIGHT, QUALITY = 500, 375, 96  # the usual ImageNet picture: about 110 kB
+WIDTH, HEIGHT, QUALITY = 500, 375, 96  # a typical ImageNet picture: about 110 kB
 IMAGES = 240
 REFERENCE = "Pillow, torchvision's transforms, our augmentation"
 LESS = "crop and flip only"
@@ -50,7 +50,7 @@ Loader = Callable[[int], Iterator[Any]]
 
 
 def make_photos(root: Path, count: int = IMAGES) -> Path:
-    """TFRecord shards of crops of the photographs that scikit-learn and scikit-image carry."""
+    """Write TFRecord shards of crops of the photographs in scikit-learn and scikit-image."""
     from skimage import data
     from sklearn.datasets import load_sample_images
 
@@ -72,7 +72,7 @@ def make_photos(root: Path, count: int = IMAGES) -> Path:
 
 
 class Repeated:
-    """A dataset of the same images over and over, so that an epoch is long enough to measure."""
+    """Dataset that repeats its images, so that an epoch is long enough to measure."""
 
     def __init__(self, dataset: Dataset, times: int) -> None:
         self.root, self.split, self.classes = dataset.root, dataset.split, dataset.classes
@@ -86,7 +86,7 @@ class Repeated:
 
 
 class Transformed(torch.utils.data.Dataset):  # type: ignore[type-arg]
-    """The peers' way: an image file, Pillow, a transform, one image at a time."""
+    """Dataset of the peers: an image file, Pillow and a transform, one image at a time."""
 
     def __init__(self, dataset: Dataset, transform: Any = None) -> None:
         self.dataset, self.transform = dataset, transform
@@ -118,22 +118,22 @@ AS_PRESET: dict[str, Any] = {
         "erase_probability": 0.0,
     },
 }
-"""The sections of a recipe that asks for what torchvision's reference preset does."""
+"""Recipe sections with the augmentation of torchvision's reference preset."""
 
 
 @functools.cache
 def import_torchvision_transforms() -> Any:
-    """The transforms of torchvision, which are Python over Pillow and torch and run beside any torch.
+    """Return the transforms of torchvision, which are Python code on Pillow and torch and run with any torch.
 
-    When torchvision was built for another torch, its compiled operators for detection do not load, and with them
-    the whole package; so their names are declared. None of them is called here.
+    If torchvision was built for another torch, its compiled operators for detection do not load, and the import of
+    the package fails. So their names are declared here; none of them is called.
     """
     place = find_spec("torchvision")
     source = Path(str(place and place.origin)).with_name("_meta_registrations.py").read_text(encoding="utf-8")
-    # Not to be collected: a library's declarations go with it.
+    # Must not be garbage-collected, or the declarations are lost.
     DECLARED.append(library := torch.library.Library("torchvision", "FRAGMENT"))
     for name in set(re.findall(r'register_(?:fake|meta)\("(?:torchvision::)?(\w+)"\)', source)):
-        with contextlib.suppress(RuntimeError):  # it did load
+        with contextlib.suppress(RuntimeError):  # the operators are loaded
             library.define(f"{name}() -> ()")
     from torchvision import transforms
 
@@ -141,7 +141,7 @@ def import_torchvision_transforms() -> Any:
 
 
 def torchvision_loader(dataset: Dataset, *, ours: bool) -> Loader:
-    """The reference recipe of torchvision, and with `ours` the augmentation of our recipe instead of its own."""
+    """Return the loader of torchvision's reference recipe; with `ours`, with the augmentation of our recipe."""
     t = import_torchvision_transforms()
     steps: list[Any] = [t.RandomResizedCrop(SIZE, *(((0.75, 1.0), (0.75, 1.33)) if ours else ()))]
     steps += [t.RandomHorizontalFlip()]
@@ -183,7 +183,7 @@ def timm_loader(dataset: Dataset) -> Loader:
 
 
 def decode_alone(dataset: Dataset, decode: Callable[[bytes], Any]) -> Loader:
-    """A core that does nothing but decode, in batches."""
+    """Decode batches only."""
 
     def run(_: int) -> Iterator[Any]:
         for start in range(0, len(dataset), BATCH):
@@ -195,15 +195,15 @@ def decode_alone(dataset: Dataset, decode: Callable[[bytes], Any]) -> Loader:
 
 
 def measure(loader: Loader, cores: int, count: int) -> tuple[float, float]:
-    """Images a second, and images a second of processor time over all processes, on `cores` cores.
+    """Return images per second, and images per second of CPU time of all processes, on `cores` cores.
 
-    The second is the cost of an image, also on a machine that others use at the same time.
+    The second figure is meaningful even if other programs use the machine.
     """
     everything = os.sched_getaffinity(0)
     os.sched_setaffinity(0, set(sorted(everything)[:cores]))
     try:
         batches = loader(cores)
-        for _ in range(3 * cores):  # workers start, and what they made ahead is used up
+        for _ in range(3 * cores):  # workers start, and prefetched batches are used up
             next(batches)
         begin, used = time.perf_counter(), processor_seconds()
         for _ in range(count):
@@ -216,7 +216,7 @@ def measure(loader: Loader, cores: int, count: int) -> tuple[float, float]:
 
 
 def processor_seconds() -> float:
-    """Processor time of this process and its children so far, in seconds."""
+    """Return the CPU time of this process and its children in seconds."""
     me = psutil.Process()
     times = [process.cpu_times() for process in (me, *me.children(recursive=True))]
     return sum(t.user + t.system for t in times)
@@ -293,7 +293,7 @@ def main() -> None:
 
 
 def row(name: str, workers: int, rates: dict[tuple[str, int], list[tuple[float, float]]]) -> dict[str, Any]:
-    """One loader's record."""
+    """Return the row of a loader."""
     wall, processor = zip(*rates[name, workers], strict=True)
     same_work = PRESET if LESS in name else REFERENCE
     reference = statistics.median(rate for rate, _ in rates[same_work, workers])

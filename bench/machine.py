@@ -1,6 +1,6 @@
-"""What this machine can do at best: products of matrices in the libraries that the convolutions use.
+"""Measure the peak performance of this machine: matrix products in the libraries that convolutions use.
 
-The peaks that a profile is read against: float32 in ONNX Runtime, and float32, bfloat16 and int8 in OpenVINO.
+Reference for profiles: float32 in ONNX Runtime, and float32, bfloat16 and int8 in OpenVINO.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ ROUNDS = 30
 
 
 def peaks(threads: int) -> dict[str, float]:
-    """Operations a second (a multiplication and an addition are two), in units of 1e9."""
+    """Return 1e9 operations per second; a multiplication and an addition are two operations."""
     float32, int8 = _product(), _quantised_product()
     runs = {
         "ONNX Runtime float32": _onnxruntime(float32, threads),
@@ -45,7 +45,7 @@ def _product() -> onnx.ModelProto:
 
 
 def _quantised_product() -> onnx.ModelProto:
-    """Eight bits in and out, as within a quantised network: what is timed is the product, not the conversion."""
+    """Return a product with int8 inputs and outputs, as inside a quantised network, without conversions."""
     weight = np.random.default_rng(0).integers(-127, 128, (SIZE, SIZE), dtype=np.int8)
     constants = {
         "w": weight,

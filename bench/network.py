@@ -1,4 +1,4 @@
-"""What the comparisons time: ShrinkCNN-A, with random weights whose activations are as large as a trained network's."""
+"""Network of the comparisons: ShrinkCNN-A with random weights and activations as large as a trained network's."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from shrinkserve.runtimes.predictor import Images
 
 @dataclass(frozen=True)
 class Scale:
-    """How large a network a comparison runs.
+    """Size of the network in a comparison.
 
     Attributes:
-        title: its name in reports.
-        source: what `shrinkserve.arch.load` takes.
+        title: name in reports.
+        source: argument of `shrinkserve.arch.load_network`.
         size: height and width of an image.
     """
 
@@ -40,17 +40,17 @@ class Scale:
         return load_network(self.source, input_size=self.size)
 
     def images(self, count: int) -> Images:
-        """Synthetic ones, uint8 [count, size, size, 3]."""
+        """Return synthetic images, uint8 [count, size, size, 3]."""
         return synthetic(self.size, count).images
 
 
 FULL = Scale("ShrinkCNN-A at 224", "shrinkcnn-a", 224)
 QUICK = Scale("two cells of ShrinkCNN at 32", Path(__file__).with_name("quick.prototxt"), 32)
-"""What figures are told of; and what shows in seconds that the programs work."""
+"""Network for figures, and a small one to test the programs in seconds."""
 
 
 def calibrated(scale: Scale) -> nn.Module:
-    """Random weights, and batch norms that know the activations: as fast as trained ones."""
+    """Return the network with random weights and calibrated batch norms; it is as fast as a trained one."""
     torch.manual_seed(0)
     network = compile_spec(scale.spec)
     for module in network.modules():

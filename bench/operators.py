@@ -1,9 +1,9 @@
-"""Where the time goes, operator by operator: before and after the graph passes, and in the peer.
+"""Profile every operator before and after the graph passes, and of the peer.
 
     python bench/operators.py --out bench/results/operators.json [--batch 1] [--quick]
 
-ONNX Runtime's and OpenVINO's own profilers; medians over many answers, of each operator by itself and then added up.
-Profiling makes every operator a microsecond or two slower: the shares count, the totals are bench/export.py's.
+Uses the profilers of ONNX Runtime and OpenVINO. Figures are sums of the median of each operator over many runs.
+Profiling makes every operator a microsecond or two slower, so use the shares; totals are in bench/export.py.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ from shrinkserve.runtimes.onnx import INPUT, open_session
 from shrinkserve.runtimes.openvino import HINTS, shared_core
 
 Microseconds = dict[tuple[str, str], list[float]]
-"""(operator, node) -> its time in every answer."""
+"""(operator, node) -> its time in every run."""
 WARM_UP = 10
 
 
-def in_onnxruntime(path: Path, images: np.ndarray[Any, Any], answers: int, threads: int) -> Microseconds:
+def in_onnxruntime(path: Path, images: np.ndarray[Any, Any], runs: int, threads: int) -> Microseconds:
     with tempfile.TemporaryDirectory() as folder:
         session = open_session(path, threads, profile=Path(folder) / "profile")
-        for _ in range(answers + WARM_UP):
+        for _ in range(runs + WARM_UP):
             session.run(None, {INPUT: images})
         events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
     taken: Microseconds = defaultdict(list)
@@ -52,7 +52,7 @@ def in_onnxruntime(path: Path, images: np.ndarray[Any, Any], answers: int, threa
     return taken
 
 
-def in_openvino(path: Path, images: np.ndarray[Any, Any], answers: int, threads: int, precision: str) -> Microseconds:
+def in_openvino(path: Path, images: np.ndarray[Any, Any], runs: int, threads: int, precision: str) -> Microseconds:
     properties = {
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_PRECISION_HINT": precision,
@@ -63,7 +63,7 @@ def in_openvino(path: Path, images: np.ndarray[Any, Any], answers: int, threads:
     model.reshape({INPUT: images.shape})  # as `FixedBatches` compiles it
     request = shared_core().compile_model(model, "CPU", properties).create_infer_request()
     taken: Microseconds = defaultdict(list)
-    for _ in range(answers + WARM_UP):
+    for _ in range(runs + WARM_UP):
         request.infer({INPUT: images})
         for found in request.profiling_info:
             if seconds := found.real_time.total_seconds():
@@ -72,11 +72,11 @@ def in_openvino(path: Path, images: np.ndarray[Any, Any], answers: int, threads:
 
 
 def summary(what: str, taken: Microseconds, batch: int) -> Iterator[dict[str, Any]]:
-    """One row an operator and one for all of them; microseconds an image."""
+    """Return one row for each operator and one for all, in microseconds per image."""
     total: Counter[str] = Counter()
     count: Counter[str] = Counter()
     for (operator, _), times in taken.items():
-        # A node of less than a microsecond is timed in a few answers only.
+        # A node of less than a microsecond has a time in a few runs only.
         total[operator] += statistics.median(times[WARM_UP:] or times) / batch
         count[operator] += 1
     everything = sum(total.values())
@@ -98,7 +98,7 @@ def summary(what: str, taken: Microseconds, batch: int) -> Iterator[dict[str, An
     }
 
 
-def profiles(folder: Path, scale: Scale, batch: int, answers: int, threads: int) -> Iterator[tuple[str, Microseconds]]:
+def profiles(folder: Path, scale: Scale, batch: int, runs: int, threads: int) -> Iterator[tuple[str, Microseconds]]:
     images = scale.images(batch)
     plain, peer = plain_files(calibrated(scale), scale, folder)
     ours, vino, int8 = (folder / f"{name}.onnx" for name in ("ours", "vino", "int8"))
@@ -106,25 +106,25 @@ def profiles(folder: Path, scale: Scale, batch: int, answers: int, threads: int)
     optimised(plain, vino, SHIPPED["openvino"])
     quantised(vino, int8, "openvino", synthetic(scale.size, 16))
     for name, path in (("plain", plain), ("ours", ours), ("EfficientNet-Lite0", peer)):
-        yield f"{name}, onnxruntime float32", in_onnxruntime(path, images, answers, threads)
+        yield f"{name}, onnxruntime float32", in_onnxruntime(path, images, runs, threads)
     for name, path in (("plain", plain), ("ours", vino), ("EfficientNet-Lite0", peer)):
-        yield f"{name}, openvino float32", in_openvino(path, images, answers, threads, HINTS["float32"])
-    yield "ours, openvino bfloat16", in_openvino(vino, images, answers, threads, HINTS["bfloat16"])
-    yield "ours, openvino int8", in_openvino(int8, images, answers, threads, HINTS["int8"])
+        yield f"{name}, openvino float32", in_openvino(path, images, runs, threads, HINTS["float32"])
+    yield "ours, openvino bfloat16", in_openvino(vino, images, runs, threads, HINTS["bfloat16"])
+    yield "ours, openvino int8", in_openvino(int8, images, runs, threads, HINTS["int8"])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--quick", action="store_true", help="a small network and few answers")
+    parser.add_argument("--quick", action="store_true", help="a small network and few runs")
     arguments = parser.parse_args()
     threads = len(os.sched_getaffinity(0))
-    scale, answers = (QUICK, 10) if arguments.quick else (FULL, 100)
+    scale, runs = (QUICK, 10) if arguments.quick else (FULL, 100)
     about = plain(environment())
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
-        for what, taken in profiles(Path(folder), scale, arguments.batch, answers, threads):
+        for what, taken in profiles(Path(folder), scale, arguments.batch, runs, threads):
             rows += summary(what, taken, arguments.batch)
     for row in rows:
         print("  ".join(f"{key}={value}" for key, value in row.items()))

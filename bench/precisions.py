@@ -1,11 +1,11 @@
-"""Top-1 and changed answers of every precision on handwritten digits, with networks trained for it.
+"""Measure top-1 and flips of every precision with networks trained on handwritten digits.
 
     python bench/precisions.py --out bench/results/precisions.json [--quick] [--data DIGITS] [--runs RUN_A RUN_B]
 
-`shrinkserve data digits`, `train` of ShrinkCNN-A (ReLU) and ShrinkCNN-B (Swish), `export` for each runtime; then the
-steps behind `--to fp16`, `bf16` and `int8`, without the rule that int8 has to be faster: these networks are so small
-that it is not, and then `export` ships none. Every file answers all validation images, beside the checkpoint. Without
---data and --runs it takes five minutes.
+Runs `shrinkserve data digits`, `train` of ShrinkCNN-A (ReLU) and ShrinkCNN-B (Swish), and `export` for each runtime.
+Then it runs the steps of `--to fp16`, `bf16` and `int8` without the rule that int8 must be faster; for these small
+networks it is not, so `export` would refuse it. Every file is compared with the checkpoint on all validation images.
+Without --data and --runs this takes five minutes.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def hardly_trained(folder: Path, data: Path) -> Path:
 
 
 def rows_of(network: str, run: Path, data: Path, folder: Path, max_drop: float) -> Iterator[dict[str, Any]]:
-    """A row a precision and runtime, the checkpoint's first."""
+    """Return a row for each precision and runtime, the checkpoint's first."""
     checkpoint = Checkpoint(run)
     samples = load_samples(data, checkpoint.preprocess, checkpoint.classes, limit=10_000)
     batches = evaluation_batches(open_dataset(data, "train"), checkpoint.preprocess, 64, limit=CALIBRATION_IMAGES)
@@ -80,16 +80,16 @@ def rows_of(network: str, run: Path, data: Path, folder: Path, max_drop: float) 
         demanded("export", run, "--data", data, "--repository", repository, "--target", target)
         model = next(repository.glob("*/1/model.onnx"))
         runtime = target.removesuffix("-cpu")
-        for precision, answerer, details in variants(model, runtime, calibration, samples, folder, max_drop):
+        for precision, predictor, details in variants(model, runtime, calibration, samples, folder, max_drop):
             row = {"network": network, "runtime": runtime, "precision": precision}
-            answers = judged(right, answer_all(answerer, samples.images, 32), samples) if answerer else {}
-            yield {**row, **answers, **details}
+            figures = judged(right, answer_all(predictor, samples.images, 32), samples) if predictor else {}
+            yield {**row, **figures, **details}
 
 
 def variants(
     model: Path, runtime: Any, calibration: Images, samples: Samples, folder: Path, max_drop: float
 ) -> Iterator[tuple[str, Predictor | None, dict[str, Any]]]:
-    """Precision, what answers in it unless it is refused, and what there is to say of it."""
+    """Return each precision with its predictor, or None if it is refused, and details."""
     yield "float32", open_graph(model, runtime, ONNX), {}
     if runtime == "onnxruntime":
         Lower("float16", calibration).run(model, folder / "float16.onnx", samples)
@@ -106,10 +106,10 @@ def variants(
 
 
 def judged(right: np.ndarray[Any, Any], found: np.ndarray[Any, Any], samples: Samples) -> dict[str, Any]:
-    answers = found.argmax(1)
+    predictions = found.argmax(1)
     return {
-        "top1_percent": round(100 * float(np.mean(answers == samples.labels)), 2),
-        "flips": int((answers != right.argmax(1)).sum()),
+        "top1_percent": round(100 * float(np.mean(predictions == samples.labels)), 2),
+        "flips": int((predictions != right.argmax(1)).sum()),
         "images": len(samples),
         "worst_difference": float(np.abs(found - right).max() / max(1.0, np.abs(right).max())),
     }

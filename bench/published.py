@@ -1,10 +1,9 @@
-"""ShrinkCNN-A at 224 in a model repository, with the precisions that are compared, for the benchmarks of serving.
+"""Make a model repository with ShrinkCNN-A at 224 in several precisions, for the benchmarks of serving.
 
     python bench/published.py FOLDER [--run RUN]     # FOLDER/models
 
-Of a trained run, `shrinkserve export` decides which precisions are accurate enough. Without one the weights are
-random, which changes no time; what they answer says nothing about accuracy, so no gate judges their precisions and a
-note says so.
+With a trained run, `shrinkserve export` decides which precisions are accurate enough. Without one the weights are
+random, which does not change the times. Their accuracy has no meaning, so no gate is applied, and a note says so.
 """
 
 from __future__ import annotations
@@ -30,17 +29,17 @@ from shrinkserve.serving.repository.writer import Repository
 NAME = "net"
 CLASSIFIER = f"{NAME}_classifier"
 GATED = ("bf16,int8", "bf16", "int8", "fp32")
-"""What is exported of a trained run: the first that passes."""
+"""Options of export for a trained run; the first set that passes is used."""
 
 
 def published(folder: Path, run: Path | None, notes: list[str], scale: Scale = FULL) -> Path:
-    """The repository `folder`/models, made unless it is there.
+    """Return the repository `folder`/models; it is made if it does not exist.
 
     Args:
-        folder: may hold what an earlier call made.
-        run: of a trained network; None for random weights.
-        notes: gets what a reader of the figures has to know.
-        scale: of the network of random weights.
+        folder: may have the result of an earlier call.
+        run: run folder of a trained network; None for random weights.
+        notes: receives notes for the readers of the figures.
+        scale: scale of the network with random weights.
     """
     models = folder / "models"
     if run is None:
@@ -63,14 +62,14 @@ def published(folder: Path, run: Path | None, notes: list[str], scale: Scale = F
 
 
 def _export(run: Path, models: Path, kinds: str) -> str:
-    """What the command line says against it; nothing when it went well."""
+    """Run the command and return its error; empty if it succeeds."""
     command = [sys.executable, "-m", "shrinkserve", "export", str(run), "--name", NAME, "--to", kinds]
     done = subprocess.run([*command, "--repository", str(models)], check=False, capture_output=True, text=True)
     return (done.stderr.strip() or "failed").splitlines()[-1] if done.returncode else ""
 
 
 def random_run(run: Path, scale: Scale) -> Path:
-    """A run folder of random weights."""
+    """Write a run folder of random weights."""
     state, spec = weights(calibrated(scale)), scale.spec
     run.mkdir(parents=True)
     for name in ("ema", "raw"):
@@ -88,7 +87,7 @@ def random_run(run: Path, scale: Scale) -> Path:
 
 
 def add_precisions(models: Path, scale: Scale = FULL) -> None:
-    """To random weights bfloat16 and int8, both by OpenVINO, as `export --to bf16,int8` makes them, but not judged."""
+    """Add the engines of `export --to bf16,int8` for OpenVINO to random weights, without gates."""
     repository = Repository(models)
     if repository.engines(CLASSIFIER):
         return

@@ -1,4 +1,4 @@
-"""The peers of `bench/serving.py`: installed each into an environment of its own, started, asked, and ended."""
+"""Peers of `bench/serving.py`: install each into a separate environment, start it, send requests, and end it."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ import tritonclient.grpc as triton
 from shrinkserve.benchmark.targets.target import Pixels, Predict, Target
 
 FOLDER = platformdirs.user_cache_path("shrinkserve") / "peers"
-"""Where peers are installed; may be removed at any time."""
+"""Folder of the environments; may be removed at any time."""
 PROGRAMS = Path(__file__).parent / "peers"
 READY_SECONDS = 90
 ANSWER_SECONDS = 60
 PORTS = 3
-"""Ports in a row that a peer may take."""
+"""Number of consecutive ports that a peer may use."""
 
 
 @dataclass(frozen=True)
 class Peer:
-    """A peer: its name, its program in `bench/peers`, and what pip installs for it."""
+    """Peer: its name, its program in `bench/peers`, and its packages."""
 
     name: str
     program: str
@@ -43,7 +43,7 @@ class Peer:
 
     @property
     def python(self) -> Path:
-        """The Python of its environment."""
+        """Python interpreter of its environment."""
         return FOLDER / self.name.lower() / "bin/python"
 
     @property
@@ -55,10 +55,10 @@ class Peer:
         return FOLDER / self.name.lower() / "packages.txt"
 
     def install(self) -> None:
-        """Make the environment.
+        """Create the environment.
 
         Raises:
-            subprocess.CalledProcessError: pip cannot have the packages.
+            subprocess.CalledProcessError: pip cannot install the packages.
         """
         place = self.python.parents[1]
         subprocess.run([sys.executable, "-m", "venv", "--clear", str(place)], check=True)
@@ -79,7 +79,7 @@ PEERS = (
 def grpc_target(
     name: str, address: str, model: str, precision: str, statistics: Callable[[], dict[str, Any]] | None = None
 ) -> Target:
-    """A server that speaks Triton's protocol over gRPC; a connection a worker."""
+    """Return the target of a server with Triton's gRPC protocol; each worker has a connection."""
 
     @contextmanager
     def connect() -> Iterator[Predict]:
@@ -97,7 +97,7 @@ def grpc_target(
 
 
 def litserve_target(name: str, port: int) -> Target:
-    """LitServe speaks HTTP; a connection a worker."""
+    """Return the target of LitServe, which uses HTTP; each worker has a connection."""
 
     @contextmanager
     def connect() -> Iterator[Predict]:
@@ -115,7 +115,7 @@ def litserve_target(name: str, port: int) -> Target:
 
 
 def free_ports() -> int:
-    """The first of `PORTS` ports in a row that nobody listens on."""
+    """Return the first of `PORTS` consecutive free ports."""
     while True:
         with ExitStack() as held, suppress(OSError, OverflowError):
             first = held.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1]
@@ -125,15 +125,15 @@ def free_ports() -> int:
 
 
 class SilentError(Exception):
-    """A peer does not answer."""
+    """Error of a peer that does not respond."""
 
 
 @contextmanager
 def running(peer: Peer, model: Path, size: int, instances: int, threads: int) -> Iterator[Target]:
-    """A peer that serves the ONNX file `model`: images uint8 [N, size, size, 3] -> logits [N, classes].
+    """Start a peer with the ONNX file `model`: images uint8 [N, size, size, 3] to logits [N, classes].
 
     Raises:
-        SilentError: it does not answer; with the end of its log.
+        SilentError: it does not respond; the message has the end of its log.
     """
     port = free_ports()
     program = PROGRAMS / peer.program
@@ -144,11 +144,11 @@ def running(peer: Peer, model: Path, size: int, instances: int, threads: int) ->
         "PORT": str(port),
         "PYTHONPATH": str(program.parent),
         "PATH": f"{peer.python.parent}{os.pathsep}{os.environ['PATH']}",
-        "LD_LIBRARY_PATH": str(sysconfig.get_config_var("LIBDIR")),  # PyTriton's stub must find this Python's library
+        "LD_LIBRARY_PATH": str(sysconfig.get_config_var("LIBDIR")),  # PyTriton's stub needs this Python's library
     }
     left = tempfile.TemporaryDirectory(prefix="shrinkserve-bench-", ignore_cleanup_errors=True)
     with tempfile.TemporaryFile("w+") as log, left as scratch:
-        environment["TMPDIR"] = scratch  # some leave files behind
+        environment["TMPDIR"] = scratch  # some leave files
         process = subprocess.Popen(
             [str(peer.python), str(program)], env=environment, stdout=log, stderr=log, start_new_session=True
         )

@@ -1,10 +1,10 @@
-"""Every comparison of this folder, and the report of their results: `make bench`.
+"""Run the comparisons of this folder and write the report of their results: `make bench`.
 
     python bench/run.py [--quick] [--only NAME ...] [--results DIR]
 
-Each program writes RESULTS/NAME.json; the report beside them is made from those files alone, so it also holds what
-an earlier run on another machine wrote. With --quick, and no --results, everything goes to a scratch folder: such a
-run shows that the programs work, and its figures mean nothing.
+Each program writes RESULTS/NAME.json. The report is made from all these files, also those of an earlier run on another
+machine. With --quick and without --results everything is written to a temporary folder: such a run tests the programs,
+and its figures have no meaning.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def main() -> int:
 
 
 def run(name: str, results: Path, quick: bool) -> bool:
-    """From the repository's root and with paths in it, so that the command in a result can be typed anywhere."""
+    """Run a program from the root of the repository, so that the command in a result works everywhere."""
     results.mkdir(parents=True, exist_ok=True)
     out, root = (results / f"{name}.json").resolve(), HERE.resolve().parent
     place = out.relative_to(root) if out.is_relative_to(root) else out
@@ -58,7 +58,7 @@ def run(name: str, results: Path, quick: bool) -> bool:
 
 
 def to_markdown(results: Path) -> str:
-    """One section a result file: what, when, where, with which command, the rows, the notes."""
+    """Return the report with one section for each result file."""
     found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(results.glob("*.json"))]
     lines = ["# Comparisons", "", "Made by `make bench` from the files in `results/`; do not edit.", ""]
     lines += [f"* {result['title']}" for result in found]
@@ -66,7 +66,7 @@ def to_markdown(results: Path) -> str:
 
 
 def section(result: dict[str, Any]) -> list[str]:
-    """One program's result: rows that follow each other are one table as long as none has columns of its own."""
+    """Return the section of a result. Consecutive rows are in one table unless a row has other columns."""
     lines = ["", f"## {result['title']}", "", f"{result['date']}, {machine(result['environment'])}", ""]
     lines += [f"    {result['command']}", ""]
     for keys, rows in tables(result["rows"]):
@@ -77,7 +77,7 @@ def section(result: dict[str, Any]) -> list[str]:
 
 
 def tables(rows: list[dict[str, Any]]) -> list[tuple[list[str], list[dict[str, Any]]]]:
-    """Rows with their columns; lists and nested figures are in the result file only."""
+    """Return rows with their columns; lists and nested figures are in the result file only."""
     found: list[tuple[list[str], list[dict[str, Any]]]] = []
     for row in rows:
         keys = [key for key, value in row.items() if not isinstance(value, dict | list)]
@@ -90,7 +90,7 @@ def tables(rows: list[dict[str, Any]]) -> list[tuple[list[str], list[dict[str, A
 
 
 def machine(environment: dict[str, Any]) -> str:
-    """The processor, its cores and memory, GPUs, and the versions of what computed."""
+    """Return the processor, its cores and memory, GPUs, and versions of the libraries."""
     words = [environment["cpu"], f"{environment['cores_usable']} cores", f"{environment['memory_gib']:.0f} GiB"]
     words += environment["gpus"] or ["no GPU"]
     known = environment["versions"]
@@ -98,7 +98,7 @@ def machine(environment: dict[str, Any]) -> str:
 
 
 def shown(value: object) -> str:
-    """A cell: three digits or all whole ones, nothing for what is not known."""
+    """Return a cell: three digits, or all digits before the point; empty for None."""
     if isinstance(value, bool) or value is None:
         return {True: "yes", False: "no", None: ""}[value]
     if isinstance(value, float):

@@ -1,12 +1,12 @@
-"""The pip server beside its peers, on one ONNX file and in one interleaved run: latency and throughput.
+"""Compare latency and throughput of the server from PyPI and its peers with one ONNX file.
 
     python bench/serving.py --out bench/results/serving.json [--quick] [--no-peers] [--keep FOLDER] [--run RUN]
 
-Every server gets the same uint8 images, one a request, over its own fastest protocol, from the same load generator on
-the same machine, one server at a time. Each is deployed in two ways: one instance with all threads (for latency, asked
-by one and by eight at once), and one single-threaded instance a core (for throughput, asked by eight). Ours also runs
-the other precisions of `bench/published.py`. Peers are installed into environments of their own in the user's cache,
-and left out with a note when that fails. --keep makes the model once, or takes the one that is there.
+Every server gets the same uint8 images, one in a request, over its fastest protocol, from the same load generator on
+the same machine, one server at a time. Each is deployed in two ways: one instance with all threads (for latency, with
+one and with eight requests in flight), and one single-threaded instance on each core (for throughput, with eight).
+Ours also runs the other precisions of `bench/published.py`. Peers are installed into separate environments in the
+user's cache, and left out with a note if that fails. --keep makes the model once and uses it again.
 """
 
 from __future__ import annotations
@@ -52,25 +52,25 @@ CORES = len(os.sched_getaffinity(0))
 LATENCY, THROUGHPUT = (1, CORES), (CORES, 1)
 """Instances and threads of each."""
 BATCH = 4
-"""Most images of an execution where there are several instances, ours and peers': larger ones leave one idle."""
+"""Largest batch with several instances, for ours and the peers: larger batches leave an instance idle."""
 PEERS = {peer.name for peer in rivals.PEERS}
 WAITS = {
     "": {"session.intra_op.allow_spinning": "1"},
     ", brief spins": {"session.intra_op.spin_duration_us": "30", "session.force_spinning_stop": "1"},
     ", no spins": {"session.intra_op.allow_spinning": "0"},
 }
-"""How threads of a session wait: awake for milliseconds, which is ONNX Runtime's default; as our backend's; asleep."""
+"""Ways in which threads of a session wait: spin for milliseconds (ONNX Runtime's default), as our backend, sleep."""
 
 
 @dataclass(frozen=True)
 class Deployment:
-    """One way to ask the model.
+    """Server and its configuration.
 
     Attributes:
-        server: its name in the table.
-        shape: instances, and threads of each.
-        open: starts it; ends it when the block ends.
-        loads: the load tests: concurrency, and images a request.
+        server: name in the table.
+        shape: instances, and threads of each instance.
+        open: context manager that starts and ends it.
+        loads: load tests: concurrency, and images in a request.
     """
 
     server: str
@@ -83,13 +83,13 @@ class Deployment:
 def ours(
     models: Path, shape: tuple[int, int], engine: str | None, entries: dict[str, str], *, shared: bool = False
 ) -> Iterator[Target]:
-    """The pip server on a copy of the repository whose config asks for so many instances and threads.
+    """Start the server from PyPI on a copy of the repository with this number of instances and threads.
 
-    Asked as the peers are, over gRPC, or by our client that hands images over in `shared` memory.
+    Requests are sent over gRPC, as for the peers, or by our client in `shared` memory.
     """
     with tempfile.TemporaryDirectory(prefix="shrinkserve-bench-") as scratch:
         root = Path(scratch) / "models"
-        shutil.copytree(models / CLASSIFIER, root / CLASSIFIER)  # without the parts that decode JPEG
+        shutil.copytree(models / CLASSIFIER, root / CLASSIFIER)  # without the models that decode JPEG
         repository = Repository(root)
         batch = BATCH if shape == THROUGHPUT else ServingConfig().max_batch_size
         chosen = ServingConfig(instances=shape[0], threads=shape[1], max_batch_size=batch)
@@ -109,14 +109,14 @@ def ours(
 
 @contextmanager
 def in_shared_memory(url: str) -> Iterator[Predict]:
-    """A connection whose images do not pass a socket."""
+    """Return the target of a client that sends images in shared memory."""
     with Client(url, shared_memory=True) as client:
         yield lambda images: client.infer(CLASSIFIER, images)[0]
 
 
 @contextmanager
 def session(model: Path, entries: dict[str, str]) -> Iterator[Target]:
-    """The bare session, what no server can beat at batch 1."""
+    """Return the target of the session without a server, the lower bound at batch 1."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = CORES
     for key, value in entries.items():
@@ -131,7 +131,7 @@ def session(model: Path, entries: dict[str, str]) -> Iterator[Target]:
 
 
 def deployments(models: Path, size: int, peers: Sequence[rivals.Peer], *, quick: bool) -> list[Deployment]:
-    """All that is compared; when `quick`, one way of each kind."""
+    """Return all deployments; with `quick`, one of each kind."""
     (model,) = (models / CLASSIFIER).glob("*/model.onnx")
     alone, many = (1, 1), (8, 1)
     loads = {LATENCY: (alone, many), THROUGHPUT: (many,)}
@@ -157,7 +157,7 @@ def deployments(models: Path, size: int, peers: Sequence[rivals.Peer], *, quick:
 
 
 def install(notes: list[str]) -> None:
-    """Install the peers that are not yet."""
+    """Install the missing peers."""
     for peer in rivals.PEERS:
         try:
             if not peer.installed:
@@ -169,10 +169,10 @@ def install(notes: list[str]) -> None:
 
 
 def measure(found: list[Deployment], size: int, rounds: int, timing: Timing, notes: list[str]) -> list[dict[str, Any]]:
-    """Start, measure and end all in turn, `rounds` times over; a figure is the median of its rounds.
+    """Start, measure and end all in turn, `rounds` times; figures are medians over the rounds.
 
-    Only one is there at a time: servers that wait for requests took a fifth from the one that was measured. A peer
-    that does not answer is left out of the rest, which `notes` says.
+    Only one server runs at a time: idle servers made the measured one a fifth slower. A peer that does not respond
+    is left out, with a line in `notes`.
     """
     random = np.random.default_rng(0)
     images = {n: list(random.integers(0, 256, (8, n, size, size, 3), dtype=np.uint8)) for n in (1, 4, 8)}
@@ -201,7 +201,7 @@ def measure(found: list[Deployment], size: int, rounds: int, timing: Timing, not
 
 
 def asked(target: Target, one: Deployment, images: list[Pixels], concurrency: int, timing: Timing, turn: int) -> Load:
-    """One load test."""
+    """Run a load test."""
     load = closed_loop(target, images, concurrency, timing)
     shape = "x".join(map(str, one.shape))
     print(
@@ -213,14 +213,14 @@ def asked(target: Target, one: Deployment, images: list[Pixels], concurrency: in
 
 
 def worst_difference(right: list[Any], target: Target, images: list[Pixels]) -> float:
-    """Of logits to the session's, relative to their range: each server must be right."""
+    """Return the largest difference of logits from the session's, relative to their range."""
     with target.open() as answer:
-        answers = [answer(image) for image in images[: len(right)]]
-    return max(float(np.abs(a - b).max() / np.ptp(a)) for a, b in zip(right, answers, strict=True))
+        found = [answer(image) for image in images[: len(right)]]
+    return max(float(np.abs(a - b).max() / np.ptp(a)) for a, b in zip(right, found, strict=True))
 
 
 def entry(one: Deployment, concurrency: int, batch: int, loads: list[Load], difference: float) -> dict[str, Any]:
-    """A row as plain data."""
+    """Return a row."""
 
     def middle(figures: Iterator[float]) -> float:
         return statistics.median(figures)
@@ -245,7 +245,7 @@ def entry(one: Deployment, concurrency: int, batch: int, loads: list[Load], diff
 
 
 def verdict(rows: list[dict[str, Any]], peers: set[str]) -> list[str]:
-    """What the figures mean, against what we aim at."""
+    """Return notes that compare the figures with our aims."""
 
     def best(names: set[str], concurrency: int, key: str, **more: Any) -> float:
         wanted = {"concurrency": concurrency, **more}
@@ -265,8 +265,8 @@ def verdict(rows: list[dict[str, Any]], peers: set[str]) -> list[str]:
         best(names, at, "images_per_second") for names, at in ((sessions, 1), ({"shrinkserve float32"}, 8))
     )
     said.append(f"float32 at concurrency 8: {many:.1f} images/s, {many / session_best:.2f} x the best session's")
-    answered = {row["concurrency"] for row in rows if row["server"] in peers}
-    for concurrency in sorted(answered):
+    tested = {row["concurrency"] for row in rows if row["server"] in peers}
+    for concurrency in sorted(tested):
         rival = best(peers, concurrency, "images_per_second")
         equal, fastest = (best(names, concurrency, "images_per_second") for names in ({"shrinkserve float32"}, served))
         said.append(
@@ -306,7 +306,7 @@ def main() -> None:
     print("\n".join(said))
     about = plain(environment())
     record = {
-        "title": f"Serving {scale.title}: the pip server beside its peers",
+        "title": f"Serving {scale.title}: the server from PyPI and its peers",
         "date": about["date"],
         "command": about["command"],
         "environment": about,

@@ -1,11 +1,10 @@
-"""Ten minutes at 80 % of what the server can do: no request fails, and its memory stays flat.
+"""Soak test: ten minutes at 80 % of the server's throughput, without errors and with constant memory.
 
     python bench/soak.py --out bench/results/soak.json [--quick] [--seconds 600] [--keep FOLDER] [--run RUN]
 
-JPEG photographs to the ensemble (DALI and ONNX Runtime) of the pip server, over gRPC, at times drawn before (Poisson)
-whether or not earlier requests were answered. Memory is what the server and its backends' processes hold for
-themselves plus their share of what they share (PSS), so shared memory is counted once; before the clock runs a crowd
-of requests has had every pool grow to the largest batch.
+An open loop (Poisson) sends JPEG photographs to the ensemble (DALI and ONNX Runtime) of the server from PyPI over gRPC.
+Memory is the proportional set size (PSS) of the server and its backend processes, so shared memory is counted once.
+Before the measurement many concurrent requests make every memory pool grow to its largest batch.
 """
 
 from __future__ import annotations
@@ -40,17 +39,17 @@ from shrinkserve.benchmark.timing import Timing
 
 LOAD = 0.8
 CROWD = 128
-"""Requests at once before the clock runs: every batch is as large as it may be, so that no pool has to grow later."""
+"""Concurrent requests before the measurement: they fill the largest batch, so that no pool grows later."""
 MINUTE = 6
-"""Windows, each of ten seconds."""
+"""Windows of ten seconds in a minute."""
 
 
 class Memory:
-    """Samples the processes of a server while the block runs: (seconds, MiB) each, and MiB by process at last.
+    """Sampler of the memory of a server: (seconds, MiB) for each sample, and MiB by process at the end.
 
     Args:
-        pid: of the server.
-        every: seconds between two looks.
+        pid: process id of the server.
+        every: seconds between two samples.
     """
 
     def __init__(self, pid: int, every: float) -> None:
@@ -71,7 +70,7 @@ class Memory:
         self._thread.join()
 
     def slope(self) -> float:
-        """MiB a minute, by least squares."""
+        """Return the growth in MiB per minute, by least squares."""
         times, sizes = np.array(self.samples).T
         return float(60 * np.polyfit(times, sizes, 1)[0])
 
@@ -89,7 +88,7 @@ class Memory:
 
 
 def entry(load: Load, minute: int, memory: Memory) -> dict[str, Any]:
-    """One minute of the soak."""
+    """Return the row of one minute."""
     windows = load.windows[MINUTE * minute : MINUTE * (minute + 1)]
     lasts = MINUTE * load.window_seconds
     held = [size for seconds, size in memory.samples if minute <= seconds / lasts < minute + 1]

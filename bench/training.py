@@ -1,10 +1,10 @@
-"""The trainer's update against a plain loop and timm's, of the same network, and two processes against one.
+"""Compare the trainer's update with a plain loop and with timm's on the same network, and two processes with one.
 
     python bench/training.py --out bench/results/training.json [--quick]
 
-On this machine's GPU where it has one, else on its CPU. All take turns in one process, after a warm-up, on one
-batch of random pixels at 224x224; medians. The loss curves are of the digits at 32x32, each from several seeds: a
-faster update is worth nothing if it learns otherwise.
+Runs on the GPU if there is one, else on the CPU. All take turns in one process, after a warm-up, on one batch of random
+pixels at 224x224; figures are medians. The loss curves are of the digits at 32x32 with several seeds, because a faster
+update must also learn equally well.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as `shrinkserve train` sets it; for all that take part
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as in `shrinkserve train`; for all contestants
 
 import numpy as np
 import torch
@@ -43,7 +43,7 @@ from shrinkserve.training.train_state import TrainState
 
 Step = Callable[[Batch], float]
 Model = dict[str, Any]
-"""The section of a recipe."""
+"""Recipe section."""
 LARGE: Model = {"input_size": 224, "width": 1.0}
 SMALL: Model = {"input_size": 32, "width": 0.5}
 PLAIN = "plain loop"
@@ -65,7 +65,7 @@ def recipe_for(model: Model, batch: int, seed: int, **train: Any) -> Recipe:
     data = {"loader": "portable", "workers": 0}
     train = {"batch_size": batch, "seed": seed, **train}
     plain = {"random_interpolation": False, "flip": False, "hue": 0.0, "erase_probability": 0.0}
-    # No L2: which weights it is for is a table that the plain loop does not have.
+    # No L2: the plain loop has no table of the weights that it applies to.
     return parse_recipe(
         {
             "name": "bench",
@@ -82,7 +82,7 @@ def steps_for(model: Model, batch: int, seed: int, classes: int, ranks: Any, *, 
     recipe = recipe_for(model, batch, seed)
     steps: dict[str, Step] = {PLAIN: Plain(recipe, classes, ranks.device)}
     if timm and find_spec("timm") is not None:
-        import_torchvision_transforms()  # which timm's package imports
+        import_torchvision_transforms()  # imported by timm
         steps["timm's train.py, its defaults"] = Timm(recipe, classes, ranks.device, amp=False)
         steps["timm's train.py, --amp --channels-last"] = Timm(recipe, classes, ranks.device, amp=True)
     for name, precision in OURS.items():
@@ -91,7 +91,7 @@ def steps_for(model: Model, batch: int, seed: int, classes: int, ranks: Any, *, 
 
 
 def speeds(ranks: Any, rounds: int, model: Model, batch: int) -> list[dict[str, Any]]:
-    """Images a second, the steps taking turns."""
+    """Return images per second; the steps take turns."""
     rng, size = np.random.default_rng(0), model["input_size"]
     images = rng.integers(0, 256, (batch, size, size, 3), dtype=np.uint8)
     labels = rng.integers(0, 1001, batch)
@@ -119,7 +119,7 @@ def speeds(ranks: Any, rounds: int, model: Model, batch: int) -> list[dict[str, 
 
 
 def curves(ranks: Any, data: Path, model: Model, updates: int, seeds: int) -> list[dict[str, Any]]:
-    """Mean loss of the last third of the updates at 32x32, over seeds."""
+    """Return the mean loss of the last third of the updates at 32x32, for each seed."""
     dataset = open_dataset(data, "train")
     losses: dict[str, list[float]] = {}
     for seed in range(seeds):
@@ -141,7 +141,7 @@ def curves(ranks: Any, data: Path, model: Model, updates: int, seeds: int) -> li
 
 
 def scaling(data: Path, model: Model, batch: int) -> list[dict[str, Any]]:
-    """`shrinkserve train --profile` with one process and with two, one thread each."""
+    """Run `shrinkserve train --profile` with one process and with two, with one thread each."""
     rows: list[dict[str, Any]] = []
     size = model["input_size"]
     for processes in (1, 2):
@@ -149,10 +149,10 @@ def scaling(data: Path, model: Model, batch: int) -> list[dict[str, Any]]:
         sets += [f"train.batch_size={batch}", "train.threads=1", "train.precision=bfloat16"]
         command = [sys.executable, "-m", "shrinkserve", "train", "digits", "--data", str(data), "--profile"]
         command += [word for setting in sets for word in ("--set", setting)] + ["--nproc", str(processes)]
-        told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-        parts = {name.strip(): float(ms) for name, ms in re.findall(r"^(.{16}) +([\d.]+) ms", told, re.MULTILINE)}
-        speed = re.search(r"^speed +([\d.,]+) images/s", told, re.MULTILINE)
-        assert speed is not None, told
+        output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        parts = {name.strip(): float(ms) for name, ms in re.findall(r"^(.{16}) +([\d.]+) ms", output, re.MULTILINE)}
+        speed = re.search(r"^speed +([\d.,]+) images/s", output, re.MULTILINE)
+        assert speed is not None, output
         rows.append(
             {
                 "what": f"train --profile at {size}x{size}, bfloat16, batch {batch} and 1 thread a process",

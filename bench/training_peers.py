@@ -1,4 +1,4 @@
-"""The updates that the trainer's is compared with: a plain loop, and timm's, of the same network."""
+"""Updates to compare the trainer with: a plain loop, and timm's, on the same network."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from shrinkserve.data import Batch
 
 
 def network_of(recipe: Recipe, classes: int, device: torch.device) -> nn.Module:
-    """The recipe's network as anyone would write it: `torch.cat` is all there is to a concat."""
+    """Return the network of a recipe in its simple form, with `torch.cat` for a concat."""
     torch.manual_seed(recipe.train.seed)
     network = compile_spec(arch.from_recipe(recipe.model, classes))
     for module in network.modules():
@@ -30,7 +30,7 @@ def placed(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 class Plain:
-    """An update as it is written first: eager, NCHW, float32, tensor by tensor."""
+    """Simple update: eager, NCHW, float32, tensor by tensor."""
 
     def __init__(self, recipe: Recipe, classes: int, device: torch.device) -> None:
         self.recipe, self.device = recipe, device
@@ -58,13 +58,13 @@ class Plain:
 
 
 class Timm:
-    """The update of timm's `train.py`, from timm's parts: its RMSpropTF, loss, scaler-free AMP and ModelEmaV3.
+    """Update of timm's `train.py` with timm's RMSpropTF, loss, AMP without a scaler, and ModelEmaV3.
 
     Args:
-        recipe: the run.
+        recipe: recipe of the run.
         classes: number of logits.
-        device: where it computes.
-        amp: with its options ``--amp --amp-dtype bfloat16 --channels-last``; else its defaults, float32 and NCHW.
+        device: device of the computation.
+        amp: use its options ``--amp --amp-dtype bfloat16 --channels-last``, else its defaults, float32 and NCHW.
     """
 
     def __init__(self, recipe: Recipe, classes: int, device: torch.device, *, amp: bool) -> None:

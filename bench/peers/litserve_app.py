@@ -10,7 +10,7 @@ from session import session
 
 
 class Classifier(litserve.LitAPI):
-    """The file behind this server."""
+    """Model of this server."""
 
     def setup(self, device: str) -> None:  # noqa: ARG002 - LitServe's signature
         self.session = session()
@@ -25,7 +25,7 @@ class Classifier(litserve.LitAPI):
         return self.session.run(["logits"], {"images": images})[0]
 
     def batch(self, inputs: list[np.ndarray]) -> list[np.ndarray]:
-        return inputs  # requests may have several rows: `predict` puts them together
+        return inputs  # requests may have several rows; `predict` concatenates them
 
     def unbatch(self, output: Any) -> Any:
         return output

@@ -11,7 +11,7 @@ from session import session
 
 
 class Classifier(MLModel):
-    """The file behind this server."""
+    """Model of this server."""
 
     async def load(self) -> bool:
         self.session = session()

@@ -12,7 +12,7 @@ from session import session, shapes
 
 
 class Classifier:
-    """The file behind this server."""
+    """Model of this server."""
 
     def __init__(self) -> None:
         self.session = session()

@@ -8,9 +8,9 @@ import onnxruntime as ort
 
 
 def session() -> ort.InferenceSession:
-    """Open the file MODEL with THREADS threads, which wait as ours do; before ONNX Runtime 1.26 that cannot be said.
+    """Open the file MODEL with THREADS threads that wait as ours do, which needs ONNX Runtime 1.26.
 
-    There they spin during a run, as long as it takes, and not between runs.
+    Earlier versions spin during a run, for any time, and not between runs.
     """
     options = ort.SessionOptions()
     options.intra_op_num_threads = int(os.environ["THREADS"])
@@ -20,7 +20,7 @@ def session() -> ort.InferenceSession:
 
 
 def shapes() -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Of one image and of its logits, as the file says."""
+    """Return the shapes of one image and of its logits."""
     opened = session()
     logits = next(output for output in opened.get_outputs() if output.name == "logits")
     return tuple(opened.get_inputs()[0].shape[1:]), tuple(logits.shape[1:])
