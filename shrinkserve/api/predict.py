@@ -52,7 +52,7 @@ def predict(
     Raises:
         ConfigError: an option is out of range, or does not fit a model in this process.
         ArtifactError: the model in this process cannot be loaded.
-        RequestError: no server answers, or it refuses a request.
+        RequestError: the server is not reachable, or it refuses a request.
 
     Example:
         ```python

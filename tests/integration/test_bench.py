@@ -116,7 +116,7 @@ def test_failed_gates_give_exit_code_1_and_a_line_each(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--url", "http://127.0.0.1:1"], "no server answers"),
+        (["--url", "http://127.0.0.1:1"], "not reachable"),
         (["--url", "ftp://127.0.0.1:1"], "http://HOST:PORT"),
         (["--url", "{grpc}", "--model", "absent"], "absent"),
         (["--url", "{grpc}", "--data", "{tmp}/absent"], "no such folder"),

@@ -155,4 +155,4 @@ def test_no_server(photos: list[Path], capsys: pytest.CaptureFixture[str]) -> No
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"grpc://127.0.0.1:{listener.getsockname()[1]}"
     assert main(["predict", str(photos[0]), "--url", url]) == 2
-    assert f"error: {url}: no server answers" in capsys.readouterr().err
+    assert f"error: {url}: the server is not reachable" in capsys.readouterr().err

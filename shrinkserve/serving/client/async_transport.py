@@ -32,7 +32,7 @@ def connect(endpoint: Endpoint) -> AsyncTransport:
 
 
 class AsyncGrpcTransport:
-    """One gRPC channel."""
+    """Requests over one gRPC channel."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint

@@ -43,7 +43,7 @@ _LEFT_BEHIND: list[object] = []
 class Client:
     """Client for a Triton server, over HTTP or gRPC; a context manager, safe to share between threads.
 
-    After a fork the child uses connections of its own. Models are known by their public name, e.g. ``digits`` for
+    After a fork the child opens new connections. Models are known by their public name, e.g. ``digits`` for
     ``digits_classifier``, or by the name that Triton has for them.
 
     Args:
@@ -92,7 +92,7 @@ class Client:
         """Return the names of the ready models as Triton knows them (`shrinkserve.serving.names`), sorted.
 
         Raises:
-            RequestError: no server answers.
+            RequestError: the server is not reachable.
         """
         return self._run(self._core.models())
 
@@ -100,7 +100,7 @@ class Client:
         """Return the public name of the only model that is served.
 
         Raises:
-            RequestError: no server answers, or it serves none or several models.
+            RequestError: the server is not reachable, or it serves none or several models.
         """
         return self._run(self._core.only_model())
 
@@ -108,7 +108,7 @@ class Client:
         """Return what a model expects and what its outputs mean.
 
         Raises:
-            RequestError: no server answers, or it has no such model, or the model is not from this package.
+            RequestError: the server is not reachable, or it has no such model, or the model is not from this package.
         """
         return self._run(self._core.model_info(model))
 
@@ -199,7 +199,7 @@ class Client:
             priority: 1 is served first; 0 for the model's default.
 
         Raises:
-            RequestError: no server answers, or it has no such model, or it refuses the images.
+            RequestError: the server is not reachable, or it has no such model, or it refuses the images.
         """
         return self._run(self._core.infer(model, images, version, priority))
 
@@ -218,7 +218,7 @@ class Client:
             model: its name. For a public name, the statistics of the ensemble if there is one, else the classifier's.
 
         Raises:
-            RequestError: no server answers, or it has no such model.
+            RequestError: the server is not reachable, or it has no such model.
         """
         return self._run(self._core.statistics(model))
 
@@ -231,8 +231,8 @@ class Client:
             files: contents by their path in the model's folder, e.g. ``1/model.onnx``.
 
         Raises:
-            RequestError: no server answers, or it does not allow changes, or the model does not load. A model of that
-                name that was loaded keeps running.
+            RequestError: the server is not reachable, or it does not allow changes, or the model does not load. Then
+                a model of that name that was loaded keeps running.
         """
         self._perform(LoadRequest(model, config, files or {}))
 
@@ -243,7 +243,7 @@ class Client:
             model: the name that Triton has for it.
 
         Raises:
-            RequestError: no server answers, or it does not allow changes.
+            RequestError: the server is not reachable, or it does not allow changes.
         """
         self._perform(UnloadRequest(model))
 

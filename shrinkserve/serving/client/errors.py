@@ -98,7 +98,7 @@ _BY_STATUS = {
     Status.NOT_FOUND: _UNKNOWN,
     Status.FORBIDDEN: _RESTRICTED,
     Status.UNAVAILABLE: _Case(
-        UnavailableError, "no server answers ({})", "start one with `shrinkserve serve`, or check the URL"
+        UnavailableError, "the server is not reachable ({})", "start one with `shrinkserve serve`, or check the URL"
     ),
     Status.LATE: _LATE,
     Status.FAILED: _Case(

@@ -52,7 +52,7 @@ _STATUS: dict[int, Status] = {
 
 @dataclass(frozen=True)
 class HttpRequest:
-    """One HTTP request."""
+    """HTTP request without its connection."""
 
     method: str
     path: str

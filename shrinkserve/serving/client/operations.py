@@ -19,7 +19,7 @@ Flow = Generator["Operation[Any]", Any, T]
 
 
 class Count(TypedDict, total=False):
-    """How often something happened and how long it took in total."""
+    """Number and total duration of some events."""
 
     count: int
     ns: int
@@ -66,7 +66,7 @@ class InferResult:
 
 
 class Operation(Generic[T]):
-    """One step of a `Flow` that a driver performs; `T` is its result."""
+    """Step of a `Flow` that a driver performs; `T` is its result."""
 
     restricted: ClassVar[bool] = False
     """True for requests that a server may restrict to those who know its token."""

@@ -23,7 +23,7 @@ Item = TypeVar("Item")
 
 
 class Prediction(NamedTuple):
-    """One class and its probability in [0, 1]."""
+    """Class name and its probability in [0, 1]."""
 
     label: str
     probability: float

@@ -18,7 +18,7 @@ class ServedModel:
         model: its name; the server's only model by default.
 
     Raises:
-        RequestError: no server answers, or it has no such model, or the model is not a classifier of this package.
+        RequestError: the server is not reachable, or it has no such model, or the model is not from this package.
     """
 
     def __init__(self, url: str, model: str | None = None) -> None:

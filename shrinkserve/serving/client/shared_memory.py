@@ -14,7 +14,7 @@ from shrinkserve.serving.client.transport import Transport
 
 
 class Regions:
-    """As many regions as there are requests at the same time; `close` removes them.
+    """Pool of shared-memory regions, one for each request at the same time; `close` removes them.
 
     The server must allow its shared-memory API to this client.
 

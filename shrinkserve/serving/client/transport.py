@@ -48,7 +48,7 @@ def connect(endpoint: Endpoint) -> Transport:
 
 
 class GrpcTransport:
-    """One gRPC channel."""
+    """Requests over one gRPC channel."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
