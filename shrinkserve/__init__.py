@@ -4,7 +4,7 @@ Every command is also a function with the same name and the same options::
 
     import shrinkserve as ss
 
-    card = ss.train("digits", data="data", out="runs/digits")
+    run = ss.train("digits", data="data", out="runs/digits")
     with ss.Client("grpc://127.0.0.1:8001") as client:
         print(client.classify(["a.jpg"]))
 
@@ -21,20 +21,30 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "AsyncClient": "shrinkserve.serving.client.async_client:AsyncClient",
     "Client": "shrinkserve.serving.client.client:Client",
+    "EvaluationResult": "shrinkserve.training.evaluation:EvaluationResult",
+    "ImportResult": "shrinkserve.training.finish:ImportResult",
     "Server": "shrinkserve.serving.server.server:TritonServer",
     "ServerOptions": "shrinkserve.serving.server.options:ServerOptions",
+    "Stopped": "shrinkserve.training.loop:Stopped",
+    "TrainEvent": "shrinkserve.training.events:TrainEvent",
+    "TrainResult": "shrinkserve.training.finish:TrainResult",
     "bench": "shrinkserve.benchmark.bench:bench",
     "describe": "shrinkserve.arch.describe:describe",
     "doctor": "shrinkserve.serving.doctor:doctor",
+    "evaluate": "shrinkserve.training.evaluation:evaluate",
+    "import_tensorflow": "shrinkserve.training.tensorflow_import:import_tensorflow",
     "load": "shrinkserve.runtimes.opening:open_artifact",
     "load_recipe": "shrinkserve.config:load_recipe",
     "open_dataset": "shrinkserve.data.opening:open_dataset",
     "plan": "shrinkserve.benchmark.planning:plan",
+    "plan_training": "shrinkserve.training.plan:plan_training",
+    "plot_run": "shrinkserve.training.plot:plot_run",
     "predict": "shrinkserve.api.predict:predict",
+    "profile_training": "shrinkserve.training.train:profile_training",
     "publish": "shrinkserve.api.repository:publish",
     "quickstart": "shrinkserve.api.quickstart:quickstart",
     "rollback": "shrinkserve.api.repository:rollback",
-    "train": "shrinkserve.training.loop:train",
+    "train": "shrinkserve.training.train:train",
 }
 
 if TYPE_CHECKING:
@@ -53,13 +63,25 @@ if TYPE_CHECKING:
     from shrinkserve.serving.doctor import doctor
     from shrinkserve.serving.server.options import ServerOptions
     from shrinkserve.serving.server.server import TritonServer as Server
-    from shrinkserve.training.loop import train
+    from shrinkserve.training.evaluation import EvaluationResult, evaluate
+    from shrinkserve.training.events import TrainEvent
+    from shrinkserve.training.finish import ImportResult, TrainResult
+    from shrinkserve.training.loop import Stopped
+    from shrinkserve.training.plan import plan_training
+    from shrinkserve.training.plot import plot_run
+    from shrinkserve.training.tensorflow_import import import_tensorflow
+    from shrinkserve.training.train import profile_training, train
 
 __all__ = [
     "AsyncClient",
     "Client",
+    "EvaluationResult",
+    "ImportResult",
     "Server",
     "ServerOptions",
+    "Stopped",
+    "TrainEvent",
+    "TrainResult",
     "__version__",
     "arch",
     "artifact",
@@ -70,12 +92,17 @@ __all__ = [
     "describe",
     "doctor",
     "errors",
+    "evaluate",
     "exporting",
+    "import_tensorflow",
     "load",
     "load_recipe",
     "open_dataset",
     "plan",
+    "plan_training",
+    "plot_run",
     "predict",
+    "profile_training",
     "publish",
     "quickstart",
     "rollback",

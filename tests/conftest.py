@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,9 @@ from hypothesis import HealthCheck, settings
 
 from shrinkserve.cli import main
 
+if not ("-m" in sys.argv and "gpu" in sys.argv[sys.argv.index("-m") + 1 :]):
+    # Only `pytest -m gpu` uses a GPU: the other tests start several ranks on one machine, and compare with the CPU.
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # OpenMP threads that spin while they wait starve each other
 # A shell starts what runs in its background with Ctrl-C ignored, and nohup ignores the hang-up; children inherit both,
 # and tests send them such signals.

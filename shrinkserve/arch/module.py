@@ -108,7 +108,7 @@ class Concat(nn.Module):
     """Concatenation of channels."""
 
     def forward(self, *tensors: Tensor) -> Tensor:
-        if self.training and not torch.compiler.is_compiling():
+        if self.training and not tensors[0].is_cuda and not torch.compiler.is_compiling():
             return _ConcatWithCopiedGradients.apply(*tensors)  # type: ignore[no-any-return,no-untyped-call]
         return torch.cat(tensors, dim=1)
 

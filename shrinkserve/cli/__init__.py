@@ -14,7 +14,20 @@ from typing import Annotated
 import typer
 
 from shrinkserve import __version__
-from shrinkserve.cli import bench, compare, data, describe, export, predict, quickstart, recipe, repo, serve, train
+from shrinkserve.cli import (
+    bench,
+    compare,
+    data,
+    describe,
+    export,
+    imports,
+    predict,
+    quickstart,
+    recipe,
+    repo,
+    serve,
+    train,
+)
 from shrinkserve.errors import ShrinkServeError
 from shrinkserve.text import printable
 
@@ -39,7 +52,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (quickstart, describe, recipe, data, train, export, compare, repo, serve, predict, bench):
+for module in (quickstart, describe, recipe, data, imports, train, export, compare, repo, serve, predict, bench):
     module.register(app)
 
 

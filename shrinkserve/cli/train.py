@@ -1,4 +1,4 @@
-"""`shrinkserve train` and `shrinkserve eval`: make a run, look at its curves, measure its weights."""
+"""`shrinkserve train` and `shrinkserve eval`."""
 
 from __future__ import annotations
 
@@ -9,12 +9,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from shrinkserve.cli.groups import RunByDefault
-from shrinkserve.cli.output import say
+from shrinkserve.terminal import print_fields, print_line, print_table
 
 if TYPE_CHECKING:
     from shrinkserve.config import Recipe
+    from shrinkserve.training.plan import TrainingPlan
+    from shrinkserve.training.profile import StepProfile
 
 RUN_HELP = "Folder of the run, as `train` wrote it."
+RESTARTS_HELP = "With --nproc: how often all processes start again after one was lost."
+STALL_HELP = "End the run if it makes no progress for so many seconds; 0: never."
 
 
 def register(app: typer.Typer) -> None:
@@ -28,116 +32,97 @@ def register(app: typer.Typer) -> None:
 
 
 def run(  # noqa: PLR0913, PLR0917 - a command's options
-    recipe: Annotated[str, typer.Argument(help="A TOML file, or the name of a shipped recipe.")],
+    recipe: Annotated[str, typer.Argument(help="A TOML file, or the name of a shipped recipe (`recipe list`).")],
     data: Annotated[Path, typer.Option("--data", help="Root of the dataset: TFRecord shards or an image folder.")],
     out: Annotated[Path | None, typer.Option("--out", help="Folder of the run; runs/NAME if not given.")] = None,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the recipe.")
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the recipe (`recipe show --defaults`)."),
     ] = None,
-    nproc: Annotated[int, typer.Option("--nproc", min=1, help="Processes on this machine, through torchrun.")] = 1,
-    max_restarts: Annotated[
-        int, typer.Option("--max-restarts", min=0, help="With --nproc: begin again so often after a lost process.")
-    ] = 0,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out, if there is one.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin again where --out holds a run.")] = False,
+    nproc: Annotated[int, typer.Option("--nproc", min=1, help="Processes on this machine, one per GPU.")] = 1,
+    max_restarts: Annotated[int, typer.Option("--max-restarts", min=0, help=RESTARTS_HELP)] = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out, if there is one.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")] = False,
     allow_recipe_change: Annotated[
-        bool, typer.Option("--allow-recipe-change", help="With --resume: the recipe may be another one.")
+        bool, typer.Option("--allow-recipe-change", help="With --resume: the recipe may differ from the run's.")
     ] = False,
-    plan: Annotated[bool, typer.Option("--plan", help="Print what the run will take; train nothing.")] = False,
+    stall_timeout: Annotated[float, typer.Option("--stall-timeout", min=0, help=STALL_HELP)] = 1800.0,
+    plan: Annotated[bool, typer.Option("--plan", help="Print updates, memory and hours; train nothing.")] = False,
     images_per_second: Annotated[
         float | None, typer.Option("--images-per-second", min=0.001, help="With --plan: speed of one process.")
     ] = None,
-    profile: Annotated[
-        bool, typer.Option("--profile", help="Print where an update's time goes; train nothing.")
-    ] = False,
+    profile: Annotated[bool, typer.Option("--profile", help="Print the time of each part of an update.")] = False,
 ) -> int:
-    """Train a network from a recipe; `shrinkserve train plot RUN` draws the curves of a run."""
+    """Train a network from a recipe. `shrinkserve train plot RUN` draws the curves of a run."""
     from shrinkserve.config import load_recipe
-    from shrinkserve.errors import ConfigError
 
-    if resume and overwrite:
-        raise ConfigError("--resume and --overwrite exclude each other", hint="give one of them")
     loaded = load_recipe(recipe, settings or [])
-    out = out or Path("runs") / loaded.name
-    if plan:
-        return _plan(loaded, data, nproc, images_per_second)
-    if nproc > 1 and "RANK" not in os.environ:
-        from shrinkserve.training.launch import launch
-
-        words = ["train", "run", recipe, "--data", str(data), "--out", str(out)]
-        words += [word for setting in settings or [] for word in ("--set", setting)]
-        flags = {
-            "resume": resume,
-            "overwrite": overwrite,
-            "allow-recipe-change": allow_recipe_change,
-            "profile": profile,
-        }
-        words += [f"--{flag}" for flag, given in flags.items() if given]
-        return launch(words, nproc, restarts=max_restarts)
-    # OpenMP's threads otherwise spin while they wait and take the cores from the loader's: 3 to 10 times slower on two
-    # cores. It is read when torch is loaded.
+    # Read when torch is loaded; see `shrinkserve.training.train.train_here`.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    if plan:
+        from shrinkserve.training.plan import plan_training
+
+        _print_plan(plan_training(loaded, data, nproc=nproc, images_per_second=images_per_second), loaded)
+        return 0
     if profile:
-        return _profile(loaded, data)
-    return _train(loaded, data, out, resume=resume, overwrite=overwrite, allow_changes=allow_recipe_change)
+        from shrinkserve.training.train import profile_training
 
+        _print_profile(profile_training(loaded, data, nproc=nproc))
+        return 0
+    from shrinkserve.training.loop import Stopped
+    from shrinkserve.training.train import train
 
-def _plan(recipe: Recipe, data: Path, processes: int, images_per_second: float | None) -> int:
-    from shrinkserve.training.plan import plan_training
-
-    found = plan_training(recipe, data, processes=processes, images_per_second=images_per_second)
-    hours = "give --images-per-second (see --profile)" if found.hours is None else f"{found.hours:,.2f}"
-    lines = {
-        "images": f"{found.training_images:,} train, {found.validation_images:,} validation; {found.classes} classes",
-        "total batch": f"{found.total_batch} = {recipe.train.batch_size} x {recipe.train.accumulate} accumulated "
-        f"x {found.processes} processes",
-        "updates": f"{found.steps:,} = {found.steps_an_epoch:,} an epoch x {recipe.schedule.epochs} epochs",
-        "peak rate": f"{found.peak_rate:g}",
-        "parameters": f"{found.parameters:,}",
-        "memory": f"{(found.state_bytes + found.activation_bytes) / 2**30:.2f} GiB a process, about: "
-        f"{found.activation_bytes / 2**30:.2f} activations, {found.state_bytes / 2**30:.2f} weights and optimiser",
-        "hours": hours,
-    }
-    for name, value in lines.items():
-        typer.echo(f"{name:<12} {value}")
-    return 0
-
-
-def _profile(recipe: Recipe, data: Path) -> int:
-    from shrinkserve.training.profile import profile_training
-
-    found = profile_training(recipe, data)
-    if os.environ.get("RANK", "0") == "0":
-        total = sum(found.seconds.values())
-        typer.echo(f"{found.processes} processes, {found.threads} threads each, {found.device}; medians")
-        for part, seconds in found.seconds.items():
-            typer.echo(f"{part:<16} {seconds * 1e3:9.2f} ms {seconds / total:6.1%}")
-        typer.echo(f"{'sum of parts':<16} {total * 1e3:9.2f} ms")
-        typer.echo(f"{'as trained':<16} {found.update * 1e3:9.2f} ms (exchange during the backward pass; without data)")
-        typer.echo(f"{'speed':<16} {found.images_per_second:9,.1f} images/s")
-    return 0
-
-
-def _train(recipe: Recipe, data: Path, out: Path, *, resume: bool, overwrite: bool, allow_changes: bool) -> int:
-    """Train in this process, which may be one of many; returns the exit code."""
-    from shrinkserve.errors import ShrinkServeError
-    from shrinkserve.training.launch import leave_fault
-    from shrinkserve.training.loop import Stopped, restarted, train
-
-    if restarted():  # all processes begin again: what was overwritten once is now to go on
-        resume, overwrite = True, False
     try:
-        card = train(recipe, data, out, resume=resume, overwrite=overwrite, allow_changes=allow_changes)
+        found = train(
+            loaded,
+            data,
+            out,
+            nproc=nproc,
+            max_restarts=max_restarts,
+            resume=resume,
+            overwrite=overwrite,
+            allow_recipe_change=allow_recipe_change,
+            stall_timeout=stall_timeout or None,
+        )
     except Stopped as exc:
         return 128 + exc.signal
-    except ShrinkServeError as exc:
-        if leave_fault(exc):
-            return exc.exit_code
-        raise
-    if os.environ.get("RANK", "0") == "0":
-        top1, seconds = card.metrics["top1"], card.metrics["seconds"]
-        typer.echo(f"wrote {out}: top-1 {top1:.2%} of the EMA weights on the validation split, {seconds:.0f} s")
+    if found.trained and os.environ.get("RANK", "0") == "0":
+        figures = f"top-1 {found.top1:.2%} of the EMA weights on the validation split, {found.seconds:.0f} s"
+        print_line(f"wrote {found.folder}: {figures}")
     return 0
+
+
+def _print_plan(found: TrainingPlan, recipe: Recipe) -> None:
+    train, gib = recipe.train, 2**30
+    batches = f"{train.batch_size} x {train.accumulate} accumulated x {found.processes} processes"
+    parts = f"{found.activation_bytes / gib:.2f} activations, {found.state_bytes / gib:.2f} weights and optimiser"
+    hours = "give --images-per-second (see --profile)" if found.hours is None else f"{found.hours:,.2f}"
+    images = f"{found.training_images:,} train, {found.validation_images:,} validation"
+    fields = {
+        "images": f"{images}; {found.classes} classes",
+        "total batch": f"{found.total_batch} = {batches}",
+        "updates": f"{found.steps:,} = {found.steps_an_epoch:,} per epoch x {recipe.schedule.epochs} epochs",
+        "peak rate": f"{found.peak_rate:g}",
+        "parameters": f"{found.parameters:,}",
+        "memory": f"about {(found.state_bytes + found.activation_bytes) / gib:.2f} GiB per process: {parts}",
+        "hours": hours,
+        "loader": f"{found.loader_cores or '?'} cores per process for 500x375 JPEG files, about",
+    }
+    print_fields(fields)
+    for warning in found.warnings:
+        print_line(warning)
+
+
+def _print_profile(found: StepProfile) -> None:
+    if os.environ.get("RANK", "0") != "0":
+        return
+    total = sum(found.seconds.values())
+    rows = [(part, f"{seconds * 1e3:.2f}", f"{seconds / total:.1%}") for part, seconds in found.seconds.items()]
+    rows += [("sum of parts", f"{total * 1e3:.2f}", ""), ("complete update", f"{found.update * 1e3:.2f}", "")]
+    about = f"{found.processes} processes, {found.threads} threads each, {found.device}; medians"
+    print_table(("part", "ms", "share"), rows, title=about)
+    print_line("A complete update exchanges gradients during the backward pass, and does not include the data.")
+    print_line(f"speed: {found.images_per_second:,.1f} images/s")
 
 
 def plot(
@@ -146,33 +131,33 @@ def plot(
         Path | None, typer.Option("--out", help="The picture: .png, .svg or .pdf; RUN/curves.png if not given.")
     ] = None,
 ) -> None:
-    """Draw the curves of a run, also of one that is still going on."""
-    from shrinkserve.training.plot import plot as draw
+    """Draw the curves of a run, complete or not."""
+    from shrinkserve.training.plot import plot_run
 
-    typer.echo(f"wrote {draw(folder, target or folder / 'curves.png')}")
+    print_line(f"wrote {plot_run(folder, target)}")
 
 
 def evaluate(
     source: Annotated[Path, typer.Argument(metavar="RUN|CHECKPOINT", help="A run's folder or a step-*.safetensors.")],
     data: Annotated[Path, typer.Option("--data", help="Root of the dataset; its validation split is used.")],
-    weights: Annotated[str, typer.Option("--weights", help="ema, what is shipped, or raw.")] = "ema",
+    weights: Annotated[str, typer.Option("--weights", help="ema (exported) or raw (the optimiser's last).")] = "ema",
     as_json: Annotated[
-        bool, typer.Option("--json", help="All figures and the whole confusion matrix as JSON.")
+        bool, typer.Option("--json", help="Print all figures and the complete confusion matrix as JSON.")
     ] = False,
 ) -> None:
-    """Measure trained weights on a validation split. Top-1, top-5, loss, and what is taken for what."""
+    """Evaluate trained weights on a validation split: top-1, top-5, loss and the most frequent errors."""
     import json
 
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    from shrinkserve.training.evaluation import confusions, evaluate_source
+    from shrinkserve.training.evaluation import evaluate as evaluate_weights
 
-    found, classes = evaluate_source(source, data, weights)
+    found = evaluate_weights(source, data, weights)
     if as_json:
-        typer.echo(json.dumps({**found.figures, "classes": classes, "confusion": found.confusion.tolist()}))
+        print_line(json.dumps(found.to_dict(), allow_nan=False))
         return
-    typer.echo(f"{source} ({weights}): {found.images} images")
-    typer.echo(f"top-1 {found.top1:.2%}  top-5 {found.top5:.2%}  loss {found.loss:.4f}")
-    if worst := confusions(found, classes, 10):
-        typer.echo("most frequent errors (label -> answer):")
-        for label, answer, count in worst:
-            say(f"  {label} -> {answer}: {count}")
+    print_line(f"{source} ({weights}): {found.images} images")
+    print_line(f"top-1 {found.top1:.2%}  top-5 {found.top5:.2%}  loss {found.loss:.4f}")
+    if worst := found.confusions(10):
+        print_line("most frequent errors (label -> prediction):")
+        for one in worst:
+            print_line(f"  {one.label} -> {one.prediction}: {one.images}")

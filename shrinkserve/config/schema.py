@@ -126,12 +126,14 @@ class TrainConfig:
     """Largest decay of the averaged weights (EMA), which are evaluated and exported."""
     ema_buffers: bool = False
     """Average the running statistics of batch norms too; false: copy them."""
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Precision of forward and backward passes; weights stay in float32."""
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Precision of forward and backward passes; weights stay in float32. auto: bfloat16 on a GPU that has it."""
     channels_last: bool = True
     """Memory format of images and weights."""
-    compile: bool = False
-    """Compile the network with torch.compile."""
+    compile: bool | Literal["default", "reduce-overhead", "max-autotune"] = False
+    """Compile the network with torch.compile, in a mode; true: default."""
+    cuda_graph: bool = False
+    """Capture forward and backward pass as a CUDA graph (one GPU, accumulate = 1, without compile)."""
     sync_batch_norm: bool = False
     """Compute batch statistics over all processes (GPUs only)."""
     deterministic: bool = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
@@ -133,6 +134,14 @@ def normalise(images: Tensor, preprocess: Preprocess) -> Tensor:
     Returns:
         float32 [N, 3, S, S]: a view, so in the channels-last memory format.
     """
-    scale = torch.tensor([1 / (255 * s) for s in preprocess.std], device=images.device)
-    shift = torch.tensor([-m / s for m, s in zip(preprocess.mean, preprocess.std, strict=True)], device=images.device)
+    scale, shift = _constants(preprocess, images.device)
     return torch.addcmul(shift, images.to(torch.float32), scale).permute(0, 3, 1, 2)
+
+
+@lru_cache(maxsize=32)
+@torch.inference_mode(mode=False)
+def _constants(preprocess: Preprocess, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return scale and shift on a device. Copying them for each batch would wait for the GPU."""
+    scale = torch.tensor([1 / (255 * s) for s in preprocess.std], device=device)
+    shift = torch.tensor([-m / s for m, s in zip(preprocess.mean, preprocess.std, strict=True)], device=device)
+    return scale, shift

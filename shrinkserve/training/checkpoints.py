@@ -1,7 +1,7 @@
-"""Checkpoints of a run: one file each, whole or absent.
+"""Checkpoint files: one file each, complete or absent.
 
-``step-00000120.safetensors`` holds the tensors, and in its header everything else as JSON with the sha256 of both. So
-one rename makes a checkpoint, or puts a later one of the same step in its place.
+``step-00000120.safetensors`` has the tensors, and in its header everything else as JSON and the sha256 of both.
+A rename puts it in place, or replaces an earlier checkpoint of the same step.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -26,36 +25,37 @@ FOLDER = "checkpoints"
 
 @dataclass(frozen=True)
 class TrainingSnapshot:
-    """One checkpoint.
+    """Content of a checkpoint.
 
     Attributes:
-        tensors: by dotted name; the first part says whose they are: model, ema, optimizer, random.
-        state: plain data: position, counters, recipe, spec, classes.
+        tensors: by dotted name; the first part is the owner: model, ema, optimizer, random, figures.
+        state: JSON data, see `shrinkserve.training.state.RunState`.
     """
 
     tensors: dict[str, Tensor]
-    state: dict[str, Any]
+    state: dict[str, object]
 
 
 def path_of(folder: Path, step: int) -> Path:
-    """Where the checkpoint after `step` updates is."""
+    """Return the path of the checkpoint after `step` updates."""
     return folder / f"step-{step:08d}.safetensors"
 
 
 def listed(folder: Path) -> list[Path]:
-    """The checkpoints, oldest first."""
+    """Return the checkpoints, oldest first."""
     return sorted(folder.glob("step-*.safetensors"))
 
 
 def write(folder: Path, step: int, snapshot: TrainingSnapshot) -> Path:
-    """Write a checkpoint.
+    """Write a checkpoint and return its path.
 
     Raises:
-        ArtifactError: the place cannot be written.
+        ArtifactError: cannot write the file.
+        ValueError: the state has infinity or NaN.
     """
     path = path_of(folder, step)
     tensors = {name: value.detach().cpu().contiguous() for name, value in snapshot.tensors.items()}
-    state = json.dumps(snapshot.state)
+    state = json.dumps(snapshot.state, allow_nan=False)
     write_atomic(path, save(tensors, {"state": state, "sha256": _sha256(tensors, state)}))
     return path
 
@@ -85,13 +85,13 @@ def _sha256(tensors: Mapping[str, Tensor], state: str) -> str:
     return hashlib.sha256(f"{arrays} {state}".encode()).hexdigest()
 
 
-def newest(folder: Path, tell: Callable[[str], None]) -> tuple[Path, TrainingSnapshot] | None:
-    """The newest checkpoint that is whole; `tell` hears of each damaged one that is passed over."""
+def newest(folder: Path, report: Callable[[str], None]) -> tuple[Path, TrainingSnapshot] | None:
+    """Return the newest undamaged checkpoint; call `report` for each damaged one that is skipped."""
     for path in reversed(listed(folder)):
         try:
             return path, read(path)
         except ArtifactError as exc:
-            tell(f"{exc}; falling back to the checkpoint before it")
+            report(f"{exc}; falling back to the checkpoint before it")
     return None
 
 

@@ -1,4 +1,4 @@
-"""The exponential moving average of the weights: what is evaluated and shipped."""
+"""The exponential moving average (EMA) of the weights, which is evaluated and exported."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ from torch import Tensor, nn
 
 
 class Ema:
-    """A second network whose weights follow those of the one that is trained.
+    """A second network whose weights follow those of the trained one.
 
     The decay warms up as in ``tf.train.ExponentialMovingAverage(decay, num_updates)``: at update n (from 1) it is
-    ``min(decay, (1 + n) / (10 + n))``, so that the first weights, which are random, are soon forgotten.
+    ``min(decay, (1 + n) / (10 + n))``, so that the random first weights are soon forgotten.
+    torch's `AveragedModel` and timm's `ModelEmaV3` have other warm-ups.
 
     Args:
-        network: the network that is trained; not wrapped by DDP or compiled.
+        network: the trained network, not wrapped by DDP or compiled.
         decay: the largest decay.
-        buffers: average the batch norms' running statistics too; else they are taken as they are.
+        buffers: average the running statistics of batch norms too; else `settle` copies them.
 
     Attributes:
         network: the averaged network, in evaluation mode.
-        updates: how many there were.
+        updates: number of updates.
     """
 
     def __init__(self, network: nn.Module, decay: float, *, buffers: bool = False) -> None:
@@ -32,7 +33,7 @@ class Ema:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take one step towards the weights as they are now."""
+        """Move the average towards the current weights."""
         self.updates += 1
         weight = 1 - min(self.decay, (1 + self.updates) / (10 + self.updates))
         torch._foreach_lerp_(list(self.network.parameters()), list(self._source.parameters()), weight)
@@ -41,7 +42,7 @@ class Ema:
 
     @torch.no_grad()
     def settle(self) -> nn.Module:
-        """The averaged network, with the running statistics of the one that is trained unless they are averaged."""
+        """Return the averaged network, with the current running statistics unless they are averaged."""
         if not self.buffers:
             for mine, theirs in zip(self.network.buffers(), self._source.buffers(), strict=True):
                 mine.copy_(theirs)

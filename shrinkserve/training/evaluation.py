@@ -1,33 +1,118 @@
-"""Figures of weights that were trained: a run's, or one checkpoint's."""
+"""Evaluation of trained weights: of a run, or of one checkpoint."""
 
 from __future__ import annotations
 
 import heapq
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
 from shrinkserve.config import parse_recipe
 from shrinkserve.data import open_dataset
-from shrinkserve.errors import ArtifactError, DataError
+from shrinkserve.errors import DataError
 from shrinkserve.preprocess import Preprocess
 from shrinkserve.runtimes.checkpoint import Checkpoint, chosen, restore
 from shrinkserve.training import checkpoints
 from shrinkserve.training.distributed import join
-from shrinkserve.training.metrics import Evaluation, evaluate
+from shrinkserve.training.metrics import evaluate_network
+from shrinkserve.training.state import RunState
 
 
 @dataclass(frozen=True)
-class Trained:
-    """A network with what it expects: class names in the order of the logits, and the preprocessing."""
+class TrainedNetwork:
+    """A network and what it expects.
+
+    Attributes:
+        network: in evaluation mode.
+        classes: names in the order of the logits.
+        preprocess: of evaluation images.
+    """
 
     network: nn.Module
     classes: list[str]
     preprocess: Preprocess
 
 
-def open_trained(source: Path, weights: str) -> Trained:
+@dataclass(frozen=True)
+class Confusion:
+    """Images of one class that were predicted as another one."""
+
+    label: str
+    prediction: str
+    images: int
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """Figures over a validation split.
+
+    Attributes:
+        images: number of images.
+        loss: mean cross-entropy.
+        top1: fraction of correct predictions.
+        top5: fraction whose label is among the five largest logits.
+        classes: names in the order of the logits.
+        confusion: int64 [classes, classes], images by label (row) and prediction (column).
+    """
+
+    images: int
+    loss: float
+    top1: float
+    top5: float
+    classes: list[str] = field(repr=False)
+    confusion: Tensor = field(repr=False)
+
+    def confusions(self, count: int = 10) -> list[Confusion]:
+        """Return the `count` most frequent wrong predictions."""
+        wrong = self.confusion.clone().fill_diagonal_(0).tolist()
+        pairs = [(n, row, column) for row, line in enumerate(wrong) for column, n in enumerate(line) if n]
+        worst = heapq.nsmallest(count, pairs, key=lambda pair: (-pair[0], pair[1], pair[2]))
+        return [Confusion(self.classes[row], self.classes[column], n) for n, row, column in worst]
+
+    def to_dict(self) -> dict[str, object]:
+        """Return plain data with the complete confusion matrix."""
+        figures = {"images": self.images, "loss": self.loss, "top1": self.top1, "top5": self.top5}
+        return {**figures, "classes": self.classes, "confusion": self.confusion.tolist()}
+
+
+def evaluate(source: str | Path, data: str | Path, weights: str = "ema") -> EvaluationResult:
+    """Evaluate trained weights on the validation split, on this machine's GPU if it has one.
+
+    Args:
+        source: a run's folder or a ``checkpoints/step-*.safetensors``.
+        data: root of the dataset.
+        weights: "ema", which are exported, or "raw", the last ones of the optimiser.
+
+    Returns:
+        The figures.
+
+    Raises:
+        ArtifactError: not a run or a checkpoint.
+        ConfigError: no such weights.
+        DataError: no validation images, or other classes than the network has.
+        ShrinkServeError: the loss is not finite.
+
+    Example:
+        >>> import shrinkserve as ss
+        >>> ss.evaluate("runs/digits", data="data").top1  # doctest: +SKIP
+        0.978
+    """
+    trained = open_trained(Path(source), weights)
+    dataset = open_dataset(data, "validation")
+    if dataset.classes != trained.classes:
+        raise DataError(
+            f"{data}: other classes than {source} was trained for",
+            expected=f"{len(trained.classes)} ({', '.join(trained.classes[:3])}, ...)",
+            found=f"{len(dataset.classes)} ({', '.join(dataset.classes[:3])}, ...)",
+            hint="a folder has no class 'background', packed records have: see `shrinkserve data pack`",
+        )
+    with join() as ranks:
+        found = evaluate_network(trained.network.to(ranks.device), dataset, trained.preprocess, ranks)
+    return EvaluationResult(found.images, found.loss, found.top1, found.top5, dataset.classes, found.confusion)
+
+
+def open_trained(source: Path, weights: str) -> TrainedNetwork:
     """Open a run folder or one ``checkpoints/step-*.safetensors``.
 
     Raises:
@@ -35,39 +120,10 @@ def open_trained(source: Path, weights: str) -> Trained:
     """
     if source.is_dir():
         run = Checkpoint(source, weights)
-        return Trained(run.module, run.classes, run.preprocess)
-    snapshot = checkpoints.read(source)
+        return TrainedNetwork(run.module, run.classes, run.preprocess)
     prefix = "ema." if chosen(weights) == "ema" else "model."
+    snapshot = checkpoints.read(source)
+    state = RunState.from_dict(snapshot.state, str(source))
     tensors = {name[len(prefix) :]: t.numpy() for name, t in snapshot.tensors.items() if name.startswith(prefix)}
-    try:
-        spec, classes, recipe = (snapshot.state[key] for key in ("spec", "classes", "recipe"))
-    except KeyError as exc:
-        raise ArtifactError(f"{source}: not a checkpoint of a run (no {exc})") from exc
-    return Trained(restore(spec, tensors, str(source)), classes, parse_recipe(recipe, str(source)).preprocess)
-
-
-def evaluate_source(source: Path, data: Path, weights: str) -> tuple[Evaluation, list[str]]:
-    """Figures on the validation split, and the class names; on this machine's GPU where there is one.
-
-    Raises:
-        ArtifactError: not a run or a checkpoint.
-        DataError: no validation images, or other classes than the network has.
-    """
-    trained = open_trained(source, weights)
-    dataset = open_dataset(data, "validation")
-    if dataset.classes != trained.classes:
-        raise DataError(
-            f"{data}: other classes than {source} was trained for",
-            expected=f"{len(trained.classes)} ({', '.join(trained.classes[:3])}, ...)",
-            found=f"{len(dataset.classes)} ({', '.join(dataset.classes[:3])}, ...)",
-        )
-    with join() as ranks:
-        return evaluate(trained.network.to(ranks.device), dataset, trained.preprocess, ranks), dataset.classes
-
-
-def confusions(evaluation: Evaluation, classes: list[str], count: int) -> list[tuple[str, str, int]]:
-    """The `count` most frequent errors: label, answer, images."""
-    wrong = evaluation.confusion.clone().fill_diagonal_(0)
-    pairs = [(int(n), row, column) for row, line in enumerate(wrong.tolist()) for column, n in enumerate(line) if n]
-    worst = heapq.nsmallest(count, pairs, key=lambda pair: (-pair[0], pair[1], pair[2]))
-    return [(classes[row], classes[column], n) for n, row, column in worst]
+    preprocess = parse_recipe(state.recipe, str(source)).preprocess
+    return TrainedNetwork(restore(state.spec, tensors, str(source)), state.classes, preprocess)

@@ -1,13 +1,15 @@
-"""Many processes on this machine: what ``torchrun`` does, started from here and cleaned up after."""
+"""Start several training processes on this machine through torchrun's launcher, and clean up after them."""
 
 from __future__ import annotations
 
 import json
 import logging
 import os
+import secrets
 import signal
+import sys
 import tempfile
-from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from torch.distributed.elastic.multiprocessing import SignalException
@@ -16,74 +18,91 @@ from torch.distributed.launcher.api import elastic_launch
 from torch.distributed.run import config_from_args, parse_args
 
 from shrinkserve import errors
+from shrinkserve.config import Recipe
 from shrinkserve.errors import ShrinkServeError
 from shrinkserve.machine import cores_each
-from shrinkserve.training.distributed import OWN_STORE, STORE, one_machine
+from shrinkserve.training.distributed import OWN_STORE, STORE, environment, one_machine
+from shrinkserve.training.finish import TrainResult, read_result
+from shrinkserve.training.loop import Stopped
+from shrinkserve.training.profile import StepProfile
+from shrinkserve.training.provenance import LAUNCH
+from shrinkserve.training.session import TrainOptions
+from shrinkserve.training.worker import JOB, Job, read_error, read_profile
 
-FAULTS = "SHRINKSERVE_FAULTS"
-"""Environment variable: the folder where a launched process leaves its error, so that it is told once."""
+
+def launch_training(
+    recipe: Recipe, data: Path, out: Path, options: TrainOptions, *, nproc: int, max_restarts: int
+) -> TrainResult:
+    """Train in several processes. See `shrinkserve.training.train.train`."""
+    job = Job(sys.argv, recipe.to_dict(), str(data), str(out), asdict(options))
+    trained = not (out / "card.json").is_file() or not options.resume
+    with tempfile.TemporaryDirectory(prefix="shrinkserve-") as folder:
+        _launch(job, Path(folder), nproc, max_restarts)
+    return read_result(out, trained=trained, verify=False)
 
 
-def launch(argv: Sequence[str], processes: int, *, restarts: int = 0) -> int:
-    """Run ``shrinkserve ARGV`` in several processes and wait for them; none outlives this call.
+def launch_profile(recipe: Recipe, data: Path, *, nproc: int) -> StepProfile:
+    """Profile updates in several processes. See `shrinkserve.training.profile.profile_training`."""
+    job = Job(sys.argv, recipe.to_dict(), str(data), "", {}, profile=True)
+    with tempfile.TemporaryDirectory(prefix="shrinkserve-") as folder:
+        _launch(job, Path(folder), nproc, 0)
+        return read_profile(Path(folder))
 
-    Args:
-        argv: the command line of each process.
-        processes: how many.
-        restarts: how often all are started again after one was lost.
 
-    Returns:
-        The exit code: 0, that of the process that failed first, or 128 + the signal that ended the launch.
+def _launch(job: Job, folder: Path, nproc: int, max_restarts: int) -> None:
+    """Run a job in several processes and wait for them; none outlives this call.
 
     Raises:
-        ShrinkServeError: what a process raised, once; or that one was killed.
+        Stopped: a signal ended the launch.
+        ShrinkServeError: the error of a process, or a process was killed.
     """
-    # The launcher's own log tells of every failed process with a traceback of its own.
+    # The launcher's own log prints a traceback for each failed process.
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
-    options = ["--nproc-per-node", str(processes), "--max-restarts", str(restarts)]
-    arguments = parse_args([*options, "--module", "shrinkserve", *argv])  # type: ignore[no-untyped-call]
-    os.environ.setdefault("OMP_NUM_THREADS", str(cores_each(processes)))
-    os.environ[OWN_STORE] = "1"  # processes that are started again must not find what lost ones left
-    with tempfile.TemporaryDirectory(prefix="shrinkserve-") as faults, one_machine():
-        # The processes find each other through files in a private folder. --standalone uses a TCP store instead: it
-        # listens on all interfaces, has no authentication, and the launcher unpickles its content.
-        arguments.rdzv_backend, arguments.rdzv_conf = "c10d", "store_type=file"
-        arguments.rdzv_endpoint = str(Path(faults) / "rendezvous")
-        os.environ[FAULTS], os.environ[STORE] = faults, str(Path(faults) / "ranks")
+    (folder / JOB).write_text(json.dumps(asdict(job)), encoding="utf-8")
+    options = ["--nproc-per-node", str(nproc), "--max-restarts", str(max_restarts)]
+    arguments = parse_args([*options, "--module", "shrinkserve.training.worker", str(folder)])  # type: ignore[no-untyped-call]
+    # The processes find each other through files in a private folder. --standalone uses a TCP store instead, which
+    # listens on all interfaces, has no authentication, and whose content the launcher unpickles.
+    arguments.rdzv_backend, arguments.rdzv_conf = "c10d", "store_type=file"
+    arguments.rdzv_endpoint = str(folder / "rendezvous")
+    names = {OWN_STORE: "1", STORE: str(folder / "ranks"), LAUNCH: secrets.token_hex(8)}
+    threads = {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": str(cores_each(nproc))}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
+    with environment({**names, **threads}), one_machine():
         config, command, words = config_from_args(arguments)
         try:
             elastic_launch(config, command)(*words)
         except SignalException as exc:
-            return 128 + exc.sigval
+            raise Stopped(exc.sigval) from None
         except ChildFailedError as exc:
-            return _tell(exc, Path(faults))
+            raise _explain(exc, folder) from None
         finally:
-            del os.environ[FAULTS], os.environ[STORE]
-    return 0
+            for number, handler in handlers.items():
+                _restore(number, handler)
 
 
-def _tell(error: ChildFailedError, faults: Path) -> int:
-    """Raise what a process left for us; else give its exit code."""
-    # First what began it: a process that was killed; then what others say, who may only have noticed that.
+def _restore(number: int, handler: object) -> None:
+    try:
+        signal.signal(number, handler)  # type: ignore[arg-type]
+    except ValueError:  # not in the main thread, where the launcher installs none
+        return
+
+
+def _explain(error: ChildFailedError, folder: Path) -> Exception:
+    """Return the error of a process.
+
+    First a process that was killed: the others may only have noticed that. Then what the first process reported.
+    """
     for rank, failure in error.failures.items():
-        if failure.exitcode < 0 and failure.exitcode != -signal.SIGTERM:  # SIGTERM is how torchrun ends the others
-            raise ShrinkServeError(
+        if failure.exitcode < 0 and failure.exitcode != -signal.SIGTERM:  # torchrun ends the others by SIGTERM
+            return ShrinkServeError(
                 f"training process {rank} was killed by signal {-failure.exitcode}",
-                hint="look for the kernel's out-of-memory killer; give --resume to go on from the last checkpoint",
-            ) from None
-    for path in sorted(faults.glob("*.json"), key=lambda p: p.stat().st_mtime_ns):
-        raw = json.loads(path.read_text(encoding="utf-8"))
-        raise getattr(errors, raw["kind"], ShrinkServeError)(raw["message"])
-    return error.get_first_failure()[1].exitcode
-
-
-def leave_fault(error: ShrinkServeError) -> bool:
-    """In a launched process: leave the error to the launcher; False where there is none that collects it."""
-    folder = os.environ.get(FAULTS)
-    if folder is None:
-        return False
-    content = {"kind": type(error).__name__, "message": str(error)}
-    path = Path(folder) / f"{os.environ.get('RANK', '0')}.json"
-    path.with_suffix(".part").write_text(json.dumps(content), encoding="utf-8")
-    path.with_suffix(".part").rename(path)
-    return True
+                hint="look for the kernel's out-of-memory killer; give --resume to continue from the last checkpoint",
+            )
+    if (found := read_error(folder)) is not None:
+        kind: type[ShrinkServeError] = getattr(errors, found["kind"], ShrinkServeError)
+        return kind(found["message"])
+    code = error.get_first_failure()[1].exitcode
+    if code > 128:
+        return Stopped(code - 128)
+    return ShrinkServeError(f"a training process ended with exit code {code}", hint="see its output above")

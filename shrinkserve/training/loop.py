@@ -1,317 +1,324 @@
-"""The training loop.
+"""The training loop, the same code for one process and for many.
 
-One code path for a process and for many: read the batch, update, log, and at the end of an epoch evaluate the EMA
-weights and write a checkpoint. Everything that the next update depends on is in the checkpoint, and a batch
-depends only on (seed, epoch, rank, number), so that a run which was killed ends as if it never had been.
+An update depends only on the checkpoint before it and on (seed, epoch, rank, batch number), so a killed run that is
+resumed ends as an unbroken one.
 """
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
 import torch
 
-from shrinkserve import arch
 from shrinkserve.arch.serialise import to_dict
-from shrinkserve.arch.spec import Spec
-from shrinkserve.artifact import CARD, Card, read_card
+from shrinkserve.artifact import Card
 from shrinkserve.config import Recipe
-from shrinkserve.data import Dataset, TrainLoader, open_dataset, train_loader
 from shrinkserve.errors import ArtifactError, ConfigError, DataError, ShrinkServeError
-from shrinkserve.text import check_class_names
-from shrinkserve.training import checkpoints, run_folder
+from shrinkserve.training import checkpoints, provenance, snapshot
 from shrinkserve.training.checkpoints import TrainingSnapshot
-from shrinkserve.training.distributed import DistContext, StopRequest, join
-from shrinkserve.training.logs import Log
-from shrinkserve.training.metrics import Evaluation, evaluate
-from shrinkserve.training.progress import Display, duration
+from shrinkserve.training.display import duration
+from shrinkserve.training.distributed import DistContext
+from shrinkserve.training.events import Callback, EventKind, StepFigures, TrainEvent
+from shrinkserve.training.finish import write_result
+from shrinkserve.training.inputs import open_inputs
+from shrinkserve.training.logs import MetricsLog
+from shrinkserve.training.metrics import Evaluation, evaluate_network
+from shrinkserve.training.prefetch import on_device
+from shrinkserve.training.run_folder import RunFolder
 from shrinkserve.training.schedule import learning_rate
-from shrinkserve.training.train_state import TrainState, environment
+from shrinkserve.training.signals import StopRequest, Watchdog
+from shrinkserve.training.state import Position, RunState
+from shrinkserve.training.train_state import TrainState, device_name
 
 LOG_STEPS = 10
-"""Updates between two records of the training loss; reading it makes a GPU's queue run empty."""
+"""Updates between two records of the training loss. Reading it drains a GPU's queue."""
 
 SHOWN_BAD_IMAGES = 20
-"""So many are named each epoch; `data verify` names all."""
+"""Bad images that are named per epoch; `data verify` names all."""
 
 T = TypeVar("T")
 
 
-@dataclass
-class Position:
-    """How far a run is.
+class Stopped(Exception):  # noqa: N818 - a requested stop is not an error
+    """A signal stopped the run at a checkpoint.
 
     Attributes:
-        step: updates so far.
-        epoch: the epoch that is worked on, from 0.
-        images: images of that epoch that all ranks have seen.
-        seconds: time spent, over all processes that worked on the run one after the other.
-        best: top-1 of the best epoch and the step at its end.
-        world: number of processes.
-        figures: of the last evaluation.
+        signal: number of the signal.
     """
-
-    step: int = 0
-    epoch: int = 0
-    images: int = 0
-    seconds: float = 0.0
-    best: tuple[float, int] | None = None
-    world: int = 1
-    figures: dict[str, float] = field(default_factory=dict)
-
-
-class Stopped(Exception):  # noqa: N818 - what was asked for is not an error
-    """A signal ended the run at a checkpoint; `signal` is its number."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
         self.signal = number
 
 
-def train(
-    recipe: Recipe,
-    data: Path,
-    out: Path,
-    *,
-    resume: bool = False,
-    overwrite: bool = False,
-    allow_changes: bool = False,
-) -> Card:
-    """Train a network and write its run folder.
+class TrainingLoop:
+    """Training on one rank. The constructor checks recipe and data, and writes nothing.
 
     Args:
         recipe: the run.
         data: root of the dataset.
-        out: the run's folder.
-        resume: go on with the run that is in `out`; begin where there is none.
-        overwrite: begin again where a run is in `out`.
-        allow_changes: resume although the recipe is another one.
-
-    Returns:
-        The run's card, with the figures of the EMA weights on the validation split.
+        folder: the run's folder.
+        ranks: the processes of the run.
+        callback: called on rank 0 for each event.
+        stop: checked after each update.
+        watchdog: gets a report for each update and batch.
 
     Raises:
-        Stopped: SIGTERM or SIGINT came; a checkpoint was written.
-        ConfigError, SpecError, DataError, ArtifactError: what a person can mend.
+        ConfigError, SpecError, DataError: the run is not possible.
     """
-    with join(recipe.train.threads) as ranks, StopRequest() as stop:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs to be deterministic
-        torch.use_deterministic_algorithms(recipe.train.deterministic)
-        torch.backends.cudnn.benchmark = not recipe.train.deterministic
-        run = _Run(recipe, data, out, ranks, stop)  # before the folder is touched: what cannot run leaves no trace
-        if ranks.first:
-            run_folder.prepare(out, recipe, resume=resume, overwrite=overwrite, allow_changes=allow_changes)
-        ranks.wait()
-        if (out / CARD).is_file():
-            return read_card(out, "checkpoint")
-        return run.complete()
 
-
-class _Run:
-    """What the parts of one run share on one rank."""
-
-    def __init__(self, recipe: Recipe, data: Path, out: Path, ranks: DistContext, stop: StopRequest) -> None:
-        self.recipe, self.out, self.ranks, self.stop = recipe, out, ranks, stop
-        self.training, self.validation = open_dataset(data, "train"), open_dataset(data, "validation")
-        self.classes = agreed_classes(recipe, self.training, self.validation)
-        self.spec: Spec = arch.from_recipe(recipe.model, len(self.classes))
-        self.loader: TrainLoader = train_loader(self.training, recipe, rank=ranks.rank, world=ranks.world)
-        self.total_batch = recipe.train.batch_size * recipe.train.accumulate * ranks.world
-        self.steps = len(self.loader) // recipe.train.accumulate
-        if not self.steps:
-            raise ConfigError("train.accumulate", expected=f"at most {len(self.loader)}", found=recipe.train.accumulate)
-        self.learner = TrainState(self.spec, recipe, ranks)
+    def __init__(
+        self,
+        recipe: Recipe,
+        data: Path,
+        folder: RunFolder,
+        ranks: DistContext,
+        callback: Callback,
+        stop: StopRequest,
+        watchdog: Watchdog,
+    ) -> None:
+        self.recipe, self.folder, self.ranks = recipe, folder, ranks
+        self._callback, self._stop, self._watchdog = callback, stop, watchdog
+        self.inputs = open_inputs(recipe, data, rank=ranks.rank, world=ranks.world)
+        self.total_batch, self.steps = self.inputs.total_batch, self.inputs.steps
+        self.state = TrainState(self.inputs.spec, recipe, ranks)
         self.position = Position(world=ranks.world)
-        self.checkpoints = out / checkpoints.FOLDER
+        self.checkpoints = folder.out / checkpoints.FOLDER
+        self._began = time.monotonic()
 
-    def complete(self) -> Card:
-        """Train to the last epoch and write the run's weights and card."""
-        with Display(self.recipe.schedule.epochs, self.steps, shown=self.ranks.first) as self.display:
-            self._resume()
-            if self.ranks.first:
-                run_folder.note_environment(self.out, environment(self.ranks))
-            self.log = Log(self.out, self.position.step, self.position.epoch, enabled=self.ranks.first)
-            self._began = time.monotonic() - self.position.seconds
-            try:
-                while self.position.epoch < self.recipe.schedule.epochs:
-                    self._epoch()
-            finally:
-                self.log.close()
-        networks = {"ema": self.learner.averaged(), "raw": self.learner.network}
-        metrics = {**self.position.figures, "epochs": self.position.epoch, "seconds": round(self._seconds(), 1)}
+    def resume(self) -> None:
+        """Continue from the newest undamaged checkpoint, if there is one. Writes nothing. Collective.
+
+        Raises:
+            ArtifactError: the processes see different checkpoints.
+            ConfigError: the checkpoint does not fit the data or the recipe.
+        """
+        found = checkpoints.newest(self.checkpoints, self.say)
+        step = -1 if found is None else int(found[0].stem.partition("-")[2])
+        if not self.ranks.agree(step):
+            hint = "put --out on a disk that all machines share"
+            raise ArtifactError(f"{self.folder.out}: the processes see different checkpoints", hint=hint)
+        if found is None:
+            return
+        path, saved = found
+        state = RunState.from_dict(saved.state, str(path))
+        self._check_data(state)
+        snapshot.check(saved.tensors, self.state, self.recipe, str(path))
+        snapshot.restore(self.state, saved.tensors, self.ranks)
+        snapshot.load_scaler(self.state, state.scaler, str(path))
+        self.state.ema.updates = state.ema_updates
+        self.position = state.position
+        if self.position.world != self.ranks.world:
+            change = f"{self.position.world} -> {self.ranks.world} processes"
+            self.say(f"resuming with another total batch ({change}): not bit-identical to an unbroken run")
+            self.position.world = self.ranks.world
+        self.say(f"resuming {path} at step {self.position.step}, after {duration(self.position.seconds)}")
+
+    def _check_data(self, state: RunState) -> None:
+        """Check that a checkpoint was trained on this data; images in quarantine may differ."""
+        out, inputs = self.folder.out, self.inputs
+        changed = ["classes"] if state.classes != inputs.classes else []
+        changed += [split for split, hash_ in state.data.items() if inputs.fingerprints.get(split) != hash_]
+        if not state.data and state.images != len(inputs.training):  # a checkpoint of an older version
+            changed.append("train")
+        if changed:
+            raise ConfigError(
+                f"{out}: the run there has other training data (different: {', '.join(changed)})",
+                hint="give --data with the images that it began with, or start a new run in another --out",
+            )
+        if state.images != len(inputs.training):
+            self.say(
+                f"resuming with {len(inputs.training)} instead of {state.images} training images (quarantine): "
+                "not bit-identical to an unbroken run"
+            )
+
+    def run(self) -> Card | None:
+        """Train to the last epoch, and write the weights and the card. Collective.
+
+        Returns:
+            The card on rank 0, None on the others.
+        """
+        out, position = self.folder.out, self.position
         if self.ranks.first:
-            run_folder.finish(self.out, self.training.root, self.spec, self.recipe, self.classes, networks, metrics)
+            threads = torch.get_num_threads()
+            provenance.add_start(out, device=device_name(self.ranks), processes=self.ranks.world, threads=threads)
+        self.log = MetricsLog(out, position.step, position.epoch, enabled=self.ranks.first)
+        self._began = time.monotonic() - position.seconds
+        try:
+            while position.epoch < self.recipe.schedule.epochs:
+                self._epoch()
+        finally:
+            self.log.close()
+        networks = {"ema": self.state.averaged(), "raw": self.state.network}
+        metrics = {**position.figures, "epochs": position.epoch, "seconds": round(self._seconds(), 1)}
+        card = None
+        if self.ranks.first:
+            data = self.inputs.training.root
+            card = write_result(out, data, self.inputs.spec, self.recipe, self.inputs.classes, networks, metrics)
         self.ranks.wait()
-        return read_card(self.out, "checkpoint")
+        return card
+
+    def say(self, message: str) -> None:
+        """Send a message to the callback."""
+        self._notify(EventKind.MESSAGE, message=message)
 
     def _epoch(self) -> None:
-        """The rest of one epoch, its evaluation and its checkpoint."""
+        """Run the rest of an epoch, its evaluation and its checkpoint."""
         position, epochs = self.position, self.recipe.schedule.epochs
-        figures = self._updates()
+        rate = self._updates()
         due = (position.epoch + 1) % self.recipe.train.evaluate_every == 0 or position.epoch + 1 == epochs
         if due:
-            self._save()  # an evaluation may take longer than what a scheduler grants
+            self._save()  # an evaluation may take longer than a scheduler's grace period
         evaluation = self._evaluate() if due else None
-        position.epoch, position.images = position.epoch + 1, 0
+        loss, top1 = self.state.running.report_epoch(self.ranks)
+        figures = StepFigures(loss, top1, rate, position.images / max(position.epoch_seconds, 1e-9))
+        self.log.write("epoch", position.step, position.epoch, asdict(figures))
+        position.epoch, position.images, position.epoch_seconds = position.epoch + 1, 0, 0.0
         left = self._seconds() / position.epoch * (epochs - position.epoch)
-        self.display.epoch(position.epoch, figures, evaluation, left)
+        self._notify(EventKind.EPOCH, figures=figures, evaluation=evaluation, seconds_left=left)
         self._save()
 
-    def _updates(self) -> dict[str, float]:
-        """The rest of an epoch's updates and their figures; none where only the evaluation is left."""
+    def _updates(self) -> float:
+        """Run the rest of an epoch's updates. Return the last learning rate."""
         recipe, position, epoch = self.recipe, self.position, self.position.epoch
-        done, began, last = position.images // self.total_batch, time.monotonic(), (0, time.monotonic())
-        first, figures = done, dict[str, float]()
-        batches = self.loader.epoch(epoch, start=done * recipe.train.accumulate)
+        done, last = position.images // self.total_batch, 0
+        first, began, before = done, time.monotonic(), position.epoch_seconds
+        rate, reported = learning_rate(recipe, epoch, max(0, done - 1) / self.steps, self.total_batch), began
+        batches = on_device(self.inputs.loader.epoch(epoch, start=done * recipe.train.accumulate), self.ranks.device)
         for group in islice(chunks(batches, recipe.train.accumulate), self.steps - done):
             rate = learning_rate(recipe, epoch, done / self.steps, self.total_batch)
-            self.learner.update(group, position.step + 1, rate)
+            self.state.update(group, position.step + 1, rate)
             done, position.step, position.images = done + 1, position.step + 1, position.images + self.total_batch
-            self.display.step(epoch, done)
+            position.epoch_seconds = before + time.monotonic() - began
+            self._watchdog.progress(f"update {position.step}")
+            self._notify(EventKind.STEP, step=done)
             if done % LOG_STEPS == 0 or done == self.steps:
                 now = time.monotonic()
-                speed = (done - max(first, last[0])) * self.total_batch / (now - last[1])
-                figures, last = self._report(rate, speed), (done, now)
-            self._heed_stop()
+                self._report(done, rate, (done - max(first, last)) * self.total_batch / (now - reported))
+                last, reported = done, now
+            self._stop_if_requested()
             if recipe.train.checkpoint_steps and position.step % recipe.train.checkpoint_steps == 0:
                 self._save()
-        if figures:
-            figures["images_per_second"] = (done - first) * self.total_batch / (time.monotonic() - began)
         self._report_bad_images()
-        return figures
+        return rate
 
     def _report_bad_images(self) -> None:
-        """Name the images that this epoch's updates did without, on all ranks."""
-        found = [line for text in self.ranks.texts("\n".join(self.loader.bad)) for line in text.splitlines()]
+        """Name the images that all ranks left out in this epoch."""
+        found = [line for text in self.ranks.texts("\n".join(self.inputs.loader.bad)) for line in text.splitlines()]
         if found:
-            self.display.say(f"left out {len(found)} bad images of epoch {self.position.epoch + 1}:")
-            for line in found[:SHOWN_BAD_IMAGES]:
-                self.display.say(f"  {line}")
+            lines = [f"left out {len(found)} bad images of epoch {self.position.epoch + 1}:"]
+            self.say("\n  ".join([*lines, *found[:SHOWN_BAD_IMAGES]]))
             self.log.write("data", self.position.step, self.position.epoch, {"bad_images": len(found)})
 
-    def _report(self, rate: float, speed: float) -> dict[str, float]:
-        """Log the steps since the last report."""
-        self._refuse_bad_loss()
-        loss, top1 = self.learner.running.report(self.ranks)
-        self.display.training(loss, top1, speed)
-        figures = {"loss": loss, "top1": top1, "learning_rate": rate, "images_per_second": speed}
-        self.log.write("train", self.position.step, self.position.epoch, figures)
-        return figures
+    def _report(self, done: int, rate: float, speed: float) -> None:
+        """Log the updates since the last report."""
+        self._check_loss()
+        figures = StepFigures(*self.state.running.report(self.ranks), rate, speed)
+        self._notify(EventKind.FIGURES, step=done, figures=figures)
+        self.log.write("train", self.position.step, self.position.epoch, asdict(figures))
 
-    def _refuse_bad_loss(self) -> None:
-        """Stop where a loss was not finite, before it is logged or written as a good checkpoint."""
-        if (bad := self.learner.running.first_bad_step(self.ranks)) is not None:
-            good = checkpoints.listed(self.checkpoints)
-            raise ShrinkServeError(
-                f"the loss is not finite at step {bad} (epoch {self.position.epoch + 1})",
-                hint=f"lower optimizer.lr; the last good checkpoint is {good[-1] if good else 'none'}",
-            )
+    def _check_loss(self) -> None:
+        """Stop if a loss was not finite, before it is logged or a checkpoint is written."""
+        if (bad := self.state.running.first_bad_step(self.ranks)) is not None:
+            raise self._diverged(f"the loss is not finite at step {bad} (epoch {self.position.epoch + 1})")
+
+    def _diverged(self, what: str) -> ShrinkServeError:
+        good = checkpoints.listed(self.checkpoints)
+        last = f"the last good checkpoint is {good[-1]}" if good else "there is no checkpoint yet"
+        return ShrinkServeError(what, hint=f"lower optimizer.lr; {last}")
 
     def _evaluate(self) -> Evaluation:
         position, recipe = self.position, self.recipe
-        found = evaluate(
-            self.learner.averaged(),
-            self.validation,
-            recipe.preprocess,
-            self.ranks,
-            batch_size=recipe.train.batch_size,
-            workers=recipe.data.workers,
-        )
+        try:
+            found = evaluate_network(
+                self.state.averaged(),
+                self.inputs.validation,
+                recipe.preprocess,
+                self.ranks,
+                batch_size=recipe.train.batch_size,
+                workers=recipe.data.workers,
+                progress=self._watchdog.progress,
+            )
+        except DataError:
+            raise
+        except ShrinkServeError as exc:  # the checkpoint of this step has the same weights
+            if self.ranks.first:
+                checkpoints.path_of(self.checkpoints, position.step).unlink(missing_ok=True)
+            raise self._diverged(exc.what) from exc
         position.figures = found.figures
         if position.best is None or found.top1 > position.best[0]:
             position.best = (found.top1, position.step)
         self.log.write("validation", position.step, position.epoch, found.figures)
         return found
 
-    def _heed_stop(self) -> None:
-        """End at this step, on all ranks, when a signal came to any of them."""
-        # Ranks hear of a signal at different steps; the exchange makes it the same one.
-        if number := self.ranks.highest(self.stop.signal):
+    def _stop_if_requested(self) -> None:
+        """Stop after this update, on all ranks, if any of them got a signal."""
+        # Ranks get a signal at different updates; the exchange makes all stop at the same one.
+        if number := self.ranks.highest(self._stop.signal):
             path = self._save()
-            self.display.say(
-                f"{signal.Signals(number).name}: stopped after step {self.position.step}; wrote {path}; "
-                "give --resume to go on"
-            )
+            self.ranks.wait()  # a scheduler may kill all processes when the first one ends
+            name, step = signal.Signals(number).name, self.position.step
+            self.say(f"{name}: stopped after step {step}; wrote {path}; give --resume to continue")
             raise Stopped(number)
 
     def _seconds(self) -> float:
         return time.monotonic() - self._began
 
     def _save(self) -> Path:
-        """Write a checkpoint; every rank must call it."""
-        self.position.seconds = self._seconds()
-        self._refuse_bad_loss()
-        snapshot = self.learner.snapshot()
-        path = checkpoints.path_of(self.checkpoints, self.position.step)
+        """Write a checkpoint. Collective.
+
+        Raises:
+            ShrinkServeError: a loss or a weight is not finite.
+        """
+        position = self.position
+        position.seconds = self._seconds()
+        self._check_loss()
+        if not self.state.all_finite():
+            raise self._diverged(f"the weights are not finite after step {position.step}")
+        tensors = snapshot.take(self.state, self.ranks)
+        path = checkpoints.path_of(self.checkpoints, position.step)
         if self.ranks.first:
-            state = {
-                **snapshot.state,
-                "position": asdict(self.position),
-                "recipe": self.recipe.to_dict(),
-                "classes": self.classes,
-                "images": len(self.training),
-                "spec": to_dict(self.spec),
-            }
-            checkpoints.write(self.checkpoints, self.position.step, TrainingSnapshot(snapshot.tensors, state))
-            best = self.position.best[1] if self.position.best else None
+            state = RunState(
+                position=position,
+                recipe=self.recipe.to_dict(),
+                classes=self.inputs.classes,
+                spec=to_dict(self.inputs.spec),
+                images=len(self.inputs.training),
+                data=self.inputs.fingerprints,
+                ema_updates=self.state.ema.updates,
+                scaler=self.state.scaler.state_dict(),
+            )
+            checkpoints.write(self.checkpoints, position.step, TrainingSnapshot(tensors, state.to_dict()))
+            best = position.best[1] if position.best else None
             checkpoints.prune(self.checkpoints, self.recipe.train.keep_checkpoints, best)
+            self.folder.commit()
+        self._watchdog.progress(f"the checkpoint of update {position.step}")
         return path
 
-    def _resume(self) -> None:
-        """Go on from the newest checkpoint that is whole, if there is one; the same on every rank."""
-        found = checkpoints.newest(self.checkpoints, self.display.say)
-        step = -1 if found is None else int(found[1].state["position"]["step"])
-        if self.ranks.highest(step) != -self.ranks.highest(-step):
-            raise ArtifactError(
-                f"{self.out}: the processes see different checkpoints", hint="put --out on a shared disk"
+    def _notify(
+        self,
+        kind: EventKind,
+        *,
+        step: int = 0,
+        figures: StepFigures | None = None,
+        evaluation: Evaluation | None = None,
+        seconds_left: float = 0.0,
+        message: str = "",
+    ) -> None:
+        if self.ranks.first:
+            epochs, epoch = self.recipe.schedule.epochs, self.position.epoch
+            self._callback(
+                TrainEvent(kind, epoch, epochs, step, self.steps, figures, evaluation, seconds_left, message)
             )
-        if found is None:
-            return
-        path, snapshot = found
-        if snapshot.state["classes"] != self.classes or snapshot.state["images"] != len(self.training):
-            raise ConfigError(f"{self.out}: the run there has other training data", hint="name the data it began with")
-        self.learner.restore(snapshot, str(path))
-        self.position = Position(**snapshot.state["position"])
-        if self.position.world != self.ranks.world:
-            change = f"{self.position.world} -> {self.ranks.world} processes"
-            self.display.say(f"resuming with another total batch ({change}): not bit-identical to an unbroken run")
-            self.position.world = self.ranks.world
-        self.display.say(f"resuming {path} at step {self.position.step}, after {duration(self.position.seconds)}")
-
-
-def agreed_classes(recipe: Recipe, training: Dataset, validation: Dataset) -> list[str]:
-    """The class names that both splits and the recipe agree on.
-
-    Raises:
-        ConfigError: they do not.
-        DataError: a class name that is more than one line or contains control characters.
-    """
-    if training.classes != validation.classes:
-        raise ConfigError(f"{training.root}: the training and validation splits have different classes")
-    check_class_names(training.classes, DataError, str(training.root))
-    if recipe.model.classes not in (None, len(training.classes)):
-        raise ConfigError(
-            "model.classes",
-            expected=f"{len(training.classes)}, as {training.root} has",
-            found=recipe.model.classes,
-            hint="leave the key out",
-        )
-    return training.classes
 
 
 def chunks(items: Iterator[T], size: int) -> Iterator[list[T]]:
-    """Consecutive lists of `size` items; what is left at the end is dropped."""
+    """Return consecutive lists of `size` items; the rest at the end is dropped."""
     while len(group := list(islice(items, size))) == size:
         yield group
-
-
-def restarted() -> bool:
-    """Whether torchrun started this process again after one was lost."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0

@@ -1,4 +1,4 @@
-"""What a run will take, before anything runs."""
+"""Plan a run: updates, memory and hours, before anything runs."""
 
 from __future__ import annotations
 
@@ -6,36 +6,43 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from shrinkserve import arch
+import torch
+
 from shrinkserve.arch.counts import count
 from shrinkserve.arch.spec import Spec
-from shrinkserve.config import Recipe
-from shrinkserve.data import open_dataset, train_loader
-from shrinkserve.training.loop import agreed_classes
+from shrinkserve.config import Recipe, load_recipe
+from shrinkserve.training.inputs import open_inputs
+from shrinkserve.training.train_state import precision_of
+from shrinkserve.training.warnings import warnings_of
 
 MOMENTS = {"rmsprop": 2, "sgd": 1, "adamw": 2}
-"""Values an optimiser keeps for each weight."""
+"""Values that an optimiser keeps for each weight."""
 FORWARD_SHARE = 1 / 3
-"""A backward pass costs twice its forward pass, so an evaluated image costs a third of a trained one."""
+"""Cost of an evaluated image, in trained images: a backward pass costs twice its forward pass."""
+
+LOADER_SPEED = 607
+"""Images/s that one core of the portable loader makes of 500x375 JPEG files at 224x224 (docs/training.md)."""
 
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """A run in figures.
+    """Figures of a run that has not started.
 
     Attributes:
         processes: of the run.
         training_images: of the dataset.
         validation_images: of the dataset.
         classes: number of logits.
-        total_batch: images an update, over all processes.
-        steps_an_epoch: updates.
-        steps: updates of the whole run.
+        total_batch: images per update, over all processes.
+        steps_an_epoch: updates per epoch.
+        steps: updates of the run.
         peak_rate: the highest learning rate.
         parameters: trained values.
-        state_bytes: memory a process for weights, gradients, optimiser and EMA.
-        activation_bytes: memory a process for what the backward pass needs of one batch.
-        hours: of the run, at the given speed; None without one.
+        state_bytes: memory per process for weights, gradients, optimiser and EMA.
+        activation_bytes: memory per process that the backward pass of one batch needs.
+        hours: of the run at the given speed; None without one.
+        loader_cores: cores per process that the portable loader needs for the given speed; None without one.
+        warnings: why the run cannot work well, with the keys to change.
     """
 
     processes: int
@@ -50,51 +57,60 @@ class TrainingPlan:
     state_bytes: int
     activation_bytes: int
     hours: float | None
+    loader_cores: int | None
+    warnings: list[str]
 
 
 def plan_training(
-    recipe: Recipe, data: Path, *, processes: int = 1, images_per_second: float | None = None
+    recipe: Recipe | str | Path, data: str | Path, *, nproc: int = 1, images_per_second: float | None = None
 ) -> TrainingPlan:
-    """Work out what a run takes.
+    """Plan a run: ``train --plan``. Trains nothing.
 
     Args:
-        recipe: the run.
+        recipe: the run, or what `load_recipe` takes.
         data: root of the dataset.
-        processes: one a GPU, over all nodes.
+        nproc: processes, one per GPU, over all machines.
         images_per_second: training speed of one process, as ``--profile`` measures it.
 
+    Returns:
+        The figures.
+
     Raises:
-        ConfigError, SpecError, DataError: what would also stop the run.
+        ConfigError, SpecError, DataError: the run is not possible.
+
+    Example:
+        >>> import shrinkserve as ss
+        >>> ss.plan_training("shrinkcnn-a", "/data/imagenet", nproc=8).steps  # doctest: +SKIP
+        375300
     """
-    training, validation = open_dataset(data, "train"), open_dataset(data, "validation")
-    classes = agreed_classes(recipe, training, validation)
-    spec = arch.from_recipe(recipe.model, len(classes))
-    steps = len(train_loader(training, recipe, world=processes)) // recipe.train.accumulate
-    total_batch = recipe.train.batch_size * recipe.train.accumulate * processes
-    epochs, parameters = recipe.schedule.epochs, sum(count(spec).parameters.values())
+    recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
+    inputs = open_inputs(recipe, Path(data), world=nproc)
+    epochs, parameters = recipe.schedule.epochs, sum(count(inputs.spec).parameters.values())
     evaluations = -(-epochs // recipe.train.evaluate_every)
-    work = epochs * steps * total_batch + evaluations * len(validation) * FORWARD_SHARE
+    work = epochs * inputs.steps * inputs.total_batch + evaluations * len(inputs.validation) * FORWARD_SHARE
     return TrainingPlan(
-        processes=processes,
-        training_images=len(training),
-        validation_images=len(validation),
-        classes=len(classes),
-        total_batch=total_batch,
-        steps_an_epoch=steps,
-        steps=steps * epochs,
-        peak_rate=recipe.optimizer.lr * total_batch / recipe.optimizer.reference_batch,
+        processes=nproc,
+        training_images=len(inputs.training),
+        validation_images=len(inputs.validation),
+        classes=len(inputs.classes),
+        total_batch=inputs.total_batch,
+        steps_an_epoch=inputs.steps,
+        steps=inputs.steps * epochs,
+        peak_rate=recipe.optimizer.lr * inputs.total_batch / recipe.optimizer.reference_batch,
         parameters=parameters,
-        # weights, gradients and EMA, and what the optimiser keeps
+        # weights, gradients and EMA, and the optimiser's state
         state_bytes=4 * parameters * (3 + MOMENTS[recipe.optimizer.name]),
-        activation_bytes=activation_bytes(spec, recipe),
-        hours=None if images_per_second is None else work / (images_per_second * processes) / 3600,
+        activation_bytes=activation_bytes(inputs.spec, recipe),
+        hours=None if images_per_second is None else work / (images_per_second * nproc) / 3600,
+        loader_cores=None if images_per_second is None else math.ceil(images_per_second / LOADER_SPEED),
+        warnings=warnings_of(recipe, inputs.steps * epochs),
     )
 
 
 def activation_bytes(spec: Spec, recipe: Recipe) -> int:
-    """What the backward pass of one batch needs: what each operation reads, or for ReLU what it gives.
+    """Return the memory that the backward pass of one batch needs: the input of each operation, the output of ReLU.
 
-    So the answer of a batch norm is kept only where an activation that needs what it read follows.
+    The output of a batch norm is kept only if an activation that needs its input follows.
     """
     values = 0
     for operation in count(spec).operations:
@@ -102,4 +118,5 @@ def activation_bytes(spec: Spec, recipe: Recipe) -> int:
         needed = any(follower.get("function") == "silu" for follower in followers)
         if operation.kind != "batch_norm" or needed:
             values += math.prod(operation.shape)
-    return values * (4 if recipe.train.precision == "float32" else 2) * recipe.train.batch_size
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return values * precision_of(recipe, device).itemsize * recipe.train.batch_size

@@ -1,43 +1,52 @@
-"""The curves of a run as a picture."""
+"""Curves of a run as a picture."""
 
 from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from shrinkserve.atomic import write_atomic
 from shrinkserve.errors import ArtifactError, ConfigError
-from shrinkserve.training.logs import METRICS, read_metrics
+from shrinkserve.training.logs import METRICS, MetricsRecord, read_metrics
 
-Records = list[dict[str, Any]]
+Curve = Literal["loss", "top1", "learning_rate", "images_per_second"]
 
 
-def plot(run: Path, target: Path) -> Path:
-    """Draw loss, top-1, learning rate and speed over the updates.
+def plot_run(run: str | Path, out: str | Path | None = None) -> Path:
+    """Draw loss, top-1, learning rate and speed over the updates: ``shrinkserve train plot``.
 
     Args:
-        run: the run's folder; the run may still be going on.
-        target: where to write the picture; its suffix says the format.
+        run: the run's folder. The run need not be complete.
+        out: path of the picture; its suffix gives the format. Default: ``RUN/curves.png``.
 
     Returns:
-        `target`.
+        The path of the picture.
 
     Raises:
-        ArtifactError: no run there, one without a record yet, or a place that cannot be written.
+        ArtifactError: no run there, no record yet, or a place that cannot be written.
         ConfigError: not the suffix of a picture.
+
+    Example:
+        >>> import shrinkserve as ss
+        >>> ss.plot_run("runs/digits", "curves.svg")  # doctest: +SKIP
+        PosixPath('curves.svg')
     """
+    run = Path(run)
+    target = run / "curves.png" if out is None else Path(out)
     if target.suffix.lower() not in {".png", ".svg", ".pdf"}:
-        raise ConfigError(f"{target}: not a picture's name", expected=".png, .svg or .pdf", found=repr(target.suffix))
+        raise ConfigError(
+            f"{target}: not the name of a picture", expected=".png, .svg or .pdf", found=repr(target.suffix)
+        )
     records = read_metrics(run / METRICS)
     training = [record for record in records if record["kind"] == "train"]
     validation = [record for record in records if record["kind"] == "validation"]
     if not training:
         raise ArtifactError(f"{run / METRICS}: no record yet", hint="wait for the run's first steps")
-    # Figure itself rather than pyplot: no window system is looked for, nothing is left open.
+    # Figure instead of pyplot: needs no window system, and leaves nothing open.
     figure = Figure(figsize=(10, 6), layout="constrained")
     (loss, top1), (rate, speed) = figure.subplots(2, 2, sharex=True)
     _curves(loss, "loss", training, validation)
@@ -60,7 +69,7 @@ def plot(run: Path, target: Path) -> Path:
     return target
 
 
-def _curves(axes: Axes, key: str, training: Records, validation: Records) -> None:
+def _curves(axes: Axes, key: Curve, training: list[MetricsRecord], validation: list[MetricsRecord]) -> None:
     axes.plot([r["step"] for r in training], [r[key] for r in training], linewidth=1, label="training")
     if validation:
         axes.plot(

@@ -1,4 +1,4 @@
-"""Where the time of an update goes."""
+"""Profile an update: the time of each of its parts."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from shrinkserve import arch
 from shrinkserve.config import Recipe
-from shrinkserve.data import TrainBatch, open_dataset, train_loader
+from shrinkserve.data import TrainBatch
 from shrinkserve.training.distributed import DistContext, join
-from shrinkserve.training.loop import agreed_classes
+from shrinkserve.training.inputs import open_inputs
+from shrinkserve.training.torch_settings import torch_settings
 from shrinkserve.training.train_state import TrainState
 
 WARM_UP, STEPS = 3, 12
@@ -27,11 +27,11 @@ class StepProfile:
     """Medians over `STEPS` updates on rank 0.
 
     Attributes:
-        seconds: by part of an update, each part alone; "all-reduce" of all gradients at once.
-        update: seconds of an update as it is trained, where gradients are exchanged during the backward pass.
+        seconds: by part of an update, each part alone; "all-reduce" exchanges all gradients at once.
+        update: seconds of an update as in training, where gradients are exchanged during the backward pass.
         images_per_second: of all processes, data and update.
         processes: of the run.
-        threads: of torch, a process.
+        threads: of torch, per process.
         device: where a process computes.
     """
 
@@ -43,17 +43,11 @@ class StepProfile:
     device: str
 
 
-def profile_training(recipe: Recipe, data: Path) -> StepProfile:
-    """Take the time of single parts and of whole updates in turn; writes nothing.
-
-    Raises:
-        ConfigError, SpecError, DataError: what would also stop the run.
-    """
-    with join(recipe.train.threads) as ranks:
-        training, validation = open_dataset(data, "train"), open_dataset(data, "validation")
-        classes = agreed_classes(recipe, training, validation)
-        learner = TrainState(arch.from_recipe(recipe.model, len(classes)), recipe, ranks)
-        loader = train_loader(training, recipe, rank=ranks.rank, world=ranks.world)
+def profile_here(recipe: Recipe, data: Path) -> StepProfile:
+    """Profile updates in this process. See `shrinkserve.training.train.profile_training`."""
+    with torch_settings(deterministic=recipe.train.deterministic), join(recipe.train.threads) as ranks:
+        inputs = open_inputs(recipe, data, rank=ranks.rank, world=ranks.world)
+        state, loader = TrainState(inputs.spec, recipe, ranks), inputs.loader
         taken: dict[str, list[float]] = defaultdict(list)
         epoch, batches = 0, iter(loader.epoch(0))
         for step in range(WARM_UP + STEPS):
@@ -62,9 +56,9 @@ def profile_training(recipe: Recipe, data: Path) -> StepProfile:
                 epoch += 1
                 batches = iter(loader.epoch(epoch))
             times = {PARTS[0]: clock.lap()}
-            times |= _parts(learner, ranks, batch, clock)
+            times |= _parts(state, ranks, batch, clock)
             clock.lap()
-            learner.update([batch], step, recipe.optimizer.lr * 1e-3)
+            state.update([batch], step, recipe.optimizer.lr * 1e-3)
             times["update"] = clock.lap()
             if step >= WARM_UP:
                 for part, seconds in times.items():
@@ -75,27 +69,28 @@ def profile_training(recipe: Recipe, data: Path) -> StepProfile:
         return StepProfile(medians, update, speed, ranks.world, torch.get_num_threads(), str(ranks.device))
 
 
-def _parts(learner: TrainState, ranks: DistContext, batch: TrainBatch, clock: _Clock) -> dict[str, float]:
-    """One update in single parts, each waited for."""
+def _parts(state: TrainState, ranks: DistContext, batch: TrainBatch, clock: _Clock) -> dict[str, float]:
+    """Run the parts of one update, and wait for each."""
     times = {}
-    images, labels = learner.place(batch)
+    images, labels = state.place(batch)
+    state.normalised(images)
     times["copy, normalise"] = clock.lap()
-    with learner.alone():
-        loss = learner.loss(images, labels, 1)
+    with state.alone():
+        loss, _ = state.loss(images, labels)
         times["forward"] = clock.lap()
-        learner.backward(loss)
+        state.backward(loss)
     times["backward"] = clock.lap()
-    gradients = torch.cat([p.grad.flatten() for p in learner.network.parameters() if p.grad is not None])
+    gradients = torch.cat([p.grad.flatten() for p in state.network.parameters() if p.grad is not None])
     clock.lap()
     dist.all_reduce(gradients)
     times["all-reduce"] = clock.lap()
-    learner.apply(0.0)
+    state.apply(0.0)
     times["optimiser, EMA"] = clock.lap()
     return {part: times[part] for part in PARTS[1:]} | ({} if ranks.world > 1 else {"all-reduce": 0.0})
 
 
 class _Clock:
-    """Seconds between laps; waits for what the device has been given."""
+    """Measure laps in seconds; each lap waits for the device."""
 
     def __init__(self, device: torch.device) -> None:
         self._device, self._last = device, time.perf_counter()

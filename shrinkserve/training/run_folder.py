@@ -1,194 +1,207 @@
-"""The folder of a run: what is in it before the first step, and what makes it whole at the end."""
+"""The folder of a run: checks before it is changed, an exclusive lock, and a way back."""
 
 from __future__ import annotations
 
-import json
+import fcntl
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from enum import Enum
 from pathlib import Path
-from typing import Any
 
-import torch
-from safetensors.torch import save
-
-from shrinkserve.arch.serialise import to_dict
-from shrinkserve.arch.spec import Spec
-from shrinkserve.artifact import (
-    CARD,
-    Card,
-    recorded_command,
-    recorded_path,
-    sha256_file,
-    tensors_sha256,
-    utc_now,
-    versions,
-)
-from shrinkserve.atomic import unwritable, write_atomic
+from shrinkserve.artifact import CARD
+from shrinkserve.atomic import check_writable, unwritable, write_atomic
 from shrinkserve.config import Recipe, load_recipe
 from shrinkserve.errors import ConfigError
-from shrinkserve.runtimes.checkpoint import weights
-from shrinkserve.training.checkpoints import FOLDER
+from shrinkserve.training.checkpoints import FOLDER, listed
 from shrinkserve.training.logs import METRICS, TENSORBOARD
+from shrinkserve.training.provenance import ENVIRONMENT, launch_id, starts
 
-RECIPE, ENVIRONMENT = "recipe.toml", "environment.json"
-LIBRARIES = ("torch", "numpy", "pillow", "safetensors", "nvidia-dali-cuda120")
+RECIPE = "recipe.toml"
 OURS = (CARD, "ema.safetensors", "raw.safetensors", RECIPE, ENVIRONMENT, METRICS, TENSORBOARD, FOLDER)
+ASIDE = ".overwritten-"
+MOVED = "moved"
+"""File in the folder of an overwritten run: all of it is there."""
 
 
-def prepare(out: Path, recipe: Recipe, *, resume: bool, overwrite: bool, allow_changes: bool = False) -> None:
-    """Make the folder ready for a run.
+class Start(Enum):
+    """Ways to begin a run."""
+
+    NEW = 1
+    RESUME = 2
+    OVERWRITE = 3
+    COMPLETE = 4
+    """The run is complete: there is nothing to train."""
+
+
+class RunFolder:
+    """Exclusive access to a run's folder. A context manager.
+
+    A run that fails before its first checkpoint leaves the folder as it was: `commit` makes the start permanent.
 
     Args:
-        out: the run's folder.
-        recipe: what will be frozen in it.
-        resume: go on with the run that is there, or begin where there is none.
-        overwrite: begin again where a run is.
-        allow_changes: resume although the recipe is another one.
-
-    Raises:
-        ConfigError: the folder holds something that is not asked to be replaced, or a run of another recipe.
-        ArtifactError: the place cannot be written.
+        out: the folder.
     """
-    if out.exists() and not out.is_dir():
-        raise ConfigError(f"{out}: is a file", hint="name a new or an empty folder")
-    run = (out / RECIPE).is_file()
-    if not run and out.is_dir() and any(out.iterdir()):
-        raise ConfigError(f"{out}: holds files, and no run", hint="name a new or an empty folder")
-    if run and overwrite:
-        with _replaced(out):
-            write_atomic(out / RECIPE, recipe.to_toml().encode())
-        return
-    if run and not resume:
-        raise ConfigError(
-            f"{out}: holds a run already", hint="give --resume to go on with it, --overwrite to begin again"
-        )
-    if run and (changed := _changes(load_recipe(out / RECIPE), recipe)):
-        if not allow_changes:
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+        self._lock: int | None = None
+        self._start: Start | None = None
+        self._aside: Path | None = None
+        self._existed = out.is_dir()
+
+    def __enter__(self) -> RunFolder:
+        if self._existed:
+            self._acquire()
+            self._recover()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is not None and self._start in {Start.NEW, Start.OVERWRITE}:
+                self._roll_back()
+        finally:
+            if self._lock is not None:
+                os.close(self._lock)
+
+    def check(self, recipe: Recipe, *, resume: bool, overwrite: bool, allow_recipe_change: bool) -> Start:
+        """Decide how the run begins. Changes nothing.
+
+        Raises:
+            ConfigError: the folder has other files, or a run that may not be continued or replaced.
+            ArtifactError: the folder cannot be written.
+        """
+        out = self.out
+        if out.exists() and not out.is_dir():
+            raise ConfigError(f"{out}: is a file", hint="name a new or an empty folder")
+        check_writable(out)
+        if not (out / RECIPE).is_file():
+            if out.is_dir() and any(out.iterdir()):
+                raise ConfigError(f"{out}: holds files, and no run", hint="name a new or an empty folder")
+            return Start.NEW
+        if overwrite:
+            return Start.OVERWRITE
+        if not resume:
             raise ConfigError(
-                f"{out}: the run there has another recipe: {', '.join(changed)}",
-                hint="use its recipe.toml, or give --allow-recipe-change",
+                f"{out}: holds a run already", hint="give --resume to continue it, --overwrite to begin again"
             )
-        (out / CARD).unlink(missing_ok=True)  # a finished run that now is to go on
-    write_atomic(out / RECIPE, recipe.to_toml().encode())
+        if changed := changes(load_recipe(out / RECIPE), recipe):
+            if not allow_recipe_change:
+                raise ConfigError(
+                    f"{out}: the run there has another recipe: {', '.join(changed)}",
+                    hint="use its recipe.toml, or give --allow-recipe-change",
+                )
+        elif (out / CARD).is_file():
+            return Start.COMPLETE
+        if (out / CARD).is_file() and not listed(out / FOLDER):
+            raise ConfigError(
+                f"{out}: the run is complete and has no checkpoint to continue from",
+                hint="name another --out, or give --overwrite to begin again",
+            )
+        return Start.RESUME
 
+    def started_by_this_launch(self) -> bool:
+        """Return True if the run in the folder was started by this launch, before a restart."""
+        found = starts(self.out)
+        return bool(found) and found[-1].get("launch") == launch_id()
 
-@contextmanager
-def _replaced(out: Path) -> Iterator[None]:
-    """Move the run in `out` aside, and remove it at the end of the block; a failure in the block moves it back.
+    def begin(self, recipe: Recipe, start: Start) -> None:
+        """Write the recipe; with `Start.OVERWRITE` move the old run aside first.
 
-    Links are removed, not what they lead to.
-    """
-    with unwritable(out):
-        aside = Path(tempfile.mkdtemp(prefix=".overwritten-", dir=out))
-    moved: list[str] = []
-    try:
-        with unwritable(out):
+        Raises:
+            ConfigError: another process has begun a run here.
+            ArtifactError: the folder cannot be written.
+        """
+        with unwritable(self.out):
+            self.out.mkdir(parents=True, exist_ok=True)
+        if self._lock is None:
+            self._acquire()
+            if any(self.out.iterdir()):
+                raise ConfigError(f"{self.out}: another process has begun a run here", hint="name another --out")
+        self._start = start
+        if start is Start.OVERWRITE:
+            self._move_aside()
+        write_atomic(self.out / RECIPE, recipe.to_toml().encode())
+        if start is Start.RESUME:
+            (self.out / CARD).unlink(missing_ok=True)  # a complete run that is continued with another recipe
+
+    def commit(self) -> None:
+        """Make the start permanent: remove the run that was moved aside. Later calls do nothing."""
+        self._start = None
+        if self._aside is not None:
+            with unwritable(self._aside):
+                _remove(self._aside)
+            self._aside = None
+
+    def _acquire(self) -> None:
+        with unwritable(self.out):
+            self._lock = os.open(self.out, os.O_RDONLY)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            hint = "wait until it ends, or name another --out"
+            raise ConfigError(f"{self.out}: another process is training here", hint=hint) from None
+        except OSError:  # a file system without locks
+            return
+
+    def _recover(self) -> None:
+        """Finish what a killed process has begun: an overwritten run comes back unless the new one has a checkpoint."""
+        for aside in self.out.glob(f"{ASIDE}*"):
+            if (aside / MOVED).exists() and listed(self.out / FOLDER):
+                _remove(aside)
+            else:
+                self._restore(aside)
+
+    def _move_aside(self) -> None:
+        with unwritable(self.out):
+            self._aside = Path(tempfile.mkdtemp(prefix=ASIDE, dir=self.out))
             for name in OURS:
-                if os.path.lexists(out / name):
-                    (out / name).rename(aside / name)
-                    moved.append(name)
-        yield
-    except BaseException:
-        for name in moved:
-            (aside / name).rename(out / name)
-        aside.rmdir()
-        raise
-    with unwritable(aside):
-        for path in aside.iterdir():
-            path.unlink() if path.is_symlink() or not path.is_dir() else shutil.rmtree(path)
+                if os.path.lexists(self.out / name):
+                    (self.out / name).rename(self._aside / name)
+            (self._aside / MOVED).touch()
+
+    def _roll_back(self) -> None:
+        if self._aside is not None:
+            self._restore(self._aside)
+            return
+        for name in OURS:
+            _remove(self.out / name)
+        if not self._existed:
+            self.out.rmdir()
+
+    def _restore(self, aside: Path) -> None:
+        """Remove the new run and move the old one back. Can be interrupted and repeated at any point."""
+        if (aside / MOVED).exists():  # else `out` still has parts of the old run
+            for name in OURS:
+                _remove(self.out / name)
+            (aside / MOVED).unlink()
+        for name in OURS:
+            if os.path.lexists(aside / name):
+                (aside / name).rename(self.out / name)
         aside.rmdir()
 
 
-def _changes(before: Recipe, now: Recipe) -> list[str]:
+def _remove(path: Path) -> None:
+    """Remove a file, a link (not its target) or a folder."""
+    if path.is_symlink() or path.is_file():
+        path.unlink()
+    elif path.is_dir():
+        shutil.rmtree(path)
+
+
+def changes(before: Recipe, now: Recipe) -> list[str]:
+    """Return one text for each key that differs, ``section.key (old -> new)``."""
     old, new = _flat(before.to_dict()), _flat(now.to_dict())
     keys = sorted({*old, *new})
     return [f"{key} ({old.get(key)} -> {new.get(key)})" for key in keys if old.get(key) != new.get(key)]
 
 
-def _flat(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def _flat(section: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    flat: dict[str, object] = {}
     for key, value in section.items():
         if isinstance(value, Mapping):
             flat |= _flat(value, f"{prefix}{key}.")
         else:
             flat[prefix + key] = list(value) if isinstance(value, tuple) else value
     return flat
-
-
-def note_environment(out: Path, place: Mapping[str, Any]) -> None:
-    """Add an entry to ``environment.json``: versions, where it computes, the command and the state of git.
-
-    One a start: a run that was resumed may have gone on with other versions.
-    """
-    entry = {
-        "started": utc_now(),
-        "command": recorded_command(sys.argv),
-        **place,
-        "git": _git(),
-        "versions": versions(LIBRARIES),
-    }
-    path = out / ENVIRONMENT
-    entries = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
-    write_atomic(path, (json.dumps([*entries, entry], indent=1) + "\n").encode())
-
-
-def _git() -> dict[str, Any] | None:
-    """Commit and uncommitted files of the code that runs, where it lies in a git checkout."""
-    source = Path(__file__).parents[2]
-    git = ["git", "-C", str(source)]
-    if not (source / ".git").exists() or shutil.which("git") is None:
-        return None
-    commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    status = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=False)
-    if commit.returncode or status.returncode:
-        return None
-    return {"commit": commit.stdout.strip(), "changed": status.stdout.splitlines()}
-
-
-def finish(
-    out: Path,
-    data: Path,
-    spec: Spec,
-    recipe: Recipe,
-    classes: list[str],
-    networks: Mapping[str, torch.nn.Module],
-    metrics: Mapping[str, Any],
-) -> Card:
-    """Write the weights, and after them the card that binds them: a folder with a card is a finished run.
-
-    Args:
-        out: the run's folder.
-        data: root of the dataset; an export asks its validation images unless told others.
-        spec: the network.
-        recipe: the run.
-        classes: class names in the order of the logits.
-        networks: "ema" and "raw".
-        metrics: figures of the EMA weights on the validation split.
-    """
-    files: dict[str, str] = {}
-    for name, network in networks.items():
-        path = out / f"{name}.safetensors"
-        write_atomic(path, save(weights(network)))
-        files[path.name] = sha256_file(path)
-    files[RECIPE] = sha256_file(out / RECIPE)
-    card = Card(
-        kind="checkpoint",
-        name=recipe.name,
-        weights_sha256=tensors_sha256({name: t.numpy() for name, t in weights(networks["ema"]).items()}),
-        files=files,
-        preprocess=recipe.preprocess.to_dict(),
-        classes=classes,
-        spec=to_dict(spec),
-        recipe=recipe.to_dict(),
-        metrics=dict(metrics),
-        details={"command": recorded_command(sys.argv), "data": recorded_path(data.resolve()), "git": _git()},
-        created=utc_now(),
-        versions=versions(LIBRARIES),
-    )
-    card.write(out)
-    return card

@@ -1,29 +1,38 @@
-"""The network, what changes it, and one update."""
+"""The network, its optimiser and average, and one update."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
+from shrinkserve.arch.counts import count
 from shrinkserve.arch.module import compile_spec
 from shrinkserve.arch.spec import Spec
 from shrinkserve.config import Recipe
 from shrinkserve.data import TrainBatch
-from shrinkserve.errors import ConfigError
-from shrinkserve.runtimes.checkpoint import load_weights, normalise
-from shrinkserve.training.checkpoints import TrainingSnapshot
+from shrinkserve.errors import ConfigError, DataError
+from shrinkserve.runtimes.checkpoint import normalise
+from shrinkserve.training.cuda_graph import GraphedPass
 from shrinkserve.training.distributed import DistContext
 from shrinkserve.training.ema import Ema
-from shrinkserve.training.metrics import Running
+from shrinkserve.training.metrics import RunningFigures
 from shrinkserve.training.optim import build_optimizer
+from shrinkserve.training.prefetch import DeviceBatch
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def precision_of(recipe: Recipe, device: torch.device) -> torch.dtype:
+    """Return the precision of forward and backward passes on a device."""
+    if recipe.train.precision != "auto":
+        return PRECISIONS[recipe.train.precision]
+    return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
 
 
 class TrainState:
@@ -35,163 +44,193 @@ class TrainState:
         ranks: the processes of the run.
 
     Raises:
-        ConfigError: batch norms over many processes without GPUs.
+        ConfigError: the recipe does not fit the network or the processes.
 
     Attributes:
-        network: the weights that are trained, without wrappers.
+        network: the trained weights, without wrappers.
         ema: their average.
+        optimizer: as the recipe names it.
+        scaler: of the loss; enabled for float16.
         running: loss and accuracy since the last report.
     """
 
     def __init__(self, spec: Spec, recipe: Recipe, ranks: DistContext) -> None:
         self._recipe, self._ranks = recipe, ranks
-        torch.manual_seed(recipe.train.seed)  # the same first weights on every rank ...
+        self._smallest_batch = smallest_batch(spec)
+        if recipe.train.batch_size < self._smallest_batch:
+            raise ConfigError(
+                "train.batch_size",
+                expected=f"at least {self._smallest_batch}, because batch norm sees 1x1 maps at this input size",
+                found=recipe.train.batch_size,
+            )
+        torch.manual_seed(recipe.train.seed)  # the same initial weights on every rank
         network: nn.Module = compile_spec(spec)
         if recipe.train.sync_batch_norm and ranks.world > 1:
             if ranks.device.type != "cuda":
-                raise ConfigError("train.sync_batch_norm: torch has it for GPUs only", hint="leave the key out")
+                raise ConfigError("train.sync_batch_norm: torch supports it on GPUs only", hint="remove the key")
             network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
+        _drop_counters(network)
         self._layout = torch.channels_last if recipe.train.channels_last else torch.contiguous_format
         self.network = network.to(ranks.device, memory_format=self._layout).train()  # type: ignore[call-overload]
         self.ema = Ema(self.network, recipe.train.ema_decay, buffers=recipe.train.ema_buffers)
-        self.running = Running(ranks.device)
-        self._optimizer = build_optimizer(self.network, recipe.optimizer)
-        self._precision = PRECISIONS[recipe.train.precision]
+        self.running = RunningFigures(ranks.device)
+        self.optimizer = build_optimizer(self.network, recipe.optimizer)
+        self._precision = precision_of(recipe, ranks.device)
         # float16 gradients underflow, so the loss is scaled up; bfloat16 has float32's range.
-        self._scaler = torch.amp.GradScaler(ranks.device.type, enabled=self._precision is torch.float16)
-        # Rank 0's running statistics reach all ranks before each forward pass, as one network is shipped, not many.
-        self._parallel = DistributedDataParallel(
-            self.network,
-            device_ids=[ranks.device.index] if ranks.device.type == "cuda" else None,
-            gradient_as_bucket_view=True,
-        )
-        self._forward = torch.compile(self._parallel) if recipe.train.compile else self._parallel
+        self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=self._precision is torch.float16)
+        self._parallel = self._distribute() if ranks.world > 1 else None
+        self._forward: nn.Module = self._parallel or self.network
+        if mode := recipe.train.compile:
+            self._forward = torch.compile(self._forward, mode=None if mode is True else mode)  # type: ignore[assignment]
+        self._graphed = self._graph() if recipe.train.cuda_graph else None
         if ranks.world > 2:
             self._rehearse()
-        torch.manual_seed(recipe.train.seed + 1 + ranks.rank)  # ... and other random numbers during training
+        torch.manual_seed(recipe.train.seed + 1 + ranks.rank)  # different random numbers on each rank from here on
+
+    def _distribute(self) -> DistributedDataParallel:
+        # Buffers are not exchanged in an update: `averaged` broadcasts those of rank 0 before they are used.
+        names = inspect.signature(DistributedDataParallel).parameters  # torch 2.13 has renamed the option
+        no_buffers = {"forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers": False}
+        return DistributedDataParallel(
+            self.network,
+            device_ids=[self._ranks.device.index] if self._ranks.device.type == "cuda" else None,
+            gradient_as_bucket_view=True,
+            static_graph=self._ranks.device.type == "cuda" and self._recipe.train.accumulate == 1,
+            **no_buffers,  # type: ignore[arg-type]
+        )
+
+    def _graph(self) -> GraphedPass:
+        train = self._recipe.train
+        if self._ranks.device.type != "cuda" or self._ranks.world > 1 or train.accumulate > 1 or train.compile:
+            raise ConfigError(
+                "train.cuda_graph",
+                expected="one process with a GPU, train.accumulate=1, train.compile=false",
+                hint="remove the key",
+            )
+        return GraphedPass(self._gradients, self.network)
 
     def _rehearse(self) -> None:
-        """One pass whose gradients are thrown away.
+        """Run one pass and discard its gradients.
 
-        DDP arranges its buckets anew after the first pass, and from three ranks on the order in which gradients are
-        summed depends on them. So the first pass must not be one that a resumed run would not have.
+        DDP rearranges its buckets after the first pass. From three ranks on the order in which gradients are summed
+        depends on them, and a resumed run must not differ from an unbroken one.
         """
         kept = [buffer.clone() for buffer in self.network.buffers()]
         size = self._recipe.model.input_size
         images = torch.zeros(self._recipe.train.batch_size, 3, size, size, device=self._ranks.device)
         self._logits(images.contiguous(memory_format=self._layout)).sum().backward()  # type: ignore[no-untyped-call]
-        self._optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=True)
         with torch.no_grad():
             for buffer, value in zip(self.network.buffers(), kept, strict=True):
                 buffer.copy_(value)
 
-    def update(self, batches: Sequence[TrainBatch], step: int, rate: float) -> None:
-        """One update of the weights from the batches that are accumulated for it.
+    def update(self, batches: Sequence[TrainBatch | DeviceBatch], step: int, rate: float) -> None:
+        """Update the weights once.
 
         Args:
-            batches: this rank's images; the gradient is the mean over them and over all ranks.
-            step: counts from 1.
+            batches: images of this rank. The gradient is the mean over them and over all ranks.
+            step: number of the update, from 1.
             rate: learning rate.
+
+        Raises:
+            DataError: bad images leave a batch that is too small for batch norm.
         """
         for number, batch in enumerate(batches, start=1):
-            # Only the last backward pass exchanges gradients; those before it are added up on each rank.
+            images, labels = self.place(batch)
+            if self._graphed is not None and self._graphed.fits(images):
+                self.running.add(step, *self._graphed(images, labels), labels)
+                continue
+            if self._graphed is not None:  # a smaller batch; the captured gradients stay where they are
+                self.optimizer.zero_grad(set_to_none=False)
+            # Only the last backward pass exchanges gradients; the earlier ones accumulate on each rank.
             with nullcontext() if number == len(batches) else self.alone():
-                images, labels = self.place(batch)
-                self.backward(self.loss(images, labels, step) / len(batches))
+                loss, logits = self.loss(images, labels)
+                self.backward(loss / len(batches))
+            self.running.add(step, loss.detach(), logits.detach(), labels)
         self.apply(rate)
 
-    def loss(self, images: Tensor, labels: Tensor, step: int) -> Tensor:
-        """The batch's mean loss, which is counted in `running`."""
-        logits = self._logits(images)
-        loss = cross_entropy(logits, labels, label_smoothing=self._recipe.train.label_smoothing)
-        self.running.add(step, loss.detach(), logits.detach(), labels)
-        return loss
+    def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean loss and logits of a batch, see `place`."""
+        logits = self._logits(self.normalised(images))
+        return cross_entropy(logits, labels, label_smoothing=self._recipe.train.label_smoothing), logits
+
+    def _gradients(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        loss, logits = self.loss(images, labels)
+        self.backward(loss)
+        return loss, logits
 
     def _logits(self, images: Tensor) -> Tensor:
-        """Float32 logits, computed in the recipe's precision."""
+        """Return float32 logits, computed in the recipe's precision."""
         with torch.autocast(images.device.type, self._precision, enabled=self._precision is not torch.float32):
             return self._forward(images).float()  # type: ignore[no-any-return]
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of a loss; outside of `alone` the mean over the ranks."""
-        self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
 
     def alone(self) -> AbstractContextManager[None]:
-        """Within it, forward and backward passes leave the gradients of this rank as they are."""
-        return self._parallel.no_sync()
+        """Return a context in which gradients are not exchanged."""
+        return nullcontext() if self._parallel is None else self._parallel.no_sync()
 
     def apply(self, rate: float) -> None:
-        """Change the weights and their average by the gradients, which are used up."""
-        for group in self._optimizer.param_groups:
+        """Change weights and average by the gradients, and clear the gradients."""
+        for group in self.optimizer.param_groups:
             group["lr"] = rate
-        self._scaler.step(self._optimizer)
-        self._scaler.update()
-        self._optimizer.zero_grad(set_to_none=True)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self._graphed is None:
+            self.optimizer.zero_grad(set_to_none=True)
         self.ema.update()
 
-    def place(self, batch: TrainBatch) -> tuple[Tensor, Tensor]:
-        """Normalised images [N, 3, S, S] and labels [N] on this rank's device."""
-        device = self._ranks.device
-        images, labels = (torch.as_tensor(part).to(device, non_blocking=True) for part in (batch.images, batch.labels))
-        return normalise(images, self._recipe.preprocess).contiguous(memory_format=self._layout), labels
-
-    def averaged(self) -> nn.Module:
-        """The EMA network, the same on every rank; every rank must call it."""
-        for buffer in self.network.buffers():
-            torch.distributed.broadcast(buffer, 0)  # each rank's own last step has moved them apart
-        return self.ema.settle()
-
-    def snapshot(self) -> TrainingSnapshot:
-        """All that the next update depends on; every rank must call it."""
-        tensors = {f"model.{name}": value for name, value in self.network.state_dict().items()}
-        tensors |= {f"ema.{name}": value for name, value in self.ema.network.state_dict().items()}
-        names = {parameter: name for name, parameter in self.network.named_parameters()}
-        for parameter, values in self._optimizer.state.items():
-            tensors |= {f"optimizer.{key}.{names[parameter]}": torch.as_tensor(v) for key, v in values.items()}
-        for rank, state in enumerate(self._ranks.gather(_random_state(self._ranks.device))):
-            tensors[f"random.{rank}"] = state
-        return TrainingSnapshot(tensors, {"ema_updates": self.ema.updates, "scaler": self._scaler.state_dict()})
-
-    def restore(self, snapshot: TrainingSnapshot, where: str) -> None:
-        """Go on from what `snapshot` returned.
+    def place(self, batch: TrainBatch | DeviceBatch) -> tuple[Tensor, Tensor]:
+        """Return images uint8 [N, S, S, 3] and labels [N] on this rank's device.
 
         Raises:
-            ArtifactError: it is of another network.
+            DataError: too few images for batch norm.
         """
-        parts: dict[str, dict[str, Tensor]] = {"model": {}, "ema": {}, "optimizer": {}, "random": {}}
-        for name, value in snapshot.tensors.items():
-            part, _, rest = name.partition(".")
-            parts[part][rest] = value
-        load_weights(self.network, parts["model"], where)
-        load_weights(self.ema.network, parts["ema"], where)
-        parameters = dict(self.network.named_parameters())
-        for name, value in parts["optimizer"].items():
-            key, _, of = name.partition(".")
-            like = parameters[of]
-            # Per-weight state lies in memory as its weight does; a counter such as AdamW's stays on the CPU.
-            self._optimizer.state[like][key] = torch.empty_like(like).copy_(value) if value.dim() else value
-        self.ema.updates = snapshot.state["ema_updates"]
-        self._scaler.load_state_dict(snapshot.state["scaler"])
-        if (state := parts["random"].get(str(self._ranks.rank))) is not None:
-            _set_random_state(state, self._ranks.device)
+        if len(batch) < self._smallest_batch:
+            raise DataError(
+                "bad images leave too few good ones in a batch",
+                expected=f"at least {self._smallest_batch}",
+                found=len(batch),
+                hint="exclude bad images with `shrinkserve data verify --quarantine`",
+            )
+        device = self._ranks.device
+        images, labels = (torch.as_tensor(part).to(device, non_blocking=True) for part in (batch.images, batch.labels))
+        return images, labels
+
+    def normalised(self, images: Tensor) -> Tensor:
+        """Return the input of the network, float32 [N, 3, S, S]."""
+        return normalise(images, self._recipe.preprocess).contiguous(memory_format=self._layout)
+
+    def averaged(self) -> nn.Module:
+        """Return the EMA network, the same on every rank. Collective."""
+        network = self.ema.settle()
+        if self._ranks.world > 1:
+            for buffer in network.buffers():
+                torch.distributed.broadcast(buffer, 0)  # running statistics differ between ranks
+        return network
+
+    def all_finite(self) -> bool:
+        """Return True if all trained and averaged weights of rank 0 are finite. Collective."""
+        tensors = [*self.network.state_dict().values(), *self.ema.network.state_dict().values()]
+        finite = torch.stack([tensor.isfinite().all() for tensor in tensors]).all()
+        return not self._ranks.highest(int(not finite) if self._ranks.first else 0)
 
 
-def _random_state(device: torch.device) -> Tensor:
-    states = [torch.get_rng_state()]
-    if device.type == "cuda":
-        states.append(torch.cuda.get_rng_state(device))
-    return torch.cat(states)
+def smallest_batch(spec: Spec) -> int:
+    """Return how many images batch norm needs: 2 if one of its maps has a single pixel, else 1."""
+    maps = [operation.shape for operation in count(spec).operations if operation.kind == "batch_norm"]
+    return 2 if any(height * width == 1 for _, height, width in (tuple(shape) for shape in maps)) else 1
 
 
-def _set_random_state(state: Tensor, device: torch.device) -> None:
-    size = len(torch.get_rng_state())
-    torch.set_rng_state(state[:size])
-    if device.type == "cuda" and len(state) > size:
-        torch.cuda.set_rng_state(state[size:], device)
+def _drop_counters(network: nn.Module) -> None:
+    """Remove the counters of batch norms: with a fixed decay nothing reads them, and each costs a kernel per update."""
+    for module in network.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.num_batches_tracked = None
 
 
-def environment(ranks: DistContext) -> dict[str, Any]:
-    """Where this run computes."""
-    device = ranks.device
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
-    return {"device": name, "processes": ranks.world, "threads": torch.get_num_threads()}
+def device_name(ranks: DistContext) -> str:
+    """Return the name of this rank's device."""
+    return torch.cuda.get_device_name(ranks.device) if ranks.device.type == "cuda" else "CPU"

@@ -1,4 +1,4 @@
-"""`train/launch/`: training on many nodes, two of which are this machine."""
+"""`train/launch/`: training on several nodes, simulated on this machine."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LAUNCH = Path(__file__).parents[2] / "train" / "launch"
 
 
 def environment(**names: object) -> dict[str, str]:
-    """With this interpreter's torchrun on the path, and a free port."""
+    """Return the environment with this interpreter's torchrun on the path, and a free port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         names["PORT"] = probe.getsockname()[1]
@@ -32,7 +32,7 @@ def environment(**names: object) -> dict[str, str]:
     return {**os.environ, "PATH": path, **{name: str(value) for name, value in names.items()}}
 
 
-def test_two_nodes_by_hand(tmp_path: Path, digits: Path) -> None:
+def test_torchrun_sh_trains_on_two_nodes(tmp_path: Path, digits: Path) -> None:
     names = environment(HEAD="localhost", NODES=2, GPUS=1)
     command = ["bash", str(LAUNCH / "torchrun.sh"), "smoke", "--data", str(digits), "--out", str(tmp_path / "run")]
     nodes = [subprocess.Popen(command, env=names, stderr=subprocess.PIPE, text=True) for _ in range(2)]
@@ -48,7 +48,7 @@ def test_two_nodes_by_hand(tmp_path: Path, digits: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["torchrun.sh", "slurm.sbatch", "kubernetes.yaml"])
-def test_every_launcher_lets_processes_start_again(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_launcher_sets_its_own_store(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert OWN_STORE in (LAUNCH / name).read_text()
     for key, value in {"RANK": 0, "WORLD_SIZE": 2, "MASTER_ADDR": "localhost", "TORCHELASTIC_MAX_RESTARTS": 3}.items():
         monkeypatch.setenv(key, str(value))
@@ -91,7 +91,7 @@ SHIMS = {
 """Slurm's commands as a job sees them on one node: the options of srun are those of its first word."""
 
 
-def test_slurm_puts_a_job_back_that_ran_out_of_time(tmp_path: Path, digits: Path) -> None:
+def test_slurm_requeues_a_job_that_ran_out_of_time(tmp_path: Path, digits: Path) -> None:
     for name, body in SHIMS.items():
         (tmp_path / name).write_text(f"#!/bin/bash\n{body}\n")
         (tmp_path / name).chmod(0o755)
@@ -116,7 +116,7 @@ def test_slurm_puts_a_job_back_that_ran_out_of_time(tmp_path: Path, digits: Path
     assert asked == ["#SBATCH --signal=B:TERM@120"]  # B: the shell; else only srun's steps would hear of it
 
 
-def test_a_pytorchjob_runs_our_command(digits: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_pytorchjob_runs_a_valid_command(digits: Path, capsys: pytest.CaptureFixture[str]) -> None:
     client = pytest.importorskip("kubernetes.client", reason="needs the Kubernetes client")
     job = next(yaml.safe_load_all((LAUNCH / "kubernetes.yaml").read_text()))
     assert (job["apiVersion"], job["kind"]) == ("kubeflow.org/v1", "PyTorchJob")

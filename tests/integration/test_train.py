@@ -1,4 +1,4 @@
-"""`shrinkserve train`, `train plot` and `eval` as a person types them."""
+"""`shrinkserve train`, `train plot` and `eval` from the command line."""
 
 from __future__ import annotations
 
@@ -26,10 +26,14 @@ def command(*words: object) -> list[str]:
 
 
 def descendants(process: subprocess.Popen[str], count: int, seconds: float = 60) -> list[psutil.Process]:
-    """The training processes, once all are there."""
+    """Return the training processes, once all have started."""
     until = time.monotonic() + seconds
     while time.monotonic() < until and process.poll() is None:
-        children = [p for p in psutil.Process(process.pid).children(recursive=True) if "shrinkserve" in p.cmdline()]
+        children = [
+            p
+            for p in psutil.Process(process.pid).children(recursive=True)
+            if "shrinkserve.training.worker" in p.cmdline()
+        ]
         if len(children) == count:
             return children
         time.sleep(0.05)
@@ -44,15 +48,15 @@ def wait_for_checkpoint(run: Path, process: subprocess.Popen[str], seconds: floa
         time.sleep(0.02)
 
 
-def test_the_digits_folder_trains(smoke_run: Path) -> None:
+def test_train_digits(smoke_run: Path) -> None:
     card = read_card(smoke_run, "checkpoint")
     assert card.name == "smoke"
     assert card.metrics["images"] == 364
     assert tensors_sha256(load_file(smoke_run / "ema.safetensors")) == card.weights_sha256
 
 
-def test_two_processes_and_a_lost_one(tmp_path: Path, digits: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """``--nproc`` starts torchrun; a process that is killed is started again and the result is the same."""
+def test_nproc_restarts_after_a_lost_process(tmp_path: Path, digits: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """A killed process is started again, and the result is the same."""
     whole, lost = tmp_path / "whole", tmp_path / "lost"
     assert main(["train", "smoke", "--data", str(digits), "--out", str(whole), "--nproc", "2", *SMOKE]) == 0
     assert "wrote" in capfd.readouterr().out
@@ -67,7 +71,7 @@ def test_two_processes_and_a_lost_one(tmp_path: Path, digits: Path, capfd: pytes
     assert (lost / "ema.safetensors").read_bytes() == (whole / "ema.safetensors").read_bytes()
 
 
-def test_a_stopped_launch_writes_a_checkpoint_and_leaves_no_process(tmp_path: Path, digits: Path) -> None:
+def test_nproc_stops_at_a_checkpoint_and_leaves_no_process(tmp_path: Path, digits: Path) -> None:
     out = tmp_path / "run"
     words = ("train", "smoke", "--data", digits, "--out", out, "--nproc", 2, "--set", "schedule.epochs=500", *SMOKE)
     process = subprocess.Popen(command(*words), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -93,7 +97,7 @@ def test_train_nproc_listens_on_loopback_only(tmp_path: Path, digits: Path) -> N
     assert not [c.laddr for c in found if c.laddr.ip not in {"127.0.0.1", "::1"}]
 
 
-def test_a_killed_launcher_takes_its_processes_along(tmp_path: Path, digits: Path) -> None:
+def test_nproc_processes_end_with_a_killed_launcher(tmp_path: Path, digits: Path) -> None:
     out = tmp_path / "run"
     words = ("train", "smoke", "--data", digits, "--out", out, "--nproc", 2, "--set", "schedule.epochs=500", *SMOKE)
     with subprocess.Popen(command(*words), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True) as process:
@@ -104,7 +108,7 @@ def test_a_killed_launcher_takes_its_processes_along(tmp_path: Path, digits: Pat
     assert not [worker for worker in alive if worker.status() != psutil.STATUS_ZOMBIE]
 
 
-def test_a_lost_process_is_told_in_one_line(tmp_path: Path, digits: Path) -> None:
+def test_nproc_reports_a_lost_process_in_one_line(tmp_path: Path, digits: Path) -> None:
     out = tmp_path / "run"
     words = ("train", "smoke", "--data", digits, "--out", out, "--nproc", 2, "--set", "schedule.epochs=500", *SMOKE)
     process = subprocess.Popen(command(*words), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
@@ -117,7 +121,7 @@ def test_a_lost_process_is_told_in_one_line(tmp_path: Path, digits: Path) -> Non
     assert len(errors.splitlines()) == 1, errors
 
 
-def test_the_error_of_many_processes_is_one_line(tmp_path: Path, digits: Path) -> None:
+def test_nproc_reports_an_error_once(tmp_path: Path, digits: Path) -> None:
     words = ("train", "smoke", "--data", digits, "--out", tmp_path / "run", "--nproc", 2)
     done = subprocess.run(
         command(*words, "--set", "model.classes=5"), capture_output=True, text=True, timeout=120, check=False
@@ -135,13 +139,13 @@ def test_the_error_of_many_processes_is_one_line(tmp_path: Path, digits: Path) -
         (["smoke", "--data", "absent"], "absent: no such folder"),
         (["smoke", "--data", "DIGITS", "--set", "train.batchsize=3"], "train.batchsize: unknown key, did you mean"),
         (["smoke", "--data", "DIGITS", "--set", "train.precision=int4"], "train.precision"),
-        (["smoke", "--data", "DIGITS", "--set", "model.network=resnet"], "resnet: no such network"),
+        (["smoke", "--data", "DIGITS", "--set", "model.network=resnet"], "resnet: unknown network"),
         (["smoke", "--data", "DIGITS", "--resume", "--overwrite"], "--resume and --overwrite exclude each other"),
         (["smoke", "--data", "DIGITS", "--out", "FILE"], "is a file"),
         (["smoke"], "Missing option"),
     ],
 )
-def test_a_mistake_is_one_line(
+def test_train_reports_a_mistake_in_one_line(
     tmp_path: Path, digits: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
 ) -> None:
     (tmp_path / "file").write_text("")
@@ -154,7 +158,9 @@ def test_a_mistake_is_one_line(
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_a_place_that_cannot_be_written(tmp_path: Path, digits: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_train_reports_a_place_that_cannot_be_written(
+    tmp_path: Path, digits: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "file").write_text("")
     assert main(["train", "smoke", "--data", str(digits), "--out", str(tmp_path / "file" / "run")]) == 2
     told = capsys.readouterr().err
@@ -162,7 +168,7 @@ def test_a_place_that_cannot_be_written(tmp_path: Path, digits: Path, capsys: py
     assert len(told.splitlines()) == 1
 
 
-def test_a_truncated_shard_is_named(tmp_path: Path, digits: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_train_names_a_truncated_shard(tmp_path: Path, digits: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for path in digits.rglob("*"):
         if path.is_file():
             target = tmp_path / "data" / path.relative_to(digits)
@@ -177,7 +183,7 @@ def test_a_truncated_shard_is_named(tmp_path: Path, digits: Path, capsys: pytest
     assert not (tmp_path / "run").exists()
 
 
-def test_eval_prints_what_the_card_says(smoke_run: Path, digits: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_eval_prints_the_figures_of_the_card(smoke_run: Path, digits: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["eval", str(smoke_run), "--data", str(digits), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["top1"] == read_card(smoke_run).metrics["top1"]
@@ -188,13 +194,15 @@ def test_eval_prints_what_the_card_says(smoke_run: Path, digits: Path, capsys: p
 
 
 @pytest.mark.parametrize(("suffix", "begins"), [("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")])
-def test_plot_draws_the_curves(tmp_path: Path, smoke_run: Path, suffix: str, begins: bytes) -> None:
+def test_plot_draws_curves(tmp_path: Path, smoke_run: Path, suffix: str, begins: bytes) -> None:
     target = tmp_path / f"curves.{suffix}"
     assert main(["train", "plot", str(smoke_run), "--out", str(target)]) == 0
     assert target.read_bytes().startswith(begins)
 
 
-def test_plot_of_what_is_no_run(tmp_path: Path, smoke_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_plot_rejects_other_folders_and_suffixes(
+    tmp_path: Path, smoke_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["train", "plot", str(tmp_path), "--out", str(tmp_path / "x.png")]) == 2
     assert main(["train", "plot", str(smoke_run), "--out", str(tmp_path / "x.docx")]) == 2
     told = capsys.readouterr().err.splitlines()
@@ -202,19 +210,19 @@ def test_plot_of_what_is_no_run(tmp_path: Path, smoke_run: Path, capsys: pytest.
     assert "expected .png, .svg or .pdf" in told[1]
 
 
-def test_plan_adds_up(digits: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_plan_prints_updates(digits: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     words = ["train", "digits", "--data", str(digits), "--nproc", "2", "--plan", "--images-per-second", "100"]
     assert main([*words, "--out", str(tmp_path / "run")]) == 0
     lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines() if " batch" not in line)
     assert lines["images"].startswith("1,433 train, 364 validation; 11 classes")
-    assert lines["updates"] == "352 = 22 an epoch x 16 epochs"
+    assert lines["updates"] == "352 = 22 per epoch x 16 epochs"
     assert not (tmp_path / "run").exists()
 
 
-def test_profile_prints_the_parts(
+def test_profile_prints_each_part(
     digits: Path, capsys: pytest.CaptureFixture[str], shrinkserve: Callable[..., None]
 ) -> None:
     shrinkserve("train", "smoke", "--data", digits, "--profile")
     told = capsys.readouterr().out
-    for part in ("wait for data", "forward", "backward", "all-reduce", "optimiser, EMA", "as trained"):
+    for part in ("wait for data", "forward", "backward", "all-reduce", "optimiser, EMA", "complete update"):
         assert part in told

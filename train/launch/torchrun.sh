@@ -3,16 +3,17 @@
 #
 #   HEAD=node0 NODES=2 GPUS=8 train/launch/torchrun.sh shrinkcnn-a --data /data/ImagenetTF --out /shared/runs/a
 #
-# HEAD is any one of the machines; --out must be on a disk that all of them share. A machine that is lost and comes
-# back joins again: all processes then go on from the last checkpoint, MAX_RESTARTS times at most.
+# HEAD is any one of the machines; --out must be on a disk that all of them share. When a machine is lost and returns,
+# all processes continue from the last checkpoint, at most MAX_RESTARTS times.
 #
-# Security: PORT (29500 by default) on HEAD and random ports on all nodes have no authentication; who reaches them can
-# run code as you. Let only the training nodes reach each other's ports (firewall or private network).
+# Security: PORT (29500 by default) on HEAD and random ports on all nodes have no authentication: anyone who can connect
+# to them can run code as you. Let only the training nodes connect to each other (firewall or private network).
+# With several network interfaces name the right one: GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME.
 set -euo pipefail
 
 : "${HEAD:?the name of one of the machines}" "${NODES:?how many machines}"
 
-# Processes that are started again must not find what lost ones left in torchrun's store.
+# Restarted processes must not find the addresses of lost ones in torchrun's store.
 export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
 
 exec torchrun \

@@ -14,12 +14,12 @@ import pytest
 from PIL import Image
 
 from shrinkserve.config import Recipe, parse_recipe
-from shrinkserve.training.loop import train
+from shrinkserve.training.train import train
 
 
 @pytest.fixture(scope="session")
 def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An image folder of two classes that a network tells apart: reddish and bluish noise. Read only."""
+    """Return an image folder of two classes that are easy to separate: reddish and bluish noise. Read only."""
     root = tmp_path_factory.mktemp("colours")
     rng = np.random.default_rng(7)
     for split, count in (("train", 24), ("val", 11)):
@@ -34,7 +34,7 @@ def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def recipe(**sections: dict[str, Any]) -> Recipe:
-    """A recipe for `colours`; keywords are sections with the keys to change."""
+    """Return a recipe for `colours`; keywords are sections with the keys to change."""
     raw: dict[str, Any] = {
         "name": "tiny",
         "model": {"input_size": 32, "width": 0.25, "batch_norm_decay": 0.8},
@@ -50,13 +50,13 @@ def recipe(**sections: dict[str, Any]) -> Recipe:
 
 @pytest.fixture
 def tiny() -> Callable[..., Recipe]:
-    """Make a recipe for `colours`; keywords are sections with the keys to change."""
+    """Return a function that makes a recipe for `colours`; keywords are sections with the keys to change."""
     return recipe
 
 
 @pytest.fixture(scope="session")
 def run(tmp_path_factory: pytest.TempPathFactory, colours: Path) -> Path:
-    """A finished run of four epochs on `colours`. Read only."""
+    """Return a complete run of four epochs on `colours`. Read only."""
     out = tmp_path_factory.mktemp("runs") / "tiny"
     train(recipe(schedule={"epochs": 4}), colours, out)
     return out
@@ -64,7 +64,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, colours: Path) -> Path:
 
 @pytest.fixture
 def run_ranks() -> Callable[..., str]:
-    """Run training in several processes, see ranks.py; returns what they print."""
+    """Return a function that trains in several processes (ranks.py) and returns their output."""
 
     def run(recipe: Recipe, data: Path, out: Path, world: int, kills: Sequence[tuple[int, int]] = ()) -> str:
         job = {"data": str(data), "out": str(out), "recipe": recipe.to_dict(), "world": world, "kills": kills}

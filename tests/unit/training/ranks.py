@@ -18,7 +18,7 @@ from typing import Any
 import torch.utils.tensorboard  # noqa: F401 - imported before the fork, not in each rank
 
 from shrinkserve.config import parse_recipe
-from shrinkserve.training.loop import train
+from shrinkserve.training.train import train
 from shrinkserve.training.train_state import TrainState
 
 

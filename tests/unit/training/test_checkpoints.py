@@ -16,7 +16,7 @@ def snapshot(step: int) -> TrainingSnapshot:
     return TrainingSnapshot(tensors, {"position": {"step": step}, "name": "a"})
 
 
-def test_what_is_written_is_read(tmp_path: Path) -> None:
+def test_write_and_read_round_trip(tmp_path: Path) -> None:
     path = checkpoints.write(tmp_path, 12, snapshot(12))
     found = checkpoints.read(path)
     assert path.name == "step-00000012.safetensors"
@@ -26,14 +26,14 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
 
 
 def damaged(content: bytes) -> list[bytes]:
-    """The content with one bit turned at a time, in the header and in the tensors, and cut short."""
+    """Return copies with one bit flipped, in the header and in the tensors, and truncated copies."""
     turned = [bytearray(content) for _ in range(40)]
     for number, copy in enumerate(turned):
         copy[number * (len(content) - 1) // 39] ^= 1 << (number % 8)
     return [*map(bytes, turned), content[: len(content) // 2], content[:-1], b""]
 
 
-def test_a_damaged_newest_one_falls_back_and_says_so(tmp_path: Path) -> None:
+def test_newest_skips_damaged_checkpoints_and_reports_them(tmp_path: Path) -> None:
     for step in (10, 20):
         newest = checkpoints.write(tmp_path, step, snapshot(step))
     content = newest.read_bytes()
@@ -48,8 +48,8 @@ def test_a_damaged_newest_one_falls_back_and_says_so(tmp_path: Path) -> None:
         assert "falling back" in heard[0]
 
 
-def test_one_that_was_not_finished_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Killed while it is written, the file of the step is the one that was there, or none."""
+def test_write_that_is_interrupted_leaves_no_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file of the step is the one before, or none."""
     checkpoints.write(tmp_path, 10, snapshot(10))
 
     def killed(*_: object) -> None:
@@ -64,11 +64,11 @@ def test_one_that_was_not_finished_is_none(tmp_path: Path, monkeypatch: pytest.M
     assert found[1].tensors["model.a"][0, 0] == 10
 
 
-def test_no_checkpoint_at_all(tmp_path: Path) -> None:
+def test_newest_without_checkpoints(tmp_path: Path) -> None:
     assert checkpoints.newest(tmp_path / "absent", lambda _: None) is None
 
 
-def test_prune_keeps_the_last_and_the_best(tmp_path: Path) -> None:
+def test_prune_keeps_last_and_best(tmp_path: Path) -> None:
     for step in range(1, 7):
         checkpoints.write(tmp_path, step, snapshot(step))
     checkpoints.prune(tmp_path, keep=2, best=3)
@@ -76,7 +76,7 @@ def test_prune_keeps_the_last_and_the_best(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 3
 
 
-def test_other_files_are_refused(tmp_path: Path) -> None:
+def test_read_rejects_other_files(tmp_path: Path) -> None:
     other = tmp_path / "x.safetensors"
     other.write_bytes(b"not tensors")
     with pytest.raises(ArtifactError, match=r"x\.safetensors: not a readable checkpoint"):

@@ -20,7 +20,7 @@ def change(module: nn.Module, value: float) -> None:
         tensor.data.fill_(value)
 
 
-def test_the_decay_warms_up_as_published() -> None:
+def test_ema_decay_warms_up_as_published() -> None:
     """min(decay, (1 + n) / (10 + n)) at update n, written out for a scalar."""
     module = network(0.0)
     ema, expected = Ema(module, decay=0.5), 0.0
@@ -34,7 +34,7 @@ def test_the_decay_warms_up_as_published() -> None:
         assert parameter.flatten().tolist() == pytest.approx([expected] * parameter.numel(), rel=1e-6)
 
 
-def test_running_statistics_are_used_as_they_are() -> None:
+def test_ema_copies_running_statistics() -> None:
     module = network(1.0)
     ema = Ema(module, decay=0.9)
     change(module, 2.0)
@@ -44,7 +44,7 @@ def test_running_statistics_are_used_as_they_are() -> None:
     assert 1.0 < settled[1].weight[0].item() < 2.0
 
 
-def test_running_statistics_can_be_averaged() -> None:
+def test_ema_averages_running_statistics_with_buffers() -> None:
     module = network(1.0)
     ema = Ema(module, decay=0.9, buffers=True)
     change(module, 2.0)
@@ -54,7 +54,7 @@ def test_running_statistics_can_be_averaged() -> None:
     assert 1.0 < settled[1].running_mean[0].item() < 2.0
 
 
-def test_the_average_does_not_train() -> None:
+def test_ema_network_is_not_trained() -> None:
     module = network(1.0)
     ema = Ema(module, decay=0.9)
     assert not ema.network.training

@@ -16,24 +16,24 @@ from shrinkserve.config import Recipe
 from shrinkserve.data import evaluation_batches, open_dataset
 from shrinkserve.preprocess import Preprocess
 from shrinkserve.training.distributed import join
-from shrinkserve.training.evaluation import evaluate_source
-from shrinkserve.training.metrics import Running, evaluate, hits
+from shrinkserve.training.evaluation import evaluate
+from shrinkserve.training.metrics import RunningFigures, evaluate_network, hits
 
 PREPROCESS = Preprocess(size=32)
 
 
 class Average(nn.Module):
-    """Logits from the mean red and blue."""
+    """Computes logits from the mean red and blue."""
 
     def forward(self, images: Tensor) -> Tensor:
         means = images.mean((2, 3))
         return means[:, [2, 0]] * 3 + torch.tensor([0.0, 0.4])
 
 
-def test_figures_are_those_of_scikit_learn(colours: Path) -> None:
+def test_evaluate_network_matches_scikit_learn(colours: Path) -> None:
     dataset = open_dataset(colours, "validation")
     with join() as ranks:
-        found = evaluate(Average(), dataset, PREPROCESS, ranks, batch_size=5, workers=0)
+        found = evaluate_network(Average(), dataset, PREPROCESS, ranks, batch_size=5, workers=0)
     batches = list(evaluation_batches(dataset, PREPROCESS, 100, workers=0))
     labels = np.concatenate([batch.labels for batch in batches])
     pixels = np.concatenate([batch.images for batch in batches]).transpose(0, 3, 1, 2)
@@ -46,7 +46,7 @@ def test_figures_are_those_of_scikit_learn(colours: Path) -> None:
     assert found.top5 == 1.0
 
 
-def test_hits_among_the_best() -> None:
+def test_hits_match_scikit_learn() -> None:
     rng = np.random.default_rng(0)
     logits, labels = rng.standard_normal((200, 12)).astype(np.float32), rng.integers(0, 12, 200)
     for k in (1, 5):
@@ -54,9 +54,9 @@ def test_hits_among_the_best() -> None:
         assert int(hits(torch.from_numpy(logits), torch.from_numpy(labels), k)) == expected
 
 
-def test_running_figures_and_the_first_bad_step() -> None:
+def test_running_figures_report_means_and_first_bad_step() -> None:
     with join() as ranks:
-        running = Running(ranks.device)
+        running = RunningFigures(ranks.device)
         logits, labels = torch.tensor([[1.0, 0.0], [1.0, 0.0]]), torch.tensor([0, 1])
         running.add(1, torch.tensor(2.0), logits, labels)
         running.add(2, torch.tensor(4.0), logits[:1], labels[:1])
@@ -68,7 +68,7 @@ def test_running_figures_and_the_first_bad_step() -> None:
         assert running.first_bad_step(ranks) == 3
 
 
-def test_more_processes_than_images(
+def test_evaluation_with_more_processes_than_images(
     tmp_path: Path, colours: Path, tiny: Callable[..., Recipe], run_ranks: Callable[..., str]
 ) -> None:
     data = tmp_path / "data"
@@ -79,5 +79,6 @@ def test_more_processes_than_images(
     run_ranks(tiny(schedule={"epochs": 1}), data, tmp_path / "run", 3)
     metrics = read_card(tmp_path / "run").metrics
     assert metrics["images"] == 2
-    alone = evaluate_source(tmp_path / "run", data, "ema")[0].figures
-    assert {name: metrics[name] for name in alone} == pytest.approx(alone, rel=1e-5)
+    alone = evaluate(tmp_path / "run", data)
+    assert metrics["loss"] == pytest.approx(alone.loss, rel=1e-5)
+    assert (metrics["top1"], metrics["top5"]) == pytest.approx((alone.top1, alone.top5))

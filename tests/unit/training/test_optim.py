@@ -52,7 +52,7 @@ def ours(weights: Weights, epsilon: float, decay: float = 0.9) -> RMSProp:
 
 
 @pytest.mark.parametrize("epsilon", [1.0, 1e-3])
-def test_fifty_updates_and_their_average_are_those_of_tensorflow(epsilon: float) -> None:
+def test_rmsprop_and_ema_match_tensorflow_over_fifty_updates(epsilon: float) -> None:
     """`tf.compat.v1.train.RMSPropOptimizer` on a loss with L2 in it; see tensorflow_golden.py."""
     golden = {
         name: np.concatenate([np.ravel(v) for v in values]) for name, values in GOLDEN["results"][str(epsilon)].items()
@@ -81,14 +81,14 @@ def rmsprop_tf() -> Any:
 
 
 @pytest.mark.parametrize("epsilon", [1.0, 1e-3])
-def test_rmsprop_is_timms_rmsprop_tf(epsilon: float) -> None:
+def test_rmsprop_matches_timm(epsilon: float) -> None:
     mine, theirs = Weights(), Weights()
     train(mine, ours(mine, epsilon))
     train(theirs, rmsprop_tf()(theirs.parameters(), lr=1.0, alpha=0.9, eps=epsilon, momentum=0.9, weight_decay=2 * L2))
     np.testing.assert_allclose(numbers(mine), numbers(theirs), rtol=1e-9)
 
 
-def test_a_changed_rate_does_not_act_on_the_gathered_velocity() -> None:
+def test_rmsprop_rate_change_does_not_scale_velocity() -> None:
     weight = nn.Parameter(torch.zeros(1))
     optimizer = RMSProp([weight], lr=1.0, decay=0.0, momentum=0.5, epsilon=0.0)
     weight.grad = torch.ones(1)
@@ -100,7 +100,7 @@ def test_a_changed_rate_does_not_act_on_the_gathered_velocity() -> None:
     assert weight.item() == pytest.approx(-1.5)
 
 
-def test_l2_is_for_kernels_that_mix_channels() -> None:
+def test_parameter_groups_give_l2_to_kernels_that_mix_channels() -> None:
     spec = load_network("shrinkcnn-a")
     network = compile_spec(spec)
     decayed, others = parameter_groups(network, 4e-5)
@@ -115,7 +115,7 @@ def test_l2_is_for_kernels_that_mix_channels() -> None:
 @pytest.mark.parametrize(
     ("name", "kind"), [("rmsprop", RMSProp), ("sgd", torch.optim.SGD), ("adamw", torch.optim.AdamW)]
 )
-def test_recipes_name_optimisers(name: str, kind: type) -> None:
+def test_build_optimizer_by_name(name: str, kind: type) -> None:
     network = nn.Sequential(nn.Linear(2, 2))
     optimizer = build_optimizer(network, OptimizerConfig(name=name, l2=0.5))  # type: ignore[arg-type]
     assert isinstance(optimizer, kind)
@@ -124,3 +124,26 @@ def test_recipes_name_optimisers(name: str, kind: type) -> None:
     before = network[0].weight.detach().clone()
     optimizer.step()
     assert not torch.equal(before, network[0].weight)
+
+
+@pytest.mark.parametrize("l2", [0.0, 0.01])
+def test_rmsprop_with_loss_scaler_skips_overflows_and_else_matches_unscaled(l2: float) -> None:
+    """The scaler passes its scale to the optimiser; a power of two changes no bit."""
+    rng = torch.Generator().manual_seed(0)
+    plain, scaled = nn.Linear(3, 2), nn.Linear(3, 2)
+    scaled.load_state_dict(plain.state_dict())
+    optimizers = [RMSProp(net.parameters(), lr=0.1, epsilon=1e-3, weight_decay=l2) for net in (plain, scaled)]
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=1000)
+    for step in range(6):
+        inputs, overflow = torch.randn(4, 3, generator=rng), step == 3
+        if not overflow:
+            plain(inputs).square().sum().backward()
+            optimizers[0].step()
+        scaler.scale(scaled(inputs).square().sum() * (float("inf") if overflow else 1.0)).backward()
+        scaler.step(optimizers[1])
+        scaler.update()
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        assert torch.equal(plain.weight, scaled.weight), step
+        assert torch.equal(plain.bias, scaled.bias), step
+    assert scaler.get_scale() == 512.0  # halved once

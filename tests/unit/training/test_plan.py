@@ -14,7 +14,7 @@ from shrinkserve.training.plan import activation_bytes, plan_training
 
 
 @pytest.mark.parametrize("network_name", ["shrinkcnn-a", "shrinkcnn-b"])
-def test_the_memory_of_activations_is_what_autograd_keeps(tiny: Callable[..., Recipe], network_name: str) -> None:
+def test_activation_bytes_match_what_autograd_keeps(tiny: Callable[..., Recipe], network_name: str) -> None:
     recipe = tiny(model={"network": network_name, "input_size": 64}, train={"batch_size": 4})
     spec = arch.from_recipe(recipe.model, 2)
     network = compile_spec(spec)
@@ -32,12 +32,12 @@ def test_the_memory_of_activations_is_what_autograd_keeps(tiny: Callable[..., Re
     assert activation_bytes(spec, recipe) == pytest.approx(sum(kept.values()), rel=0.15)
 
 
-def test_hours_follow_speed_and_processes(colours: Path, tiny: Callable[..., Recipe]) -> None:
+def test_plan_hours_follow_speed_and_processes(colours: Path, tiny: Callable[..., Recipe]) -> None:
     recipe = tiny(schedule={"epochs": 3})
     one = plan_training(recipe, colours, images_per_second=10)
     assert (one.steps_an_epoch, one.steps, one.total_batch, one.classes) == (6, 18, 8, 2)
     assert one.hours == pytest.approx((3 * 48 + 3 * 22 / 3) / 10 / 3600)
-    two = plan_training(recipe, colours, processes=2, images_per_second=10)
+    two = plan_training(recipe, colours, nproc=2, images_per_second=10)
     assert (two.steps_an_epoch, two.total_batch) == (3, 16)
     assert two.hours == pytest.approx(one.hours / 2)
     assert two.peak_rate == 2 * one.peak_rate == pytest.approx(0.1 * 16 / 256)

@@ -10,11 +10,11 @@ from shrinkserve.config import load_recipe, recipe_names
 
 
 @pytest.mark.parametrize("name", recipe_names())
-def test_every_recipe_loads_under_its_own_name(name: str) -> None:
+def test_recipe_loads_under_its_own_name(name: str) -> None:
     assert load_recipe(name).name == name
 
 
-def test_the_published_recipe() -> None:
+def test_shrinkcnn_a_is_the_published_recipe() -> None:
     """The values of the paper's README and solver (arXiv:1911.09251)."""
     recipe = load_recipe("shrinkcnn-a").to_dict()
     assert recipe["model"] == {
@@ -38,6 +38,6 @@ def test_the_published_recipe() -> None:
     }  # fmt: skip
 
 
-def test_b_differs_in_its_network_only() -> None:
+def test_shrinkcnn_b_differs_in_its_network_only() -> None:
     a, b = load_recipe("shrinkcnn-a"), load_recipe("shrinkcnn-b")
     assert replace(b, name=a.name, model=replace(b.model, network=a.model.network)) == a

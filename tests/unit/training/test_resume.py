@@ -1,16 +1,19 @@
 from __future__ import annotations
 
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from shrinkserve.cli import main
 from shrinkserve.config import Recipe
+from shrinkserve.errors import ConfigError, DataError
 from shrinkserve.training import checkpoints
 from shrinkserve.training.logs import METRICS, read_metrics
-from shrinkserve.training.loop import train
+from shrinkserve.training.train import train
 
 
 def weights(run: Path) -> dict[str, bytes]:
@@ -36,7 +39,7 @@ MORE = {
         pytest.param(3, {}, id="3-rmsprop"),  # from three on, the order of a sum depends on how gradients are grouped
     ],
 )
-def test_killed_at_random_steps_it_ends_bit_identical(
+def test_resume_is_bit_identical_after_kills_at_random_steps(
     tmp_path: Path,
     colours: Path,
     tiny: Callable[..., Recipe],
@@ -56,7 +59,7 @@ def test_killed_at_random_steps_it_ends_bit_identical(
     assert steps(tmp_path / "killed") == steps(tmp_path / "unbroken"), kills
 
 
-def test_another_number_of_processes_goes_on_and_says_so(
+def test_resume_with_another_number_of_processes(
     tmp_path: Path,
     colours: Path,
     tiny: Callable[..., Recipe],
@@ -75,3 +78,45 @@ def test_another_number_of_processes_goes_on_and_says_so(
     assert "another total batch (2 -> 1 processes): not bit-identical" in capsys.readouterr().out
     training = [record for record in read_metrics(out / METRICS) if record["kind"] == "train"]
     assert training[-1]["step"] == 2 + (48 - 2 * 8) // 4
+
+
+@pytest.fixture
+def unfinished(tmp_path: Path, colours: Path, tiny: Callable[..., Recipe]) -> tuple[Path, Path, Recipe]:
+    """Return a folder with an unfinished run, its data and its recipe."""
+    data, out, recipe = tmp_path / "data", tmp_path / "run", tiny(schedule={"epochs": 2})
+    shutil.copytree(colours, data)
+    train(recipe, data, out)
+    (out / "card.json").unlink()
+    checkpoints.listed(out / checkpoints.FOLDER)[-1].unlink()
+    return out, data, recipe
+
+
+def test_resume_rejects_exchanged_classes(unfinished: tuple[Path, Path, Recipe]) -> None:
+    """The names of the classes and the number of images are the same."""
+    out, data, recipe = unfinished
+    for split in ("train", "val"):
+        (data / split / "red" / "0.png").rename(data / split / "red" / "first.png")
+        (data / split / "blue" / "0.png").rename(data / split / "red" / "0.png")
+        (data / split / "red" / "first.png").rename(data / split / "blue" / "first.png")
+    with pytest.raises(ConfigError, match="other training data"):
+        train(recipe, data, out, resume=True)
+
+
+def test_resume_rejects_another_validation_split(unfinished: tuple[Path, Path, Recipe]) -> None:
+    out, data, recipe = unfinished
+    (data / "val" / "red" / "0.png").rename(data / "val" / "red" / "other.png")
+    with pytest.raises(ConfigError, match="different: validation"):
+        train(recipe, data, out, resume=True)
+
+
+def test_resume_after_quarantine_goes_on(
+    unfinished: tuple[Path, Path, Recipe], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The message about a bad image advises to quarantine it, and that must not end the run."""
+    out, data, recipe = unfinished
+    (data / "train" / "red" / "3.png").write_text("no image")
+    with pytest.raises(DataError, match="--quarantine"):
+        train(recipe, data, out, resume=True)
+    assert main(["data", "verify", str(data), "--quarantine"]) in {0, 1, 2}
+    assert train(recipe, data, out, resume=True).trained
+    assert "47 instead of 48 training images" in capsys.readouterr().out

@@ -1,0 +1,98 @@
+"""The inputs of a run: data, classes, network and loader, checked before anything is written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from shrinkserve import arch
+from shrinkserve.arch.spec import Spec
+from shrinkserve.config import Recipe
+from shrinkserve.data import Dataset, TrainLoader, open_dataset, train_loader
+from shrinkserve.errors import ConfigError, DataError
+from shrinkserve.text import check_class_names
+
+
+@dataclass(frozen=True)
+class RunInputs:
+    """Everything that a run reads.
+
+    Attributes:
+        training: training images.
+        validation: validation images.
+        classes: names in the order of the logits.
+        spec: the network.
+        loader: augmented batches of one rank.
+        total_batch: images per update, over all ranks.
+        steps: updates per epoch.
+        fingerprints: hash of names and labels of the images, by split.
+    """
+
+    training: Dataset
+    validation: Dataset
+    classes: list[str]
+    spec: Spec
+    loader: TrainLoader
+    total_batch: int
+    steps: int
+    fingerprints: dict[str, str]
+
+
+def open_inputs(recipe: Recipe, data: Path, *, rank: int = 0, world: int = 1) -> RunInputs:
+    """Open the inputs of one rank.
+
+    Raises:
+        ConfigError: the recipe does not fit the data.
+        SpecError: no such network, or one that does not fit the recipe.
+        DataError: missing or damaged data, or too few images.
+    """
+    training, validation = open_dataset(data, "train"), open_dataset(data, "validation")
+    classes = agreed_classes(recipe, training, validation)
+    spec = arch.from_recipe(recipe.model, len(classes))
+    loader = train_loader(training, recipe, rank=rank, world=world)
+    steps = len(loader) // recipe.train.accumulate
+    if not steps:
+        raise ConfigError("train.accumulate", expected=f"at most {len(loader)}", found=recipe.train.accumulate)
+    total_batch = recipe.train.batch_size * recipe.train.accumulate * world
+    fingerprints = {str(dataset.split): dataset.fingerprint() for dataset in (training, validation)}
+    return RunInputs(training, validation, classes, spec, loader, total_batch, steps, fingerprints)
+
+
+def usage_lines(inputs: RunInputs) -> list[str]:
+    """Return one line for each split that has skipped files or classes without images."""
+    found = []
+    for dataset in (inputs.training, inputs.validation):
+        usage = dataset.usage()
+        reasons = [f"{count} {reason}" for reason, count in usage.skipped.items()]
+        parts = [f"left out {', '.join(reasons)}"] if reasons else []
+        if usage.empty_classes:
+            parts.append(f"no images of {', '.join(usage.empty_classes[:5])}")
+        if parts:
+            found.append(f"warning: {usage.split} images: {usage.used} used; {'; '.join(parts)}")
+    return found
+
+
+def agreed_classes(recipe: Recipe, training: Dataset, validation: Dataset) -> list[str]:
+    """Return the class names that both splits and the recipe agree on.
+
+    Raises:
+        ConfigError: they do not.
+        DataError: a class name is not one line, or has control characters.
+    """
+    if training.classes != validation.classes:
+        only = sorted({*training.classes} ^ {*validation.classes})
+        difference = f"only in one of them: {', '.join(only[:5])}" if only else "another order"
+        raise ConfigError(
+            f"{training.root}: the training and validation splits have different classes",
+            expected=f"{len(training.classes)} classes",
+            found=f"{len(validation.classes)} ({difference})",
+        )
+    check_class_names(training.classes, DataError, str(training.root))
+    if recipe.model.classes not in (None, len(training.classes)):
+        raise ConfigError(
+            "model.classes",
+            expected=f"{len(training.classes)}, as {training.root} has",
+            found=recipe.model.classes,
+            hint="remove the key",
+        )
+    return training.classes

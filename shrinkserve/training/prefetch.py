@@ -1,0 +1,60 @@
+"""Copies of batches to a GPU, ahead of the updates that use them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from shrinkserve.concurrency import ordered_map
+from shrinkserve.data import TrainBatch
+
+
+@dataclass(frozen=True)
+class DeviceBatch:
+    """Images and labels on the device of a rank.
+
+    Attributes:
+        images: uint8 [N, S, S, 3], not normalised.
+        labels: int64 [N].
+    """
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def on_device(batches: Iterator[TrainBatch], device: torch.device) -> Iterator[DeviceBatch]:
+    """Return the batches on a device.
+
+    For a GPU, a thread copies the next batch to pinned memory and starts its transfer on a second stream, so that
+    neither the host nor the GPU's main stream waits for it.
+    """
+    if device.type != "cuda":
+        return (DeviceBatch(torch.as_tensor(batch.images), torch.as_tensor(batch.labels)) for batch in batches)
+    return _transferred(batches, device)
+
+
+def _transferred(batches: Iterator[TrainBatch], device: torch.device) -> Iterator[DeviceBatch]:
+    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+    def transfer(batch: TrainBatch) -> tuple[DeviceBatch, torch.cuda.Event]:
+        with torch.cuda.stream(stream):
+            moved = DeviceBatch(_moved(batch.images, device), _moved(batch.labels, device))
+            return moved, stream.record_event()
+
+    for moved, done in ordered_map(transfer, batches, 1):
+        current = torch.cuda.current_stream(device)
+        current.wait_event(done)
+        for tensor in (moved.images, moved.labels):
+            tensor.record_stream(current)  # its memory must not be reused before the update has read it
+        yield moved
+
+
+def _moved(values: object, device: torch.device) -> Tensor:
+    tensor = torch.as_tensor(values)
+    return tensor if tensor.is_cuda else tensor.pin_memory().to(device, non_blocking=True)

@@ -1,0 +1,89 @@
+"""A run in this process, from its checks to its result."""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from shrinkserve.config import Recipe
+from shrinkserve.training.display import Display
+from shrinkserve.training.distributed import DistContext, join
+from shrinkserve.training.events import Callback
+from shrinkserve.training.finish import TrainResult, read_result, result_of
+from shrinkserve.training.inputs import usage_lines
+from shrinkserve.training.loop import TrainingLoop
+from shrinkserve.training.run_folder import RunFolder, Start
+from shrinkserve.training.signals import StopRequest, Watchdog
+from shrinkserve.training.torch_settings import torch_settings
+from shrinkserve.training.warnings import warnings_of
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """Options of the start of a run.
+
+    Attributes:
+        resume: continue the run in the folder, or start one if there is none.
+        overwrite: replace the run in the folder. It is removed when the new one has a checkpoint.
+        allow_recipe_change: with `resume`, the recipe may differ from the one in the folder.
+        stall_timeout: seconds without progress after which the process ends; None: never.
+    """
+
+    resume: bool = False
+    overwrite: bool = False
+    allow_recipe_change: bool = False
+    stall_timeout: float | None = None
+
+
+def train_here(
+    recipe: Recipe, data: Path, out: Path, options: TrainOptions, callback: Callback | None = None
+) -> TrainResult:
+    """Train in this process, which may be one of several that torchrun has started. See `train`."""
+    # OpenMP threads that spin while they wait take the cores from the loader: 3 to 10 times slower on two cores. Only
+    # effective if torch is not loaded yet; the command line sets it before.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    with ExitStack() as stack:
+        stack.enter_context(torch_settings(deterministic=recipe.train.deterministic))
+        ranks = stack.enter_context(join(recipe.train.threads))
+        stop = stack.enter_context(StopRequest())
+        watchdog = stack.enter_context(Watchdog(options.stall_timeout, stop))
+        if callback is None:
+            callback = stack.enter_context(Display()) if ranks.first else lambda _: None
+        folder = RunFolder(out)
+        loop = TrainingLoop(recipe, data, folder, ranks, callback, stop, watchdog)
+        if ranks.first:
+            stack.enter_context(folder)
+        start = _decide(folder, recipe, options, ranks)
+        if start is Start.COMPLETE:
+            loop.say(f"{out}: the run is complete, nothing to train")
+            return read_result(out, trained=False, verify=ranks.first)
+        if start is Start.RESUME:
+            loop.resume()
+        for warning in [*usage_lines(loop.inputs), *warnings_of(recipe, loop.steps * recipe.schedule.epochs)]:
+            loop.say(warning)
+        if ranks.first:
+            folder.begin(recipe, start)
+        ranks.wait()
+        card = loop.run()
+        return result_of(out, card, trained=True) if card else read_result(out, trained=True, verify=False)
+
+
+def _decide(folder: RunFolder, recipe: Recipe, options: TrainOptions, ranks: DistContext) -> Start:
+    """Return how the run begins, the same on all ranks. Collective."""
+    found = 0
+    if ranks.first:
+        resume, overwrite = options.resume, options.overwrite
+        if restarted() and (resume or overwrite or folder.out.is_dir()):
+            # All processes start again: continue what this launch has begun, else do what was asked for.
+            begun = folder.started_by_this_launch()
+            resume, overwrite = resume or begun, overwrite and not begun
+        allow = options.allow_recipe_change
+        found = folder.check(recipe, resume=resume, overwrite=overwrite, allow_recipe_change=allow).value
+    return Start(ranks.highest(found))
+
+
+def restarted() -> bool:
+    """Return True if torchrun has started this process again after one was lost."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0

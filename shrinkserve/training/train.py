@@ -1,0 +1,113 @@
+"""Train and profile: the public functions, for one process or several on this machine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from shrinkserve.config import Recipe, load_recipe
+from shrinkserve.errors import ConfigError
+from shrinkserve.training.events import Callback
+from shrinkserve.training.finish import TrainResult
+from shrinkserve.training.profile import StepProfile, profile_here
+from shrinkserve.training.session import TrainOptions, train_here
+
+
+def train(  # noqa: PLR0913 - the options of the command
+    recipe: Recipe | str | Path,
+    data: str | Path,
+    out: str | Path | None = None,
+    *,
+    overrides: Sequence[str] | Mapping[str, object] = (),
+    nproc: int = 1,
+    max_restarts: int = 0,
+    resume: bool = False,
+    overwrite: bool = False,
+    allow_recipe_change: bool = False,
+    stall_timeout: float | None = None,
+    callback: Callback | None = None,
+) -> TrainResult:
+    """Train a network and write its run folder: ``shrinkserve train``.
+
+    Args:
+        recipe: a recipe, the path of a recipe file, or the name of a shipped recipe.
+        data: root of the dataset: TFRecord shards or an image folder.
+        out: the run's folder. Default: ``runs/NAME``.
+        overrides: recipe keys to change, see `load_recipe`.
+        nproc: processes on this machine, one per GPU.
+        max_restarts: with `nproc`, how often all processes start again after one was lost.
+        resume: continue the run in `out`, or start one if there is none.
+        overwrite: replace the run in `out`. It is removed when the new one has a checkpoint.
+        allow_recipe_change: with `resume`, the recipe may differ from the one in `out`.
+        stall_timeout: end this process if it makes no progress for so many seconds. Default: never.
+        callback: called with a `TrainEvent` for each update, epoch and message. Default: print progress. With `nproc`
+            the first of the processes prints progress.
+
+    Returns:
+        The run, with the figures of the EMA weights on the validation split. It can be passed as a path.
+
+    Raises:
+        Stopped: SIGTERM or SIGINT; a checkpoint was written.
+        ConfigError: the recipe or the options are not valid, or `out` has another run.
+        SpecError: no such network.
+        DataError: missing, damaged or unsuitable data.
+        ArtifactError: `out` cannot be written, or a checkpoint is damaged.
+        ShrinkServeError: the run diverged, or a process was lost.
+
+    Example:
+        >>> import shrinkserve as ss
+        >>> run = ss.train("digits", data="data", out="runs/digits")  # doctest: +SKIP
+        >>> run.top1  # doctest: +SKIP
+        0.978
+    """
+    if resume and overwrite:
+        raise ConfigError("--resume and --overwrite exclude each other", hint="give one of them")
+    loaded = resolve_recipe(recipe, overrides)
+    folder = Path(out) if out is not None else Path("runs") / loaded.name
+    options = TrainOptions(resume, overwrite, allow_recipe_change, stall_timeout)
+    if nproc > 1 and "RANK" not in os.environ:
+        from shrinkserve.training.launch import launch_training
+
+        return launch_training(loaded, Path(data), folder, options, nproc=nproc, max_restarts=max_restarts)
+    return train_here(loaded, Path(data), folder, options, callback)
+
+
+def resolve_recipe(recipe: Recipe | str | Path, overrides: Sequence[str] | Mapping[str, object] = ()) -> Recipe:
+    """Return a recipe with overrides.
+
+    Raises:
+        ConfigError: see `load_recipe`.
+    """
+    if not isinstance(recipe, Recipe):
+        return load_recipe(recipe, overrides)
+    if not overrides:
+        return recipe
+    raise ConfigError("overrides", expected="a recipe's name or file", hint="use load_recipe(source, overrides)")
+
+
+def profile_training(recipe: Recipe | str | Path, data: str | Path, *, nproc: int = 1) -> StepProfile:
+    """Profile updates: ``train --profile``. Writes nothing.
+
+    Args:
+        recipe: the run, or what `load_recipe` takes.
+        data: root of the dataset.
+        nproc: processes on this machine.
+
+    Returns:
+        Medians over some updates, single parts and complete updates in turn.
+
+    Raises:
+        ConfigError, SpecError, DataError: the run is not possible.
+
+    Example:
+        >>> import shrinkserve as ss
+        >>> ss.profile_training("digits", "data").images_per_second  # doctest: +SKIP
+        415.2
+    """
+    loaded = resolve_recipe(recipe)
+    if nproc > 1 and "RANK" not in os.environ:
+        from shrinkserve.training.launch import launch_profile
+
+        return launch_profile(loaded, Path(data), nproc=nproc)
+    return profile_here(loaded, Path(data))

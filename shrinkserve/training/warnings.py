@@ -1,0 +1,34 @@
+"""Warnings about recipes that cannot work well for the number of updates."""
+
+from __future__ import annotations
+
+from shrinkserve.config import Recipe
+
+SETTLED = 2.0
+"""Updates after which an average has settled, in multiples of 1 / (1 - decay): 13 % of its start is left then."""
+
+
+def warnings_of(recipe: Recipe, steps: int) -> list[str]:
+    """Return why a run cannot work well, one text per reason, with the keys to change.
+
+    The averaged weights need no warning: their decay warms up (`shrinkserve.training.ema`), the one of the running
+    statistics does not.
+
+    Args:
+        recipe: the run.
+        steps: updates of the run.
+    """
+    decay = recipe.model.batch_norm_decay
+    needed = SETTLED / (1 - decay)
+    if steps >= needed:
+        return []
+    return [
+        f"warning: the running statistics of batch norm need about {needed:,.0f} updates to settle, the run has "
+        f"{steps:,}: its predictions may be no better than chance; "
+        f"set model.batch_norm_decay={settled_decay(steps):g}, or train longer"
+    ]
+
+
+def settled_decay(steps: int) -> float:
+    """Return a decay that settles several times within a run of `steps` updates, at most 0.999."""
+    return min(0.999, max(0.5, round(1 - 8 * SETTLED / max(1, steps), 3)))
