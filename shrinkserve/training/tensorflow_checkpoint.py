@@ -1,0 +1,161 @@
+"""Checkpoints of AutoShrink's own TensorFlow code as tensors of this project's network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from shrinkserve.arch.importer import CELL
+from shrinkserve.arch.prototxt import parse, read_bytes
+from shrinkserve.errors import ArtifactError
+
+Array = npt.NDArray[np.float32]
+
+RAW = "/ExponentialMovingAverage"
+"""Suffix of raw weights. AutoShrink saves with `swapping_saver`, which stores the average under the plain name."""
+IGNORED = ("RMSProp", "RMSProp_1", "Momentum", "global_step")
+"""Last parts of names that are no weights: slots of the optimiser and the counter of updates."""
+BATCH_NORM = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}
+SHOWN = 5
+"""Names that a message lists."""
+
+
+@dataclass(frozen=True)
+class ImportedWeights:
+    """Weights of a TensorFlow checkpoint.
+
+    Attributes:
+        ema: averaged weights by the names of our network.
+        raw: weights of the optimiser, or `ema` if the checkpoint has no averages.
+        averaged: True if the checkpoint has averages.
+        ignored: names of optimiser slots and counters.
+    """
+
+    ema: dict[str, Array]
+    raw: dict[str, Array]
+    averaged: bool
+    ignored: list[str]
+
+
+def read_checkpoint(path: Path) -> dict[str, npt.NDArray[np.generic]]:
+    """Read all variables of a TensorFlow checkpoint through TensorFlow.
+
+    Args:
+        path: prefix of the checkpoint's files, its ``.index`` file, or a folder with a ``checkpoint`` file.
+
+    Raises:
+        ArtifactError: TensorFlow is not installed, or there is no readable checkpoint.
+    """
+    try:
+        import tensorflow as tf
+    except ImportError as exc:
+        hint = "pip install 'shrinkserve[tensorflow]', in an environment of its own if it conflicts with others"
+        raise ArtifactError("importing a TensorFlow checkpoint needs TensorFlow", hint=hint) from exc
+    prefix = tf.train.latest_checkpoint(str(path)) if path.is_dir() else str(path).removesuffix(".index")
+    if prefix is None or not Path(f"{prefix}.index").is_file():
+        hint = "give the prefix of its files (model.ckpt for model.ckpt.index) or their folder"
+        raise ArtifactError(f"{path}: no TensorFlow checkpoint", hint=hint)
+    try:
+        reader = tf.train.load_checkpoint(prefix)
+        return {name: np.asarray(reader.get_tensor(name)) for name in reader.get_variable_to_shape_map()}
+    except (tf.errors.OpError, ValueError, UnicodeDecodeError) as exc:
+        reason = str(exc).splitlines()[0][:200]
+        hint = "copy the .index and all .data files again"
+        raise ArtifactError(f"{prefix}: not a readable checkpoint ({reason})", hint=hint) from exc
+
+
+def variables_of(proto: Path) -> dict[str, str]:
+    """Return the name of each tensor of our network and of its TensorFlow variable.
+
+    Raises:
+        SpecError: cannot read the network file, or it is invalid.
+    """
+    return dict(_variables(read_bytes(proto)))
+
+
+def _variables(content: bytes) -> Iterator[tuple[str, str]]:
+    for layer in parse(content):
+        if "name" not in layer.values:
+            continue
+        theirs = layer["name"]
+        ours = CELL.sub(r"stage\1.cell\2.", theirs).replace("/", ".")
+        if layer.kind == "Convolutional":
+            yield f"{ours}.conv.weight", f"{theirs}/conv/kernel"
+            yield from _batch_norm(f"{ours}.norm", theirs)
+        elif layer.kind == "Add":  # only if the shortcut is projected; `convert` drops what the network does not have
+            yield f"{ours}_shortcut.conv.weight", f"{theirs}/conv/kernel"
+            yield from _batch_norm(f"{ours}_shortcut.norm", theirs)
+        elif layer.kind == "SeparableConv":
+            scope = f"{theirs}/depthwise/separable_conv2d"
+            yield f"{ours}.depthwise.weight", f"{scope}/depthwise_kernel"
+            yield from _batch_norm(f"{ours}.depthwise_norm", f"{scope}/depthwise_bn")
+            yield f"{ours}.pointwise.weight", f"{scope}/pointwise_kernel"
+            yield from _batch_norm(f"{ours}.norm", f"{scope}/pointwise_bn")
+        elif layer.kind == "Dense":
+            yield f"{ours}.weight", f"{theirs}/dense/kernel"
+            yield f"{ours}.bias", f"{theirs}/dense/bias"
+
+
+def _batch_norm(ours: str, scope: str) -> Iterator[tuple[str, str]]:
+    for theirs, name in BATCH_NORM.items():
+        yield f"{ours}.{name}", f"{scope}/bn/{theirs}"
+
+
+def convert(
+    found: Mapping[str, npt.NDArray[np.generic]],
+    variables: Mapping[str, str],
+    shapes: Mapping[str, tuple[int, ...]],
+    where: str,
+) -> ImportedWeights:
+    """Convert the variables of a checkpoint to the tensors of our network.
+
+    Args:
+        found: variables by TensorFlow's names.
+        variables: our names and TensorFlow's, see `variables_of`.
+        shapes: shapes of our network's tensors.
+        where: the checkpoint, for messages.
+
+    Raises:
+        ArtifactError: a variable is missing, left over, of another shape or not finite; lists the names.
+    """
+    names = {ours: variables[ours] for ours in shapes if ours in variables}
+    averaged = any(name.endswith(RAW) for name in found)
+    trained = {theirs for ours, theirs in names.items() if not ours.endswith(("running_mean", "running_var"))}
+    expected = {*names.values(), *(f"{name}{RAW}" for name in trained if averaged)}
+    ignored = sorted(name for name in found if name.rpartition("/")[2] in IGNORED)
+    problems = [
+        *(f"no variable for {ours}" for ours in shapes if ours not in variables),
+        *(f"missing: {name}" for name in sorted(expected - found.keys())),
+        *(f"left over: {name}" for name in sorted(found.keys() - expected - {*ignored})),
+    ]
+    ema = {ours: _tensor(found[name], ours) for ours, name in names.items() if name in found}
+    raw = {ours: _tensor(found.get(f"{name}{RAW}", found[name]), ours) for ours, name in names.items() if name in found}
+    for tensors in (ema, raw):
+        for ours, tensor in tensors.items():
+            if tensor.shape != shapes[ours]:
+                problems.append(f"shape of {names[ours]}: expected {shapes[ours]}, found {tensor.shape}")
+            elif not np.isfinite(tensor).all():
+                problems.append(f"not finite: {names[ours]}")
+    if problems:
+        unique = list(dict.fromkeys(problems))
+        more = f" and {len(unique) - SHOWN} more" if len(unique) > SHOWN else ""
+        raise ArtifactError(
+            f"{where}: not a checkpoint of this network ({'; '.join(unique[:SHOWN])}{more})",
+            hint="give the .prototxt file that it was trained with",
+        )
+    return ImportedWeights(ema, raw, averaged, ignored)
+
+
+def _tensor(value: npt.NDArray[np.generic], ours: str) -> Array:
+    """Return a variable in torch's layout: kernels are HWIO, depthwise kernels HWC1, dense kernels [in, out]."""
+    array = np.asarray(value, np.float32)
+    if array.ndim == 4:
+        axes = (2, 3, 0, 1) if ours.endswith("depthwise.weight") else (3, 2, 0, 1)
+        array = array.transpose(axes)
+    elif array.ndim == 2:
+        array = array.T
+    return np.ascontiguousarray(array)
