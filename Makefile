@@ -13,7 +13,7 @@ TORCH := 2.13.0
 GROUPS_OF_TESTS := test-commands test-package test-comparisons test-serving
 TENSORRT_NAMES := tensorrt-stubs==10.13.0.35.1 tensorrt-cu12-bindings==11.4.0.106
 
-.PHONY: help quickstart test $(GROUPS_OF_TESTS) test-slow test-gpu check format bench wheel clean
+.PHONY: help quickstart test $(GROUPS_OF_TESTS) test-slow test-gpu gpu check format bench wheel clean
 
 help: ## Print this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -46,6 +46,9 @@ test-slow: $(STAMPS)/dev ## Run the tests that wait for the network's time-outs
 
 test-gpu: $(STAMPS)/dev ## Run the tests that need an NVIDIA GPU
 	$(BIN)/python -m pytest -m gpu tests/gpu
+
+gpu: $(STAMPS)/dev ## Prove training and inference on this machine's GPU; writes bench/results/gpu
+	$(BIN)/python bench/gpu.py --out bench/results/gpu
 
 check: $(STAMPS)/dev ## Lint, formatting, types and import floors
 	$(BIN)/ruff check .

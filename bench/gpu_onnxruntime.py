@@ -1,0 +1,94 @@
+"""ONNX Runtime's CUDA provider, which NVIDIA's container uses, with equal and mixed batch sizes."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+PROVIDERS: dict[str, dict[str, str]] = {
+    "EXHAUSTIVE": {"cudnn_conv_algo_search": "EXHAUSTIVE"},
+    "HEURISTIC": {"cudnn_conv_algo_search": "HEURISTIC"},
+    "HEURISTIC, no TF32": {"cudnn_conv_algo_search": "HEURISTIC", "use_tf32": "0"},
+}
+BATCHES = (1, 2, 5, 32)
+TOLERANCE = 0.005
+"""Largest difference from the CPU, in multiples of the largest logit: TF32 keeps 10 bits of the mantissa."""
+
+
+def measure_onnxruntime(*, smoke: bool) -> dict[str, Any]:
+    """Measure each set of provider options; a batch size that does not run is a failure."""
+    import onnxruntime
+
+    gpu = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+    if not gpu and not smoke:
+        return {"rows": [], "failures": ["onnxruntime-gpu is not installed"]}
+    if gpu and hasattr(onnxruntime, "preload_dlls"):
+        onnxruntime.preload_dlls()  # CUDA's and cuDNN's libraries from torch's wheels
+    with tempfile.TemporaryDirectory() as folder:
+        path = random_model(Path(folder), size=32 if smoke else 224)
+        variants = PROVIDERS if gpu else {"CPU": {}}
+        rows = [measure(path, name, options, gpu=gpu) for name, options in variants.items()]
+    return {"rows": rows, "failures": [failure for row in rows for failure in row.pop("failures")]}
+
+
+def random_model(folder: Path, size: int) -> Path:
+    """Export ShrinkCNN-A with random weights."""
+    import torch
+    from safetensors.torch import save_file
+
+    from shrinkserve.arch import load_network
+    from shrinkserve.arch.module import compile_spec
+    from shrinkserve.arch.serialise import to_dict
+    from shrinkserve.artifact import Card
+    from shrinkserve.exporting.samples import synthetic
+    from shrinkserve.exporting.to_onnx import OnnxFromCheckpoint
+    from shrinkserve.preprocess import Preprocess
+    from shrinkserve.runtimes.checkpoint import weights
+
+    spec = load_network("shrinkcnn-a", classes=1001, input_size=size)
+    torch.manual_seed(0)
+    save_file(weights(compile_spec(spec)), folder / "ema.safetensors")
+    classes = [str(index) for index in range(1001)]
+    preprocess = Preprocess(size=size).to_dict()
+    Card(kind="checkpoint", name="net", preprocess=preprocess, classes=classes, spec=to_dict(spec)).write(folder)
+    OnnxFromCheckpoint("ema").run(folder, folder / "model.onnx", synthetic(size, 4))
+    return folder / "model.onnx"
+
+
+def measure(path: Path, name: str, options: dict[str, str], *, gpu: bool) -> dict[str, Any]:
+    import onnxruntime
+
+    plain = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    given = plain.get_inputs()[0]
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (max(BATCHES), *given.shape[1:]), dtype=np.uint8)
+    expected = plain.run(["logits"], {given.name: images})[0]
+    providers: list[Any] = [("CUDAExecutionProvider", options)] if gpu else []
+    session = onnxruntime.InferenceSession(str(path), providers=[*providers, "CPUExecutionProvider"])
+    row: dict[str, Any] = {"providers": name, "failures": []}
+    for batch in BATCHES:
+        feed, times = {given.name: images[:batch]}, []
+        try:
+            for _ in range(2):
+                began = time.perf_counter()
+                logits = session.run(["logits"], feed)[0]
+                times.append(round(1e3 * (time.perf_counter() - began), 2))
+        except Exception as exc:  # noqa: BLE001 - the error is the result
+            row["failures"].append(f"{name}, batch {batch}: {str(exc)[:500]}")
+            continue
+        difference = float(np.abs(logits - expected[:batch]).max() / np.abs(expected).max())
+        row[f"batch {batch}"] = {"first_ms": times[0], "second_ms": times[1], "difference": difference}
+        if not difference <= TOLERANCE:
+            row["failures"].append(f"{name}, batch {batch}: logits differ by {difference:.2g} of the largest")
+    if not row["failures"]:
+        sizes = {"equal": [max(BATCHES)] * 20, "mixed": rng.integers(1, max(BATCHES) + 1, 40).tolist()}
+        for what, each in sizes.items():
+            began = time.perf_counter()
+            for size in each:
+                session.run(["logits"], {given.name: images[:size]})
+            row[f"{what} batch sizes, images/s"] = round(sum(each) / (time.perf_counter() - began))
+    return row

@@ -1,0 +1,169 @@
+"""Training on one GPU, compared with the CPU. Needs no package beyond the extra `train`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from shrinkserve import arch  # noqa: E402
+from shrinkserve.cli import main  # noqa: E402
+from shrinkserve.config import Recipe, parse_recipe  # noqa: E402
+from shrinkserve.data import TrainBatch, open_dataset  # noqa: E402
+from shrinkserve.training import snapshot  # noqa: E402
+from shrinkserve.training.distributed import DistContext, join  # noqa: E402
+from shrinkserve.training.metrics import evaluate_network  # noqa: E402
+from shrinkserve.training.prefetch import on_device  # noqa: E402
+from shrinkserve.training.torch_settings import torch_settings  # noqa: E402
+from shrinkserve.training.train_state import TrainState  # noqa: E402
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU that torch can see")]
+
+CLASSES, BATCH, SIZE, RATE = 11, 16, 64, 1e-3
+CPU = torch.device("cpu")
+
+
+def recipe(**train: Any) -> Recipe:
+    keys = {"batch_size": BATCH, "deterministic": True, **train}
+    return parse_recipe({"name": "gpu", "model": {"input_size": SIZE, "width": 0.25}, "train": keys})
+
+
+@pytest.fixture(autouse=True)
+def exact() -> Iterator[None]:
+    """Switch TF32 off, so that float32 on the GPU equals float32 on the CPU to rounding."""
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    with torch_settings(deterministic=True):
+        yield
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
+@pytest.fixture
+def ranks() -> Iterator[DistContext]:
+    with join() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def batches() -> list[TrainBatch]:
+    rng = np.random.default_rng(0)
+    return [
+        TrainBatch(
+            rng.integers(0, 256, (BATCH, SIZE, SIZE, 3), dtype=np.uint8),
+            rng.integers(0, CLASSES, BATCH),
+            np.arange(BATCH),
+        )
+        for _ in range(6)
+    ]
+
+
+def make(found: Recipe, ranks: DistContext, device: Any = None) -> TrainState:
+    place = ranks if device is None else DistContext(0, 1, device, ranks.control)
+    return TrainState(arch.from_recipe(found.model, CLASSES), found, place)
+
+
+def losses(state: TrainState, batches: list[TrainBatch], ranks: DistContext, first: int = 1) -> list[float]:
+    found = []
+    for step, batch in enumerate(batches, start=first):
+        state.update([batch], step, RATE)
+        found.append(state.running.report(ranks)[0])
+    return found
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-3), ("bfloat16", 0.1), ("float16", 0.05)])
+def test_updates_match_the_cpu(ranks: DistContext, batches: list[TrainBatch], precision: str, tolerance: float) -> None:
+    on_gpu = losses(make(recipe(precision=precision), ranks), batches, ranks)
+    on_cpu = losses(make(recipe(), ranks, CPU), batches, ranks)
+    assert all(map(math.isfinite, on_gpu))
+    assert on_gpu == pytest.approx(on_cpu, rel=tolerance)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("optimizer", ["rmsprop", "sgd", "adamw"])
+def test_update_does_not_wait_for_the_gpu(
+    ranks: DistContext, batches: list[TrainBatch], precision: str, optimizer: str
+) -> None:
+    raw = {"name": "gpu", "model": {"input_size": SIZE, "width": 0.25}, "optimizer": {"name": optimizer}}
+    found = parse_recipe({**raw, "train": {"batch_size": BATCH, "precision": precision}})
+    state = make(found, ranks)
+    placed = list(on_device(iter(batches), ranks.device))
+    for step in (1, 2, 3):
+        state.update([placed[0]], step, RATE)
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for step, batch in enumerate(placed, start=4):
+            state.update([batch], step, RATE)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert math.isfinite(state.running.report(ranks)[0])
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_snapshot_and_restore_are_exact(ranks: DistContext, batches: list[TrainBatch], precision: str) -> None:
+    found = recipe(precision=precision)
+    whole = make(found, ranks)
+    losses(whole, batches[:4], ranks)
+    first = make(found, ranks)
+    losses(first, batches[:2], ranks)
+    kept = {name: value.cpu().clone() for name, value in snapshot.take(first, ranks).items()}
+    second = make(found, ranks)
+    snapshot.restore(second, kept, ranks)
+    snapshot.load_scaler(second, first.scaler.state_dict(), "test")
+    second.ema.updates = first.ema.updates
+    losses(second, batches[2:4], ranks, first=3)
+    for name, value in whole.network.state_dict().items():
+        assert torch.equal(value, second.network.state_dict()[name]), name
+    for name, value in whole.ema.network.state_dict().items():
+        assert torch.equal(value, second.ema.network.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("options", [{"compile": True}, {"compile": "reduce-overhead"}, {"cuda_graph": True}])
+def test_compiled_and_captured_updates_match_plain_ones(
+    ranks: DistContext, batches: list[TrainBatch], options: dict[str, Any]
+) -> None:
+    plain = losses(make(recipe(precision="float32"), ranks), batches, ranks)
+    fast = losses(make(recipe(precision="float32", **options), ranks), batches, ranks)
+    assert fast == pytest.approx(plain, rel=2e-3)
+
+
+def test_captured_update_takes_a_smaller_batch(ranks: DistContext, batches: list[TrainBatch]) -> None:
+    small = TrainBatch(batches[1].images[:9], batches[1].labels[:9], batches[1].indices[:9])
+    mixed = [batches[0], small, batches[2]]
+    plain = losses(make(recipe(precision="float32"), ranks), mixed, ranks)
+    captured = losses(make(recipe(precision="float32", cuda_graph=True), ranks), mixed, ranks)
+    assert captured == pytest.approx(plain, rel=2e-3)
+
+
+def test_transferred_batches_are_the_loaders(ranks: DistContext, batches: list[TrainBatch]) -> None:
+    for moved, batch in zip(on_device(iter(batches), ranks.device), batches, strict=True):
+        assert moved.images.device == ranks.device
+        assert np.array_equal(moved.images.cpu().numpy(), batch.images)
+        assert np.array_equal(moved.labels.cpu().numpy(), batch.labels)
+
+
+def test_evaluation_matches_the_cpu(ranks: DistContext, digits: Path) -> None:
+    dataset = open_dataset(digits, "validation")
+    found = recipe()
+    state = make(found, ranks)
+    network = state.averaged()
+    on_gpu = evaluate_network(network, dataset, found.preprocess, ranks)
+    cpu = DistContext(0, 1, CPU, ranks.control)
+    on_cpu = evaluate_network(network.to(CPU), dataset, found.preprocess, cpu)
+    assert on_gpu.loss == pytest.approx(on_cpu.loss, rel=1e-4)
+    assert abs(on_gpu.top1 - on_cpu.top1) <= 1 / len(dataset)
+
+
+@pytest.mark.parametrize("loader", ["portable", "auto"])
+def test_command_trains_evaluates_and_resumes(tmp_path: Path, digits: Path, loader: str) -> None:
+    words = ["--data", str(digits), "--out", str(tmp_path / "run"), "--set", f"data.loader={loader}"]
+    assert main(["train", "digits", *words, "--set", "schedule.epochs=2"]) == 0
+    assert main(["eval", str(tmp_path / "run"), "--data", str(digits)]) == 0
+    more = ["--set", "schedule.epochs=3", "--resume", "--allow-recipe-change"]
+    assert main(["train", "digits", *words, *more]) == 0
