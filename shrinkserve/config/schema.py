@@ -8,13 +8,14 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
 
-from shrinkserve.preprocess import Interpolation, Preprocess
+from shrinkserve.preprocess import Geometry, Interpolation, Preprocess
 
 Positive = Annotated[int, Gt(0)]
 NotNegative = Annotated[int, Ge(0)]
 Fraction = Annotated[float, Ge(0), Le(1)]
 Decay = Annotated[float, Ge(0), Lt(1)]
 Range = tuple[float, float]
+Channel = Annotated[int, Ge(0), Le(255)]
 
 MAX_SEED = 2**32 - 1
 """The largest seed; torch takes larger ones, other libraries do not."""
@@ -43,13 +44,24 @@ class InputConfig:
     """Preprocessing for evaluation and serving; `shrinkserve.preprocess.Preprocess` without the size."""
 
     crop_fraction: Annotated[float, Gt(0), Le(1)] = 0.875
-    """Part of height and width that the central crop keeps."""
+    """Part of height and width that the central crop keeps. For geometry center: input_size / shorter side."""
     interpolation: Interpolation = "bicubic"
-    """Resampling filter."""
+    """Resampling filter. bicubic_tf1 is TensorFlow 1's, without antialiasing and half-pixel centres."""
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     """Subtracted from each channel (RGB), on the scale 0 to 1."""
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
     """Divisor of each channel (RGB), on the scale 0 to 1; above 0."""
+    geometry: Geometry = "squash"
+    """squash: crop, then resize to a square. stretch: no crop. center: timm's. resize_crop: torchvision's.
+    tpu: Google's EfficientNet code. letterbox: fit the image and fill the border."""
+    resize_size: Annotated[int, Gt(0), Le(4096)] | None = None
+    """Shorter side before the central crop, for geometry resize_crop only."""
+    antialias: bool = True
+    """Widen the filter where the image shrinks."""
+    fill: tuple[Channel, Channel, Channel] = (0, 0, 0)
+    """Colour of the border (RGB), for geometry letterbox."""
+    apply_exif: bool = False
+    """Turn an image as its EXIF orientation says. ImageNet's pipelines ignore it."""
 
 
 @dataclass(frozen=True)
@@ -226,8 +238,8 @@ def inconsistencies(recipe: Recipe) -> list[str]:
     if not recipe.name.replace("-", "").replace("_", "").replace(".", "").isalnum() or recipe.name.startswith("."):
         found.append(f"name: expected letters, digits, '-', '_' and '.', found {recipe.name!r}")
     found += _range_errors(recipe.augment)
-    if any(s <= 0 for s in recipe.input.std):
-        found.append(f"input.std: expected values above 0, found {list(recipe.input.std)}")
+    problems = recipe.preprocess.problems()
+    found += [f"input.{name}: expected {expected}, found {value}" for name, expected, value in problems]
     serving, schedule = recipe.serving, recipe.schedule
     if any(size > serving.max_batch_size for size in serving.preferred_batch_sizes):
         found.append(

@@ -53,17 +53,20 @@ class DaliLoader:
 
     def epoch(self, number: int, start: int = 0) -> Iterator[TrainBatch]:
         recipe = self._recipe
-        size, default = recipe.model.input_size, recipe.input.interpolation
+        preprocess = recipe.preprocess
         order = self._order.batches(number)
 
         def arguments(index: int, record: Record, by_pillow: bool) -> tuple[Argument, ...]:
-            encoded, width, height = _for_dali(record, by_pillow=by_pillow)
+            encoded, width, height = _for_dali(record, by_pillow=by_pillow, apply_exif=preprocess.apply_exif)
             rng = generator(recipe.train.seed, number, index)
-            return augment_arguments(encoded, draw(recipe.augment, rng, width, height, size, default))
+            drawn = draw(recipe.augment, rng, width, height, preprocess.size, preprocess.interpolation)
+            return augment_arguments(encoded, drawn)
 
         bad = BadImages(recipe.data.max_bad_fraction, order.size)
         self.bad = bad.found
-        one_pass = _Pass(self._dataset, arguments, Preprocess(size), self._workers, self._device, augment=True)
+        one_pass = _Pass(
+            self._dataset, arguments, Preprocess(preprocess.size), self._workers, self._device, augment=True
+        )
         for images, part in one_pass.batches(list(order[start:])):
             bad.add(part.messages)
             yield TrainBatch(images, part.labels, part.indices)
@@ -92,7 +95,7 @@ def evaluate(
         yield Batch(images, part.labels, part.indices)
 
 
-def _for_dali(record: Record, *, by_pillow: bool, apply_exif: bool = False) -> tuple[bytes, int, int]:
+def _for_dali(record: Record, *, by_pillow: bool, apply_exif: bool) -> tuple[bytes, int, int]:
     """Return bytes that DALI decodes, with the image's width and height."""
     size = None if by_pillow or apply_exif else plain_jpeg_size(record.encoded)
     if size is not None:

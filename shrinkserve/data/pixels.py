@@ -18,16 +18,20 @@ import numpy as np
 from shrinkserve.config import AugmentConfig
 from shrinkserve.data.augment import AugmentParams, Colour, draw
 from shrinkserve.data.dataset import Record
-from shrinkserve.preprocess import MAX_BYTES, MAX_PIXELS, Box, Interpolation, Pixels, decode
+from shrinkserve.preprocess import MAX_BYTES, MAX_PIXELS, Box, Interpolation, Pixels, Preprocess, decode
 
 if TYPE_CHECKING:
     from PIL import Image
 
 
-def augmented(
-    record: Record, config: AugmentConfig, rng: np.random.Generator, size: int, default: Interpolation
-) -> Pixels:
+def augmented(record: Record, config: AugmentConfig, rng: np.random.Generator, preprocess: Preprocess) -> Pixels:
     """Decode and augment an image.
+
+    Args:
+        record: the image.
+        config: the augmentation.
+        rng: from `shrinkserve.data.augment.generator`.
+        preprocess: size of the result, interpolation and EXIF orientation.
 
     Returns:
         uint8 [size, size, 3].
@@ -35,11 +39,13 @@ def augmented(
     Raises:
         DataError: not an intact image.
     """
-    if (plain := plain_jpeg_size(record.encoded)) is not None:
+    size, default = preprocess.size, preprocess.interpolation
+    plain = None if preprocess.apply_exif else plain_jpeg_size(record.encoded)
+    if plain is not None:
         drawn = draw(config, rng, *plain, size, default)
         pixels, box = _decode_jpeg(record, plain, drawn.crop, size)
     else:
-        pixels = np.array(decode(record.encoded, record.name))
+        pixels = np.array(decode(record.encoded, record.name, apply_exif=preprocess.apply_exif))
         drawn = draw(config, rng, pixels.shape[1], pixels.shape[0], size, default)
         box = drawn.crop
     return _finish(resize(pixels, box, size, drawn.interpolation), drawn)
@@ -58,15 +64,6 @@ def plain_jpeg_size(encoded: bytes) -> tuple[int, int] | None:
         return None
     plain = colours in ("YCbCr", "Gray", "RGB") and width * height <= MAX_PIXELS and len(encoded) <= MAX_BYTES
     return (width, height) if plain else None
-
-
-def image_size(record: Record) -> tuple[int, int]:
-    """Return width and height, read from the header alone if the image is a plain JPEG.
-
-    Raises:
-        DataError: not an image.
-    """
-    return plain_jpeg_size(record.encoded) or decode(record.encoded, record.name).size
 
 
 def _decode_jpeg(record: Record, original: tuple[int, int], crop: Box, size: int) -> tuple[Pixels, Box]:

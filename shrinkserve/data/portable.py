@@ -90,16 +90,15 @@ class _Epoch:
 
     def load(self, position: int, images: Pixels) -> _Part:
         """Write the good images of a batch to the beginning of `images`."""
-        recipe = self.recipe
+        recipe, preprocess = self.recipe, self.recipe.preprocess
         labels: list[int] = []
         good: list[int] = []
         messages: list[str] = []
         for index in self.order[position].tolist():
             rng = generator(recipe.train.seed, self.number, index)
-            size, default = recipe.model.input_size, recipe.input.interpolation
             try:
                 record = self.dataset.record(index)
-                images[len(good)] = augmented(record, recipe.augment, rng, size, default)
+                images[len(good)] = augmented(record, recipe.augment, rng, preprocess)
             except DataError as exc:
                 messages.append(one_line(exc))
                 continue

@@ -121,10 +121,16 @@ class Preprocess:
         Raises:
             DataError: names the first field that is wrong, with what is expected and found.
         """
-        for name, (valid, expected) in self._checks().items():
-            if not valid:
-                shown = repr(getattr(self, name))[:60]
-                raise DataError(f"preprocessing description: {name}", expected=expected, found=shown, hint=hint)
+        for name, expected, found in self.problems():
+            raise DataError(f"preprocessing description: {name}", expected=expected, found=found, hint=hint)
+
+    def problems(self) -> list[tuple[str, str, str]]:
+        """Return the fields that are wrong: the name, what is expected, and what was found."""
+        return [
+            (name, expected, repr(getattr(self, name))[:60])
+            for name, (valid, expected) in self._checks().items()
+            if not valid
+        ]
 
     def _checks(self) -> dict[str, tuple[bool, str]]:
         """Return for each field if its value is valid, and what is expected."""

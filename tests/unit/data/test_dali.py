@@ -120,3 +120,53 @@ def test_dali_reads_shards_with_their_index(digits: Path) -> None:
         record = dataset.record(number)
         assert bytes(encoded.at(number)) == record.encoded
         assert labels.at(number)[0] == record.label
+
+
+GEOMETRIES: list[dict[str, object]] = [
+    {"geometry": "stretch"},
+    {"geometry": "center"},
+    {"geometry": "resize_crop", "resize_size": 72},
+    {"geometry": "resize_crop", "resize_size": 40},
+    {"geometry": "tpu"},
+    {"geometry": "letterbox", "fill": (200, 100, 50)},
+    {"geometry": "letterbox", "fill": (200, 100, 50), "channel_order": "BGR"},
+    {"geometry": "center", "channel_order": "L", "mean": (0.5,), "std": (0.5,)},
+    {"antialias": False, "interpolation": "bilinear"},
+    {"antialias": False, "interpolation": "lanczos"},
+    {"apply_exif": True},
+]
+
+
+@pytest.mark.parametrize("change", GEOMETRIES, ids=str)
+def test_evaluation_pixels_of_both_loaders_agree_for_every_geometry(
+    photo_folder: Path, change: dict[str, object]
+) -> None:
+    dataset = open_dataset(photo_folder, "validation")
+    preprocess = Preprocess(64, **change)  # type: ignore[arg-type]
+    assert preprocess.approximate_in_dali() is None
+    ours = images(evaluation_batches(dataset, preprocess, 7))
+    theirs = images(evaluation_batches(dataset, preprocess, 7, loader="dali"))
+    assert ours.shape == theirs.shape == (len(dataset), *preprocess.shape)
+    difference = np.abs(ours - theirs)
+    assert difference.mean() < 0.5
+    assert (difference > 1).mean() < 0.02
+
+
+@pytest.mark.parametrize("interpolation", ["bicubic_tf1", "bicubic"])
+def test_dali_approximates_filters_that_it_lacks(photo_folder: Path, interpolation: str) -> None:
+    dataset = open_dataset(photo_folder, "validation")
+    preprocess = Preprocess(64, interpolation=interpolation, antialias=False)  # type: ignore[arg-type]
+    assert preprocess.approximate_in_dali()
+    ours = images(evaluation_batches(dataset, preprocess, 7))
+    theirs = images(evaluation_batches(dataset, preprocess, 7, loader="dali"))
+    assert 0.5 < np.abs(ours - theirs).mean() < 20
+
+
+def test_dali_evaluates_an_extreme_panorama(tmp_path: Path) -> None:
+    from PIL import Image
+
+    (tmp_path / "val" / "a").mkdir(parents=True)
+    Image.new("RGB", (400_000, 2), (9, 8, 7)).save(tmp_path / "val" / "a" / "x.png")
+    preprocess = Preprocess(64, geometry="resize_crop", resize_size=256)
+    (batch,) = evaluation_batches(open_dataset(tmp_path, "validation"), preprocess, 1, loader="dali")
+    assert batch.images[0, 30, 30].tolist() == [9, 8, 7]
