@@ -63,3 +63,26 @@ def off() -> AugmentConfig:
         hue=0,
         erase_probability=0,
     )
+
+
+@pytest.fixture
+def classes(tmp_path: Path) -> Path:
+    """An image folder of three classes, each with 6 training and 2 validation images."""
+    root = tmp_path / "classes"
+    for split, count in (("train", 6), ("val", 2)):
+        for label, name in enumerate(("a", "b", "c")):
+            (root / split / name).mkdir(parents=True)
+            for number in range(count):
+                image = Image.new("RGB", (48, 48), (label * 100, number * 40, 7))
+                (root / split / name / f"{number:03d}.jpg").write_bytes(encoded(image))
+    return root
+
+
+@pytest.fixture
+def packed(classes: Path, tmp_path: Path) -> Path:
+    """`classes` as TFRecord shards: two for training, one for validation, without labels.txt."""
+    from shrinkserve.data.pack import pack_dataset
+
+    pack_dataset(classes, tmp_path / "packed", train_shards=2, workers=1)
+    (tmp_path / "packed" / "labels.txt").unlink()
+    return tmp_path / "packed"

@@ -1,14 +1,23 @@
 from __future__ import annotations
 
+import contextlib
+import multiprocessing
+import os
+import signal
 import tarfile
+import tempfile
+import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from shrinkserve.data.names import class_folders
-from shrinkserve.data.pack import pack, plan_shards
+from shrinkserve.data.pack import pack, pack_dataset, plan_shards
 from shrinkserve.data.quarantine import BadImage, read_quarantine, write_quarantine
 from shrinkserve.data.sources import (
     SYNSETS,
@@ -74,3 +83,44 @@ def test_find_sources_rejects_unknown_validation_synsets(tmp_path: Path) -> None
 def test_find_sources_rejects_negative_sizes(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="size: expected 0 or more bytes, found -512"):
         _source(tmp_path, 0, SimpleNamespace(name="x.jpg", size=-512, offset_data=0))  # type: ignore[arg-type]
+
+
+def test_pack_ends_when_a_process_is_killed_and_continues_later(classes: Path, tmp_path: Path) -> None:
+    def kill() -> None:
+        while not (children := multiprocessing.active_children()):
+            time.sleep(0.01)
+        os.kill(children[0].pid or 0, signal.SIGKILL)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    with pytest.raises(DataError, match=r"packing process was killed.*fewer --workers"):
+        pack_dataset(classes, tmp_path / "out", train_shards=6, workers=2)
+    thread.join()
+    assert pack_dataset(classes, tmp_path / "out", train_shards=6, workers=2).images == {"train": 18, "validation": 6}
+
+
+def test_pack_refuses_a_shard_without_a_good_image(classes: Path, tmp_path: Path) -> None:
+    for path in (classes / "train").rglob("*.jpg"):
+        path.write_text("no image")
+    with pytest.raises(DataError, match="every image is bad"):
+        pack_dataset(classes, tmp_path / "out", skip_bad=True, workers=1)
+
+
+@given(st.text(max_size=60) | st.binary(max_size=60))
+def test_read_quarantine_raises_only_data_error(text: str | bytes) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        raw = text if isinstance(text, bytes) else text.encode(errors="surrogatepass")
+        (Path(folder) / "quarantine.tsv").write_bytes(raw)
+        with contextlib.suppress(DataError):
+            read_quarantine(Path(folder))
+
+
+@given(st.lists(st.tuples(st.text(min_size=1, max_size=20), st.integers(0, 2**40), st.text(max_size=30)), max_size=5))
+def test_quarantine_round_trip(entries: list[tuple[str, int, str]]) -> None:
+    bad = [BadImage(*entry) for entry in entries]
+    with tempfile.TemporaryDirectory() as folder:
+        write_quarantine(Path(folder), bad)
+        found = read_quarantine(Path(folder))
+    assert {(path, offset) for path, offsets in found.items() for offset in offsets} == {
+        (b.path, b.offset) for b in bad
+    }
