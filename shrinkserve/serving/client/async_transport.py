@@ -63,8 +63,11 @@ class AsyncHttpTransport:
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
+        # aiohttp's own context does not see a SSL_CERT_FILE that is set after its import.
+        context = ssl.create_default_context() if endpoint.tls else True
         self._session = aiohttp.ClientSession(
             f"{endpoint.scheme}://{endpoint.address}",
+            connector=aiohttp.TCPConnector(ssl=context),
             timeout=aiohttp.ClientTimeout(total=endpoint.timeout),
             auto_decompress=False,  # a short reply must not become a long one
             skip_auto_headers=("Accept-Encoding", "Content-Type"),

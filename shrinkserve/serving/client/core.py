@@ -57,7 +57,7 @@ from shrinkserve.serving.client.prediction import (
     probabilities_of,
 )
 from shrinkserve.serving.model_config import ENCODED
-from shrinkserve.serving.names import CANDIDATE, classifier_name, public_name, public_names
+from shrinkserve.serving.names import CANDIDATE, PREPROCESS, classifier_name, public_name, public_names
 
 T = TypeVar("T")
 RETRY_PAUSES = (0.2, 0.8, 3.0)
@@ -189,13 +189,17 @@ class ClientCore:
             yield from self.known_info(name)
         if name not in self._ensembles:
             try:
-                config: pb.ModelConfig = yield from self.persist(ConfigRequest(name))
+                config: pb.ModelConfig = yield from self._fetch(name)
                 decodes = any(one.name == ENCODED for one in config.input)
             except UnknownModelError as exc:
                 served = yield from self.persist(StatisticsRequest())
                 if classifier_name(name) not in {one["name"] for one in served}:
                     raise unknown_model(self.url, served, name) from exc
                 decodes = False
+            if not decodes and name.endswith(PREPROCESS):
+                raise UnknownModelError(
+                    f"{self.url}: of {name.removesuffix(PREPROCESS)} only the preprocessing is loaded"
+                )
             if not decodes:
                 raise no_encoded(self.url, name)
             self._ensembles.add(name)
@@ -247,13 +251,18 @@ class ClientCore:
         names = [model] if model.endswith(CANDIDATE) else [classifier_name(model), model]
         for name in dict.fromkeys(names):
             try:
-                config = yield from self.persist(ConfigRequest(name))
+                config = yield from self._fetch(name)
             except UnknownModelError:
                 continue
             self._names[model] = name
             return config
         self._forget(model)
         raise unknown_model(self.url, (yield from self.persist(StatisticsRequest())), model)
+
+    def _fetch(self, name: str) -> Flow[pb.ModelConfig]:
+        if "/" in name:  # in the path of a URL it would mean something else
+            raise UnknownModelError(f"{self.url}: no model has a slash in its name")
+        return (yield from self.persist(ConfigRequest(name)))
 
     def _unknown(self, request: InferRequest) -> Flow[RequestError]:
         served = yield from self.persist(StatisticsRequest())

@@ -98,7 +98,9 @@ _BY_STATUS = {
     Status.NOT_FOUND: _UNKNOWN,
     Status.FORBIDDEN: _RESTRICTED,
     Status.UNAVAILABLE: _Case(
-        UnavailableError, "the server is not reachable ({})", "start one with `shrinkserve serve`, or check the URL"
+        UnavailableError,
+        "the server is not reachable ({})",
+        "start it with `shrinkserve serve`, or check the URL: port, http or grpc, TLS",
     ),
     Status.LATE: _LATE,
     Status.FAILED: _Case(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -78,9 +79,13 @@ class FakeTriton:
             reply.raw_output_contents.append(raw)
         return bytes(reply.SerializeToString())
 
+    def serve_http(self, context: ssl.SSLContext | None = None) -> AbstractContextManager[str]:
+        """Serve over HTTP, with TLS if a context is given; gives the URL."""
+        return serve_http(self, context)
+
 
 @contextmanager
-def serve_http(fake: FakeTriton) -> Iterator[str]:
+def serve_http(fake: FakeTriton, context: ssl.SSLContext | None = None) -> Iterator[str]:
     """Serve over HTTP and yield the URL."""
 
     class Handler(BaseHTTPRequestHandler):
@@ -104,8 +109,10 @@ def serve_http(fake: FakeTriton) -> Iterator[str]:
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         server.daemon_threads = True
         server.handle_error = lambda *_: None  # type: ignore[method-assign]  # clients that go away are part of tests
+        if context is not None:
+            server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_address[1]}"
+        yield f"http{'s' if context else ''}://127.0.0.1:{server.server_address[1]}"
         server.shutdown()
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import pickle
 import signal
+import ssl
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -200,3 +202,46 @@ def test_interrupt_does_not_wait_for_replies(fake: Any, fake_url: str) -> None:
     _, errors = process.communicate(timeout=30)
     release.set()
     assert b"KeyboardInterrupt" in errors
+
+
+@pytest.fixture
+def tls_url(fake: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """URL of an HTTP server with a certificate that this process trusts."""
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost"]
+    command += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run(command, check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    with fake.serve_http(context) as url:
+        yield url
+
+
+def test_https_with_a_trusted_certificate(tls_url: str) -> None:
+    async def ask() -> Any:
+        async with AsyncClient(tls_url) as client:
+            return [await client.classify([IMAGE]) for _ in range(3)]
+
+    with Client(tls_url, token="only-for-friends") as client:
+        assert [client.classify([IMAGE]) for _ in range(3)] == asyncio.run(ask())
+
+
+def test_https_with_an_untrusted_certificate(tls_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SSL_CERT_FILE")
+
+    async def ask() -> None:
+        async with AsyncClient(tls_url) as client:
+            await client.models()
+
+    with Client(tls_url) as client:
+        for call in (client.models, lambda: asyncio.run(ask())):
+            with pytest.raises(UnavailableError, match="not trusted"):
+                call()
+
+
+def test_https_to_a_server_without_tls(fake_url: str) -> None:
+    if fake_url.startswith("http"):
+        with Client(fake_url.replace("http", "https")) as client, pytest.raises(RequestError) as caught:
+            client.models()
+        assert "check the URL" in str(caught.value)

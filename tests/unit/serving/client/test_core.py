@@ -225,3 +225,16 @@ def test_ensemble_is_required_for_encoded_images(input_names: list[str]) -> None
     script = Script(UnknownModelError("none"), SERVED[:1])
     with pytest.raises(RequestError, match="add-jpeg cats"):
         script.run(script.core.ensemble("cats"))
+
+
+def test_name_with_a_slash_is_unknown() -> None:
+    script = Script(SERVED)
+    with pytest.raises(UnknownModelError, match="expected one of cats"):
+        script.run(script.core.model_info("a/b"))
+    assert [type(one) for one in script.sent] == [StatisticsRequest]
+
+
+def test_preprocessing_without_its_classifier_is_not_offered_for_jpeg() -> None:
+    script = Script(type(CONFIG)(name="cats_preprocess"))
+    with pytest.raises(UnknownModelError, match="cats only the preprocessing"):
+        script.run(script.core.ensemble("cats_preprocess"))

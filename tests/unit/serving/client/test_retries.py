@@ -87,6 +87,13 @@ def test_classify_retries_when_connection_closes(relay: Relay) -> None:
         assert client.classify([IMAGE], "tiny") == results
 
 
+def test_models_are_asked_for_again_when_connection_closes(relay: Relay) -> None:
+    with Client(relay.url, timeout=20) as client:
+        models = client.models()
+        relay.cut(refuse=1)
+        assert client.models() == models
+
+
 def test_infer_does_not_retry(relay: Relay) -> None:
     """Load generators must see every failure."""
     with Client(relay.url, timeout=20) as client:
