@@ -1,35 +1,55 @@
-"""Fixtures that walk the main path once a test run: digits, a short training, an export, a server."""
+"""Fixtures that run the main stages once per test run, and the settings of hypothesis."""
 
 from __future__ import annotations
 
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, is_hypothesis_test, settings
+from hypothesis.database import DirectoryBasedExampleDatabase, MultiplexedDatabase, ReadOnlyDatabase
 
 from shrinkserve.cli import main
 
 if not ("-m" in sys.argv and "gpu" in sys.argv[sys.argv.index("-m") + 1 :]):
     # Only `pytest -m gpu` uses a GPU: the other tests start several ranks on one machine, and compare with the CPU.
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # OpenMP threads that spin while they wait starve each other
-# A shell starts what runs in its background with Ctrl-C ignored, and nohup ignores the hang-up; children inherit both,
-# and tests send them such signals.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # OpenMP threads that spin while they wait take the cores
+# Tests send these signals; a shell ignores SIGINT for background jobs, nohup ignores SIGHUP, and children inherit both.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
-# Machines are shared: how long an example takes says nothing about the code.
-settings.register_profile("shared", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("shared")
+CORPUS = DirectoryBasedExampleDatabase(Path(__file__).with_name("corpus"))
+"""Examples that failed once. `make test-slow` adds to it, every test run replays it."""
+FUZZ_SECONDS = float(os.environ.get("FUZZ_SECONDS", "0"))
+"""How long each property is tested; 0 for hypothesis's number of examples."""
+
+# No deadline: the time of an example depends on the load of the machine.
+local = MultiplexedDatabase(ReadOnlyDatabase(CORPUS), DirectoryBasedExampleDatabase(Path(".hypothesis/examples")))
+settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow], database=local)
+settings.register_profile("fuzz", settings.get_profile("default"), max_examples=1000, database=CORPUS)
+settings.load_profile("fuzz" if FUZZ_SECONDS else "default")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Repeat a property with new examples for `FUZZ_SECONDS`."""
+    if not (FUZZ_SECONDS and is_hypothesis_test(pyfuncitem.obj)):
+        return None
+    arguments = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
+    end = time.monotonic() + FUZZ_SECONDS
+    while time.monotonic() < end:
+        pyfuncitem.obj(**arguments)
+    return True
 
 
 @pytest.fixture(scope="session")
 def shrinkserve() -> Callable[..., None]:
-    """Run a command line in this process and expect it to succeed."""
+    """Function that runs a command line in this process and expects success."""
 
     def run(*argv: object) -> None:
         words = [str(word) for word in argv]
@@ -40,7 +60,7 @@ def shrinkserve() -> Callable[..., None]:
 
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory: pytest.TempPathFactory, shrinkserve: Callable[..., None]) -> Path:
-    """scikit-learn's digits as TFRecord shards. Read only."""
+    """scikit-learn's digits as TFRecord shards. Read-only."""
     folder = tmp_path_factory.mktemp("data") / "digits"
     shrinkserve("data", "digits", folder)
     return folder
@@ -48,7 +68,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory, shrinkserve: Callable[..., 
 
 @pytest.fixture(scope="session")
 def smoke_run(tmp_path_factory: pytest.TempPathFactory, shrinkserve: Callable[..., None], digits: Path) -> Path:
-    """The run folder of a tiny network that was trained for seconds. Read only."""
+    """Run folder of a tiny network that was trained for seconds. Read-only."""
     folder = tmp_path_factory.mktemp("runs") / "smoke"
     shrinkserve("train", "smoke", "--data", digits, "--out", folder)
     return folder
@@ -58,7 +78,7 @@ def smoke_run(tmp_path_factory: pytest.TempPathFactory, shrinkserve: Callable[..
 def smoke_repository(
     tmp_path_factory: pytest.TempPathFactory, shrinkserve: Callable[..., None], digits: Path, smoke_run: Path
 ) -> Path:
-    """A model repository that holds the tiny network as model `smoke`, version 1. Read only."""
+    """Model repository with the tiny network as model `smoke`, version 1. Read-only."""
     folder = tmp_path_factory.mktemp("repository")
     shrinkserve("export", smoke_run, "--data", digits, "--repository", folder)
     return folder
