@@ -51,11 +51,12 @@ test-gpu: $(STAMPS)/dev ## Run the tests that need an NVIDIA GPU
 gpu: $(STAMPS)/dev ## Prove training and inference on this machine's GPU; writes bench/results/gpu
 	$(BIN)/python bench/gpu.py --out bench/results/gpu
 
-check: $(STAMPS)/dev ## Check lint, formatting, types and import layers
+check: $(STAMPS)/dev ## Check lint, formatting, types, import layers and the documentation's links
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo >$(STAMPS)/layers.log || { cat $(STAMPS)/layers.log; exit 1; }
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 format: $(STAMPS)/dev ## Format the code and fix what ruff can fix
 	$(BIN)/ruff check --fix-only .
