@@ -1,5 +1,3 @@
-"""The wheel works where the checkout is not."""
-
 from __future__ import annotations
 
 import subprocess
@@ -14,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that holds what the wheel would put into site-packages."""
+    """Folder with the content of the wheel, as in site-packages."""
     folder = tmp_path_factory.mktemp("wheel")
     command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, ROOT]
     subprocess.run(command, check=True, capture_output=True)
@@ -30,14 +28,14 @@ def run(site: Path, *argv: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False, cwd=site.parent)
 
 
-def test_everything_of_the_package_is_in_it(installed: Path) -> None:
+def test_wheel_has_all_files_of_package(installed: Path) -> None:
     package = {p.relative_to(ROOT) for p in (ROOT / "shrinkserve").rglob("*") if p.is_file() and p.suffix != ".pyc"}
     assert {p for p in package if not (installed / p).is_file()} == set()
     recipes = {p.name for p in (ROOT / "train").glob("*.toml")}
     assert {p.name for p in (installed / "shrinkserve" / "recipes").iterdir()} == recipes
 
 
-def test_it_runs_away_from_the_checkout_and_finds_recipes_by_name(installed: Path, digits: Path) -> None:
+def test_wheel_works_without_checkout(installed: Path, digits: Path) -> None:
     assert "shrinkserve 0." in run(installed, "--version").stdout
     out = installed.parent / "run"
     done = run(installed, "train", "smoke", "--data", digits, "--out", out)
