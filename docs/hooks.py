@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 from mkdocs.structure.files import File
 
+import shrinkserve
 from shrinkserve.cli import app
 from shrinkserve.config import document_recipe
 
@@ -35,6 +36,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     pages["reference/recipes.md"] = (
         f"# Recipe keys\n\nThe output of `shrinkserve recipe show --defaults`:\n\n```toml\n{document_recipe(None)}```\n"
     )
+    pages["reference/python.md"] = "\n".join(_python_api())
     for path, content in pages.items():
         files.append(File.generated(config, path, content=content))
     return files
@@ -46,6 +48,15 @@ def on_page_markdown(markdown: str, page: Any, **_: object) -> str:
     for source, target in COPIED.items():
         markdown = re.sub(rf"\]\((\.\./)*{re.escape(source)}", f"]({up}{target}", markdown)
     return re.sub(r"\]\(docs/", f"]({up}", markdown) if page.file.src_uri in COPIED.values() else markdown
+
+
+def _python_api() -> Iterator[str]:
+    """Return the page of the Python API: every name of the package."""
+    yield "# Python API\n\nEvery command is also a function with the same options. Names load on first use.\n"
+    yield "```python\nimport shrinkserve as ss\n```\n"
+    for name, place in shrinkserve._PUBLIC.items():
+        yield f"## ss.{name}\n\n::: {place.replace(':', '.')}\n"
+    yield "## ss.errors\n\n::: shrinkserve.errors\n"
 
 
 def _commands(command: Any, path: str) -> Iterator[str]:
