@@ -168,7 +168,7 @@ def _servers(wanted: Wanted, served: ModelInfo) -> list[Target]:
 
 
 def _with_unique_names(targets: Sequence[Target]) -> list[Target]:
-    """Number the targets of one name, i.e. several addresses with one protocol: ``server grpc``, ``server grpc 2``."""
+    """Add a number to equal names, i.e. several addresses with one protocol: ``server grpc``, ``server grpc 2``."""
     seen: Counter[str] = Counter()
     named = []
     for target in targets:
