@@ -60,7 +60,7 @@ def written(model_file: Path, card: Card) -> Path:
 
 
 def refused_source(make_model: MakeModel) -> Path:
-    """A version of another shape than its configuration: whole as a file, and not loadable."""
+    """Return a folder whose file has the right hash but is no model."""
     model_file, card = make_model(seed=9)
     model_file.write_bytes(b"no model")
     return written(model_file, replace(card, files={"model.onnx": sha256_file(model_file)}))
@@ -98,7 +98,7 @@ def test_publish_rejects_graph_that_does_not_load(tmp_path: Path, source: Path, 
 
 
 def test_publish_rejects_version_that_the_server_cannot_run(tmp_path: Path, source: Path) -> None:
-    """The file is sound, and the choice of how to run it is not."""
+    """The file is valid, but its configuration names a backend that does not exist."""
     repository = Repository(tmp_path / "models")
     publish_version(repository, source, scratch=False, options=ONE_INSTANCE)
     path = repository.root / "tiny" / "config.pbtxt"
@@ -195,7 +195,7 @@ def test_live_comparison_gate_and_rollback(live_server: TritonServer, source: Pa
 def test_failed_live_load_restores_the_old_version(
     live_server: TritonServer, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The last step fails, after the version was renamed in: what Triton then loads is no model any more."""
+    """The last step fails: Triton cannot load the version after its folder is in place."""
     repository = Repository(live_server.repository)
     before = state(repository, "tiny")
     commit = Change.commit
@@ -217,7 +217,7 @@ def test_failed_live_load_restores_the_old_version(
 
 
 def test_publish_compares_the_engine_that_the_server_runs(tmp_path: Path, make_model: MakeModel) -> None:
-    """What is tried out and confirmed is what the server runs, here a file whose answers are others."""
+    """The server runs an engine whose predictions differ from those of ``model.onnx``."""
     int8 = Engine("int8", "onnxruntime", "model.int8.onnx", "int8")
     folders = []
     for seed in (0, 1):
@@ -278,16 +278,16 @@ def test_publish_accepts_public_and_classifier_name(tmp_path: Path, make_model: 
 def test_client_follows_version_with_another_contract(
     live_server: TritonServer, make_model: MakeModel, protocol: str
 ) -> None:
-    """Another image size and other classes, published between two calls of one client."""
+    """A version with another image size and other classes is published between two calls of one client."""
     repository = Repository(live_server.repository)
     url = getattr(live_server, f"{protocol}_url")
     sources = photos(9)
 
     async def across(publish_next: Callable[[], object]) -> list[list[Prediction]]:
         async with AsyncClient(url) as client:
-            answers = [await client.classify(sources, "tiny")]
+            predictions = [await client.classify(sources, "tiny")]
             await asyncio.to_thread(publish_next)
-            return [*answers, await client.classify(sources, "tiny")]
+            return [*predictions, await client.classify(sources, "tiny")]
 
     def publish_next(size: int, classes: int) -> None:
         source = written(*make_model(seed=size, size=size, classes=classes))
@@ -434,7 +434,7 @@ with Client(url) as client:
 def test_killed_publisher_leaves_a_loadable_repository(
     live_server: TritonServer, source: Path, make_model: MakeModel, tmp_path: Path
 ) -> None:
-    """Killed at any place of its way; the server answers on, the next publisher is not held up."""
+    """The publisher is killed at random moments. The server goes on, and the next publisher does not have to wait."""
     repository = Repository(live_server.repository)
     command = [sys.executable, "-c", PUBLISH_FOR_EVER, str(repository.root), str(source), live_server.grpc_url]
     with Client(live_server.grpc_url) as client:
@@ -459,18 +459,18 @@ def test_killed_publisher_leaves_a_loadable_repository(
 
 
 class Traffic:
-    """Requests under way all the time, until `stop`: what came back, and what did not.
+    """Requests that are sent all the time until `stop`, their replies and errors.
 
     Args:
         url: of the server.
         model: its name.
-        under_way: requests at a time.
-        images: what each asks about.
+        under_way: number of concurrent requests.
+        images: input of each request.
     """
 
     def __init__(self, url: str, model: str, under_way: int, images: Images) -> None:
-        self.answers: Counter[tuple[int, bytes]] = Counter()
-        self.faults: list[BaseException] = []
+        self.replies: Counter[tuple[int, bytes]] = Counter()
+        self.errors: list[BaseException] = []
         self._done = threading.Event()
         asked = InferRequest(model, images, {PROBABILITIES: 0}, tensor=ENCODED if images.ndim == 2 else INPUT)
         self._thread = threading.Thread(target=lambda: asyncio.run(self._all(url, asked, under_way)))
@@ -484,9 +484,9 @@ class Traffic:
         while not self._done.is_set():
             try:
                 reply = await client.send(asked)
-                self.answers[reply.version, reply.tensors[PROBABILITIES].tobytes()] += 1
+                self.replies[reply.version, reply.tensors[PROBABILITIES].tobytes()] += 1
             except BaseException as exc:  # noqa: BLE001 - any of them is a failed request
-                self.faults.append(exc)
+                self.errors.append(exc)
 
     def stop(self) -> None:
         self._done.set()
@@ -494,10 +494,10 @@ class Traffic:
 
 
 def test_no_request_fails_while_versions_come_and_go(tmp_path: Path, make_model: MakeModel) -> None:
-    """Ten versions are published and a bad one is refused, with 100 requests under way over either protocol.
+    """Publish ten versions and reject a bad one, with 100 concurrent requests over each protocol.
 
-    Every answer must be one of the versions' own, by the version that the server says it is from; where the server
-    decodes, it does not say, and an answer must be that of some version.
+    Every reply must have the predictions of the version that it names. If the server decodes, the reply names none, and
+    must have the predictions of one of the versions.
     """
     decodes = importlib.util.find_spec("nvidia") is not None and importlib.util.find_spec("nvidia.dali") is not None
     name, photo = f"tiny{CLASSIFIER}", photos(1)[0]
@@ -526,10 +526,10 @@ def test_no_request_fails_while_versions_come_and_go(tmp_path: Path, make_model:
         finally:
             for one in traffic:
                 one.stop()
-    assert [error for one in traffic for error in one.faults] == []
-    assert all(sum(one.answers.values()) > 1000 for one in traffic[:2])
-    for version, answer in (entry for one in traffic[:2] for entry in one.answers):
-        np.testing.assert_allclose(np.frombuffer(answer, np.float32), right[version][0], rtol=1e-5)
-    for _, answer in (entry for one in traffic[2:] for entry in one.answers):
-        apart = [float(np.abs(np.frombuffer(answer, np.float32) - one[0]).max()) for one in right.values()]
+    assert [error for one in traffic for error in one.errors] == []
+    assert all(sum(one.replies.values()) > 1000 for one in traffic[:2])
+    for version, reply in (entry for one in traffic[:2] for entry in one.replies):
+        np.testing.assert_allclose(np.frombuffer(reply, np.float32), right[version][0], rtol=1e-5)
+    for _, reply in (entry for one in traffic[2:] for entry in one.replies):
+        apart = [float(np.abs(np.frombuffer(reply, np.float32) - one[0]).max()) for one in right.values()]
         assert min(apart) < 0.02

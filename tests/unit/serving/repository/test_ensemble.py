@@ -99,7 +99,7 @@ invoke_autoserialize(module, sys.argv[2])
 
 
 def test_pipeline_source_gives_the_pixels_of_the_serialised_pipeline(tmp_path: Path) -> None:
-    """As NVIDIA's backend runs it (dali_backend, src/model_provider/model_provider.h)."""
+    """Run the source as NVIDIA's backend does (dali_backend, src/model_provider/model_provider.h)."""
     preprocess = Preprocess(size=24, crop_fraction=0.9, interpolation="bilinear")
     (tmp_path / "dali.py").write_bytes(pipeline_source(preprocess, 2))
     command = [sys.executable, "-c", AUTOSERIALISE, str(tmp_path / "dali.py"), str(tmp_path / "made")]
@@ -206,7 +206,7 @@ def test_public_name_stands_for_all_models(server: TritonServer, repository: Rep
 
 
 def test_stock_client_gets_class_names_for_jpeg(server: TritonServer) -> None:
-    """With nothing of ours on the client's side: Triton's own library, and its classification extension."""
+    """Use Triton's own client library and its classification extension."""
     encoded = np.frombuffer(photo(1, 60, 50), np.uint8)[None]
     given = triton.InferInput("jpeg", encoded.shape, "UINT8")
     given.set_data_from_numpy(encoded)
@@ -226,7 +226,7 @@ def configs(repository: Repository) -> dict[str, bytes]:
 
 
 def test_ensemble_follows_the_classifier(tmp_path: Path, make_model: MakeModel) -> None:
-    """Another image size, another largest batch, and back: always as one change, and always whole."""
+    """Change the image size and the largest batch, and back. Each change is one transaction."""
     repository = Repository(tmp_path / "models")
     repository.add(CLASSIFIER, *make_model(0), encoded=True)
     first = configs(repository)
@@ -283,19 +283,19 @@ def test_stream_goes_on_while_the_contract_changes(tmp_path: Path, make_model: M
 def test_rejected_new_model_leaves_nothing(
     server: TritonServer, repository: Repository, make_model: MakeModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The last check fails, when a live server has loaded all three of its parts."""
+    """The last check fails after a live server has loaded all three models."""
     model_file, card = make_model(5)
     card.write(model_file.parent)
 
     def refuse(*_: object) -> None:
         loaded.extend(client.models())
-        raise ParityError("it answers differently")
+        raise ParityError("it predicts differently")
 
     monkeypatch.setattr(publishing, "_confirm", refuse)
     loaded: list[str] = []
     with Client(server.grpc_url) as client:
         wanted = {"name": "new_classifier", "encoded": True, "live": Live(client), "scratch": False}
-        with pytest.raises(ParityError, match="it answers differently"):
+        with pytest.raises(ParityError, match="it predicts differently"):
             publish_version(repository, model_file.parent, **wanted)  # type: ignore[arg-type]
         assert loaded == sorted([*PARTS, "new", "new_classifier", "new_preprocess"])
         assert repository.models() == PARTS

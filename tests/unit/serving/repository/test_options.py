@@ -1,4 +1,4 @@
-"""What the options of a model and of a server do to a client, on a real server."""
+"""Effects of serving options on clients of a real server."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ IMAGE = np.zeros((1, 8, 8, 3), np.uint8)
 def server(
     tmp_path_factory: pytest.TempPathFactory, make_model: Callable[..., tuple[Path, Card]]
 ) -> Iterator[TritonServer]:
-    """`waiting` holds a request for a second in the hope of company, and at most one; `patient` holds any number."""
+    """`waiting` delays a request for a second to fill a batch and queues one; `patient` queues any number."""
     root = tmp_path_factory.mktemp("options") / "models"
     repository = Repository(root)
     slow = ServingConfig(
@@ -105,7 +105,7 @@ def test_client_timeout_ends_the_wait(url: str) -> None:
 
 
 def test_response_cache_option_loads_on_server_without_cache(url: str) -> None:
-    """The server from PyPI has none: the option must not keep a repository from loading there."""
+    """The server from PyPI has no cache; the option must not prevent a load there."""
     images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), np.uint8)
     with Client(url) as client:
         np.testing.assert_array_equal(client.infer("cached", images)[0], client.infer("cached", images)[0])

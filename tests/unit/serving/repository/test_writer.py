@@ -86,7 +86,7 @@ def test_newest_version_is_active_with_its_contract(repository: Repository, mode
 
 
 def test_methods_accept_public_and_classifier_name(repository: Repository, model_file: Path, card: Card) -> None:
-    """What people call it, and Triton's name of its classifier."""
+    """Use the public name and Triton's name of the classifier."""
     repository.add("digits_classifier", model_file, card)
     for name in ("digits", "digits_classifier"):
         assert repository.add(name, model_file, card).parent == repository.root / "digits_classifier"
@@ -185,7 +185,7 @@ def _add_for_ever(root: Path, model_file: Path) -> None:
 
 
 def assert_whole(repository: Repository) -> None:
-    """What Triton needs to load the model, and that no file is other than its card says."""
+    """Check that Triton could load the model and that every file matches its card."""
     version = model_config.active_version(repository.config("digits"))
     assert version in repository.versions("digits")
     for number in repository.versions("digits"):
