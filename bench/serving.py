@@ -42,7 +42,7 @@ from shrinkserve.benchmark.targets.target import Pixels, Predict, Target
 from shrinkserve.benchmark.timing import Timing
 from shrinkserve.config import ServingConfig
 from shrinkserve.errors import RequestError
-from shrinkserve.serving import model_config
+from shrinkserve.serving import config_text, model_config
 from shrinkserve.serving.client.client import Client
 from shrinkserve.serving.repository.engine_config import engine_config_path
 from shrinkserve.serving.repository.writer import Repository
@@ -95,10 +95,10 @@ def ours(
         chosen = ServingConfig(instances=shape[0], threads=shape[1], max_batch_size=batch)
         repository.configure(CLASSIFIER, chosen, engine)
         path = engine_config_path(root / CLASSIFIER, engine) if engine else root / CLASSIFIER / model_config.CONFIG
-        config = model_config.read_config(path)
+        config = config_text.read_config(path)
         for key, value in entries.items():
             config.parameters[key].string_value = value
-        path.write_text(model_config.to_text(config))
+        path.write_text(config_text.to_text(config))
         options = ServerOptions(engine=engine, log_file=Path(scratch) / "triton.log")
         with TritonServer(root, options) as server, Client(server.grpc_url) as client:
             address = server.grpc_url.removeprefix("grpc://")

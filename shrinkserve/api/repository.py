@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from shrinkserve.artifact import Card
     from shrinkserve.benchmark.tuning import Tuning
     from shrinkserve.config import ServingConfig
-    from shrinkserve.serving.publish.publish import Live
+    from shrinkserve.serving.publish.live import Live
     from shrinkserve.serving.publish.shadow import ShadowLimits
     from shrinkserve.serving.repository.writer import Repository
 
@@ -228,13 +228,13 @@ def show(name: str, repository: Path = REPOSITORY, *, version: int | None = None
         ConfigError: no such model or version.
         ArtifactError: a damaged version, or a configuration that cannot be read.
     """
-    from shrinkserve.serving import model_config
+    from shrinkserve.serving import config_text
     from shrinkserve.serving.repository.reader import RepositoryReader
 
     reader = RepositoryReader(Path(repository))
     model = reader.classifier(name)
     card = reader.card(model, version or reader.active(model))
-    return card, model_config.to_text(reader.config(model))
+    return card, config_text.to_text(reader.config(model))
 
 
 def add_jpeg(name: str, repository: Path = REPOSITORY, *, wait: float = WAIT_SECONDS, say: Say = _silent) -> list[Path]:
@@ -412,7 +412,7 @@ def _live(
 ) -> Iterator[Live | None]:
     """Yield the server of a URL, or None without one."""
     from shrinkserve.serving.client.client import Client
-    from shrinkserve.serving.publish.publish import Live
+    from shrinkserve.serving.publish.live import Live
     from shrinkserve.serving.publish.shadow import ShadowLimits
 
     if url is None:

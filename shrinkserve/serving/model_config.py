@@ -1,4 +1,4 @@
-"""Triton's model configuration, built as a protobuf and written in its text format.
+"""Triton's model configuration as a protobuf.
 
 One ``config.pbtxt`` serves both NVIDIA's container, whose ``onnxruntime`` backend is C++, and the server from PyPI,
 whose backend of that name is written in Python. The OpenVINO configurations are for the latter only: NVIDIA's backend
@@ -10,13 +10,9 @@ those that the backends read: see ``tests/unit/serving/test_container_config.py`
 
 from __future__ import annotations
 
-import errno
 import json
-import re
 from collections.abc import Collection
-from pathlib import Path
 
-from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
 from shrinkserve.artifact import INPUT, LOGITS, MODEL, PROBABILITIES, Card
@@ -24,7 +20,6 @@ from shrinkserve.config import ServingConfig
 from shrinkserve.engines import THREADS
 from shrinkserve.errors import ArtifactError
 from shrinkserve.preprocess import Preprocess
-from shrinkserve.text import printable
 
 CONFIG = "config.pbtxt"
 LABELS = "labels.txt"
@@ -36,12 +31,6 @@ MAX_CLASSES_TEXT = 8 << 20
 """Largest length of the class names as JSON. A client reads them with the configuration, in one reply."""
 PREFIX = "shrinkserve."
 """Prefix of our own parameters. Triton reports them to clients and reads none of them."""
-MAX_CONFIG_BYTES = 64 << 20
-"""Largest configuration that is read."""
-OPENVINO_NOTE = "# For `shrinkserve serve` only: NVIDIA's OpenVINO backend runs batches of one size."
-MAX_FIELDS = 50_000
-"""Most fields of a configuration that is read."""
-_STRING = re.compile(r"\"(?:[^\"\\]|\\.)*\"?|'(?:[^'\\]|\\.)*'?")
 CPU_ONLY = frozenset({("onnxruntime", "int8")})
 """Backends and precisions that run on the CPU: CUDA has no int8 convolution and would compute in float32."""
 
@@ -223,44 +212,6 @@ def copy_contract(source: pb.ModelConfig, target: pb.ModelConfig) -> None:
     for key, value in source.parameters.items():
         if key.startswith(PREFIX):
             target.parameters[key].CopyFrom(value)
-
-
-def to_text(config: pb.ModelConfig) -> str:
-    """Return the text of a ``config.pbtxt``."""
-    text = text_format.MessageToString(config)
-    return f"{OPENVINO_NOTE}\n{text}" if config.backend == "openvino" else text
-
-
-def parse_config_text(text: str, where: str = CONFIG) -> pb.ModelConfig:
-    """Parse the text of a ``config.pbtxt``.
-
-    Raises:
-        ArtifactError: not a model configuration; names the line.
-    """
-    fields = sum(map(_STRING.sub('""', text).count, ":{<,"))
-    if fields > MAX_FIELDS:  # the parser takes 10 us for each
-        hint = "publish the model again"
-        raise ArtifactError(f"{where}: too many fields", expected=f"at most {MAX_FIELDS}", found=fields, hint=hint)
-    try:
-        return text_format.Parse(text, pb.ModelConfig())
-    except (text_format.ParseError, ValueError, RecursionError) as exc:
-        reason = printable(" ".join(str(exc).split()))[:300]
-        what = f"{where}: not a Triton model configuration ({reason})"
-        raise ArtifactError(what, hint="correct that line, or publish the model again") from exc
-
-
-def read_config(path: Path) -> pb.ModelConfig:
-    """Read a ``config.pbtxt``.
-
-    Raises:
-        ArtifactError: no such file, or not a model configuration.
-    """
-    try:
-        if path.stat().st_size > MAX_CONFIG_BYTES:
-            raise OSError(errno.EFBIG, f"more than {MAX_CONFIG_BYTES} bytes")
-        return parse_config_text(path.read_text(encoding="utf-8"), str(path))
-    except (OSError, UnicodeDecodeError) as exc:
-        raise ArtifactError(f"{path}: not a readable configuration ({exc})", hint="publish the model again") from exc
 
 
 def parameters(config: pb.ModelConfig) -> dict[str, str]:

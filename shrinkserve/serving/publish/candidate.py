@@ -15,7 +15,7 @@ from tritonclient.grpc import model_config_pb2 as pb
 from shrinkserve.artifact import MODEL
 from shrinkserve.config import ServingConfig
 from shrinkserve.errors import RequestError
-from shrinkserve.serving import model_config
+from shrinkserve.serving import config_text, model_config
 from shrinkserve.serving.client.client import Client
 from shrinkserve.serving.model_config import LABELS
 from shrinkserve.serving.names import CANDIDATE
@@ -102,4 +102,4 @@ def _candidate_config(
     if engine is None:
         return base, {MODEL}
     path = engine_config_path(repository.root / card.name, engine.name)
-    return engine_config(engine, base, model_config.read_config(path) if path.is_file() else None), engine.files
+    return engine_config(engine, base, config_text.read_config(path) if path.is_file() else None), engine.files

@@ -10,7 +10,7 @@ from shrinkserve.atomic import write_atomic
 from shrinkserve.config import ServingConfig
 from shrinkserve.engines import engines_of
 from shrinkserve.errors import ArtifactError
-from shrinkserve.serving import model_config
+from shrinkserve.serving import config_text, model_config
 from shrinkserve.serving.model_config import CONFIG, LABELS
 from shrinkserve.serving.repository.engine_config import CONFIGS, engine_config, engine_config_path
 from shrinkserve.text import check_class_names
@@ -29,19 +29,19 @@ def activate(folder: Path, version: int, card: Card, options: ServingConfig | No
         ArtifactError: a configuration cannot be read, or a class name is invalid.
     """
     if options is None and (folder / CONFIG).is_file():
-        config = model_config.read_config(folder / CONFIG)
+        config = config_text.read_config(folder / CONFIG)
         model_config.set_contract(config, card, version)
     else:
         config = model_config.build_config(folder.name, card, options, version=version)
-    write_atomic(folder / CONFIG, model_config.to_text(config).encode())
+    write_atomic(folder / CONFIG, config_text.to_text(config).encode())
     write_atomic(folder / LABELS, labels_text(card.classes).encode())
 
     engines = {engine_config_path(folder, engine.name): engine for engine in engines_of(card)}
     for path in set((folder / CONFIGS).glob("*.pbtxt")) - engines.keys():
         path.unlink()  # this version does not have the engine
     for path, engine in engines.items():
-        known = model_config.read_config(path) if options is None and path.is_file() else None
-        write_atomic(path, model_config.to_text(engine_config(engine, config, known)).encode())
+        known = config_text.read_config(path) if options is None and path.is_file() else None
+        write_atomic(path, config_text.to_text(engine_config(engine, config, known)).encode())
 
 
 def labels_text(classes: Sequence[str]) -> str:

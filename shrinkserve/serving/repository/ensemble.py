@@ -18,7 +18,7 @@ from shrinkserve.atomic import write_atomic
 from shrinkserve.errors import ConfigError
 from shrinkserve.machine import usable_cores
 from shrinkserve.preprocess import Preprocess
-from shrinkserve.serving import model_config, names
+from shrinkserve.serving import config_text, model_config, names
 from shrinkserve.serving.model_config import CONFIG, ENCODED, LABELS
 from shrinkserve.serving.repository import dali_pipeline
 from shrinkserve.serving.repository.dali_pipeline import PIPELINE_INPUT
@@ -47,7 +47,7 @@ def is_ours(folder: Path) -> bool:
     """
     if not (folder / CONFIG).is_file():
         return False
-    config = model_config.read_config(folder / CONFIG)
+    config = config_text.read_config(folder / CONFIG)
     return "preprocess" in model_config.parameters(config) and (config.backend or config.platform) in {
         "dali",
         "ensemble",
@@ -84,7 +84,7 @@ def stage(change: Change, folder: Path) -> str:
     pipeline_config.parameters[f"{model_config.PREFIX}dali"].string_value = dali_pipeline.dali_version()
     for copy, config in ((decoder, pipeline_config), (joined, _ensemble_config(base))):
         (copy / "1").mkdir(exist_ok=True)
-        write_atomic(copy / CONFIG, model_config.to_text(config).encode())
+        write_atomic(copy / CONFIG, config_text.to_text(config).encode())
     write_atomic(decoder / "1" / PIPELINE, dali_pipeline.serialise_pipeline(preprocess, base.max_batch_size))
     write_atomic(decoder / "1" / PIPELINE_SOURCE, dali_pipeline.pipeline_source(preprocess, base.max_batch_size))
     write_atomic(joined / LABELS, (folder / LABELS).read_bytes())
@@ -115,7 +115,7 @@ def misfit(root: Path, folder: Path) -> str | None:
         place = root / part / CONFIG
         if not place.is_file():
             return f"no {part}/{CONFIG}"
-        if _interface(model_config.read_config(place)) != _interface(config):
+        if _interface(config_text.read_config(place)) != _interface(config):
             return f"{part}: does not fit the active version of {folder.name}"
     labels = [place.read_bytes() if place.is_file() else b"" for place in (root / ensemble / LABELS, folder / LABELS)]
     if labels[0] != labels[1]:
@@ -129,16 +129,16 @@ def state(root: Path, name: str) -> list[bytes]:
     configs = [root / part / CONFIG for part in (pipeline, ensemble)]
     labels = root / ensemble / LABELS
     return [
-        *(_interface(model_config.read_config(p)).SerializeToString() if p.is_file() else b"" for p in configs),
+        *(_interface(config_text.read_config(p)).SerializeToString() if p.is_file() else b"" for p in configs),
         labels.read_bytes() if labels.is_file() else b"",
     ]
 
 
 def smallest_config(folder: Path) -> pb.ModelConfig:
     """Return a classifier's configuration with the largest batch size that all its engines take."""
-    config = model_config.read_config(folder / CONFIG)
+    config = config_text.read_config(folder / CONFIG)
     for path in (folder / CONFIGS).glob("*.pbtxt"):
-        config.max_batch_size = min(config.max_batch_size, model_config.read_config(path).max_batch_size)
+        config.max_batch_size = min(config.max_batch_size, config_text.read_config(path).max_batch_size)
     return config
 
 

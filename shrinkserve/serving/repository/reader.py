@@ -10,7 +10,7 @@ from tritonclient.grpc import model_config_pb2 as pb
 
 from shrinkserve.artifact import CARD, MODEL_NAME, Card, check_name, read_card
 from shrinkserve.errors import ArtifactError, ConfigError
-from shrinkserve.serving import model_config, names
+from shrinkserve.serving import config_text, model_config, names
 from shrinkserve.serving.model_config import CONFIG
 from shrinkserve.serving.repository.engine_config import CONFIGS, engine_config_path
 
@@ -128,7 +128,7 @@ class RepositoryReader:
             ConfigError: no such model.
             ArtifactError: the configuration cannot be read.
         """
-        return model_config.read_config(self._folder(name) / CONFIG)
+        return config_text.read_config(self._folder(name) / CONFIG)
 
     def card(self, name: str, version: int, *, verify: bool = True) -> Card:
         """Return a version's card.
@@ -190,7 +190,7 @@ def labels_problem(folder: Path) -> str | None:
     Raises:
         ArtifactError: the configuration cannot be read.
     """
-    for tensor in model_config.read_config(folder / CONFIG).output:
+    for tensor in config_text.read_config(folder / CONFIG).output:
         if not tensor.label_filename:
             continue
         try:

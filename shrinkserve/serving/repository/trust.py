@@ -8,7 +8,7 @@ from pathlib import Path
 from shrinkserve.engines import FILE, SUFFIXES
 from shrinkserve.errors import ShrinkServeError
 from shrinkserve.preprocess import Preprocess
-from shrinkserve.serving import model_config
+from shrinkserve.serving import config_text, model_config
 from shrinkserve.serving.repository.dali_pipeline import pipeline_source
 from shrinkserve.serving.repository.engine_config import CONFIGS
 
@@ -27,7 +27,7 @@ def runs_code(folder: Path) -> str | None:
         if not _is_our_pipeline(folder, path):
             return str(path.relative_to(folder))
     for path in (folder / model_config.CONFIG, *sorted((folder / CONFIGS).glob("*.pbtxt"))):
-        config = model_config.read_config(path)
+        config = config_text.read_config(path)
         kind = config.backend or config.platform
         if kind not in KNOWN or config.runtime:
             return f"{path.relative_to(folder)}: backend {kind or config.runtime or 'not given'}"
@@ -42,7 +42,7 @@ def _is_our_pipeline(folder: Path, path: Path) -> bool:
     if path.name != "dali.py":
         return False
     try:
-        config = model_config.read_config(folder / model_config.CONFIG)
+        config = config_text.read_config(folder / model_config.CONFIG)
         preprocess = Preprocess.from_dict(json.loads(model_config.parameters(config)["preprocess"]))
         return path.read_bytes() == pipeline_source(preprocess, config.max_batch_size)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ShrinkServeError):

@@ -13,7 +13,7 @@ from shrinkserve.engines import check_files, engines_of
 from shrinkserve.errors import ArtifactError, ParityError, ShrinkServeError
 from shrinkserve.preprocess import Preprocess
 from shrinkserve.runtimes.onnx import OnnxModel, check_weights
-from shrinkserve.serving import model_config
+from shrinkserve.serving import config_text, model_config
 from shrinkserve.serving.model_config import LABELS
 from shrinkserve.serving.names import names_of_ensemble, public_name
 from shrinkserve.serving.repository import ensemble
@@ -111,7 +111,7 @@ def _engine_problems(folder: Path, config: pb.ModelConfig, card: Card) -> Iterat
     """Yield the problems of the engines' configurations and files."""
     for engine in engines_of(card):
         path = engine_config_path(folder, engine.name)
-        found = model_config.read_config(path)
+        found = config_text.read_config(path)
         yield from _differences(path, found, engine_config(engine, config, found))
         place = folder / str(model_config.active_version(config)) / engine.file
         if place.suffix == ".onnx":

@@ -28,7 +28,7 @@ from shrinkserve.atomic import check_writable, write_atomic
 from shrinkserve.config import ServingConfig
 from shrinkserve.engines import Engine, check_files, engines_of, keep_other_plans
 from shrinkserve.errors import ArtifactError, ConfigError
-from shrinkserve.serving import model_config, names
+from shrinkserve.serving import config_text, model_config, names
 from shrinkserve.serving.model_config import CONFIG
 from shrinkserve.serving.repository import ensemble, lock
 from shrinkserve.serving.repository.activation import activate
@@ -218,9 +218,9 @@ class Repository(RepositoryReader):
         path = self.config_path(name, engine).relative_to(self.root / name)
         with self._changing() as change:
             folder = change.copy(name)
-            config = model_config.read_config(folder / path)
+            config = config_text.read_config(folder / path)
             model_config.set_options(config, options)
-            write_atomic(folder / path, model_config.to_text(config).encode())
+            write_atomic(folder / path, config_text.to_text(config).encode())
             self._commit(change, folder)
 
     def remove(self, name: str, versions: Sequence[int]) -> None:

@@ -12,7 +12,7 @@ from tritonclient.grpc import model_config_pb2 as pb
 from shrinkserve.artifact import CARD, MODEL_NAME
 from shrinkserve.engines import FILE
 from shrinkserve.errors import ArtifactError, ConfigError, ServerError
-from shrinkserve.serving import model_config
+from shrinkserve.serving import config_text
 from shrinkserve.serving import names as serving_names
 from shrinkserve.serving.model_config import CONFIG
 from shrinkserve.serving.names import CLASSIFIER, PREPROCESS
@@ -99,7 +99,7 @@ class _Scan:
                 next((folder / str(version)).iterdir(), None)  # Triton stops at one that it may not list
             chosen = engine is not None and engine in self.engines[folder.name]
             path = engine_config_path(folder, engine) if engine and chosen else folder / CONFIG
-            self.configs[folder.name] = model_config.read_config(path)
+            self.configs[folder.name] = config_text.read_config(path)
         elif versions:  # else it is not a model's folder
             ours = any((folder / str(version) / CARD).is_file() for version in versions)
             hint = "" if ours or folder.name.endswith(PREPROCESS) else "write one; NVIDIA's container can do without it"

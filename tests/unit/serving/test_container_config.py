@@ -24,7 +24,7 @@ from shrinkserve.artifact import Card
 from shrinkserve.config import ServingConfig
 from shrinkserve.engines import Engine
 from shrinkserve.preprocess import Preprocess
-from shrinkserve.serving import model_config
+from shrinkserve.serving import config_text, model_config
 from shrinkserve.serving.repository import ensemble
 from shrinkserve.serving.repository.engine_config import engine_config
 from shrinkserve.serving.repository.transaction import changing
@@ -72,7 +72,7 @@ def configs(base: pb.ModelConfig) -> dict[str, pb.ModelConfig]:
 
 
 def parsed(config: pb.ModelConfig) -> pb.ModelConfig:
-    return text_format.Parse(model_config.to_text(config), pb.ModelConfig())
+    return text_format.Parse(config_text.to_text(config), pb.ModelConfig())
 
 
 def test_backends_read_every_parameter(configs: dict[str, pb.ModelConfig]) -> None:
@@ -124,8 +124,8 @@ def test_decoder_makes_no_batch_of_several_requests(configs: dict[str, pb.ModelC
 
 
 def test_openvino_config_says_which_server_it_is_for(configs: dict[str, pb.ModelConfig]) -> None:
-    assert model_config.to_text(configs["bf16"]).startswith("# For `shrinkserve serve` only")
-    assert not model_config.to_text(configs["default"]).startswith("#")
+    assert config_text.to_text(configs["bf16"]).startswith("# For `shrinkserve serve` only")
+    assert not config_text.to_text(configs["default"]).startswith("#")
 
 
 def test_edited_decoder_still_fits(tmp_path: Path) -> None:
@@ -134,19 +134,19 @@ def test_edited_decoder_still_fits(tmp_path: Path) -> None:
     base = model_config.build_config(CARD.name, CARD)
     folder = tmp_path / CARD.name
     folder.mkdir()
-    (folder / "config.pbtxt").write_text(model_config.to_text(base))
+    (folder / "config.pbtxt").write_text(config_text.to_text(base))
     (folder / "labels.txt").write_text("a\nb\n")
     with changing(tmp_path) as change:
         change.commit(hidden=ensemble.stage(change, folder))
     assert ensemble.misfit(tmp_path, folder) is None
     path = tmp_path / "m_preprocess" / "config.pbtxt"
-    older = model_config.read_config(path)
+    older = config_text.read_config(path)
     older.ClearField("dynamic_batching")
     older.dynamic_batching.SetInParent()
     older.instance_group[0].count = 7
     del older.parameters["num_threads"]
-    path.write_text(model_config.to_text(older))
+    path.write_text(config_text.to_text(older))
     assert ensemble.misfit(tmp_path, folder) is None
     older.max_batch_size += 1
-    path.write_text(model_config.to_text(older))
+    path.write_text(config_text.to_text(older))
     assert ensemble.misfit(tmp_path, folder) is not None

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from shrinkserve.artifact import Card, read_card
 from shrinkserve.engines import check_files, engines_of
 from shrinkserve.errors import ShrinkServeError
-from shrinkserve.serving import model_config
+from shrinkserve.serving import config_text
 from shrinkserve.serving.repository.trust import runs_code
 from shrinkserve.serving.repository.verify import problems
 from shrinkserve.serving.repository.writer import Repository
@@ -140,7 +140,7 @@ def test_engines_of_any_card_stay_inside_the_version(
 def test_read_config_accepts_or_rejects_any_text(tmp_path: Path, text: str) -> None:
     path = tmp_path / "config.pbtxt"
     path.write_bytes(text.encode("utf-8", "surrogatepass"))
-    assert is_short_line(error_of(lambda: model_config.read_config(path)))
+    assert is_short_line(error_of(lambda: config_text.read_config(path)))
     assert is_short_line(error_of(lambda: runs_code(tmp_path)))
 
 
@@ -148,7 +148,7 @@ def test_read_config_accepts_or_rejects_any_text(tmp_path: Path, text: str) -> N
 def test_read_config_rejects_endless_fields(tmp_path: Path, text: str) -> None:
     (tmp_path / "config.pbtxt").write_text(text)
     with pytest.raises(ShrinkServeError, match="too many fields"):
-        model_config.read_config(tmp_path / "config.pbtxt")
+        config_text.read_config(tmp_path / "config.pbtxt")
 
 
 @pytest.mark.parametrize("size", [(64 << 20) + 1])
@@ -156,4 +156,4 @@ def test_read_config_rejects_huge_file(tmp_path: Path, size: int) -> None:
     with (tmp_path / "config.pbtxt").open("wb") as stream:
         stream.truncate(size)
     with pytest.raises(ShrinkServeError, match="more than"):
-        model_config.read_config(tmp_path / "config.pbtxt")
+        config_text.read_config(tmp_path / "config.pbtxt")

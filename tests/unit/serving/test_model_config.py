@@ -12,7 +12,7 @@ from shrinkserve.artifact import Card
 from shrinkserve.config import ServingConfig
 from shrinkserve.errors import ArtifactError
 from shrinkserve.preprocess import Preprocess
-from shrinkserve.serving import model_config
+from shrinkserve.serving import config_text, model_config
 
 CARD = Card(
     kind="onnx",
@@ -24,7 +24,7 @@ CARD = Card(
 
 
 def parsed(config: pb.ModelConfig) -> pb.ModelConfig:
-    return text_format.Parse(model_config.to_text(config), pb.ModelConfig())
+    return text_format.Parse(config_text.to_text(config), pb.ModelConfig())
 
 
 def test_to_text_round_trip() -> None:
@@ -118,17 +118,17 @@ def test_read_config_names_file_and_line(tmp_path: Path) -> None:
     path = tmp_path / "config.pbtxt"
     path.write_text('name: "cats"\nmax_batch_sise: 4\n')
     with pytest.raises(ArtifactError, match=r"config\.pbtxt.*2:.*max_batch_sise"):
-        model_config.read_config(path)
+        config_text.read_config(path)
 
 
 def test_read_config_rejects_missing_file(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="not a readable configuration"):
-        model_config.read_config(tmp_path / "config.pbtxt")
+        config_text.read_config(tmp_path / "config.pbtxt")
 
 
 def test_parameters_contain_the_class_names() -> None:
     card = replace(CARD, classes=["3", 'a "quoted"\\ name', "größe", "b: c"])
-    config = model_config.parse_config_text(model_config.to_text(model_config.build_config("cats", card)))
+    config = config_text.parse_config_text(config_text.to_text(model_config.build_config("cats", card)))
     assert json.loads(config.parameters["shrinkserve.classes"].string_value) == card.classes
 
 

@@ -36,8 +36,9 @@ from shrinkserve.serving.client.operations import InferRequest
 from shrinkserve.serving.client.prediction import Prediction
 from shrinkserve.serving.model_config import ENCODED, INPUT, PROBABILITIES
 from shrinkserve.serving.names import CLASSIFIER
-from shrinkserve.serving.publish import publish as publishing
-from shrinkserve.serving.publish.publish import Live, publish_version, roll_back_version
+from shrinkserve.serving.publish import live
+from shrinkserve.serving.publish.live import Live
+from shrinkserve.serving.publish.publish import publish_version, roll_back_version
 from shrinkserve.serving.publish.shadow import ShadowLimits
 from shrinkserve.serving.repository import activation, lock, writer
 from shrinkserve.serving.repository.transaction import Change
@@ -353,7 +354,7 @@ def test_refused_version_is_undone_on_a_full_disk(
 
     with Client(live_server.grpc_url) as client:
         with monkeypatch.context() as patch:
-            patch.setattr(publishing, "_confirm", refuse)
+            patch.setattr(live, "confirm_version", refuse)
             with pytest.raises(RequestError, match="the server refuses"):
                 publish_version(repository, source, live=Live(client), scratch=False)
         monkeypatch.undo()
@@ -370,7 +371,7 @@ def test_error_of_undoing_is_a_note_of_the_first_error(
         monkeypatch.setattr(client, "load", lambda *_: (_ for _ in ()).throw(RequestError("the server is gone")))
         raise ParityError("it predicts differently")
 
-    monkeypatch.setattr(publishing, "_confirm", refuse)
+    monkeypatch.setattr(live, "confirm_version", refuse)
     with (
         Client(live_server.grpc_url) as client,
         pytest.raises(ParityError, match="it predicts differently") as caught,
@@ -386,7 +387,8 @@ TRY_OUT = """
 import sys, time
 from pathlib import Path
 from shrinkserve.serving.client.client import Client
-from shrinkserve.serving.publish.publish import Live, publish_version
+from shrinkserve.serving.publish.live import Live
+from shrinkserve.serving.publish.publish import publish_version
 from shrinkserve.serving.repository.writer import Repository
 
 def stay(line):
@@ -420,7 +422,8 @@ PUBLISH_FOR_EVER = """
 import sys
 from pathlib import Path
 from shrinkserve.serving.client.client import Client
-from shrinkserve.serving.publish.publish import Live, publish_version
+from shrinkserve.serving.publish.live import Live
+from shrinkserve.serving.publish.publish import publish_version
 from shrinkserve.serving.repository.writer import Repository
 
 root, source, url = sys.argv[1:]

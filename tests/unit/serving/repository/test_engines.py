@@ -15,7 +15,7 @@ from shrinkserve.config import ServingConfig
 from shrinkserve.engines import Engine, engines_of
 from shrinkserve.errors import ArtifactError, ConfigError
 from shrinkserve.runtimes.onnx import OnnxModel
-from shrinkserve.serving import doctor, model_config
+from shrinkserve.serving import config_text, doctor, model_config
 from shrinkserve.serving.client.client import Client
 from shrinkserve.serving.publish.publish import publish_version
 from shrinkserve.serving.repository.verify import problems
@@ -54,7 +54,7 @@ def built(tmp_path: Path, make_model: MakeModel) -> Path:
 
 def test_add_engines_writes_configuration(repository: Repository, built: Path) -> None:
     path = add_engine(repository, PLANS, built)
-    config = model_config.read_config(path)
+    config = config_text.read_config(path)
     assert (config.backend, config.default_model_filename) == ("tensorrt", "model.plan")
     assert dict(config.cc_model_filenames) == {"8.9": "model.sm89.plan"}
     base = repository.config("tiny")
@@ -98,7 +98,7 @@ def test_engine_options_are_kept_until_a_version_lacks_the_engine(
     first = repository.card("tiny", 1)
     files = {**card.files, "model.int8.onnx": first.files["model.int8.onnx"]}
     repository.add("tiny", model_file, replace(card, files=files, details=first.details))
-    config = model_config.read_config(path)
+    config = config_text.read_config(path)
     assert model_config.active_version(config) == 2
     assert config.instance_group[0].count == 5
     assert (repository.root / "tiny" / "2" / "model.int8.onnx").is_file()

@@ -24,8 +24,9 @@ from shrinkserve.preprocess import Preprocess
 from shrinkserve.serving.client.async_client import AsyncClient
 from shrinkserve.serving.client.client import Client
 from shrinkserve.serving.client.prediction import ClassifyResult
-from shrinkserve.serving.publish import publish as publishing
-from shrinkserve.serving.publish.publish import Live, publish_version
+from shrinkserve.serving.publish import live
+from shrinkserve.serving.publish.live import Live
+from shrinkserve.serving.publish.publish import publish_version
 from shrinkserve.serving.repository.dali_pipeline import pipeline_source, serialise_pipeline
 from shrinkserve.serving.repository.trust import runs_code
 from shrinkserve.serving.repository.verify import problems
@@ -291,7 +292,7 @@ def test_rejected_new_model_leaves_nothing(
         loaded.extend(client.models())
         raise ParityError("it predicts differently")
 
-    monkeypatch.setattr(publishing, "_confirm", refuse)
+    monkeypatch.setattr(live, "confirm_version", refuse)
     loaded: list[str] = []
     with Client(server.grpc_url) as client:
         wanted = {"name": "new_classifier", "encoded": True, "live": Live(client), "scratch": False}
