@@ -123,13 +123,13 @@ def test_add_rejects_file_that_differs_from_its_card(
     repository: Repository, model_file: Path, card: Card, tmp_path: Path
 ) -> None:
     repository.add("digits", model_file, card)
-    before = {p: p.read_bytes() for p in repository.root.rglob("*") if p.is_file()}
+    before = {p: p.read_bytes() for p in (repository.root / "digits").rglob("*") if p.is_file()}
     damaged = tmp_path / "damaged.onnx"
     damaged.write_bytes(b"something else")
     with pytest.raises(ArtifactError, match="sha256 does not match"):
         repository.add("digits", damaged, card)
-    assert {p: p.read_bytes() for p in repository.root.rglob("*") if p.is_file()} == before
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["damaged.onnx", "made", "models"], "nothing is left beside"
+    assert {p: p.read_bytes() for p in (repository.root / "digits").rglob("*") if p.is_file()} == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["damaged.onnx", "made", "models"], "no staging folder is left"
 
 
 @pytest.mark.parametrize("name", ["", ".hidden", "..", "../up", "a/b", "/etc/x", "a b", "a\n", "x" * 129, "-x"])
