@@ -85,7 +85,7 @@ class RepositoryReader:
         Raises:
             ConfigError: no such model.
         """
-        return versions_in(self.root / self.classifier(name))
+        return _readable_versions(self.root / self.classifier(name))
 
     def active(self, name: str) -> int:
         """Return the active version.
@@ -115,7 +115,7 @@ class RepositoryReader:
             ConfigError: no such model or version.
         """
         folder = self.root / self.classifier(name)
-        known = versions_in(folder)
+        known = _readable_versions(folder)
         if version not in known:
             shown = ", ".join(map(str, known))
             raise ConfigError(f"{folder}: no such version", expected=f"one of {shown}", found=version)
@@ -210,10 +210,14 @@ def versions_in(folder: Path) -> list[int]:
     """Return the version numbers in a model's folder: those that Triton reads, so without leading zeros.
 
     Raises:
-        ArtifactError: the folder cannot be read.
+        OSError: the folder cannot be read.
     """
+    return sorted(int(p.name) for p in folder.iterdir() if VERSION.fullmatch(p.name) and p.is_dir())
+
+
+def _readable_versions(folder: Path) -> list[int]:
     try:
-        return sorted(int(p.name) for p in folder.iterdir() if VERSION.fullmatch(p.name) and p.is_dir())
+        return versions_in(folder)
     except OSError as exc:
         hint = "change its permissions or move it out of the repository"
         raise ArtifactError(f"{folder}: cannot be read ({exc.strerror})", hint=hint) from exc
