@@ -31,7 +31,7 @@ from shrinkserve.serving.repository.dali_pipeline import pipeline_source, serial
 from shrinkserve.serving.repository.trust import runs_code
 from shrinkserve.serving.repository.verify import problems
 from shrinkserve.serving.repository.writer import Repository
-from shrinkserve.serving.server.loadable import select
+from shrinkserve.serving.server.loadable import Skip, select
 from shrinkserve.serving.server.server import ServerOptions, TritonServer
 
 dali = pytest.importorskip("nvidia.dali", reason="DALI is not installed")
@@ -241,7 +241,7 @@ def test_ensemble_follows_the_classifier(tmp_path: Path, make_model: MakeModel) 
     assert configs(repository)["tiny"] == first["tiny"]
     repository.configure(CLASSIFIER, ServingConfig(max_batch_size=3))
     assert [repository.config(part).max_batch_size for part in PARTS] == [3, 3, 3]
-    assert select(repository.root).whole == PARTS
+    assert select(repository.root).models == PARTS
 
 
 def test_stream_goes_on_while_the_contract_changes(tmp_path: Path, make_model: MakeModel) -> None:
@@ -311,20 +311,22 @@ def test_misfit_is_skipped_and_add_jpeg_repairs_it(tmp_path: Path, make_model: M
     (line,) = problems(repository, CLASSIFIER)
     assert "run `shrinkserve repo add-jpeg tiny`" in line
     found = select(repository.root)
-    assert found.whole == [CLASSIFIER, "tiny_preprocess"]
-    assert f"complete it with: shrinkserve repo add-jpeg tiny --repository {repository.root}" in found.skipped["tiny"]
+    assert found.models == [CLASSIFIER, "tiny_preprocess"]
+    assert found.skipped["tiny"].kind is Skip.MISFIT
+    assert found.skipped["tiny"].hint == f"run: shrinkserve repo add-jpeg tiny --repository {repository.root}"
     repository.add_jpeg("tiny")
     assert list(problems(repository, CLASSIFIER)) == []
-    assert select(repository.root, ["tiny"]).whole == PARTS
-    assert select(repository.root, [CLASSIFIER]).whole == [CLASSIFIER]
+    assert select(repository.root, ["tiny"]).models == PARTS
+    assert select(repository.root, [CLASSIFIER]).models == [CLASSIFIER]
 
 
 def test_machine_without_dali_serves_pixels(repository: Repository) -> None:
-    found = select(repository.root, ["tiny"], unavailable={"dali": "pip install 'shrinkserve[dali]'"})
-    assert found.whole == [CLASSIFIER]
-    assert found.skipped == {
-        "tiny": "needs tiny_preprocess, which is skipped",
-        "tiny_preprocess": "needs dali, which is not installed; pip install 'shrinkserve[dali]'",
+    hint = "pip install 'shrinkserve[dali]'"
+    found = select(repository.root, ["tiny"], how_to_get=lambda backend: hint if backend == "dali" else None)
+    assert found.models == [CLASSIFIER]
+    assert {name: (reason.kind, reason.hint) for name, reason in found.skipped.items()} == {
+        "tiny": (Skip.DEPENDS, ""),
+        "tiny_preprocess": (Skip.NO_BACKEND, hint),
     }
 
 
