@@ -1,1 +1,1 @@
-"""Python-based Triton backends: the pip server has only Triton's Python backend, which runs these."""
+"""Python-based Triton backends for the server from PyPI, which has only Triton's Python backend to run them."""

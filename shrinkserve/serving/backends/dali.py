@@ -1,46 +1,52 @@
-"""Triton's backend `dali` in Python: runs a serialised DALI pipeline on the CPU.
+"""Triton's backend `dali` in Python: run a serialised DALI pipeline on the CPU.
 
-It reads the same config as NVIDIA's C++ backend (github.com/triton-inference-server/dali_backend): the file is
-`model.dali`, an input is the `fn.external_source` of its name, the outputs come in the pipeline's order, and
-`num_threads` is a parameter. Inputs may be ragged: every row is a sample of its own.
+It reads the same configuration as NVIDIA's C++ backend (github.com/triton-inference-server/dali_backend): the file is
+`model.dali`, an input is the `fn.external_source` of its name, the outputs are in the pipeline's order, and
+`num_threads` is a parameter. Inputs may be ragged: every row is a sample.
+
+NVIDIA's backend lacks two things. An image that DALI would decode to other pixels than `preprocess.decode` is decoded
+by Pillow first. And memory is limited: no image and no run of the pipeline has more than `MAX_PIXELS`.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from nvidia import dali
 from PIL import Image, UnidentifiedImageError
 
-from shrinkserve.preprocess import FORMATS, MAX_BYTES, MAX_PIXELS
+from shrinkserve.preprocess import FORMATS, dali_bytes
 from shrinkserve.serving.backends.arguments import ModelArguments
-from shrinkserve.serving.backends.batching import Array, Inputs, answer
+from shrinkserve.serving.backends.batching import Array, Inputs, Request, Response, respond
+
+MAX_PIXELS = 25_000_000
+"""Most pixels of an image, and of all images of one run. Decoding takes about 6 bytes a pixel."""
 
 
 class TritonPythonModel:
     """One instance of a pipeline."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Build the pipeline; Triton shows what is raised here as the reason why the model cannot be loaded."""
+        """Build the pipeline. Triton shows an exception as the reason why the model cannot be loaded."""
         self._arguments = ModelArguments.parse(args, "model.dali")
         if not self._arguments.batches:
             raise ValueError("max_batch_size: expected at least 1, as a DALI pipeline has one, found 0")
         self._pipeline = self._build()
 
-    def execute(self, requests: Sequence[Any]) -> list[Any]:
-        """Answer the requests that Triton put into one batch."""
-        return answer(requests, self._arguments, self._infer)
+    def execute(self, requests: Sequence[Request]) -> list[Response]:
+        """Respond to the requests of one batch."""
+        return respond(requests, self._arguments, self._infer)
 
-    def _build(self) -> Any:  # DALI's classes carry no types
-        pipeline: Any = dali.Pipeline.deserialize(
+    def _build(self) -> Any:  # DALI's classes have no types
+        pipeline = dali.Pipeline.deserialize(
             filename=str(self._arguments.file),
             batch_size=int(self._arguments.config["max_batch_size"]),
             num_threads=self._arguments.threads("num_threads"),
             device_id=None,
-            prefetch_queue_depth=1,  # a run answers what was fed just before it
+            prefetch_queue_depth=1,  # a run returns the results of what was fed just before it
             exec_async=False,
             exec_pipelined=False,
         )
@@ -48,45 +54,59 @@ class TritonPythonModel:
         return pipeline
 
     def _infer(self, requests: Sequence[Inputs], names: Sequence[str]) -> Sequence[Array]:
-        for name in requests[0]:
-            rows = [row for inputs in requests for row in inputs[name]]
-            for row in rows:
-                check_image(row)
-            self._pipeline.feed_input(name, rows)
+        (name,) = requests[0]
+        rows = [row for inputs in requests for row in inputs[name]]
+        pixels = [image_pixels(row) for row in rows]
+        runs = [self._run(name, rows[part]) for part in split_runs(pixels)]
+        results = [np.concatenate(parts) if len(parts) > 1 else parts[0] for parts in zip(*runs, strict=True)]
+        return [results[self._arguments.outputs.index(name)] for name in names]
+
+    def _run(self, name: str, rows: Sequence[Array]) -> list[Array]:
+        decodable = [np.frombuffer(dali_bytes(row.tobytes()), np.uint8) for row in rows]
+        self._pipeline.feed_input(name, decodable)
         try:
             outputs = self._pipeline.run()
         except RuntimeError as exc:
-            self._pipeline = self._build()  # after a fault a pipeline cannot be used any more; a new one takes 1 ms
-            raise ValueError(f"not an image that can be decoded ({_cause(exc)})") from None
-        # Copies: the memory is the pipeline's, and its next run may come before they are sent.
-        results = [np.array(output.as_tensor()) for output in outputs]
-        return [results[self._arguments.outputs.index(name)] for name in names]
+            self._pipeline = self._build()  # a pipeline cannot be used after an error; a new one takes 1 ms
+            raise ValueError(f"cannot decode image ({_cause(exc)})") from None
+        # Copies: the memory belongs to the pipeline, whose next run may come before they are sent.
+        return [np.array(output.as_tensor()) for output in outputs]
 
 
-def check_image(encoded: Array) -> None:
-    """Refuse what is no image, or would take too much memory to decode, by its header alone.
+def image_pixels(encoded: Array) -> int:
+    """Return the pixels of an encoded image, from its header.
 
     Args:
         encoded: uint8, shape (bytes,).
 
     Raises:
-        ValueError: says what was found.
+        ValueError: not an image, or more than `MAX_PIXELS`.
     """
-    if encoded.size > MAX_BYTES:
-        raise ValueError(f"the image is too large: expected at most {MAX_BYTES} bytes, found {encoded.size}")
     try:
         with Image.open(io.BytesIO(encoded.tobytes()), formats=FORMATS) as image:
             width, height = image.size
-    except UnidentifiedImageError:  # whose message is an address in memory
-        raise ValueError("not an image (of no format that is known)") from None
+    except UnidentifiedImageError:  # its message is an address in memory
+        raise ValueError("cannot decode image: unknown format; expected JPEG, PNG, BMP or WebP") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as exc:
-        raise ValueError(f"not an image ({' '.join(str(exc).split())})") from None
+        raise ValueError(f"cannot decode image ({' '.join(str(exc).split())})") from None
     if width * height > MAX_PIXELS:
-        raise ValueError(f"the picture is too large: expected at most {MAX_PIXELS} pixels, found {width}x{height}")
+        raise ValueError(f"the image is too large: expected at most {MAX_PIXELS} pixels, found {width}x{height}")
+    return width * height
+
+
+def split_runs(pixels: Sequence[int]) -> Iterator[slice]:
+    """Split images into runs of at most `MAX_PIXELS` together, in order."""
+    start = total = 0
+    for index, size in enumerate(pixels):
+        if total + size > MAX_PIXELS and index > start:
+            yield slice(start, index)
+            start, total = index, 0
+        total += size
+    yield slice(start, len(pixels))
 
 
 def _cause(error: RuntimeError) -> str:
-    """The line of DALI's message that says what was wrong with the data."""
+    """Return the line of DALI's message that names the problem in the data."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     after = lines[lines.index("encountered:") + 1 :] if "encountered:" in lines else lines
     return after[0] if after else "no reason given"

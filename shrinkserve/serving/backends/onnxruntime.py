@@ -1,21 +1,21 @@
-"""Triton's backend `onnxruntime` in Python: serves on a CPU what NVIDIA's C++ backend of that name serves.
+"""Triton's backend `onnxruntime` in Python: run on a CPU what NVIDIA's C++ backend of that name runs.
 
-It reads the same config: the parameters of github.com/triton-inference-server/onnxruntime_backend (README, "Model
-Config Options"), plus any key of ONNX Runtime's session config (`session.*`). Three defaults differ, because several
-one-process instances share the machine: they share out the cores, threads hardly spin while they wait, and memory is
-not planned for each size of a batch: with all sizes up to 32 an instance of ShrinkCNN-A took 500 MiB and not 860, and
-was as fast.
+It reads the same configuration: the parameters of github.com/triton-inference-server/onnxruntime_backend (README,
+"Model Config Options"), and any key of ONNX Runtime's session options (`session.*`). Three defaults differ, because
+several instances, each a process, share the machine: they share the cores, threads hardly spin while they wait, and
+memory is not planned for each batch size. With the plans of all sizes up to 32 an instance of ShrinkCNN-A took 860 MiB
+instead of 500, and was not faster.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Protocol
 
 import onnxruntime as ort
 
 from shrinkserve.serving.backends.arguments import ModelArguments, Tensors
-from shrinkserve.serving.backends.batching import Array, Inputs, answer, side_by_side
+from shrinkserve.serving.backends.batching import Array, Inputs, Request, Response, join_rows, respond
 
 TYPES = {
     "tensor(bool)": "TYPE_BOOL",
@@ -29,28 +29,36 @@ LEVELS = {
     1: ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
     2: ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
 }
-"""`optimization.graph.level` as NVIDIA's backend reads it; without one, all optimisations."""
+"""`optimization.graph.level` as NVIDIA's backend reads it; the default is all optimisations."""
 BRIEF_SPINS = {
     "session.intra_op.allow_spinning": "1",
     "session.intra_op.spin_duration_us": "30",
     "session.force_spinning_stop": "1",
 }
-"""Threads wait actively for the next operator of a run, for 30 us at most, and never between runs.
+"""Threads spin for at most 30 us for the next operator of a run, and never between runs.
 
-On two cores that made a run of ShrinkCNN-A faster by a third and cheaper by a fifth than threads that sleep at once
-(`bench/serving.py`), where ONNX Runtime's own default, milliseconds of spinning, starves whatever else runs.
+On two cores this made a run of ShrinkCNN-A a third faster, with a fifth less CPU time, than threads that sleep at once
+(`bench/serving.py`). ONNX Runtime's own default, milliseconds of spinning, slows down all other processes.
 """
 NO_SPINS = {"session.intra_op.allow_spinning": "0"}
 SPINS_BRIEFLY_SINCE = (1, 26)
-"""The version of ONNX Runtime that has `spin_duration_us`; an older one would spin for milliseconds."""
+"""First version of ONNX Runtime with `spin_duration_us`; an older one would spin for milliseconds."""
 SHRINKAGE = "memory.enable_memory_arena_shrinkage"
+
+
+class Node(Protocol):
+    """An input or output of a session."""
+
+    name: str
+    type: str
+    shape: Sequence[int | str | None]
 
 
 class TritonPythonModel:
     """One instance of an ONNX model."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Open the session; Triton shows what is raised here as the reason why the model cannot be loaded."""
+        """Open the session. Triton shows an exception as the reason why the model cannot be loaded."""
         self._arguments = ModelArguments.parse(args, "model.onnx")
         self._session = ort.InferenceSession(
             str(self._arguments.file), session_options(self._arguments), providers=["CPUExecutionProvider"]
@@ -61,19 +69,19 @@ class TritonPythonModel:
         if SHRINKAGE in self._arguments.parameters:
             self._run_options.add_run_config_entry(SHRINKAGE, self._arguments.parameters[SHRINKAGE])
 
-    def execute(self, requests: Sequence[Any]) -> list[Any]:
-        """Answer the requests that Triton put into one batch."""
-        return answer(requests, self._arguments, self._infer)
+    def execute(self, requests: Sequence[Request]) -> list[Response]:
+        """Respond to the requests of one batch."""
+        return respond(requests, self._arguments, self._infer)
 
     def _infer(self, requests: Sequence[Inputs], names: Sequence[str]) -> Sequence[Array]:
-        return self._session.run(names, side_by_side(requests), self._run_options)  # type: ignore[no-any-return]
+        return self._session.run(names, join_rows(requests), self._run_options)  # type: ignore[no-any-return]
 
 
 def session_options(arguments: ModelArguments) -> ort.SessionOptions:
-    """The session's options as the model's config asks for them.
+    """Return the session's options for the model's configuration.
 
     Raises:
-        ValueError: a parameter that is no number, or an optimisation level that there is not.
+        ValueError: a parameter that is not a number, or an unknown optimisation level.
     """
     options = ort.SessionOptions()
     options.intra_op_num_threads = arguments.threads("intra_op_thread_count")
@@ -96,7 +104,7 @@ def session_options(arguments: ModelArguments) -> ort.SessionOptions:
     return options
 
 
-def _tensors(nodes: Sequence[Any]) -> Tensors:
+def _tensors(nodes: Sequence[Node]) -> Tensors:
     return {
         node.name: (TYPES.get(node.type, node.type), [size if isinstance(size, int) else -1 for size in node.shape])
         for node in nodes

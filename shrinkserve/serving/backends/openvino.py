@@ -1,21 +1,21 @@
-"""Triton's backend `openvino` in Python: serves on a CPU what NVIDIA's C++ backend of that name serves.
+"""Triton's backend `openvino` in Python: run OpenVINO engines on a CPU.
 
-It reads the same parameters (github.com/triton-inference-server/openvino_backend, README): `INFERENCE_NUM_THREADS`,
-`NUM_STREAMS`, `PERFORMANCE_HINT`, `HINT_BF16`, and OpenVINO's own `INFERENCE_PRECISION_HINT` and `ENABLE_CPU_PINNING`.
-Two defaults differ from OpenVINO's own: a graph is computed in the precision that it says, not float32 in bfloat16
-where a CPU can; and threads are not bound to cores, as every instance is a process that would choose the same ones.
+It reads the parameters of NVIDIA's C++ backend of that name (github.com/triton-inference-server/openvino_backend,
+README): `INFERENCE_NUM_THREADS`, `NUM_STREAMS`, `PERFORMANCE_HINT`, `HINT_BF16`; and also `INFERENCE_PRECISION_HINT`
+and `ENABLE_CPU_PINNING`, which NVIDIA's does not read. NVIDIA's loads an engine only with `max_batch_size: 1`, since it
+fixes the batch size. Two defaults differ from OpenVINO's: a graph is computed in its own precision (OpenVINO computes
+float32 in bfloat16 if the CPU can), and threads are not bound to cores, as each instance would choose the same cores.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import openvino as ov
 
 from shrinkserve.runtimes.openvino import FixedBatches
 from shrinkserve.serving.backends.arguments import ModelArguments, Tensors
-from shrinkserve.serving.backends.batching import Array, Inputs, answer, side_by_side
+from shrinkserve.serving.backends.batching import Array, Inputs, Request, Response, join_rows, respond
 
 TYPES = {
     "boolean": "TYPE_BOOL",
@@ -30,26 +30,26 @@ class TritonPythonModel:
     """One instance of a model in OpenVINO's format or in ONNX."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Compile the model; Triton shows what is raised here as the reason why the model cannot be loaded."""
+        """Compile the model. Triton shows an exception as the reason why the model cannot be loaded."""
         self._arguments = ModelArguments.parse(args, "model.xml")
         self._batches = FixedBatches(self._arguments.file, properties(self._arguments))
         self._arguments.check("input", _tensors(self._batches.model.inputs))
         self._arguments.check("output", _tensors(self._batches.model.outputs))
 
-    def execute(self, requests: Sequence[Any]) -> list[Any]:
-        """Answer the requests that Triton put into one batch."""
-        return answer(requests, self._arguments, self._infer)
+    def execute(self, requests: Sequence[Request]) -> list[Response]:
+        """Respond to the requests of one batch."""
+        return respond(requests, self._arguments, self._infer)
 
     def _infer(self, requests: Sequence[Inputs], names: Sequence[str]) -> Sequence[Array]:
-        results = self._batches.infer(side_by_side(requests))
+        results = self._batches.infer(join_rows(requests))
         return [results[name] for name in names]
 
 
 def properties(arguments: ModelArguments) -> dict[str, str]:
-    """OpenVINO's properties as the model's config asks for them.
+    """Return OpenVINO's properties for the model's configuration.
 
     Raises:
-        ValueError: a parameter that is no number.
+        ValueError: a parameter that is not a number.
     """
     parameters = arguments.parameters
     precision = "bf16" if parameters.get("HINT_BF16") == "YES" else "f32"
