@@ -17,6 +17,7 @@ import psutil
 from tritonclient import grpc
 
 from shrinkserve.errors import RequestError
+from shrinkserve.serving import containers
 from shrinkserve.serving import names as serving_names
 from shrinkserve.serving.doctor.finding import Finding
 from shrinkserve.serving.doctor.machine import KEEP, OLD, SECONDS
@@ -163,11 +164,11 @@ def _release(version: str) -> Finding:
     number = re.match(r"(\d{1,4})\.(\d{1,4})", version)
     if number is None:
         return Finding("note", "server", f"Triton {version[:40]!r}: unknown release", "check its bulletins")
-    if tuple(map(int, number.groups())) >= pip_server.FLOOR:
+    if tuple(map(int, number.groups())) >= containers.FLOOR:
         return Finding("ok", "server", f"Triton {version}")
-    floor = ".".join(map(str, pip_server.FLOOR))
-    what = f"Triton {version} has known critical vulnerabilities, fixed by {floor}: see {pip_server.BULLETINS}"
-    return Finding("error", "server", what, f"serve with {pip_server.CONTAINER} or a later one")
+    floor = ".".join(map(str, containers.FLOOR))
+    what = f"Triton {version} has known critical vulnerabilities, fixed by {floor}: see {containers.BULLETINS}"
+    return Finding("error", "server", what, f"serve with {containers.IMAGE} or a later one")
 
 
 def _models(server: _Server) -> Iterator[Finding]:

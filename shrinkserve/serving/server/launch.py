@@ -13,6 +13,7 @@ from importlib import util
 from pathlib import Path
 
 from shrinkserve.errors import ServerError
+from shrinkserve.serving import containers
 from shrinkserve.serving.server import pip_server
 from shrinkserve.serving.server.workspace import PLAIN, linked
 
@@ -54,7 +55,7 @@ def how_to_get(backend: str) -> str | None:
     if installed() is not None or backend == "python":
         return None
     if backend not in BACKENDS:
-        return f"serve it with NVIDIA's container, {pip_server.CONTAINER}; the server from PyPI has no such backend"
+        return f"serve it with NVIDIA's container, {containers.IMAGE}; the server from PyPI has no such backend"
     return None if importable(BACKENDS[backend]) else f"pip install 'shrinkserve[{EXTRAS[backend]}]'"
 
 

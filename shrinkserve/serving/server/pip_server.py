@@ -24,18 +24,13 @@ import platformdirs
 from shrinkserve.artifact import verify_file
 from shrinkserve.atomic import staged_folder
 from shrinkserve.errors import ArtifactError, ServerError
+from shrinkserve.serving.containers import IMAGE
 
 REQUIREMENT = "nvidia-pytriton==0.7.0"
 WHEEL_SHA256 = "21f063ff93bb426d0c06b7a55e7eb9efcfe62c0dddd9a908e9877e18710128df"
 TRITON_VERSION = "2.51.0"
 GLIBC = (2, 35)
 """The wheel is tagged manylinux_2_35."""
-CONTAINER = "nvcr.io/nvidia/tritonserver:26.08-py3"
-"""NVIDIA's container, in every document and manifest. A tag, as the digest of an image depends on the registry and the
-platform; docs/serving.md says how to move it and how to pin a digest."""
-FLOOR = (2, 71)
-"""Oldest Triton without published critical faults: 2.71.0 is the one of container 26.07."""
-BULLETINS = "https://www.nvidia.com/en-us/security/"
 
 CACHE_HINT = "check permissions and free space, or set XDG_CACHE_HOME to another folder"
 SERVER = Path("pytriton/tritonserver")
@@ -52,7 +47,7 @@ def container_command(repository: Path) -> str:
     gpus = "--gpus all " if Path("/dev/nvidiactl").exists() else ""
     mount = shlex.quote(f"{repository.resolve()}:/models:ro")
     limits = "--shm-size=256m --user 1000:1000"
-    return f"docker run --rm {gpus}{limits} {ports} -v {mount} {CONTAINER} tritonserver --model-repository=/models"
+    return f"docker run --rm {gpus}{limits} {ports} -v {mount} {IMAGE} tritonserver --model-repository=/models"
 
 
 def fetch(repository: Path) -> Path:

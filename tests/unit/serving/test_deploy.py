@@ -19,9 +19,9 @@ import pytest
 import yaml
 
 from shrinkserve.serving.client.client import Client
+from shrinkserve.serving.containers import CONTAINERS, CURRENT, FLOOR
 from shrinkserve.serving.names import RESTRICTED_KEY
 from shrinkserve.serving.repository.writer import Repository
-from shrinkserve.serving.server.pip_server import CONTAINER
 from shrinkserve.serving.server.server import GUARDED, ServerOptions, TritonServer
 
 DEPLOY = Path(__file__).parents[3] / "deploy"
@@ -168,7 +168,7 @@ def test_what_changes_a_server_needs_the_token(where: str) -> None:
 
 
 def test_one_release_of_the_container() -> None:
-    release = CONTAINER.rpartition(":")[2]
+    release = CURRENT.tag
     root = DEPLOY.parent
     places = [
         *DEPLOY.rglob("*.*ml"),
@@ -188,8 +188,10 @@ def test_one_release_of_the_container() -> None:
     }
 
 
-def test_container_is_one_without_published_critical_faults() -> None:
-    year, month = map(int, re.findall(r"\d\d", CONTAINER.rpartition(":")[2])[:2])
+def test_container_has_no_published_critical_vulnerabilities() -> None:
+    assert CURRENT.triton >= FLOOR
+    assert [one.triton for one in CONTAINERS] == sorted(one.triton for one in CONTAINERS)
+    year, month = map(int, re.findall(r"\d\d", CURRENT.tag)[:2])
     assert (year, month) >= (26, 7)
 
 

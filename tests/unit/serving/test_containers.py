@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from shrinkserve.preprocess import Preprocess
+from shrinkserve.serving.containers import CONTAINERS, CURRENT, container_of, reads_pipeline, runs_plan
+
+PIPELINES = sorted({one.dali for one in CONTAINERS if one.dali.startswith("2.")})
+LOADS = """
+import sys
+from nvidia import dali
+pipeline = dali.Pipeline.deserialize(filename=sys.argv[1], batch_size=4, device_id=None)
+pipeline.build()
+import numpy
+pipeline.feed_input("DALI_INPUT_0", [numpy.fromfile(sys.argv[2], numpy.uint8)])
+print(dali.__version__, numpy.array(pipeline.run()[0].as_tensor()).shape)
+"""
+
+
+def test_container_of_a_version_of_triton() -> None:
+    assert container_of("2.60.0") == CONTAINERS[0]
+    assert container_of("2.6.0") is None
+    assert container_of("2.51.0") is None
+
+
+@pytest.mark.parametrize(
+    ("version", "fits"), [("10.13.2", True), ("10.13.2.6", True), ("10.13.20", False), ("11.4", False)]
+)
+def test_plan_needs_the_version_that_built_it(version: str, fits: bool) -> None:
+    assert runs_plan(CONTAINERS[0], version) is fits
+
+
+@pytest.mark.parametrize(
+    ("tag", "fits"), [("25.08-py3", False), ("26.02-py3", False), ("26.03-py3", True), (CURRENT.tag, True)]
+)
+def test_pipelines_of_dali_2_need_dali_2(tag: str, fits: bool) -> None:
+    (container,) = (one for one in CONTAINERS if one.tag == tag)
+    assert reads_pipeline(container, "2.4.0") is fits
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("version", PIPELINES)
+def test_dali_of_the_containers_loads_our_pipeline(tmp_path: Path, version: str) -> None:
+    """Install the version from PyPI, about 400 MB."""
+    pytest.importorskip("nvidia.dali", reason="DALI is not installed")
+    from PIL import Image
+
+    from shrinkserve.serving.repository.dali_pipeline import serialise_pipeline
+
+    (tmp_path / "model.dali").write_bytes(serialise_pipeline(Preprocess(size=32), 4))
+    Image.new("RGB", (60, 40), (200, 100, 50)).save(tmp_path / "image.jpg")
+    command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(tmp_path / "site")]
+    installed = subprocess.run(
+        [*command, f"nvidia-dali-cuda120=={version}"], capture_output=True, text=True, check=False
+    )
+    if installed.returncode:
+        pytest.skip(f"DALI {version} cannot be installed here")
+    run = subprocess.run(
+        [sys.executable, "-c", LOADS, str(tmp_path / "model.dali"), str(tmp_path / "image.jpg")],
+        env={"PYTHONPATH": str(tmp_path / "site")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.stdout.strip() == f"{version} (1, 32, 32, 3)", run.stderr
