@@ -39,7 +39,8 @@ from shrinkserve.atomic import write_atomic
 from shrinkserve.benchmark.plain import plain
 from shrinkserve.benchmark.report.environment import environment
 from shrinkserve.errors import RequestError
-from shrinkserve.serving.client.client import RETRY_PAUSES, Client
+from shrinkserve.serving.client.client import Client
+from shrinkserve.serving.client.core import RETRY_PAUSES
 from shrinkserve.serving.client.errors import UnavailableError
 from shrinkserve.serving.client.operations import InferRequest, InferResult
 from shrinkserve.serving.server.server import ServerOptions, TritonServer
