@@ -43,6 +43,11 @@ EXTRAS = dict.fromkeys(
 # Errors of the disk, which can occur anywhere. Stages leave no incomplete files.
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 
+RUNTIMES = (
+    *("numpy", "torch", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt"),
+    *("nvidia-dali-cuda120", "tritonclient"),
+)
+
 app = typer.Typer(
     name="shrinkserve",
     help="Train a compact image classifier, deploy it to NVIDIA Triton, and verify its predictions.",
@@ -57,8 +62,12 @@ for module in (quickstart, describe, recipe, data, imports, train, export, compa
 
 
 def _print_version(wanted: bool) -> None:
+    """Print the versions of this package, of Python and of the installed runtimes."""
     if wanted:
-        typer.echo(f"shrinkserve {__version__}")
+        from shrinkserve.artifact import versions
+
+        for name, version in {"shrinkserve": __version__, **versions(RUNTIMES)}.items():
+            typer.echo(f"{name} {version}")
         raise typer.Exit
 
 

@@ -25,8 +25,7 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(
         name="bench",
         cls=RunByDefault,
-        help="Compare a server's predictions with the checkpoint's and measure its latency. "
-        "`bench run --help` lists the options.",
+        help="Verify a server's predictions and measure its latency. `bench run --help` lists the options.",
     )
     group.command("run")(bench)
     group.command("plan")(plan)
@@ -76,7 +75,7 @@ def bench(  # noqa: PLR0913, PLR0917 - one parameter an option
     out: Annotated[Path | None, typer.Option(help="Folder of the report; resumes an interrupted measurement.")] = None,
     json: Annotated[Path | None, typer.Option(help="File of the record alone.")] = None,
 ) -> None:
-    """Compare a server's predictions with the checkpoint's and measure its latency."""
+    """Verify a server's predictions and measure its latency. The reference is the checkpoint."""
     os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
     from shrinkserve.benchmark.bench import bench as measure
     from shrinkserve.benchmark.report.files import HTML

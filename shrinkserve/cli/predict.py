@@ -49,7 +49,7 @@ def predict(  # noqa: PLR0913, PLR0917 - a command's options
     priority: Annotated[int, typer.Option(min=0, help="1 is served first; 0: the model's default.")] = 0,
     encoded: Annotated[bool, typer.Option("--encoded", help="Let the server decode the images.")] = False,
 ) -> None:
-    """Classify images with a running server, or with a model on this machine."""
+    """Classify images with a running server or a local model."""
     from shrinkserve.api.predict import predict as classify
     from shrinkserve.api.sources import expand_images
 

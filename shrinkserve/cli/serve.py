@@ -15,7 +15,7 @@ from shrinkserve.cli.output import say
 def register(app: typer.Typer) -> None:
     """Add this module's commands to the application."""
     app.command(help="Serve a model repository with a real tritonserver. Ctrl-C stops it.")(serve)
-    app.command(help="Check this machine, a repository and a running server, and print what to do.")(doctor)
+    app.command(help="Check this machine, a repository and a running server.")(doctor)
 
 
 def serve(  # noqa: PLR0913 - the options of a server

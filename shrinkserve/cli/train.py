@@ -145,7 +145,7 @@ def evaluate(
         bool, typer.Option("--json", help="Print all figures and the complete confusion matrix as JSON.")
     ] = False,
 ) -> None:
-    """Evaluate trained weights on a validation split: top-1, top-5, loss and the most frequent errors."""
+    """Evaluate trained weights on a validation split. Prints top-1, top-5, loss and the most frequent errors."""
     import json
 
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")

@@ -108,4 +108,6 @@ def test_error_has_traceback_only_with_debug() -> None:
 
 def test_version_option_prints_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--version"]) == 0
-    assert capsys.readouterr().out == f"shrinkserve {__version__}\n"
+    first, *others = capsys.readouterr().out.splitlines()
+    assert first == f"shrinkserve {__version__}"
+    assert f"numpy {metadata.version('numpy')}" in others
