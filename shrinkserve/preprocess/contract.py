@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, get_args
@@ -20,7 +21,6 @@ from shrinkserve.preprocess.geometry import (
     crop_box,
     cut_layout,
     letterbox_layout,
-    shorter_side,
     tensorflow_crop_box,
     tpu_box,
 )
@@ -181,11 +181,16 @@ class Preprocess:
         mean, std = np.array(self.mean, np.float64), np.array(self.std, np.float64)
         return (self.scale / std).astype(np.float32), (-mean / std).astype(np.float32)
 
+    @property
+    def shorter_side(self) -> int:
+        """The shorter side after the resize, for "center" (as timm computes it) and "resize_crop"."""
+        return self.resize_size or math.floor(self.size / self.crop_fraction)
+
     def layout(self, width: int, height: int) -> Layout:
         """Return how an image of `width` x `height` pixels becomes the input."""
         size = self.size
         if self.geometry in ("center", "resize_crop"):
-            return cut_layout(width, height, self.resize_size or shorter_side(size, self.crop_fraction), size)
+            return cut_layout(width, height, self.shorter_side, size)
         if self.geometry == "letterbox":
             return letterbox_layout(width, height, size)
         return Layout(self._resized_box(width, height), (size, size), 0, 0)

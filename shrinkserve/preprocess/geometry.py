@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Literal, NamedTuple
 
 Geometry = Literal["squash", "stretch", "center", "resize_crop", "tpu", "letterbox"]
@@ -61,11 +60,6 @@ def letterbox_layout(width: int, height: int, size: int) -> Layout:
     factor = min(size / width, size / height)
     resized = (max(1, round(width * factor)), max(1, round(height * factor)))
     return Layout((0, 0, width, height), resized, -((size - resized[0]) // 2), -((size - resized[1]) // 2))
-
-
-def shorter_side(size: int, crop_fraction: float) -> int:
-    """Return timm's size of the shorter side before its central crop."""
-    return math.floor(size / crop_fraction)
 
 
 def _offset(length: int, size: int) -> int:

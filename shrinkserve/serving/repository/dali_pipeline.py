@@ -1,7 +1,7 @@
 """DALI pipeline that computes `Preprocess.evaluate_bytes` for encoded images.
 
 It makes the same crop to the pixel and uses the same filter. DALI and Pillow round differently: pixels differ by 0.1 of
-255 on average. EXIF orientation is ignored, as in `Preprocess`.
+255 on average.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from nvidia.dali.plugin.triton import autoserialize  # noqa: E402
 @dali.pipeline_def(batch_size={batch}, num_threads=1, device_id=None)
 def pipeline():
     """Return the pixels of NAME_preprocess."""
-    return pixels({size}, {crop_fraction!r}, {interpolation!r})
+    return pixels({settings!r})
 '''
 
 
@@ -49,7 +49,7 @@ def serialise_pipeline(preprocess: Preprocess, max_batch: int) -> bytes:
     definition = _import(DEFINITION)
     pipeline = dali.Pipeline(batch_size=max_batch, num_threads=1, device_id=None)
     with pipeline:
-        pipeline.set_outputs(definition.pixels(*_settings(preprocess)))
+        pipeline.set_outputs(definition.pixels(_settings(preprocess)))
     return bytes(pipeline.serialize())
 
 
@@ -61,21 +61,16 @@ def pipeline_source(preprocess: Preprocess, max_batch: int) -> bytes:
     spec = find_spec(DEFINITION)
     assert spec is not None
     assert spec.origin is not None
-    size, crop_fraction, interpolation = _settings(preprocess)
-    text = SOURCE.format(batch=max_batch, size=size, crop_fraction=crop_fraction, interpolation=interpolation)
+    text = SOURCE.format(batch=max_batch, settings=_settings(preprocess))
     return Path(spec.origin).read_bytes() + text.encode()
 
 
 def unsupported(preprocess: Preprocess) -> str | None:
     """Return why the pipeline cannot compute a contract; None if it can."""
-    default = Preprocess()
-    for name in ("geometry", "antialias", "channel_order", "apply_exif"):
-        if (found := getattr(preprocess, name)) != getattr(default, name):
-            return f"the DALI pipeline does not support {name} {found}"
     return preprocess.approximate_in_dali()
 
 
-def _settings(preprocess: Preprocess) -> tuple[int, float, str]:
+def _settings(preprocess: Preprocess) -> dict[str, object]:
     """Return the arguments of the definition.
 
     Raises:
@@ -83,7 +78,19 @@ def _settings(preprocess: Preprocess) -> tuple[int, float, str]:
     """
     if why := unsupported(preprocess):
         raise ConfigError(f"cannot take encoded images: {why}", hint="send pixels, or publish under another --name")
-    return preprocess.size, preprocess.crop_fraction, DALI_FILTERS[preprocess.interpolation]
+    border = preprocess.border()
+    colours = [border] if isinstance(border, int) else list(border)
+    return {
+        "size": preprocess.size,
+        "geometry": preprocess.geometry,
+        "crop_fraction": preprocess.crop_fraction,
+        "shorter": preprocess.shorter_side,
+        "interpolation": DALI_FILTERS[preprocess.interpolation],
+        "antialias": preprocess.antialias,
+        "channel_order": preprocess.channel_order,
+        "border": colours[::-1] if preprocess.channel_order == "BGR" else colours,
+        "apply_exif": preprocess.apply_exif,
+    }
 
 
 def _import(name: str) -> Any:
