@@ -242,7 +242,7 @@ def test_doctor_names_file_names_that_a_shell_would_run(repository: Repository) 
     path = repository.root / "tiny" / "config.pbtxt"
     path.write_text(path.read_text().replace('filename: "model.onnx"', f'filename: "{SHELL}"'))
     (repository.root / "tiny/1" / SHELL).write_text("")
-    found = {finding.subject: finding for finding in doctor.examine_repository(repository.root)}
+    found = {finding.subject: finding for finding in doctor.check_repository(repository.root)}
     assert found["code of tiny"].what == f"runs code (config.pbtxt: file name {SHELL!r})"
 
 
@@ -259,6 +259,6 @@ def test_verify_and_doctor_name_models_that_run_code(
     assert any("tiny: runs code (" in line for line in problems(repository, "tiny"))
     assert main(["repo", "verify", "--repository", str(repository.root)]) == 2
     assert "warning: foreign: runs code (1/model.py)" in capsys.readouterr().err
-    found = {finding.subject: finding for finding in doctor.examine_repository(repository.root)}
-    assert found["code of tiny"].level == "fault"
+    found = {finding.subject: finding for finding in doctor.check_repository(repository.root)}
+    assert found["code of tiny"].level == "error"
     assert (found["code of foreign"].level, found["code of foreign"].what) == ("note", "runs code (1/model.py)")
