@@ -8,8 +8,10 @@ import signal
 import socket
 import subprocess
 import sys
+import sysconfig
 import time
 import urllib.request
+import venv
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -123,6 +125,22 @@ def test_json_describes_the_server(serve: Serve, smoke_repository: Path) -> None
     assert described["models"] == ["smoke"]
     assert Path(described["log"]).is_file()
     assert urllib.request.urlopen(f"{described['http']}/v2/health/ready", timeout=10).status == 200
+
+
+def test_environment_whose_path_is_not_ascii(smoke_repository: Path, tmp_path: Path) -> None:
+    environment = tmp_path / "v\u00fc"
+    venv.create(environment, symlinks=True)
+    site = next((environment / "lib").glob("python*/site-packages"))
+    (site / "all.pth").write_text(f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n")
+    ports = [word for service in ("http", "grpc", "metrics") for word in (f"--{service}-port", "0")]
+    command = [str(environment / "bin/python"), "-m", "shrinkserve", "serve", "--json", *ports]
+    command += ["--repository", str(smoke_repository), "--log-file", str(tmp_path / "triton.log")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    described = process.stdout.readline()
+    process.terminate()
+    _, errors = process.communicate(timeout=30)
+    assert json.loads(described)["models"] == ["smoke"], errors
 
 
 def fails(capsys: pytest.CaptureFixture[str], *argv: str) -> str:

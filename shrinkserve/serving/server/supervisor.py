@@ -22,6 +22,7 @@ import ctypes
 import fcntl
 import json
 import os
+import resource
 import select
 import shutil
 import signal
@@ -47,6 +48,8 @@ DEAD_SECONDS = 1.0
 """A child that failed and is not reaped for this long is a loss: Triton reaps at once those that it ends itself."""
 STOPPED_SECONDS = 5.0
 """A child that is stopped (SIGSTOP) for this long is a loss."""
+FILES = 1024
+"""Open files that the program may have, unless the hard limit is lower."""
 LOCK, SHARED = "supervisor.lock", "shared_memory"
 """Files in FOLDER: the lock, and the list of shared memory, one path a line."""
 
@@ -110,6 +113,9 @@ class Supervised:
             os.setsid()
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
             _end_with(supervisor)
+            soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+            with suppress(ValueError, OSError):  # Triton accepts no connection when it has no file left
+                resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, FILES), hard))
             os.execv(program[0], program)  # noqa: S606 - an argument list, no shell
         self._runs = True
         self._watch = Watch(self._pid)

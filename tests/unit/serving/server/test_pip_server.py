@@ -67,6 +67,16 @@ def test_simultaneous_calls_download_once(wheel: Path, capfd: pytest.CaptureFixt
     assert content_of_cache() == ["tritonserver-2.51.0", "tritonserver.lock"]
 
 
+def test_fetched_server_is_used_from_a_read_only_cache(wheel: Path) -> None:
+    """A folder in the place of the lock file shows, to root as well, that nothing is opened for writing."""
+    home = pip_server.fetch(Path("models"))
+    lock = home.parent / "tritonserver.lock"
+    lock.unlink()
+    lock.mkdir()
+    assert pip_server.fetch(Path("models")) == home
+    pip_server.check_cache()
+
+
 def test_another_wheel_is_refused(wheel: Path) -> None:
     with zipfile.ZipFile(wheel, "a") as archive:
         archive.writestr("pytriton/more.py", "")
@@ -86,14 +96,14 @@ def test_broken_archive(wheel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     body = wheel.read_bytes()
     wheel.write_bytes(body.replace(b"library", b"librarx"))
     monkeypatch.setattr(pip_server, "WHEEL_SHA256", sha256_file(wheel))
-    with pytest.raises(ServerError, match=r"tritonserver-2\.51\.0: tritonserver cannot be put there .*CRC"):
+    with pytest.raises(ServerError, match=r"tritonserver-2\.51\.0: cannot write tritonserver there .*CRC"):
         pip_server.fetch(Path("models"))
     assert content_of_cache() == ["tritonserver.lock"]
 
 
 def test_cache_that_cannot_be_written(wheel: Path, tmp_path: Path) -> None:
     (tmp_path / "cache").touch()
-    with pytest.raises(ServerError, match="cannot be put there"):
+    with pytest.raises(ServerError, match="cannot write tritonserver there"):
         pip_server.fetch(Path("models"))
 
 
@@ -113,5 +123,6 @@ def test_other_machines_are_shown_the_container(
     with pytest.raises(ServerError, match=found) as caught:
         pip_server.fetch(tmp_path)
     command = str(caught.value).split("container: ")[1]
-    assert command.startswith("docker run --rm -p 127.0.0.1:8000:8000 ")
+    assert command.startswith("docker run --rm ")
+    assert all(word in command for word in (" -p 127.0.0.1:8000:8000 ", " --user 1000:1000 ", " --shm-size="))
     assert f"-v {tmp_path}:/models:ro nvcr.io/nvidia/tritonserver:" in command

@@ -97,6 +97,17 @@ def test_model_process_that_cannot_start_is_noticed(
         pass
 
 
+@pytest.mark.parametrize(("limits", "works"), [("(64, 4096)", True), ("(64, 64)", False)])
+def test_few_open_files(tiny_repository: Repository, tmp_path: Path, limits: str, works: bool) -> None:
+    """The soft limit is raised; below the hard one a Triton would never accept a connection."""
+    limit = f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, {limits})"
+    script = f"{limit}{SERVES.replace('server.wait()', '')}"
+    command = [sys.executable, "-c", script, str(tiny_repository.root), str(tmp_path / "log")]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (run.returncode == 0) is works
+    assert works or "too few files may be open" in run.stderr
+
+
 def test_server_outlives_the_thread_that_started_it(tiny_repository: Repository, tmp_path: Path) -> None:
     servers = []
     thread = threading.Thread(target=lambda: servers.append(start(tiny_repository, tmp_path).__enter__()))
