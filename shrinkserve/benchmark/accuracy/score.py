@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from shrinkserve.benchmark.accuracy.calibration import Calibration, CalibrationRecord
 from shrinkserve.benchmark.stats import Estimate, mcnemar, wilson
 from shrinkserve.benchmark.targets.target import Logits
 
@@ -53,6 +54,7 @@ class ScoreRecord:
     top5: Proportion
     right: str
     unit: str = "fraction of images"
+    calibration: CalibrationRecord | None = None
 
 
 @dataclass
@@ -65,6 +67,7 @@ class Score:
         top1: images whose label was the prediction.
         top5: images whose label was among the five best classes.
         right: one character for each image, ``"1"`` for a correct prediction, to compare releases image by image.
+        calibration: counts by confidence.
     """
 
     stage: str
@@ -72,6 +75,7 @@ class Score:
     top1: int = 0
     top5: int = 0
     right: str = ""
+    calibration: Calibration = field(default_factory=Calibration)
 
     def add(self, logits: Logits, labels: Labels) -> None:
         """Count a batch: logits [N, C], labels [N]."""
@@ -80,6 +84,8 @@ class Score:
         self.top1 += int(right.sum())
         self.right += "".join("01"[int(one)] for one in right)
         self.top5 += int(in_top(logits, labels, 5).sum())
+        valid = finite(logits)
+        self.calibration.add(logits[valid], labels[valid])
 
     def merge(self, other: Score) -> None:
         """Add the counts of other images."""
@@ -87,11 +93,17 @@ class Score:
         self.top1 += other.top1
         self.top5 += other.top5
         self.right += other.right
+        self.calibration.merge(other.calibration)
 
     def to_record(self) -> ScoreRecord:
         """Return fractions with their Wilson intervals."""
         return ScoreRecord(
-            self.stage, self.images, self._proportion(self.top1), self._proportion(self.top5), pack(self.right)
+            stage=self.stage,
+            images=self.images,
+            top1=self._proportion(self.top1),
+            top5=self._proportion(self.top5),
+            right=pack(self.right),
+            calibration=self.calibration.to_record(),
         )
 
     def _proportion(self, right: int) -> Proportion:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from shrinkserve.benchmark.accuracy.calibration import ReliabilityBin
 from shrinkserve.benchmark.report.svg import line, linear, log_ticks, logarithmic, marker, path, picture, text, ticks
 
 WIDTH = 720.0
@@ -70,6 +71,29 @@ def _label(x: float, y: float, word: str, taken: list[tuple[float, float, float]
         return ""
     taken.append((left, left + wide, base))
     return text(left, base, word, kind="small label")
+
+
+def reliability(bins: Sequence[ReliabilityBin]) -> str:
+    """Return the accuracy of images by their confidence, with the diagonal of a calibrated model."""
+    left, top, side = 44.0, 12.0, 280.0
+    x, y = linear(0, 1, left, left + side), linear(0, 1, top + side, top)
+    parts = []
+    for value in (0, 0.25, 0.5, 0.75, 1):
+        parts += [
+            line(left, y(value), left + side, y(value), "grid"),
+            text(38, y(value) + 4, f"{value:g}", "end", "small"),
+        ]
+        parts.append(text(x(value), top + side + 18, f"{value:g}", "middle", "small"))
+    parts += [
+        text(left + side, top + side + 34, "confidence", "end", "small"),
+        text(left + 4, top + 12, "accuracy", kind="small"),
+    ]
+    parts.append(line(x(0), y(0), x(1), y(1), "axis"))
+    parts.append(path([(x(one.confidence), y(one.accuracy)) for one in bins], "curve c0"))
+    for one in bins:
+        title = f"{one.images:,} images: confidence {one.confidence:.3f}, accuracy {one.accuracy:.3f}"
+        parts.append(marker(x(one.confidence), y(one.accuracy), 0, title))
+    return picture(left + side + 8, top + side + 40, "Reliability: accuracy by confidence", parts)
 
 
 @dataclass(frozen=True)

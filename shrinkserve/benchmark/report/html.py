@@ -46,6 +46,7 @@ def to_html(record: BenchRecord, dataset: Dataset) -> str:
         tiles=tiles(record),
         against=record.accuracy.against(record.reference_name) if record.accuracy else {},
         tree=_tree(record),
+        reliability=_reliability(record),
         curves=_curves(record),
         ridges=_ridges(record),
         batches=_batches(record),
@@ -75,6 +76,12 @@ def _tree(record: BenchRecord) -> str:
             bad = count > 0 and stage.exact and parent.exact
             nodes.append(tree.Node(stage.name, note, stage.parent, count, bad=bad, reference=reference))
     return tree.draw(nodes)
+
+
+def _reliability(record: BenchRecord) -> str:
+    """Draw the calibration of the last stage; empty if it was not measured."""
+    calibration = record.accuracy.stages[-1].calibration if record.accuracy else None
+    return charts.reliability(calibration.bins) if calibration else ""
 
 
 @dataclass(frozen=True)

@@ -65,8 +65,9 @@ def _accuracy(accuracy: AccuracyRecord, reference: str) -> list[str]:
         comparison = against.get(score.stage)
         agreement = (comparison.flips, f"{comparison.mcnemar_p:.2g}") if comparison else ("", "")
         top5 = percent(score.top5.value)
-        rows.append((score.stage, percent(score.top1.value), percent_range(score.top1), top5, *agreement))
-    return table(("stage", "top-1", "95 % interval", "top-5", f"flips against {reference}", "McNemar p"), rows)
+        ece = f"{score.calibration.ece:.3f}" if score.calibration else ""
+        rows.append((score.stage, percent(score.top1.value), percent_range(score.top1), top5, ece, *agreement))
+    return table(("stage", "top-1", "95 % interval", "top-5", "ECE", f"flips against {reference}", "McNemar p"), rows)
 
 
 def _loads(record: BenchRecord) -> list[str]:

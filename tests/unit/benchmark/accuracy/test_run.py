@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,6 +15,7 @@ from PIL import Image
 from shrinkserve.benchmark.accuracy.resume_log import Journal
 from shrinkserve.benchmark.accuracy.run import AccuracyPlan, ChainResult, measure_accuracy
 from shrinkserve.benchmark.accuracy.score import LISTED_FLIPS
+from shrinkserve.benchmark.plain import to_json
 from shrinkserve.benchmark.targets.target import Logits, Pixels, Target
 from shrinkserve.data import open_dataset
 from shrinkserve.errors import ArtifactError, RequestError
@@ -184,6 +186,21 @@ def test_journal_of_another_measurement_is_refused(plan: AccuracyPlan, tmp_path:
     other = AccuracyPlan(plan.dataset, Preprocess(size=16), plan.targets, plan.links, 4)
     with pytest.raises(ArtifactError, match="contract"):
         Journal(path, other).restore()
+
+
+def test_logits_that_are_not_finite_are_valid_json_and_can_be_resumed(
+    plan: AccuracyPlan, make_target, tmp_path
+) -> None:
+    broken = replace(plan, targets=[plan.targets[0], make_target("broken", lambda i: by_brightness(i) * np.nan)])
+    path = tmp_path / "accuracy.jsonl"
+    journal = Journal(path, broken)
+    chain = finish(broken, journal.restore(), journal)
+    assert Journal(path, broken).restore() == chain
+    record = chain.to_record(broken)
+    json.loads(to_json(record), parse_constant=pytest.fail)
+    assert record.comparisons[0].worst is None
+    assert record.comparisons[0].flips == record.images == 21
+    assert record.stages[1].calibration is None
 
 
 @pytest.mark.parametrize("content", ["", "{}\n", "[1]\n", "no journal\n", '{"done": 3}'])
