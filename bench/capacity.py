@@ -22,11 +22,12 @@ from network import FULL, QUICK, Scale
 from published import random_run
 
 from shrinkserve.atomic import write_atomic
-from shrinkserve.benchmark.capacity import Replica, read_service
+from shrinkserve.benchmark.capacity import Replica
 from shrinkserve.benchmark.capacity_check import check
 from shrinkserve.benchmark.load.run import closed_loop
 from shrinkserve.benchmark.plain import plain
 from shrinkserve.benchmark.report.environment import environment
+from shrinkserve.benchmark.service_times import read_service
 from shrinkserve.benchmark.targets.target import Target, server
 from shrinkserve.benchmark.timing import Timing
 from shrinkserve.exporting.exporter import MODEL, ExportOptions, export_onnx

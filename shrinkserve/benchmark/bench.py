@@ -8,6 +8,7 @@ from pathlib import Path
 
 from shrinkserve.benchmark.accuracy.resume_log import Journal
 from shrinkserve.benchmark.accuracy.run import AccuracyPlan, ChainResult, measure_accuracy
+from shrinkserve.benchmark.checks import check_batches, check_classes
 from shrinkserve.benchmark.load import perf_analyzer
 from shrinkserve.benchmark.load.plan import LoadPlan, Requests, run_loads
 from shrinkserve.benchmark.load.schedule import Arrivals
@@ -20,9 +21,8 @@ from shrinkserve.benchmark.report.record import BaselineRecord, BenchRecord, new
 from shrinkserve.benchmark.targets.discover import BenchStages, Wanted, find_stages
 from shrinkserve.benchmark.targets.target import parse_payloads
 from shrinkserve.benchmark.timing import Timing, parse_duration
-from shrinkserve.data import Dataset, open_dataset
-from shrinkserve.data.records import BACKGROUND
-from shrinkserve.errors import ConfigError, DataError, ShrinkServeError
+from shrinkserve.data import open_dataset
+from shrinkserve.errors import ConfigError, ShrinkServeError
 from shrinkserve.runtimes.openmp import release_helpers
 from shrinkserve.terminal import Progress
 
@@ -170,9 +170,9 @@ def run_bench(options: BenchOptions, progress: Progress) -> BenchRecord:
     """Measure, write the record and the reports, and return the record; see `bench`."""
     earlier = read_record(options.baseline) if options.baseline else None  # it may be in the output folder
     stages = find_stages(options.wanted)
-    _check_batches(options.loads, stages)
+    check_batches(options.loads, stages)
     dataset = open_dataset(options.data, "validation")
-    _check_classes(dataset, stages)
+    check_classes(dataset, stages)
     batch, identity = min(stages.max_batch_size, BATCH), stages.served_identity
     plan = AccuracyPlan(dataset, stages.preprocess, stages.targets, stages.links, batch, options.limit, identity)
     journal = Journal(options.out / JOURNAL, plan) if options.out else None
@@ -199,35 +199,6 @@ def run_bench(options: BenchOptions, progress: Progress) -> BenchRecord:
         record.misses = misses(record, options.gates)
         write()
     return record
-
-
-def _check_batches(loads: LoadPlan, stages: BenchStages) -> None:
-    """Report a batch that the server would refuse before the measurement."""
-    largest, most = max(loads.batches, default=1), stages.max_batch_size
-    if stages.served is not None and largest > most:
-        hint = "export the model with a larger --max-batch, or use a smaller --batch"
-        raise ConfigError("--batch", expected=f"at most {most} images, the server's largest", found=largest, hint=hint)
-
-
-def _check_classes(dataset: Dataset, stages: BenchStages) -> None:
-    """Refuse a dataset with other classes or another order, whose labels would not fit the predictions.
-
-    Names in another language (synsets instead of words) do not define an order; then only the number is compared.
-    """
-    theirs, ours = list(dataset.classes), list(stages.classes)
-    expected, found = f"{len(ours)} classes", f"{len(theirs)}"
-    if len(theirs) == len(ours):
-        known = set(theirs)
-        pairs = enumerate(zip(ours, theirs, strict=True))
-        number = next((n for n, (one, other) in pairs if one != other and one in known), None)
-        if number is None:
-            return
-        expected, found = f"class {number} to be {ours[number]!r}", f"{theirs[number]!r}"
-    what = f"{dataset.root}: its classes are not those of model {stages.model}"
-    hint = "name the dataset that the model was trained on"
-    if ours[0] == BACKGROUND and len(ours) == len(theirs) + 1:
-        hint = f"add the background class: run `shrinkserve data pack {dataset.root} DIR` and use DIR"
-    raise DataError(what, expected=expected, found=found, hint=hint)
 
 
 def _measure_accuracy(

@@ -7,11 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from shrinkserve.atomic import write_atomic
-from shrinkserve.benchmark.capacity import CapacityPlan, Replica, most_measured, read_service, size
+from shrinkserve.benchmark.capacity import CapacityPlan, Replica, size
 from shrinkserve.benchmark.capacity_check import RealReplica, check_plan
 from shrinkserve.benchmark.load.slo import Slo
 from shrinkserve.benchmark.plain import to_json
 from shrinkserve.benchmark.report.record import BenchRecord, read_record
+from shrinkserve.benchmark.service_times import most_measured, read_service
 from shrinkserve.errors import ConfigError
 
 

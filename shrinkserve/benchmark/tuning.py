@@ -74,6 +74,26 @@ class Trial:
         load = self.best(limit)
         return load.throughput if load else 0.0
 
+    def outcome(self, limit: float) -> str:
+        """Return the result in one line."""
+        if self.error is not None:
+            return f"cannot be served ({self.error})"
+        load = self.best(limit)
+        if load is None:
+            lowest = min(load.latency.percentile(99) for load in self.loads)
+            return f"p99 {lowest * 1e3:.1f} ms at best, longer than the limit"
+        return (
+            f"{load.throughput:.0f} images/s at concurrency {load.workers}, "
+            f"p50 {load.latency.percentile(50) * 1e3:.1f} ms, p99 {load.latency.percentile(99) * 1e3:.1f} ms, "
+            f"{batched(load):.2f} images in an execution"
+            f"{'' if load.valid else f' (not valid: {load.reasons[0]})'}"
+        )
+
+
+def batched(load: Load) -> float:
+    """Return the mean images in an execution, by the statistics of the server; 1 if unknown."""
+    return (load.server.images_per_execution if load.server else None) or 1.0
+
 
 @dataclass(frozen=True)
 class Tuning:
@@ -157,7 +177,7 @@ def tune_serving(
         for choice in choices:
             if choice not in [trial.choice for trial in tuning.trials]:
                 tuning.trials.append(_try(repository, name, choice, timing, concurrencies))
-                say(f"{choice}: {outcome(tuning.trials[-1], limit)}")
+                say(f"{choice}: {tuning.trials[-1].outcome(limit)}")
         return tuning.best.choice
 
     measure([Choice(present)])
@@ -229,76 +249,3 @@ def _load(url: str, name: str, concurrency: int, timing: Timing) -> Load:
     size = served.preprocess.size
     images = np.random.default_rng(0).integers(0, 256, (8, 1, size, size, 3), np.uint8)
     return closed_loop(server_target(url, name, served.precision), list(images), concurrency, timing)
-
-
-def outcome(trial: Trial, limit: float) -> str:
-    """Return the result of a trial in one line."""
-    if trial.error is not None:
-        return f"cannot be served ({trial.error})"
-    load = trial.best(limit)
-    if load is None:
-        lowest = min(load.latency.percentile(99) for load in trial.loads)
-        return f"p99 {lowest * 1e3:.1f} ms at best, longer than the limit"
-    return (
-        f"{load.throughput:.0f} images/s at concurrency {load.workers}, "
-        f"p50 {load.latency.percentile(50) * 1e3:.1f} ms, p99 {load.latency.percentile(99) * 1e3:.1f} ms, "
-        f"{_batched(load):.2f} images in an execution"
-        f"{'' if load.valid else f' (not valid: {load.reasons[0]})'}"
-    )
-
-
-HEADINGS = (
-    "engine",
-    "instances x threads",
-    "batch",
-    "delay us",
-    "images/s",
-    "requests",
-    "p50 ms",
-    "p99 ms",
-    "batched",
-    "note",
-)
-"""Columns of `table`: `requests` in flight, images `batched` in an execution by the statistics of the server."""
-
-
-def table(tuning: Tuning) -> Iterator[tuple[object, ...]]:
-    """Return a row for each trial at its best load; a star marks the chosen one. A failed trial has its outcome."""
-    for trial in tuning.trials:
-        choice, options = trial.choice, trial.choice.options
-        star = "*" if choice == tuning.chosen else ""
-        shape = f"{options.instances} x {options.threads or 'all'}"
-        row = (f"{star}{choice.engine or 'default'}", shape, options.max_batch_size, options.queue_delay_us)
-        load = trial.best(tuning.limit)
-        if load is None:
-            yield (*row, *[""] * 5, outcome(trial, tuning.limit))
-        else:
-            p50, p99 = (f"{load.latency.percentile(percent) * 1e3:.1f}" for percent in (50, 99))
-            yield (*row, f"{load.throughput:.0f}", load.workers, p50, p99, f"{_batched(load):.2f}")
-
-
-def _batched(load: Load) -> float:
-    return (load.server.images_per_execution if load.server else None) or 1.0
-
-
-def explain_batching(tuning: Tuning) -> str:
-    """Return the time of an image alone and in a batch, by the server's statistics in trials of the best engine."""
-    spent: dict[int, tuple[int, float]] = {}
-    best = tuning.best.choice
-    for trial in tuning.trials:
-        if (trial.choice.engine, trial.choice.options.instances) != (best.engine, best.options.instances):
-            continue
-        for load in trial.loads:
-            for size, entry in (load.server.batches if load.server else {}).items():
-                count, total = spent.get(int(size), (0, 0.0))
-                spent[int(size)] = (count + entry.executions, total + entry.executions * entry.mean_ms)
-    enough = {size: total / count / size for size, (count, total) in sorted(spent.items()) if count >= 20}
-    if 1 not in enough or len(enough) < 2:
-        return "batching: too few executions with several images to compare"
-    cheapest = min((size for size in enough if size > 1), key=lambda size: enough[size])
-    alone, batched = enough[1], enough[cheapest]
-    verdict = "helps" if alone > batched * WORTHWHILE else "does not help"
-    change = f"{abs(1 - batched / alone):.0%} {'less' if batched < alone else 'more'}"
-    return (
-        f"batching {verdict}: an image takes {alone:.2f} ms alone, {batched:.2f} ms in a batch of {cheapest} ({change})"
-    )

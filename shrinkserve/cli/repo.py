@@ -170,7 +170,7 @@ def tune(
     wait: Wait = api.WAIT_SECONDS,
 ) -> None:
     """Find the best serving options on this machine. They are measured and written into the configuration."""
-    from shrinkserve.benchmark.tuning import HEADINGS, explain_batching, table
+    from shrinkserve.benchmark.tuning_report import HEADINGS, explain_batching, table
 
     tuning = api.tune(name, slo, repository, wait=wait, say=_to_stderr if as_json else print_line)
     if as_json:

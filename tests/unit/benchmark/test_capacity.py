@@ -9,10 +9,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from shrinkserve.benchmark.capacity import Replica, Service, highest_rate, most_measured, read_service, simulate, size
+from shrinkserve.benchmark.capacity import Replica, Service, highest_rate, simulate, size
 from shrinkserve.benchmark.load.record import LoadRecord
 from shrinkserve.benchmark.load.slo import Slo
 from shrinkserve.benchmark.load.triton_stats import Phases, ServerTime
+from shrinkserve.benchmark.service_times import most_measured, read_service
 from shrinkserve.errors import ArtifactError, ConfigError
 
 FIXED = Service("server grpc", (1,), (0.01,), np.ones(1), overhead=0.0)
