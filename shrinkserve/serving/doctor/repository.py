@@ -10,8 +10,9 @@ from shrinkserve.errors import ShrinkServeError
 from shrinkserve.serving import model_config
 from shrinkserve.serving.containers import CURRENT, MIN_DALI, reads_pipeline, runs_plan
 from shrinkserve.serving.doctor.finding import Finding
+from shrinkserve.serving.names import public_name
 from shrinkserve.serving.repository import trust
-from shrinkserve.serving.repository.reader import RepositoryReader
+from shrinkserve.serving.repository.reader import RepositoryReader, labels_problem
 from shrinkserve.serving.server import launch, loadable
 
 
@@ -30,6 +31,9 @@ def check_repository(root: Path, engine: str | None = None) -> Iterator[Finding]
     for name in found.models:
         engines = ", ".join(found.engines[name])
         yield Finding("ok", f"model {name}", "complete" + (f"; other engines (--config): {engines}" * bool(engines)))
+        if problem := labels_problem(root / name):
+            hint = f"publish {public_name(name)} again to write the class names of its card"
+            yield Finding("error", f"labels of {name}", problem, hint)
     for name in sorted(found.engines):
         yield from _code(root, name)
         yield from _versions(root, name)

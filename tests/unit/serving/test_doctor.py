@@ -94,6 +94,15 @@ def test_repository_with_an_incomplete_model(tiny_repository: Repository, tmp_pa
     assert missing.level == "error"
 
 
+def test_labels_with_windows_line_ends_are_an_error(tiny_repository: Repository, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(tiny_repository.root, tmp_path / "models"))
+    path = root / "tiny/labels.txt"
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    found = by_subject(check_repository(root))
+    assert found["labels of tiny"].level == "error"
+    assert "labels of wide" not in found
+
+
 def test_foreign_model_without_a_backend_is_an_error(tiny_repository: Repository, tmp_path: Path) -> None:
     root = Path(shutil.copytree(tiny_repository.root, tmp_path / "models"))
     (root / "other/1").mkdir(parents=True)
