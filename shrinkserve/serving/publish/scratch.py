@@ -82,7 +82,7 @@ def _check_decoding(client: Client, version: VersionFiles) -> None:
     """
     card, model = version.card, version.model
     stream = io.BytesIO()
-    picture = Image.fromarray(random_images(model.size, 1)[0])
+    picture = Image.fromarray(random_images((model.size, model.size, 3), 1)[0])
     picture.resize((300, 200), Image.Resampling.BICUBIC).save(stream, "JPEG")
     pixels = Preprocess.from_dict(card.preprocess).evaluate_bytes(stream.getvalue())
     encoded = np.frombuffer(stream.getvalue(), np.uint8)[None]

@@ -83,7 +83,7 @@ def check_predictions(client: Client, name: str, version: VersionFiles) -> float
     reference, tolerance = version.reference(served)
     worst, largest = 0.0, served.max_batch_size or 1
     for count in sorted({1, min(2, largest), min(5, largest), largest}):
-        images = random_images(reference.size, count)
+        images = random_images(served.preprocess.shape, count)
         expected = reference.predict(images)
         difference = float(np.abs(client.infer(name, images)[0] - expected).max())
         limit = tolerance * max(1.0, float(np.abs(expected).max()))
@@ -98,8 +98,9 @@ def check_predictions(client: Client, name: str, version: VersionFiles) -> float
     return worst
 
 
-def random_images(size: int, count: int) -> Pixels:
-    """Return images of random blocks, the same in every call."""
-    coarse = np.random.default_rng(0).integers(0, 256, (count, 8, 8, 3), np.uint8)
+def random_images(shape: tuple[int, int, int], count: int) -> Pixels:
+    """Return images of random blocks, the same in every call: uint8 [count, *shape]."""
+    size, _, channels = shape
+    coarse = np.random.default_rng(0).integers(0, 256, (count, 8, 8, channels), np.uint8)
     index = np.arange(size) * 8 // size
     return coarse[:, index][:, :, index]
