@@ -23,19 +23,26 @@ _PUBLIC = {
     "Client": "shrinkserve.serving.client.client:Client",
     "EvaluationResult": "shrinkserve.training.evaluation:EvaluationResult",
     "ImportResult": "shrinkserve.training.finish:ImportResult",
+    "PackReport": "shrinkserve.data.pack:PackReport",
+    "Preprocess": "shrinkserve.preprocess:Preprocess",
     "Server": "shrinkserve.serving.server.server:TritonServer",
     "ServerOptions": "shrinkserve.serving.server.options:ServerOptions",
+    "SplitInfo": "shrinkserve.data.info:SplitInfo",
     "Stopped": "shrinkserve.training.loop:Stopped",
     "TrainEvent": "shrinkserve.training.events:TrainEvent",
     "TrainResult": "shrinkserve.training.finish:TrainResult",
+    "VerifyReport": "shrinkserve.data.verify:VerifyReport",
     "bench": "shrinkserve.benchmark.bench:bench",
     "describe": "shrinkserve.arch.describe:describe",
+    "describe_dataset": "shrinkserve.data.info:describe_dataset",
     "doctor": "shrinkserve.serving.doctor:doctor",
     "evaluate": "shrinkserve.training.evaluation:evaluate",
     "import_tensorflow": "shrinkserve.training.tensorflow_import:import_tensorflow",
+    "index_dataset": "shrinkserve.data.indexing:index_dataset",
     "load": "shrinkserve.runtimes.opening:open_artifact",
     "load_recipe": "shrinkserve.config:load_recipe",
     "open_dataset": "shrinkserve.data.opening:open_dataset",
+    "pack_dataset": "shrinkserve.data.pack:pack_dataset",
     "plan": "shrinkserve.benchmark.planning:plan",
     "plan_training": "shrinkserve.training.plan:plan_training",
     "plot_run": "shrinkserve.training.plot:plot_run",
@@ -45,6 +52,8 @@ _PUBLIC = {
     "quickstart": "shrinkserve.api.quickstart:quickstart",
     "rollback": "shrinkserve.api.repository:rollback",
     "train": "shrinkserve.training.train:train",
+    "verify_dataset": "shrinkserve.data.verify:verify_dataset",
+    "write_digits": "shrinkserve.data.digits:write_digits",
 }
 
 if TYPE_CHECKING:
@@ -56,7 +65,13 @@ if TYPE_CHECKING:
     from shrinkserve.benchmark.bench import bench
     from shrinkserve.benchmark.planning import plan
     from shrinkserve.config import load_recipe
+    from shrinkserve.data.digits import write_digits
+    from shrinkserve.data.indexing import index_dataset
+    from shrinkserve.data.info import SplitInfo, describe_dataset
     from shrinkserve.data.opening import open_dataset
+    from shrinkserve.data.pack import PackReport, pack_dataset
+    from shrinkserve.data.verify import VerifyReport, verify_dataset
+    from shrinkserve.preprocess import Preprocess
     from shrinkserve.runtimes.opening import open_artifact as load
     from shrinkserve.serving.client.async_client import AsyncClient
     from shrinkserve.serving.client.client import Client
@@ -77,11 +92,15 @@ __all__ = [
     "Client",
     "EvaluationResult",
     "ImportResult",
+    "PackReport",
+    "Preprocess",
     "Server",
     "ServerOptions",
+    "SplitInfo",
     "Stopped",
     "TrainEvent",
     "TrainResult",
+    "VerifyReport",
     "__version__",
     "arch",
     "artifact",
@@ -90,14 +109,17 @@ __all__ = [
     "config",
     "data",
     "describe",
+    "describe_dataset",
     "doctor",
     "errors",
     "evaluate",
     "exporting",
     "import_tensorflow",
+    "index_dataset",
     "load",
     "load_recipe",
     "open_dataset",
+    "pack_dataset",
     "plan",
     "plan_training",
     "plot_run",
@@ -110,6 +132,8 @@ __all__ = [
     "serving",
     "train",
     "training",
+    "verify_dataset",
+    "write_digits",
 ]
 
 if not TYPE_CHECKING:  # type checkers would take every name for known

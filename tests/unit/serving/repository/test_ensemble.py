@@ -184,7 +184,7 @@ def test_pipeline_rejects_contract_that_it_cannot_compute(change: dict[str, obje
 def test_model_with_unsupported_contract_takes_pixels_only(tmp_path: Path, make_model: MakeModel) -> None:
     said: list[str] = []
     model_file, card = make_model(0)
-    other = replace(card, preprocess=Preprocess(size=8, geometry="center").to_dict())
+    other = replace(card, preprocess=Preprocess(size=8, interpolation="bicubic_tf1").to_dict())
     repository = Repository(tmp_path / "models", say=said.append)
     repository.add(CLASSIFIER, model_file, other, encoded=True)
     assert repository.models() == [CLASSIFIER]
