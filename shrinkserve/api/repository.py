@@ -100,6 +100,7 @@ def publish(  # noqa: PLR0913 - options by keyword
     initial: ServingConfig | None = None,
     url: str | None = None,
     token: str | None = None,
+    insecure: bool = False,
     data: Path | None = None,
     shadow: int = 0,
     max_flips: float | None = None,
@@ -119,6 +120,7 @@ def publish(  # noqa: PLR0913 - options by keyword
         initial: serving options of a new model, if `options` is None.
         url: the live server of the repository, ``grpc://HOST:PORT`` or ``http://HOST:PORT``.
         token: of the server's model control.
+        insecure: allow sending the token without TLS to another machine.
         data: dataset with the validation images for `shadow`.
         shadow: number of requests on which the active and the new version are compared.
         max_flips: largest fraction of predictions that may differ.
@@ -155,7 +157,7 @@ def publish(  # noqa: PLR0913 - options by keyword
     check_name(model)
     images = _validation_images(data, shadow) if data is not None else []
     limits = ShadowLimits(max_flips, max_slowdown)
-    with _live(url, token, images, limits, allow_gap=allow_gap) as live:
+    with _live(url, token, images, limits, insecure=insecure, allow_gap=allow_gap) as live:
         return publish_version(
             _repository(repository, wait, say),
             Path(source),
@@ -176,6 +178,7 @@ def rollback(
     to: int | None = None,
     url: str | None = None,
     token: str | None = None,
+    insecure: bool = False,
     wait: float = WAIT_SECONDS,
     say: Say = _silent,
 ) -> int:
@@ -187,6 +190,7 @@ def rollback(
         to: the version; the one before the active one when None.
         url: the live server of the repository.
         token: of the server's model control.
+        insecure: allow sending the token without TLS to another machine.
         wait: longest wait for another publisher in seconds.
         say: receives a line for each step.
 
@@ -200,7 +204,7 @@ def rollback(
     """
     from shrinkserve.serving.publish.publish import roll_back_version
 
-    with _live(url, token) as live:
+    with _live(url, token, insecure=insecure) as live:
         return roll_back_version(_repository(repository, wait, say), name, to, live, say)
 
 
@@ -408,6 +412,7 @@ def _live(
     images: list[bytes] | None = None,
     limits: ShadowLimits | None = None,
     *,
+    insecure: bool = False,
     allow_gap: bool = False,
 ) -> Iterator[Live | None]:
     """Yield the server of a URL, or None without one."""
@@ -418,7 +423,7 @@ def _live(
     if url is None:
         yield None
         return
-    with Client(url, token=token, timeout=LOAD_SECONDS) as client:
+    with Client(url, token=token, insecure=insecure, timeout=LOAD_SECONDS) as client:
         yield Live(client, images or [], limits or ShadowLimits(), allow_gap=allow_gap, token=token)
 
 

@@ -18,6 +18,7 @@ Name = Annotated[str, typer.Argument(help="The model's name.")]
 AnyName = Annotated[str | None, typer.Argument(help="The model's name; all models by default.")]
 Url = Annotated[str | None, typer.Option(help="The server of the repository: grpc://HOST:PORT or http://HOST:PORT.")]
 Token = Annotated[str | None, typer.Option(envvar="SHRINKSERVE_TOKEN", help="Token of the server's model control.")]
+Insecure = Annotated[bool, typer.Option("--insecure", help="Allow sending the token without TLS to another machine.")]
 Wait = Annotated[float, typer.Option(min=0, help="Seconds to wait for another publisher.")]
 
 
@@ -78,6 +79,7 @@ def publish(  # noqa: PLR0913, PLR0917 - a command's options
     name: Annotated[str | None, typer.Option(help="Model name; that of the card by default.")] = None,
     url: Url = None,
     token: Token = None,
+    insecure: Insecure = False,
     data: Annotated[Path | None, typer.Option(help="Dataset whose validation images --shadow sends.")] = None,
     shadow: Annotated[int, typer.Option(min=0, help="Requests on which it is compared with the active version.")] = 0,
     max_flips: Annotated[
@@ -102,6 +104,7 @@ def publish(  # noqa: PLR0913, PLR0917 - a command's options
         name=name,
         url=url,
         token=token,
+        insecure=insecure,
         data=data,
         shadow=shadow,
         max_flips=max_flips,
@@ -125,10 +128,11 @@ def rollback(
     to: Annotated[int | None, typer.Option(help="The version; the one before by default.")] = None,
     url: Url = None,
     token: Token = None,
+    insecure: Insecure = False,
     wait: Wait = api.WAIT_SECONDS,
 ) -> None:
     """Make an older version the active one."""
-    version = api.rollback(name, repository, to=to, url=url, token=token, wait=wait, say=print_line)
+    version = api.rollback(name, repository, to=to, url=url, token=token, insecure=insecure, wait=wait, say=print_line)
     print_line(f"version {version} of {name} is active")
 
 

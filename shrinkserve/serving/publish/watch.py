@@ -57,7 +57,7 @@ def _unload(candidate: Candidate) -> None:
 
     with (
         lock.locked(Path(candidate.repository), name=lock.PUBLISH),
-        Client(candidate.url, token=candidate.token, timeout=LOAD_SECONDS) as client,
+        Client(candidate.url, token=candidate.token, insecure=True, timeout=LOAD_SECONDS) as client,
     ):
         client.unload(candidate.name)
 

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from shrinkserve import Client
+from shrinkserve.artifact import Card
+from shrinkserve.cli import main
 from shrinkserve.errors import ConfigError, RequestError
 from shrinkserve.serving.client.endpoint import is_loopback, parse_url
 from shrinkserve.serving.client.grpc_codec import channel_options
@@ -82,3 +86,18 @@ def test_path_of_the_url_is_used(fake: Any, fake_url: str) -> None:
         with Client(f"{fake_url}/behind/proxy") as client:
             client.models()
         assert list(fake.headers) == ["/behind/proxy/v2/models/stats"]
+
+
+@pytest.mark.parametrize("command", [["publish", "SOURCE"], ["rollback", "cats"]])
+def test_advice_about_the_token_can_be_followed(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], make_model: Callable[..., tuple[Path, Card]]
+) -> None:
+    """With --insecure the command goes on to the next reason why it cannot work here."""
+    path, card = make_model()
+    card.write(path.parent)
+    words = [word.replace("SOURCE", str(path.parent)) for word in command]
+    words += ["--repository", str(tmp_path), "--url", "grpc://203.0.113.77:1", "--token", TOKEN]
+    assert main(["repo", *words]) == 2
+    assert "--insecure" in capsys.readouterr().err
+    assert main(["repo", *words, "--insecure", "--wait", "nan"]) == 2
+    assert "--insecure" not in capsys.readouterr().err
