@@ -55,8 +55,13 @@ def _python_api() -> Iterator[str]:
     yield "# Python API\n\nEvery command is also a function with the same options. Names load on first use.\n"
     yield "```python\nimport shrinkserve as ss\n```\n"
     for name, place in shrinkserve._PUBLIC.items():
-        yield f"## ss.{name}\n\n::: {place.replace(':', '.')}\n"
-    yield "## ss.errors\n\n::: shrinkserve.errors\n"
+        yield _reference(name, place.replace(":", "."))
+    yield _reference("errors", "shrinkserve.errors")
+
+
+def _reference(name: str, path: str) -> str:
+    options = f"    options:\n      heading: ss.{name}\n      toc_label: ss.{name}\n"
+    return f"::: {path}\n{options}"
 
 
 def _commands(command: Any, path: str) -> Iterator[str]:
