@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +51,7 @@ def read_checkpoint(path: Path) -> dict[str, npt.NDArray[np.generic]]:
     Raises:
         ArtifactError: TensorFlow is not installed, or there is no readable checkpoint.
     """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # no notices about the CPU
     try:
         import tensorflow as tf
     except ImportError as exc:
@@ -62,7 +64,7 @@ def read_checkpoint(path: Path) -> dict[str, npt.NDArray[np.generic]]:
     try:
         reader = tf.train.load_checkpoint(prefix)
         return {name: np.asarray(reader.get_tensor(name)) for name in reader.get_variable_to_shape_map()}
-    except (tf.errors.OpError, ValueError, UnicodeDecodeError) as exc:
+    except (tf.errors.OpError, ValueError, IndexError, RuntimeError) as exc:
         reason = str(exc).splitlines()[0][:200]
         hint = "copy the .index and all .data files again"
         raise ArtifactError(f"{prefix}: not a readable checkpoint ({reason})", hint=hint) from exc
