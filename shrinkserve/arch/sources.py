@@ -81,5 +81,5 @@ def from_recipe(model: ModelConfig, classes: int) -> Spec:
         input_size=model.input_size,
         width=model.width,
         dropout=model.dropout,
-        batch_norm_decay=model.batch_norm_decay,
+        batch_norm_decay=0.999 if model.batch_norm_decay == "auto" else model.batch_norm_decay,
     )

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 RUN_HELP = "Folder of the run, as `train` wrote it."
 RESTARTS_HELP = "With --nproc: how often all processes start again after one was lost."
+INIT_HELP = "Begin with the weights of a run, a step-*.safetensors or another safetensors file."
 STALL_HELP = "End the run if it makes no progress for so many seconds; 0: never."
 
 
@@ -46,6 +47,7 @@ def run(  # noqa: PLR0913, PLR0917 - a command's options
     allow_recipe_change: Annotated[
         bool, typer.Option("--allow-recipe-change", help="With --resume: the recipe may differ from the run's.")
     ] = False,
+    init: Annotated[Path | None, typer.Option("--init", help=INIT_HELP)] = None,
     stall_timeout: Annotated[float, typer.Option("--stall-timeout", min=0, help=STALL_HELP)] = 1800.0,
     plan: Annotated[bool, typer.Option("--plan", help="Print updates, memory and hours; train nothing.")] = False,
     images_per_second: Annotated[
@@ -82,6 +84,7 @@ def run(  # noqa: PLR0913, PLR0917 - a command's options
             resume=resume,
             overwrite=overwrite,
             allow_recipe_change=allow_recipe_change,
+            init=init,
             stall_timeout=stall_timeout or None,
         )
     except Stopped as exc:

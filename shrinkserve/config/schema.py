@@ -35,8 +35,9 @@ class ModelConfig:
     """Factor on the number of channels."""
     dropout: Decay = 0.0
     """Probability that a value before the classifier is set to zero."""
-    batch_norm_decay: Decay = 0.999
-    """Decay of the running statistics per update (TensorFlow's convention: 1 - torch's momentum)."""
+    batch_norm_decay: Decay | Literal["auto"] = 0.999
+    """Decay of the running statistics per update (TensorFlow's convention: 1 - torch's momentum). auto: chosen by the
+    number of updates."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,10 @@ class AugmentConfig:
     """Area of the erased rectangle, as a fraction of the image: lowest and highest, from above 0 to 1."""
     erase_aspect: Range = (0.3, 3.3)
     """Width / height of the erased rectangle: lowest and highest, above 0."""
+    mixup: Annotated[float, Ge(0)] = 0.0
+    """Alpha of mixup, which blends pairs of images of a batch; 0: off."""
+    cutmix: Annotated[float, Ge(0)] = 0.0
+    """Alpha of cutmix, which pastes a rectangle of another image; 0: off. With mixup: each for half of the batches."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +113,8 @@ class OptimizerConfig:
     """Momentum (rmsprop, sgd), or beta 1 (adamw)."""
     epsilon: Annotated[float, Gt(0)] = 1.0
     """Added to the mean square (rmsprop) or to its root (adamw)."""
+    backbone_lr: Fraction = 1.0
+    """Factor on the rate of all layers but the classifier."""
     l2: Annotated[float, Ge(0)] = 4e-5
     """Factor of sum(w^2) in the loss, so the gradient is 2 * l2 * w. For adamw: decoupled decay of 2 * l2."""
 
@@ -134,8 +141,14 @@ class TrainConfig:
     """Batches per update."""
     label_smoothing: Decay = 0.1
     """Part of the target that is spread over all classes."""
-    ema_decay: Decay = 0.999
-    """Largest decay of the averaged weights (EMA), which are evaluated and exported."""
+    class_weights: Literal["none", "balanced"] = "none"
+    """balanced: weight each class in the loss by the inverse of its number of images (reads all records of shards)."""
+    freeze: tuple[str, ...] = ()
+    """Prefixes of layers that are not trained, for example stem or stage1. Their batch norms keep their statistics."""
+    head_epochs: NotNegative = 0
+    """Epochs at the start in which only the classifier is trained."""
+    ema_decay: Decay | Literal["auto"] = 0.999
+    """Largest decay of the averaged weights (EMA), which are evaluated and exported. auto: by the number of updates."""
     ema_buffers: bool = False
     """Average the running statistics of batch norms too; false: copy them."""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"

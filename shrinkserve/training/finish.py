@@ -105,6 +105,7 @@ def write_result(
     classes: list[str],
     networks: Mapping[str, nn.Module],
     metrics: Mapping[str, float],
+    parents: Mapping[str, str] | None = None,
 ) -> Card:
     """Write the weights, then the card: a folder with a card is a complete run.
 
@@ -116,6 +117,7 @@ def write_result(
         classes: class names in the order of the logits.
         networks: "ema" and "raw".
         metrics: figures of the EMA weights on the validation split.
+        parents: path and sha256 of the weights that the run began with.
 
     Raises:
         ArtifactError: cannot write a file.
@@ -132,6 +134,7 @@ def write_result(
         name=recipe.name,
         weights_sha256=tensors_sha256({name: t.numpy() for name, t in weights(networks["ema"]).items()}),
         files=files,
+        parents=dict(parents or {}),
         preprocess=recipe.preprocess.to_dict(),
         classes=classes,
         spec=to_dict(spec),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,8 +10,10 @@ from shrinkserve import arch
 from shrinkserve.arch.spec import Spec
 from shrinkserve.config import Recipe
 from shrinkserve.data import Dataset, TrainLoader, open_dataset, train_loader
+from shrinkserve.data.folder import FolderDataset
 from shrinkserve.errors import ConfigError, DataError
 from shrinkserve.text import check_class_names
+from shrinkserve.training.averages import settle_averages
 
 
 @dataclass(frozen=True)
@@ -18,6 +21,7 @@ class RunInputs:
     """Everything that a run reads.
 
     Attributes:
+        recipe: the run's recipe, without "auto" for the decays of averages.
         training: training images.
         validation: validation images.
         classes: names in the order of the logits.
@@ -28,6 +32,7 @@ class RunInputs:
         fingerprints: hash of names and labels of the images, by split.
     """
 
+    recipe: Recipe
     training: Dataset
     validation: Dataset
     classes: list[str]
@@ -48,14 +53,15 @@ def open_inputs(recipe: Recipe, data: Path, *, rank: int = 0, world: int = 1) ->
     """
     training, validation = open_dataset(data, "train"), open_dataset(data, "validation")
     classes = agreed_classes(recipe, training, validation)
-    spec = arch.from_recipe(recipe.model, len(classes))
     loader = train_loader(training, recipe, rank=rank, world=world)
     steps = len(loader) // recipe.train.accumulate
     if not steps:
         raise ConfigError("train.accumulate", expected=f"at most {len(loader)}", found=recipe.train.accumulate)
+    recipe = settle_averages(recipe, steps * recipe.schedule.epochs)
+    spec = arch.from_recipe(recipe.model, len(classes))
     total_batch = recipe.train.batch_size * recipe.train.accumulate * world
     fingerprints = {str(dataset.split): dataset.fingerprint() for dataset in (training, validation)}
-    return RunInputs(training, validation, classes, spec, loader, total_batch, steps, fingerprints)
+    return RunInputs(recipe, training, validation, classes, spec, loader, total_batch, steps, fingerprints)
 
 
 def usage_lines(inputs: RunInputs) -> list[str]:
@@ -70,6 +76,20 @@ def usage_lines(inputs: RunInputs) -> list[str]:
         if parts:
             found.append(f"warning: {usage.split} images: {usage.used} used; {'; '.join(parts)}")
     return found
+
+
+def class_weights(dataset: Dataset) -> list[float]:
+    """Return the weight of each class that makes all classes count the same: images / (classes * images of the class).
+
+    Reads all records of TFRecord shards. A class without images has weight 0.
+    """
+    if isinstance(dataset, FolderDataset):
+        counts = [len(dataset.members(label)) for label in range(len(dataset.classes))]
+    else:
+        found = Counter(dataset.record(index).label for index in range(len(dataset)))
+        counts = [found[label] for label in range(len(dataset.classes))]
+    present = sum(count > 0 for count in counts)
+    return [len(dataset) / (present * count) if count else 0.0 for count in counts]
 
 
 def agreed_classes(recipe: Recipe, training: Dataset, validation: Dataset) -> list[str]:

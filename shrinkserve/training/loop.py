@@ -26,7 +26,8 @@ from shrinkserve.training.display import duration
 from shrinkserve.training.distributed import DistContext
 from shrinkserve.training.events import Callback, EventKind, StepFigures, TrainEvent
 from shrinkserve.training.finish import write_result
-from shrinkserve.training.inputs import open_inputs
+from shrinkserve.training.initial import initialise, read_initial
+from shrinkserve.training.inputs import class_weights, open_inputs
 from shrinkserve.training.logs import MetricsLog
 from shrinkserve.training.metrics import Evaluation, evaluate_network
 from shrinkserve.training.prefetch import on_device
@@ -87,13 +88,31 @@ class TrainingLoop:
         self._callback, self._stop, self._watchdog = callback, stop, watchdog
         self.inputs = open_inputs(recipe, data, rank=ranks.rank, world=ranks.world)
         self.total_batch, self.steps = self.inputs.total_batch, self.inputs.steps
-        self.state = TrainState(self.inputs.spec, recipe, ranks)
+        balanced = recipe.train.class_weights == "balanced"
+        weights = class_weights(self.inputs.training) if balanced else None
+        self.state = TrainState(self.inputs.spec, self.inputs.recipe, ranks, class_weights=weights)
+        self.parents: dict[str, str] = {}
         self.position = Position(world=ranks.world)
         self.checkpoints = folder.out / checkpoints.FOLDER
         self._began = time.monotonic()
 
-    def resume(self) -> None:
-        """Continue from the newest undamaged checkpoint, if there is one. Writes nothing. Collective.
+    def initialise(self, source: Path) -> None:
+        """Begin with the weights of another run.
+
+        Raises:
+            ArtifactError: no such weights, or damaged ones.
+            ConfigError: the weights are of another network.
+        """
+        initial, networks = read_initial(source), (self.state.network, self.state.ema.network)
+        report = initialise(networks, self.inputs.spec, initial, self.inputs.classes, str(source))
+        self.parents = initial.parents
+        self.say(f"{source}: {report}")
+
+    def resume(self) -> bool:
+        """Continue from the newest undamaged checkpoint. Writes nothing. Collective.
+
+        Returns:
+            False if there is no checkpoint.
 
         Raises:
             ArtifactError: the processes see different checkpoints.
@@ -105,7 +124,7 @@ class TrainingLoop:
             hint = "put --out on a disk that all machines share"
             raise ArtifactError(f"{self.folder.out}: the processes see different checkpoints", hint=hint)
         if found is None:
-            return
+            return False
         path, saved = found
         state = RunState.from_dict(saved.state, str(path))
         self._check_data(state)
@@ -113,12 +132,13 @@ class TrainingLoop:
         snapshot.restore(self.state, saved.tensors, self.ranks)
         snapshot.load_scaler(self.state, state.scaler, str(path))
         self.state.ema.updates = state.ema_updates
-        self.position = state.position
+        self.position, self.parents = state.position, state.parents
         if self.position.world != self.ranks.world:
             change = f"{self.position.world} -> {self.ranks.world} processes"
             self.say(f"resuming with another total batch ({change}): not bit-identical to an unbroken run")
             self.position.world = self.ranks.world
         self.say(f"resuming {path} at step {self.position.step}, after {duration(self.position.seconds)}")
+        return True
 
     def _check_data(self, state: RunState) -> None:
         """Check that a checkpoint was trained on this data; images in quarantine may differ."""
@@ -160,7 +180,8 @@ class TrainingLoop:
         card = None
         if self.ranks.first:
             data = self.inputs.training.root
-            card = write_result(out, data, self.inputs.spec, self.recipe, self.inputs.classes, networks, metrics)
+            inputs = self.inputs
+            card = write_result(out, data, inputs.spec, self.recipe, inputs.classes, networks, metrics, self.parents)
         self.ranks.wait()
         return card
 
@@ -187,6 +208,8 @@ class TrainingLoop:
     def _updates(self) -> float:
         """Run the rest of an epoch's updates. Return the last learning rate."""
         recipe, position, epoch = self.recipe, self.position, self.position.epoch
+        head_only = epoch < recipe.train.head_epochs
+        self.state.backbone_factor = 0.0 if head_only else recipe.optimizer.backbone_lr
         done, last = position.images // self.total_batch, 0
         first, began, before = done, time.monotonic(), position.epoch_seconds
         rate, reported = learning_rate(recipe, epoch, max(0, done - 1) / self.steps, self.total_batch), began
@@ -291,6 +314,7 @@ class TrainingLoop:
                 spec=to_dict(self.inputs.spec),
                 images=len(self.inputs.training),
                 data=self.inputs.fingerprints,
+                parents=self.parents,
                 ema_updates=self.state.ema.updates,
                 scaler=self.state.scaler.state_dict(),
             )

@@ -12,10 +12,11 @@ from shrinkserve.config import OptimizerConfig
 
 
 class ParameterGroup(TypedDict):
-    """Parameters with the same options."""
+    """Parameters with the same options. `head` is True for those of the classifier."""
 
     params: list[nn.Parameter]
     weight_decay: float
+    head: bool
 
 
 class RMSProp(optim.Optimizer):
@@ -112,26 +113,40 @@ class RMSProp(optim.Optimizer):
         return value if overflow is None else overflow + (1 - overflow) * value
 
 
-def parameter_groups(network: nn.Module, l2: float) -> list[ParameterGroup]:
-    """Return the weights with and without L2.
+def parameter_groups(network: nn.Module, l2: float, head: tuple[str, ...] = ()) -> list[ParameterGroup]:
+    """Return the trained weights by classifier or backbone, and with or without L2.
 
     Kernels of dense layers and of convolutions that mix channels have it. Depthwise kernels, batch norms and biases
     have none. The loss has ``l2 * sum(w^2)``, so the gradient is ``2 * l2 * w``.
+
+    Args:
+        network: the trained network.
+        l2: see above.
+        head: prefixes of the classifier's names.
     """
     decayed = {
         module.weight
         for module in network.modules()
         if isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.groups == 1)
     }
-    return [
-        {"params": [p for p in network.parameters() if p in decayed], "weight_decay": 2 * l2},
-        {"params": [p for p in network.parameters() if p not in decayed], "weight_decay": 0.0},
-    ]
+    groups: list[ParameterGroup] = []
+    for in_head in (False, True):
+        parts = [p for n, p in network.named_parameters() if p.requires_grad and n.startswith(head or "?") == in_head]
+        for decay, l2_applies in ((2 * l2, True), (0.0, False)):
+            if params := [p for p in parts if (p in decayed) == l2_applies]:
+                groups.append({"params": params, "weight_decay": decay, "head": in_head})
+    return groups
 
 
-def build_optimizer(network: nn.Module, config: OptimizerConfig) -> optim.Optimizer:
-    """Return the optimiser of a recipe for a network; AdamW's betas are ``(momentum, decay)``."""
-    groups = parameter_groups(network, config.l2)
+def build_optimizer(network: nn.Module, config: OptimizerConfig, head: tuple[str, ...] = ()) -> optim.Optimizer:
+    """Return the optimiser of a recipe for a network; AdamW's betas are ``(momentum, decay)``.
+
+    Args:
+        network: the trained network.
+        config: of the recipe.
+        head: prefixes of the classifier's names, see `parameter_groups`.
+    """
+    groups = parameter_groups(network, config.l2, head)
     if config.name == "rmsprop":
         return RMSProp(groups, config.lr, config.decay, config.momentum, config.epsilon)
     # On a GPU the fused kernels skip overflown gradients without reading a value back.

@@ -11,9 +11,9 @@ import torch
 from shrinkserve.arch.counts import count
 from shrinkserve.arch.spec import Spec
 from shrinkserve.config import Recipe, load_recipe
+from shrinkserve.training.averages import warnings_of
 from shrinkserve.training.inputs import open_inputs
 from shrinkserve.training.train_state import precision_of
-from shrinkserve.training.warnings import warnings_of
 
 MOMENTS = {"rmsprop": 2, "sgd": 1, "adamw": 2}
 """Values that an optimiser keeps for each weight."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shrinkserve.config import Recipe
+from shrinkserve.training.averages import warnings_of
 from shrinkserve.training.display import Display
 from shrinkserve.training.distributed import DistContext, join
 from shrinkserve.training.events import Callback
@@ -17,7 +18,6 @@ from shrinkserve.training.loop import TrainingLoop
 from shrinkserve.training.run_folder import RunFolder, Start
 from shrinkserve.training.signals import StopRequest, Watchdog
 from shrinkserve.training.torch_settings import torch_settings
-from shrinkserve.training.warnings import warnings_of
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class TrainOptions:
         resume: continue the run in the folder, or start one if there is none.
         overwrite: replace the run in the folder. It is removed when the new one has a checkpoint.
         allow_recipe_change: with `resume`, the recipe may differ from the one in the folder.
+        init: run, checkpoint or safetensors file whose weights a new run begins with.
         stall_timeout: seconds without progress after which the process ends; None: never.
     """
 
@@ -35,6 +36,7 @@ class TrainOptions:
     overwrite: bool = False
     allow_recipe_change: bool = False
     stall_timeout: float | None = None
+    init: str | None = None
 
 
 def train_here(
@@ -59,8 +61,9 @@ def train_here(
         if start is Start.COMPLETE:
             loop.say(f"{out}: the run is complete, nothing to train")
             return read_result(out, trained=False, verify=ranks.first)
-        if start is Start.RESUME:
-            loop.resume()
+        resumed = start is Start.RESUME and loop.resume()
+        if options.init is not None and not resumed:
+            loop.initialise(Path(options.init))
         for warning in [*usage_lines(loop.inputs), *warnings_of(recipe, loop.steps * recipe.schedule.epochs)]:
             loop.say(warning)
         if ranks.first:

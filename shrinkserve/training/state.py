@@ -45,6 +45,7 @@ class RunState:
         spec: the network, `arch.serialise.to_dict`.
         images: number of training images.
         data: fingerprint of each split; empty in checkpoints of older versions.
+        parents: path and sha256 of the weights that the run began with.
         ema_updates: updates of the averaged weights.
         scaler: state of the loss scaler; empty unless the precision is float16.
     """
@@ -55,6 +56,7 @@ class RunState:
     spec: dict[str, object]
     images: int = 0
     data: dict[str, str] = field(default_factory=dict)
+    parents: dict[str, str] = field(default_factory=dict)
     ema_updates: int = 0
     scaler: dict[str, int | float] = field(default_factory=dict)
 

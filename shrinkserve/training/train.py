@@ -25,6 +25,7 @@ def train(  # noqa: PLR0913 - the options of the command
     resume: bool = False,
     overwrite: bool = False,
     allow_recipe_change: bool = False,
+    init: str | Path | None = None,
     stall_timeout: float | None = None,
     callback: Callback | None = None,
 ) -> TrainResult:
@@ -40,6 +41,8 @@ def train(  # noqa: PLR0913 - the options of the command
         resume: continue the run in `out`, or start one if there is none.
         overwrite: replace the run in `out`. It is removed when the new one has a checkpoint.
         allow_recipe_change: with `resume`, the recipe may differ from the one in `out`.
+        init: run folder, checkpoint or safetensors file whose weights a new run begins with. Tensors that do not fit,
+            such as the classifier for other classes, stay random.
         stall_timeout: end this process if it makes no progress for so many seconds. Default: never.
         callback: called with a `TrainEvent` for each update, epoch and message. Default: print progress. With `nproc`
             the first of the processes prints progress.
@@ -65,7 +68,7 @@ def train(  # noqa: PLR0913 - the options of the command
         raise ConfigError("--resume and --overwrite exclude each other", hint="give one of them")
     loaded = resolve_recipe(recipe, overrides)
     folder = Path(out) if out is not None else Path("runs") / loaded.name
-    options = TrainOptions(resume, overwrite, allow_recipe_change, stall_timeout)
+    options = TrainOptions(resume, overwrite, allow_recipe_change, stall_timeout, None if init is None else str(init))
     if nproc > 1 and "RANK" not in os.environ:
         from shrinkserve.training.launch import launch_training
 

@@ -21,7 +21,9 @@ from shrinkserve.runtimes.checkpoint import normalise
 from shrinkserve.training.cuda_graph import GraphedPass
 from shrinkserve.training.distributed import DistContext
 from shrinkserve.training.ema import Ema
+from shrinkserve.training.initial import freeze, head_prefixes
 from shrinkserve.training.metrics import RunningFigures
+from shrinkserve.training.mixing import mix
 from shrinkserve.training.optim import build_optimizer
 from shrinkserve.training.prefetch import DeviceBatch
 
@@ -42,6 +44,7 @@ class TrainState:
         spec: the network.
         recipe: the run.
         ranks: the processes of the run.
+        class_weights: of the loss; None for equal ones.
 
     Raises:
         ConfigError: the recipe does not fit the network or the processes.
@@ -52,10 +55,15 @@ class TrainState:
         optimizer: as the recipe names it.
         scaler: of the loss; enabled for float16.
         running: loss and accuracy since the last report.
+        backbone_factor: on the learning rate of all layers but the classifier.
     """
 
-    def __init__(self, spec: Spec, recipe: Recipe, ranks: DistContext) -> None:
+    def __init__(
+        self, spec: Spec, recipe: Recipe, ranks: DistContext, *, class_weights: Sequence[float] | None = None
+    ) -> None:
         self._recipe, self._ranks = recipe, ranks
+        self.backbone_factor = recipe.optimizer.backbone_lr
+        self._class_weights = None if class_weights is None else torch.tensor(class_weights, device=ranks.device)
         self._smallest_batch = smallest_batch(spec)
         if recipe.train.batch_size < self._smallest_batch:
             raise ConfigError(
@@ -72,9 +80,11 @@ class TrainState:
         _drop_counters(network)
         self._layout = torch.channels_last if recipe.train.channels_last else torch.contiguous_format
         self.network = network.to(ranks.device, memory_format=self._layout).train()  # type: ignore[call-overload]
-        self.ema = Ema(self.network, recipe.train.ema_decay, buffers=recipe.train.ema_buffers)
+        freeze(self.network, recipe.train.freeze)
+        decay = recipe.train.ema_decay
+        self.ema = Ema(self.network, 0.999 if decay == "auto" else decay, buffers=recipe.train.ema_buffers)
         self.running = RunningFigures(ranks.device)
-        self.optimizer = build_optimizer(self.network, recipe.optimizer)
+        self.optimizer = build_optimizer(self.network, recipe.optimizer, head_prefixes(spec))
         self._precision = precision_of(recipe, ranks.device)
         # float16 gradients underflow, so the loss is scaled up; bfloat16 has float32's range.
         self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=self._precision is torch.float16)
@@ -100,11 +110,11 @@ class TrainState:
         )
 
     def _graph(self) -> GraphedPass:
-        train = self._recipe.train
-        if self._ranks.device.type != "cuda" or self._ranks.world > 1 or train.accumulate > 1 or train.compile:
+        train, mixes = self._recipe.train, self._recipe.augment.mixup or self._recipe.augment.cutmix
+        if mixes or self._ranks.device.type != "cuda" or self._ranks.world > 1 or train.accumulate > 1 or train.compile:
             raise ConfigError(
                 "train.cuda_graph",
-                expected="one process with a GPU, train.accumulate=1, train.compile=false",
+                expected="one process with a GPU, train.accumulate=1, without compile, mixup and cutmix",
                 hint="remove the key",
             )
         return GraphedPass(self._gradients, self.network)
@@ -151,8 +161,17 @@ class TrainState:
 
     def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean loss and logits of a batch, see `place`."""
-        logits = self._logits(self.normalised(images))
-        return cross_entropy(logits, labels, label_smoothing=self._recipe.train.label_smoothing), logits
+        pixels = self.normalised(images)
+        if (mixed := mix(pixels, labels, self._recipe.augment)) is None:
+            logits = self._logits(pixels)
+            return self._cross_entropy(logits, labels), logits
+        logits = self._logits(mixed.images)
+        first, second = self._cross_entropy(logits, mixed.labels), self._cross_entropy(logits, mixed.others)
+        return mixed.share * first + (1 - mixed.share) * second, logits
+
+    def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
+        smoothing = self._recipe.train.label_smoothing
+        return cross_entropy(logits, labels, self._class_weights, label_smoothing=smoothing)
 
     def _gradients(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         loss, logits = self.loss(images, labels)
@@ -175,7 +194,7 @@ class TrainState:
     def apply(self, rate: float) -> None:
         """Change weights and average by the gradients, and clear the gradients."""
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * (1.0 if group["head"] else self.backbone_factor)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         if self._graphed is None:

@@ -40,7 +40,7 @@ class Job:
     recipe: dict[str, object]
     data: str
     out: str
-    options: dict[str, bool | float | None]
+    options: dict[str, bool | float | str | None]
     profile: bool = False
 
 

@@ -22,6 +22,7 @@ def test_shrinkcnn_a_is_the_published_recipe() -> None:
     }  # fmt: skip
     assert recipe["optimizer"] == {
         "name": "rmsprop", "lr": 0.1, "reference_batch": 256, "decay": 0.9, "momentum": 0.9, "epsilon": 1.0, "l2": 4e-5,
+        "backbone_lr": 1.0,
     }  # fmt: skip
     assert recipe["schedule"] == {"epochs": 300, "warmup_epochs": 10, "per_step": False}
     train = recipe["train"]
@@ -35,6 +36,7 @@ def test_shrinkcnn_a_is_the_published_recipe() -> None:
         "crop_area": (0.75, 1.0), "crop_aspect": (0.75, 1.33), "random_interpolation": True, "flip": True,
         "brightness": 0.4, "saturation": (0.6, 1.4), "contrast": (0.6, 1.4), "hue": 0.1,
         "erase_probability": 0.5, "erase_area": (0.02, 0.4), "erase_aspect": (0.3, 3.3),
+        "mixup": 0.0, "cutmix": 0.0,
     }  # fmt: skip
 
 

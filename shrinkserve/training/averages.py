@@ -1,6 +1,8 @@
-"""Warnings about recipes that cannot work well for the number of updates."""
+"""Decays of running averages: do they settle within the updates of a run?"""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from shrinkserve.config import Recipe
 
@@ -19,8 +21,7 @@ def warnings_of(recipe: Recipe, steps: int) -> list[str]:
         steps: updates of the run.
     """
     decay = recipe.model.batch_norm_decay
-    needed = SETTLED / (1 - decay)
-    if steps >= needed:
+    if decay == "auto" or steps >= (needed := SETTLED / (1 - decay)):
         return []
     return [
         f"warning: the running statistics of batch norm need about {needed:,.0f} updates to settle, the run has "
@@ -32,3 +33,13 @@ def warnings_of(recipe: Recipe, steps: int) -> list[str]:
 def settled_decay(steps: int) -> float:
     """Return a decay that settles several times within a run of `steps` updates, at most 0.999."""
     return min(0.999, max(0.5, round(1 - 8 * SETTLED / max(1, steps), 3)))
+
+
+def settle_averages(recipe: Recipe, steps: int) -> Recipe:
+    """Replace "auto" for the decays of averages by values for a run of `steps` updates."""
+    model, train, suits = recipe.model, recipe.train, settled_decay(steps)
+    if model.batch_norm_decay == "auto":
+        model = replace(model, batch_norm_decay=suits)
+    if train.ema_decay == "auto":
+        train = replace(train, ema_decay=suits)
+    return replace(recipe, model=model, train=train)

@@ -1,0 +1,162 @@
+"""Initial weights of a run from another run, a checkpoint or a safetensors file: ``train --init``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from shrinkserve.arch.spec import Spec
+from shrinkserve.artifact import read_card, recorded_path, sha256_file
+from shrinkserve.errors import ArtifactError, ConfigError
+from shrinkserve.training import checkpoints
+from shrinkserve.training.state import RunState
+
+FITTING = 0.5
+"""Part of the network's values, without the classifier, that a source must have; else it is another network."""
+HINT = "name a run's folder, a step-*.safetensors of a run, or an ema.safetensors"
+
+
+@dataclass(frozen=True)
+class InitialWeights:
+    """Weights to begin with.
+
+    Attributes:
+        tensors: by the names of a network.
+        classes: class names of the source; None if it does not have them.
+        parents: path and sha256 of the source, for the card.
+    """
+
+    tensors: Mapping[str, Tensor]
+    classes: list[str] | None
+    parents: dict[str, str] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class InitialReport:
+    """What was taken from a source.
+
+    Attributes:
+        loaded: tensors with the source's values.
+        new: tensors that keep their random values.
+        left_out: tensors of the source that the network does not take.
+    """
+
+    loaded: list[str]
+    new: list[str]
+    left_out: list[str]
+
+    def __str__(self) -> str:
+        text = f"loaded {len(self.loaded)} tensors, {len(self.new)} are new, {len(self.left_out)} left out"
+        return f"{text}; new: {', '.join(self.new[:5])}" if self.new else text
+
+
+def read_initial(source: Path) -> InitialWeights:
+    """Read the averaged weights of a run or checkpoint, or all tensors of a safetensors file.
+
+    Raises:
+        ArtifactError: no such source, or a damaged one.
+    """
+    if source.is_dir():
+        card = read_card(source, "checkpoint")
+        return InitialWeights(
+            _load(source / "ema.safetensors"), card.classes, {recorded_path(source.resolve()): card.weights_sha256}
+        )
+    if not source.is_file():
+        raise ArtifactError(f"{source}: no such weights", hint=HINT)
+    parents = {recorded_path(source.resolve()): sha256_file(source)}
+    tensors = _load(source)
+    averaged = {name[len("ema.") :]: value for name, value in tensors.items() if name.startswith("ema.")}
+    if not averaged or not source.name.startswith("step-"):
+        return InitialWeights(tensors, None, parents)
+    state = RunState.from_dict(checkpoints.read(source).state, str(source))
+    return InitialWeights(averaged, state.classes, parents)
+
+
+def _load(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as exc:
+        raise ArtifactError(f"{path}: not readable weights ({exc})", hint=HINT) from exc
+
+
+def head_prefixes(spec: Spec) -> tuple[str, ...]:
+    """Return the prefixes of the classifier's tensors: those of the dense layers."""
+    return tuple(f"{name}." for name, attributes in spec.nodes(data=True) if attributes["op"] == "dense")
+
+
+@torch.no_grad()
+def initialise(
+    networks: Sequence[nn.Module], spec: Spec, initial: InitialWeights, classes: list[str], where: str
+) -> InitialReport:
+    """Copy every tensor that fits into each of the networks.
+
+    The classifier is taken only if source and network have the same classes; without known classes, if the shapes fit.
+
+    Args:
+        networks: modules of `spec`: the trained and the averaged one.
+        spec: the network.
+        initial: the source.
+        classes: class names of the network.
+        where: the source, for the message.
+
+    Raises:
+        ConfigError: the source is of another network.
+    """
+    head, own = head_prefixes(spec), dict(networks[0].state_dict())
+    other_classes = initial.classes is not None and initial.classes != classes
+
+    def fits(name: str) -> bool:
+        if other_classes and name.startswith(head):
+            return False
+        return name in initial.tensors and initial.tensors[name].shape == own[name].shape
+
+    loaded = [name for name in own if fits(name)]
+    body = [name for name in own if not name.startswith(head)]
+    part = sum(own[name].numel() for name in body if fits(name)) / max(1, sum(own[name].numel() for name in body))
+    if part < FITTING:
+        raise ConfigError(
+            f"{where}: the weights are of another network",
+            expected=f"at least {FITTING:.0%} of the values besides the classifier",
+            found=f"{part:.0%}",
+            hint="set model.network and model.width as in the run that the weights are from",
+        )
+    for name in loaded:
+        if not initial.tensors[name].isfinite().all():
+            raise ArtifactError(f"{where}: {name} is not finite", hint="name other weights")
+    for network in networks:
+        state = network.state_dict()
+        for name in loaded:
+            state[name].copy_(initial.tensors[name])
+    left_out = [name for name in initial.tensors if name not in loaded and not name.endswith("num_batches_tracked")]
+    return InitialReport(loaded, [name for name in own if name not in loaded], left_out)
+
+
+def freeze(network: nn.Module, prefixes: Sequence[str]) -> None:
+    """Exclude layers from training; their batch norms keep their statistics.
+
+    Args:
+        network: in training mode.
+        prefixes: names of layers or groups of layers, for example ``stem`` or ``stage1.cell1``.
+
+    Raises:
+        ConfigError: a prefix that no layer has, or nothing is left to train.
+    """
+    for prefix in prefixes:
+        names = [name for name, _ in network.named_parameters() if name == prefix or name.startswith(f"{prefix}.")]
+        if not names:
+            groups = list(dict.fromkeys(name.partition(".")[0] for name, _ in network.named_parameters()))
+            raise ConfigError("train.freeze: no layer has this prefix", expected=", ".join(groups), found=prefix)
+        for name, parameter in network.named_parameters():
+            if name in names:
+                parameter.requires_grad = False
+        for name, module in network.named_modules():
+            if name == prefix or name.startswith(f"{prefix}."):
+                module.eval()
+    if not any(parameter.requires_grad for parameter in network.parameters()):
+        raise ConfigError("train.freeze", expected="at least one layer to train", found=", ".join(prefixes))
