@@ -40,6 +40,8 @@ class FakeTriton:
     """Path or procedure -> the whole body of the reply, instead of the above."""
     headers: dict[str, list[str]] = field(default_factory=dict)
     """Names of the headers of each request, by path or procedure."""
+    peers: list[str] = field(default_factory=list)
+    """Address of the connection of each request."""
 
     def __post_init__(self) -> None:
         self.set("probabilities", np.array([[0.25, 0.5, 0.25]], np.float32))
@@ -93,6 +95,7 @@ def serve_http(fake: FakeTriton, context: ssl.SSLContext | None = None) -> Itera
 
         def do_GET(self) -> None:
             fake.headers[self.path] = list(self.headers)
+            fake.peers.append(str(self.client_address))
             self.rfile.read(int(self.headers.get("Content-Length", 0)))
             body, head = fake.http(self.path)
             self.send_response(200)
@@ -124,7 +127,12 @@ def serve_grpc(fake: FakeTriton) -> Iterator[str]:
         def service(self, details: Any) -> Any:
             procedure = details.method.rpartition("/")[2]
             fake.headers[procedure] = [key for key, _ in details.invocation_metadata]
-            return grpc.unary_unary_rpc_method_handler(lambda _, __: fake.grpc(procedure))
+
+            def reply(_: bytes, context: Any) -> bytes:
+                fake.peers.append(context.peer())
+                return fake.grpc(procedure)
+
+            return grpc.unary_unary_rpc_method_handler(reply)
 
     server = grpc.server(ThreadPoolExecutor(4), handlers=[Handler()])
     port = server.add_insecure_port("127.0.0.1:0")

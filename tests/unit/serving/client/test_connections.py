@@ -64,6 +64,13 @@ def test_client_works_in_a_forked_child(fake: Any, fake_url: str, client: str) -
     assert run(FORK.format(client=client), fake_url) == "child b b\nparent b b 0\n"
 
 
+def test_forked_child_opens_a_connection(fake: Any, fake_url: str) -> None:
+    program = FORK.format(client="used").replace("* 40", "* 1")
+    assert run(program, fake_url) == "child b\nparent b 0\n"
+    *_, before, child, after = fake.peers
+    assert child != before == after
+
+
 def test_client_works_after_the_main_thread_has_ended(fake: Any, fake_url: str) -> None:
     fake.config.max_batch_size = 0
     program = """
