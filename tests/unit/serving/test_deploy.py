@@ -8,11 +8,14 @@ import json
 import re
 import subprocess
 import sys
+import threading
+import time
 import types
 import urllib.request
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -37,7 +40,7 @@ def load(path: Path) -> Any:
 
 def test_compose_files_hold_the_compose_specification() -> None:
     pytest.importorskip("check_jsonschema", reason="needs check-jsonschema, which carries the schema")
-    files = [str(DEPLOY / name) for name in ("compose.yaml", "compose.gpu.yaml")]
+    files = [str(DEPLOY / name) for name in ("compose.yaml", "compose.gpu.yaml", "compose.tracing.yaml")]
     command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", *files]
     checked = subprocess.run(command, capture_output=True, text=True, check=False)
     assert checked.returncode == 0, checked.stdout
@@ -193,6 +196,52 @@ def test_container_has_no_published_critical_vulnerabilities() -> None:
     assert [one.triton for one in CONTAINERS] == sorted(one.triton for one in CONTAINERS)
     year, month = map(int, re.findall(r"\d\d", CURRENT.tag)[:2])
     assert (year, month) >= (26, 7)
+
+
+def tracing_arguments() -> list[str]:
+    (patch, _) = load(DEPLOY / "kubernetes-tracing/kustomization.yaml")["patches"]
+    return [operation["value"] for operation in yaml.safe_load(patch["patch"])]
+
+
+def test_compose_with_tracing_only_adds_arguments() -> None:
+    base = load(DEPLOY / "compose.yaml")["services"]["triton"]["command"]
+    traced = load(DEPLOY / "compose.tracing.yaml")["services"]["triton"]["command"]
+    assert traced[: len(base)] == base
+    added = [re.sub(r"url=.*", "url=", argument) for argument in traced[len(base) :]]
+    assert added == [re.sub(r"url=.*", "url=", argument) for argument in tracing_arguments()]
+
+
+class Collector(BaseHTTPRequestHandler):
+    """An OpenTelemetry collector that notes the paths of what it gets."""
+
+    paths: ClassVar[list[str]] = []
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.paths.append(self.path)
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_traces_reach_a_collector(tiny_repository: Repository, tmp_path: Path) -> None:
+    """A real server with the arguments of the deployment, but for the address and the rate."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), Collector) as collector:
+        threading.Thread(target=collector.serve_forever, daemon=True).start()
+        url = f"url=http://127.0.0.1:{collector.server_port}/v1/traces"
+        arguments = [re.sub(r"url=.*", url, one).replace("rate=100", "rate=1") for one in tracing_arguments()]
+        arguments.append("--trace-config=opentelemetry,bsp_schedule_delay=200")
+        options = ServerOptions(models=["tiny"], log_file=tmp_path / "log", arguments=arguments)
+        with TritonServer(tiny_repository.root, options) as server, Client(server.grpc_url) as client:
+            client.infer("tiny", np.zeros((1, 8, 8, 3), np.uint8))
+            deadline = time.monotonic() + 20
+            while not Collector.paths and time.monotonic() < deadline:
+                time.sleep(0.05)
+        collector.shutdown()
+    assert set(Collector.paths) == {"/v1/traces"}
 
 
 def expressions() -> Iterator[tuple[str, str]]:
