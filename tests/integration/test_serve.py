@@ -1,4 +1,4 @@
-"""`shrinkserve serve` as a user meets it: a process of its own, ended in every way there is."""
+"""Run `shrinkserve serve` as a process and end it in every way."""
 
 from __future__ import annotations
 

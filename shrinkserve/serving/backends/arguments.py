@@ -43,7 +43,7 @@ class Parameter(TypedDict):
 
 
 class GraphOptimization(TypedDict, total=False):
-    """How far ONNX Runtime may optimise a graph."""
+    """Level of ONNX Runtime's graph optimisation."""
 
     level: int
 

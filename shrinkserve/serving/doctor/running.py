@@ -55,7 +55,7 @@ class _Reply:
 
 
 class _Server:
-    """A server that is asked over HTTP, without a proxy."""
+    """HTTP requests to a server, without a proxy."""
 
     def __init__(self, host: str, port: int) -> None:
         self._host, self._port = host, port
@@ -123,7 +123,7 @@ def _ask_grpc(call: Callable[..., object]) -> _Reply:
         call(client_timeout=SECONDS)
     except grpc.InferenceServerException as exc:
         reason = str(exc.message())[:200]
-        return _Reply(403 if "is restricted" in reason else 0, reason)  # gRPC has no status of its own for it
+        return _Reply(403 if "is restricted" in reason else 0, reason)  # gRPC reports it by the message only
     return _Reply(200)
 
 
@@ -206,7 +206,7 @@ def _zeros(metadata: Json) -> tuple[list[Json], bool]:
     """Return one row of zeros for each input of a model, and True if the sizes of all inputs are known.
 
     Raises:
-        ValueError: an input of another kind, or too large.
+        ValueError: an input that is not numeric, or too large.
     """
     tensors: list[Json] = []
     inputs, known = metadata["inputs"], True

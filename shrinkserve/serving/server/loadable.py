@@ -55,7 +55,7 @@ def scan(root: Path, engine: str | None = None, how_to_get: HowToGet = lambda _:
     Args:
         root: the repository.
         engine: engine to run; a model that does not have it runs its default engine.
-        how_to_get: tells which backends the server has.
+        how_to_get: returns what to do to get a backend; None if the server has it.
 
     Raises:
         ArtifactError: no such folder, or it cannot be listed.

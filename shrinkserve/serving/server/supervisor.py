@@ -157,7 +157,7 @@ class Supervised:
         if (parent_ended or os.getppid() != self._parent) and not self._ending:
             self._end_in_order()
         if self._report and not self._ending and (loss := self._watch.loss()):
-            with suppress(OSError):  # nobody reads any more
+            with suppress(OSError):  # its reader has ended
                 os.write(self._report, json.dumps(loss).encode())
             self._end_in_order(seconds=LOSS_SECONDS)
 
@@ -287,7 +287,7 @@ def _prctl(option: int, value: int) -> None:
 
 
 def lock(folder: Path) -> None:
-    """Lock a folder until this process ends. The lock appears locked, so nobody takes the folder for a leftover."""
+    """Lock a folder until this process ends. The file appears locked, so the folder is never taken for a leftover."""
     if folder.is_dir():
         handle = os.open(folder / f".{LOCK}", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         fcntl.flock(handle, fcntl.LOCK_EX)

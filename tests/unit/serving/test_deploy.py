@@ -1,4 +1,4 @@
-"""Every file of deploy/ against its schema, and what it names against what there is. Nothing is deployed."""
+"""Check every file of deploy/ against its schema, and the names in it. Nothing is deployed."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_kubernetes_objects_fit_each_other() -> None:
 
 
 def misfits(data: Any, kind: str, models: types.ModuleType, where: str = "") -> list[str]:
-    """Where data is not what KServe's classes, made from its OpenAPI document, describe."""
+    """Return where data differs from KServe's classes, which are made from its OpenAPI document."""
     if kind.startswith("list["):
         items = enumerate(data) if isinstance(data, list) else [(0, None)]
         return [error for index, item in items for error in misfits(item, kind[5:-1], models, f"{where}[{index}]")]
@@ -151,7 +151,7 @@ def test_kserve_writes_nowhere_but_in_its_own_volumes() -> None:
 
 
 def arguments() -> dict[str, list[str]]:
-    """Of tritonserver, by deployment."""
+    """Return the arguments of tritonserver by deployment."""
     (pod,) = load(DEPLOY / "kubernetes" / "deployment.yaml")["spec"]["template"]["spec"]["containers"]
     return {
         "compose": load(DEPLOY / "compose.yaml")["services"]["triton"]["command"],
@@ -167,7 +167,9 @@ def test_what_changes_a_server_needs_the_token(where: str) -> None:
     for setting in guarded.values():
         groups, _, secret = setting.partition(":")
         assert tuple(groups.split(",")) == GUARDED
-        assert re.fullmatch(rf"{RESTRICTED_KEY}=\$[({{](SHRINKSERVE_)?TOKEN\b.*", secret), "never a token of its own"
+        assert re.fullmatch(rf"{RESTRICTED_KEY}=\$[({{](SHRINKSERVE_)?TOKEN\b.*", secret), (
+            "the token comes from outside"
+        )
 
 
 def test_one_release_of_the_container() -> None:

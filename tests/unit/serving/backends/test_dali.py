@@ -56,7 +56,7 @@ def picture(seed: int, kind: str = "JPEG", mode: str = "RGB") -> bytes:
 
 
 def directly(*encoded: bytes) -> np.ndarray[Any, Any]:
-    """What the pipeline makes of images without any server."""
+    """Return the pipeline's pixels without a server."""
     pipe = pipeline()
     pipe.build()
     pipe.feed_input("DALI_INPUT_0", [np.frombuffer(one, np.uint8) for one in encoded])
@@ -113,9 +113,9 @@ def test_rows_of_one_request_may_be_padded_to_one_length(client: triton.Inferenc
 def test_images_of_different_lengths_are_batched(client: triton.InferenceServerClient, together: Together) -> None:
     images = [picture(seed) for seed in range(4)]
     assert len(set(map(len, images))) == 4
-    answers = together([lambda image=image: pixels(client, "waits", image) for image in images])
-    for image, answer in zip(images, answers, strict=True):
-        np.testing.assert_array_equal(answer, directly(image))
+    replies = together([lambda image=image: pixels(client, "waits", image) for image in images])
+    for image, reply in zip(images, replies, strict=True):
+        np.testing.assert_array_equal(reply, directly(image))
     batches = client.get_inference_statistics("waits").model_stats[0].batch_stats
     assert [int(batch.batch_size) for batch in batches] == [4]
 
@@ -139,11 +139,11 @@ def test_only_the_request_with_a_bad_image_fails(
 ) -> None:
     images = [picture(1), picture(2), picture(3)]
     sent = (images[0], bad, images[1], images[2])
-    answers = together([lambda one=one: pixels(client, "waits", one) for one in sent])
-    for image, answer in zip(images, answers[:1] + answers[2:], strict=True):
-        np.testing.assert_array_equal(answer, directly(image))
-    assert isinstance(answers[1], InferenceServerException)
-    assert re.search(reason, str(answers[1]))
+    replies = together([lambda one=one: pixels(client, "waits", one) for one in sent])
+    for image, reply in zip(images, replies[:1] + replies[2:], strict=True):
+        np.testing.assert_array_equal(reply, directly(image))
+    assert isinstance(replies[1], InferenceServerException)
+    assert re.search(reason, str(replies[1]))
 
 
 def test_images_of_many_pixels_are_decoded_in_several_runs() -> None:

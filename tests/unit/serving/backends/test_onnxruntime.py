@@ -37,7 +37,7 @@ TYPES = {
 
 
 def write(folder: Path, config: str, nodes: list[Any], inputs: list[Any], outputs: list[Any], **more: Any) -> None:
-    """One model: its file and its config."""
+    """Write a model: its file and its configuration."""
     file = folder / "1" / more.pop("file", "model.onnx")
     file.parent.mkdir(parents=True)
     graph = helper.make_graph(nodes, "graph", inputs, outputs, more.pop("constants", []))
@@ -123,7 +123,7 @@ def executions(client: triton.InferenceServerClient, model: str) -> dict[int, in
 
 
 def executes(client: triton.InferenceServerClient, model: str, batch: int, count: int) -> bool:
-    """Whether so many batches of a size are counted, which Triton does after it has answered."""
+    """Return True if Triton has counted the batches of a size, which it does after it has responded."""
     for _ in range(100):
         if executions(client, model).get(batch, 0) == count:
             return True
@@ -152,7 +152,7 @@ def test_only_the_bad_request_of_a_batch_fails(client: triton.InferenceServerCli
     np.testing.assert_array_equal(rows(client, "lookup", 3), TABLE[[3]])
 
 
-def test_only_the_wanted_outputs_come_back(client: triton.InferenceServerClient) -> None:
+def test_only_requested_outputs_are_returned(client: triton.InferenceServerClient) -> None:
     wanted = [triton.InferRequestedOutput("total")]
     result = client.infer("lookup", [tensor("index", np.array([[2]]))], outputs=wanted)
     assert [output.name for output in result.get_response().outputs] == ["total"]
@@ -200,7 +200,7 @@ def test_platform_file_name_and_two_instances(client: triton.InferenceServerClie
 
 
 @pytest.mark.parametrize("name", TYPES)
-def test_every_type_goes_through_unchanged(client: triton.InferenceServerClient, name: str) -> None:
+def test_every_data_type_is_returned_unchanged(client: triton.InferenceServerClient, name: str) -> None:
     dtype = helper.tensor_dtype_to_np_dtype(TYPES[name])
     array = np.random.default_rng(1).integers(0, 2 if name == "BOOL" else 100, (3, 5)).astype(dtype)
     result = client.infer(f"same_{name}", [tensor("x", array)]).as_numpy("y")

@@ -80,7 +80,9 @@ def tensor(array: np.ndarray[Any, Any]) -> list[triton.InferInput]:
 
 @pytest.mark.parametrize("model", ["ir", "waits"])
 @pytest.mark.parametrize("batch", [1, 3, 8])
-def test_answers_as_onnx_runtime_does(served: tuple[triton.InferenceServerClient, Any], model: str, batch: int) -> None:
+def test_predictions_are_those_of_onnx_runtime(
+    served: tuple[triton.InferenceServerClient, Any], model: str, batch: int
+) -> None:
     client, session = served
     array = np.random.default_rng(batch).integers(0, 256, (batch, 12), dtype=np.uint8)
     result = client.infer(model, tensor(array))
@@ -88,14 +90,14 @@ def test_answers_as_onnx_runtime_does(served: tuple[triton.InferenceServerClient
         np.testing.assert_allclose(result.as_numpy(name), wanted, rtol=1e-4, atol=1e-5)
 
 
-def test_requests_of_one_batch_keep_their_own_answers(
+def test_requests_of_one_batch_get_their_own_rows(
     served: tuple[triton.InferenceServerClient, Any], together: Together
 ) -> None:
     client, session = served
     arrays = [np.random.default_rng(seed).integers(0, 256, (1, 12), dtype=np.uint8) for seed in range(4)]
-    answers = together([lambda array=array: client.infer("waits", tensor(array)).as_numpy("y") for array in arrays])
-    for array, answer in zip(arrays, answers, strict=True):
-        np.testing.assert_allclose(answer, session.run(["y"], {"x": array})[0], rtol=1e-4, atol=1e-5)
+    replies = together([lambda array=array: client.infer("waits", tensor(array)).as_numpy("y") for array in arrays])
+    for array, reply in zip(arrays, replies, strict=True):
+        np.testing.assert_allclose(reply, session.run(["y"], {"x": array})[0], rtol=1e-4, atol=1e-5)
     assert 4 in [int(batch.batch_size) for batch in client.get_inference_statistics("waits").model_stats[0].batch_stats]
 
 

@@ -131,7 +131,7 @@ def test_engine_whose_backend_is_missing_skips_its_preprocessing_too(root: Path)
 
 
 def test_configuration_of_another_name_is_skipped(root: Path) -> None:
-    """As of a folder that was copied, or of a link to a model: Triton would load no model at all."""
+    """A copied folder or a link to a model has one: Triton would load no model at all."""
     (root / "other").symlink_to(root / "tiny", target_is_directory=True)
     assert kinds(root) == {"other": Skip.OTHER_NAME}
     assert scan(root).models == ["tiny", "wide"]

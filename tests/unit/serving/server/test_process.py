@@ -129,7 +129,7 @@ def test_killed_supervisor_is_reported(tiny_repository: Repository, tmp_path: Pa
 
 
 def test_shared_memory_goes_when_both_processes_are_killed(tiny_repository: Repository, tmp_path: Path) -> None:
-    """First the model's process, so that nobody knows the memory any more when tritonserver dies."""
+    """The model's process is killed first, so the memory is mapped by no process when tritonserver dies."""
     with start(tiny_repository, tmp_path) as server:
         triton, stub = processes(server)
         shared = shared_memory(stub)

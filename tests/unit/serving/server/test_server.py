@@ -65,7 +65,7 @@ def predicts(server: TritonServer) -> bool:
         return bool((grpc.infer("tiny", images)[0] == http.infer("tiny", images)[0]).all())
 
 
-def test_serves_all_models_and_stops(tiny_repository: Repository, tmp_path: Path) -> None:
+def test_server_serves_all_models_and_stops(tiny_repository: Repository, tmp_path: Path) -> None:
     with TritonServer(tiny_repository.root, options(tmp_path)) as server:
         # Metrics come last, some 40 ms after HTTP and readiness.
         assert "Started Metrics Service" in (tmp_path / "triton.log").read_text()
@@ -81,7 +81,7 @@ def test_serves_all_models_and_stops(tiny_repository: Repository, tmp_path: Path
     assert "Started HTTPService" in (tmp_path / "triton.log").read_text()
 
 
-def test_loads_only_chosen_models(tiny_repository: Repository, tmp_path: Path) -> None:
+def test_server_loads_only_chosen_models(tiny_repository: Repository, tmp_path: Path) -> None:
     with (
         TritonServer(tiny_repository.root, options(tmp_path, models=["wide"])) as server,
         Client(server.http_url) as http,
@@ -89,7 +89,7 @@ def test_loads_only_chosen_models(tiny_repository: Repository, tmp_path: Path) -
         assert http.models() == ["wide"]
 
 
-def test_binds_loopback_only(tiny_repository: Repository, tmp_path: Path) -> None:
+def test_server_listens_on_loopback_only(tiny_repository: Repository, tmp_path: Path) -> None:
     with TritonServer(tiny_repository.root, options(tmp_path, models=["tiny"])) as server:
         family = [psutil.Process(server.pid), *psutil.Process(server.pid).children(recursive=True)]
         bound = [c.laddr for process in family for c in process.net_connections() if c.status == psutil.CONN_LISTEN]
@@ -98,7 +98,7 @@ def test_binds_loopback_only(tiny_repository: Repository, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.1", "example.invalid"])
-def test_other_addresses_are_refused(tiny_repository: Repository, tmp_path: Path, host: str) -> None:
+def test_server_from_pypi_refuses_other_addresses(tiny_repository: Repository, tmp_path: Path, host: str) -> None:
     with (
         pytest.raises((ConfigError, ServerError), match=host),
         TritonServer(tiny_repository.root, options(tmp_path, host=host)),
@@ -176,8 +176,8 @@ def test_address_of_another_machine(tiny_repository: Repository, tmp_path: Path,
         pass
 
 
-def test_port_that_is_taken_while_the_server_starts(tiny_repository: Repository, tmp_path: Path) -> None:
-    """Then Triton itself notices, and the other server's answers are not taken for ours."""
+def test_port_taken_during_the_start_is_reported(tiny_repository: Repository, tmp_path: Path) -> None:
+    """Triton itself notices, and the other server's responses are not taken for ours."""
     with TritonServer(tiny_repository.root, options(tmp_path, models=["tiny"])) as first:
         port = int(first.http_url.rsplit(":", 1)[1])
         second = TritonServer(
@@ -225,7 +225,7 @@ def test_server_that_does_not_become_ready_in_time(tiny_repository: Repository, 
         pass
 
 
-def test_interrupt_while_starting_stops_it(tiny_repository: Repository, tmp_path: Path) -> None:
+def test_interrupt_during_the_start_stops_the_server(tiny_repository: Repository, tmp_path: Path) -> None:
     signal.signal(signal.SIGALRM, signal.default_int_handler)
     signal.setitimer(signal.ITIMER_REAL, 0.2)
     try:
@@ -235,7 +235,7 @@ def test_interrupt_while_starting_stops_it(tiny_repository: Repository, tmp_path
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
 
 
-def test_token_guards_what_changes_a_server(tiny_repository: Repository, tmp_path: Path) -> None:
+def test_token_guards_the_restricted_apis(tiny_repository: Repository, tmp_path: Path) -> None:
     chosen = options(tmp_path, models=["tiny"], token="only-for-friends")
     with TritonServer(tiny_repository.root, chosen) as server:
         http = triton_http.InferenceServerClient(server.http_url.removeprefix("http://"))
@@ -262,7 +262,7 @@ def test_token_guards_what_changes_a_server(tiny_repository: Repository, tmp_pat
 
 
 @pytest.mark.parametrize("protocol", ["http", "grpc"])
-def test_a_fixed_server_is_changed_by_nobody(tiny_repository: Repository, tmp_path: Path, protocol: str) -> None:
+def test_fixed_server_refuses_load_and_unload(tiny_repository: Repository, tmp_path: Path, protocol: str) -> None:
     chosen = options(tmp_path, fixed=True, token="only-for-friends")
     with (
         TritonServer(tiny_repository.root, chosen) as server,
@@ -344,7 +344,7 @@ def test_tls_of_grpc(tiny_repository: Repository, tmp_path: Path) -> None:
             client.is_server_ready()
 
 
-def test_options_that_triton_would_misread(tmp_path: Path) -> None:
+def test_options_refuse_values_that_triton_would_misread(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"--token: expected 8 or more letters"):
         ServerOptions(token="a=b,c:d/e f")
     with pytest.raises(ConfigError, match=r"none\.pem: no such file"):
@@ -354,7 +354,7 @@ def test_options_that_triton_would_misread(tmp_path: Path) -> None:
         ServerOptions(tls=(tmp_path / "text", tmp_path / "text"))
 
 
-def test_half_made_model_is_skipped_and_the_engine_chosen(tiny_repository: Repository, tmp_path: Path) -> None:
+def test_incomplete_model_is_skipped_and_the_engine_is_used(tiny_repository: Repository, tmp_path: Path) -> None:
     root = tmp_path / "models"
     shutil.copytree(tiny_repository.root, root)
     (root / "wide/1/model.onnx").unlink()

@@ -42,14 +42,14 @@ def until(happened: Callable[[], bool], seconds: float) -> bool:
 
 
 @pytest.mark.parametrize(("program", "code"), [("exit 0", 0), ("exit 7", 7), ("kill -SEGV $$", 128 + signal.SIGSEGV)])
-def test_ends_as_the_program_ends_and_removes_its_folder(tmp_path: Path, program: str, code: int) -> None:
+def test_exit_code_is_the_programs_and_its_folder_is_removed(tmp_path: Path, program: str, code: int) -> None:
     folder = tmp_path / "folder"
     (folder / "inside").mkdir(parents=True)
     assert run(folder, "/bin/sh", "-c", program).wait(timeout=20) == code
     assert not folder.exists()
 
 
-def test_terminates_the_program_in_order(tmp_path: Path) -> None:
+def test_sigterm_is_passed_on(tmp_path: Path) -> None:
     process = run(tmp_path / "none", "/bin/sh", "-c", "trap 'exit 5' TERM; echo up; while :; do sleep 0.05; done")
     assert process.stdout is not None
     process.stdout.readline()
@@ -58,7 +58,7 @@ def test_terminates_the_program_in_order(tmp_path: Path) -> None:
     process.stdout.close()
 
 
-def test_ends_a_stubborn_program_at_once_when_asked(tmp_path: Path) -> None:
+def test_sigusr1_kills_a_program_that_ignores_sigterm(tmp_path: Path) -> None:
     process = run(tmp_path / "none", sys.executable, "-c", STUBBORN)
     assert process.stdout is not None
     process.stdout.readline()
@@ -68,7 +68,7 @@ def test_ends_a_stubborn_program_at_once_when_asked(tmp_path: Path) -> None:
     process.stdout.close()
 
 
-def test_kills_what_the_program_leaves_behind(tmp_path: Path) -> None:
+def test_orphans_are_killed(tmp_path: Path) -> None:
     process = run(tmp_path / "none", sys.executable, "-c", ORPHAN)
     assert process.stdout is not None
     orphan = int(process.stdout.readline())
@@ -94,8 +94,8 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-def test_shared_memory_of_a_killed_program_goes(tmp_path: Path) -> None:
-    """Where memory is short the kernel kills the program itself; its backends still have what it shared with them."""
+def test_shared_memory_of_a_killed_program_is_removed(tmp_path: Path) -> None:
+    """If memory is short, the kernel kills the program; its backends still have the shared memory mapped."""
     region = Path("/dev/shm") / f"triton_test_{uuid.uuid4().hex}"
     region.write_text("shared")
     process = run(
@@ -107,7 +107,7 @@ def test_shared_memory_of_a_killed_program_goes(tmp_path: Path) -> None:
     assert not region.exists()
 
 
-def test_sweeps_what_no_running_backend_can_need(tmp_path: Path) -> None:
+def test_sweep_removes_empty_folders_that_no_backend_needs(tmp_path: Path) -> None:
     empty, full, other = (tmp_path / name for name in ("python_env_aBcDeF", "python_env_123456", "else"))
     for folder in (empty, full, other):
         folder.mkdir()
@@ -150,7 +150,7 @@ def test_program_ends_when_the_parent_is_killed(tmp_path: Path) -> None:
     assert gone(program)
 
 
-def test_program_ends_when_the_guard_is_killed(tmp_path: Path) -> None:
+def test_program_ends_when_the_supervisor_is_killed(tmp_path: Path) -> None:
     process = run(tmp_path / "none", "/bin/sh", "-c", "echo $$; exec sleep 600")
     assert process.stdout is not None
     program = int(process.stdout.readline())
