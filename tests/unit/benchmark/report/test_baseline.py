@@ -123,8 +123,9 @@ def test_read_record_refuses_other_files(tmp_path: Path, content: str) -> None:
 
 def test_read_record_returns_the_written_record(release, tmp_path: Path) -> None:
     path = tmp_path / "bench.json"
-    path.write_text(to_json(release()))
-    assert read_record(path) == release()
+    written = release()
+    path.write_text(to_json(written))
+    assert read_record(path) == written
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), "fast", None])
