@@ -22,6 +22,7 @@ import torch
 from gpu_onnxruntime import measure_onnxruntime
 from gpu_updates import measure_updates
 
+from shrinkserve.benchmark.plain import plain
 from shrinkserve.benchmark.report.environment import environment
 
 ROOT = Path(__file__).parents[1]
@@ -122,7 +123,7 @@ def main() -> int:
     record = {
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU",
         "torch": torch.__version__,
-        "environment": environment(),
+        "environment": plain(environment()),
         "seconds": time.monotonic() - began,
         "sections": sections,
         "failures": judge(sections),

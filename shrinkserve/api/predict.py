@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,7 @@ def predict(
     timeout: float = 60.0,
     priority: int = 0,
     encoded: bool = False,
+    min_confidence: float = 0.0,
 ) -> Iterator[ClassifyResult]:
     """Classify any number of images in bounded memory. An image that cannot be read does not end the iteration.
 
@@ -45,6 +47,7 @@ def predict(
         timeout: seconds that one request may take.
         priority: 1 is served first; 0 for the model's default.
         encoded: let the server decode the images.
+        min_confidence: least probability of the best class; results below it are `unsure`.
 
     Yields:
         Results in the order of the images.
@@ -60,14 +63,24 @@ def predict(
             print(result.name, result.predictions)
         ```
     """
+    if not 0 <= min_confidence <= 1:
+        raise ConfigError("--min-confidence", expected="a probability from 0 to 1", found=min_confidence)
     if url is None and model is not None and _is_path(model):
         if encoded or priority:
             raise ConfigError("--encoded and --priority", expected="a server (--url)", found=f"the model {model}")
-        yield from _predict_here(images, Path(model), top)
+        yield from _marked(_predict_here(images, Path(model), top), min_confidence)
         return
     with Client(url or URL, timeout=timeout) as client:
         stream = client.stream_encoded if encoded else client.stream
-        yield from stream(images, None if model is None else str(model), top=top, priority=priority)
+        results = stream(images, None if model is None else str(model), top=top, priority=priority)
+        yield from _marked(results, min_confidence)
+
+
+def _marked(results: Iterable[ClassifyResult], least: float) -> Iterator[ClassifyResult]:
+    """Mark results whose best class has a probability below `least` as unsure."""
+    for result in results:
+        unsure = bool(result.predictions) and result.predictions[0].probability < least
+        yield replace(result, unsure=True) if unsure else result
 
 
 def _is_path(model: str | Path) -> bool:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 SHOWN = 100
 """Most errors of images that are listed."""
+UNSURE = "unsure"
+"""Label of an image whose best class is less probable than required."""
 
 
 def register(app: typer.Typer) -> None:
@@ -48,6 +50,9 @@ def predict(  # noqa: PLR0913, PLR0917 - a command's options
     timeout: Annotated[float, typer.Option(min=0.001, help="Seconds that one request may take.")] = 60.0,
     priority: Annotated[int, typer.Option(min=0, help="1 is served first; 0: the model's default.")] = 0,
     encoded: Annotated[bool, typer.Option("--encoded", help="Let the server decode the images.")] = False,
+    min_confidence: Annotated[
+        float, typer.Option(min=0, max=1, help="Print 'unsure' if the best class has a lower probability.")
+    ] = 0.0,
 ) -> None:
     """Classify images with a running server or a local model."""
     from shrinkserve.api.predict import predict as classify
@@ -59,7 +64,16 @@ def predict(  # noqa: PLR0913, PLR0917 - a command's options
         raise ConfigError("standard output is closed", hint="redirect it to a file")
     found = expand_images(images)
     write = _write_json if as_json else _write_csv if as_csv else _write_table
-    results = classify(found.paths, url=url, model=model, top=top, timeout=timeout, priority=priority, encoded=encoded)
+    results = classify(
+        found.paths,
+        url=url,
+        model=model,
+        top=top,
+        timeout=timeout,
+        priority=priority,
+        encoded=encoded,
+        min_confidence=min_confidence,
+    )
     errors: list[DataError] = []
     write(_collecting_errors(results, errors))
     if found.skipped:
@@ -89,7 +103,7 @@ def _report(errors: list[DataError]) -> None:
 def _write_table(results: Iterable[ClassifyResult]) -> None:
     for result in results:
         if result.predictions:
-            print_line(printable(result.name))
+            print_line(printable(result.name) + ("  unsure" if result.unsure else ""))
         for label, probability in result.predictions:
             print_line(f"  {probability:8.2%}  {printable(label)}")
 
@@ -102,6 +116,12 @@ def _write_csv(results: Iterable[ClassifyResult]) -> None:
 
     print_row("image", "model", "version", "rank", "label", "probability")
     for result in results:
+        if result.unsure:
+            best = f"{result.predictions[0].probability:.8g}"
+            print_row(
+                *map(spreadsheet_cell, map(printable, (result.name, result.model))), result.version, 1, UNSURE, best
+            )
+            continue
         for rank, (label, probability) in enumerate(result.predictions, 1):
             name, model, shown = (spreadsheet_cell(printable(text)) for text in (result.name, result.model, label))
             print_row(name, model, result.version, rank, shown, f"{probability:.8g}")
@@ -118,6 +138,8 @@ def _write_json(results: Iterable[ClassifyResult]) -> None:
                 record["error"] = str(result.error)
             else:
                 record["version"] = result.version
+                if result.unsure:
+                    record["unsure"] = True
                 record["top"] = [{"label": label, "probability": value} for label, value in result.predictions]
             print_line(f"{separator}\n {json.dumps(record, ensure_ascii=ascii_only)}", end="")
             separator = ","

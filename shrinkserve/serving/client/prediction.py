@@ -39,6 +39,7 @@ class ClassifyResult:
         version: of the model that classified it; 0 after an error or without a version.
         error: why the image could not be classified.
         model: public name of the model.
+        unsure: True if the best class is less probable than the caller requires.
     """
 
     name: str
@@ -46,6 +47,7 @@ class ClassifyResult:
     version: int = 0
     error: DataError | None = None
     model: str = ""
+    unsure: bool = False
 
 
 class Prepared(NamedTuple):

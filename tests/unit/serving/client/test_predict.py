@@ -197,3 +197,22 @@ def test_predict_is_public() -> None:
 
     with pytest.raises(ShrinkServeError):
         next(shrinkserve.predict(["photos/a.png"], url="grpc://127.0.0.1:1"))
+
+
+@pytest.mark.parametrize(("least", "unsure"), [(0.0, False), (1.0, True)])
+def test_results_below_the_least_confidence_are_unsure(
+    photos: Path, fake_url: str, least: float, unsure: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (result, *_) = predict([photos / "a.png"], url=fake_url, min_confidence=least)
+    assert 0 < result.predictions[0].probability < 1
+    assert result.unsure == unsure
+    words = ["predict", str(photos / "a.png"), "--url", fake_url, "--min-confidence", str(least)]
+    outputs = {}
+    for output in ("--json", "--csv"):
+        assert main([*words, output]) == 0
+        outputs[output] = capsys.readouterr().out
+    assert json.loads(outputs["--json"])[0].get("unsure", False) == unsure
+    (first, *_) = csv.DictReader(io.StringIO(outputs["--csv"]))
+    assert (first["label"] == "unsure") == unsure
+    assert main(words) == 0
+    assert capsys.readouterr().out.splitlines()[0].endswith("unsure") == unsure
