@@ -9,7 +9,8 @@ encoded bytes --decode--> 8-bit image --layout, resize--> uint8 [size, size, cha
 ```
 """
 
-from shrinkserve.preprocess.contract import MAX_SIZE, Preprocess
+from shrinkserve.preprocess.checks import MAX_SIZE
+from shrinkserve.preprocess.contract import Preprocess
 from shrinkserve.preprocess.decode import FORMATS, MAX_BYTES, MAX_PIXELS, ChannelOrder, as_decoded, dali_bytes, decode
 from shrinkserve.preprocess.files import IMAGE_SUFFIXES, Listing, find_images, list_images
 from shrinkserve.preprocess.geometry import Box, Geometry, Layout

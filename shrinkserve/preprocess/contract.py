@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from shrinkserve.errors import DataError
-from shrinkserve.preprocess.decode import MAX_PIXELS, ChannelOrder, decode
+from shrinkserve.preprocess.checks import MAX_SIZE, are_numbers, is_colour, is_number, is_size, is_word, one_of
+from shrinkserve.preprocess.decode import ChannelOrder, decode
 from shrinkserve.preprocess.geometry import (
     Box,
     Geometry,
@@ -24,7 +25,8 @@ from shrinkserve.preprocess.geometry import (
     tensorflow_crop_box,
     tpu_box,
 )
-from shrinkserve.preprocess.resize import Interpolation, Pixels, resize
+from shrinkserve.preprocess.render import render
+from shrinkserve.preprocess.resize import Interpolation, Pixels
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -32,10 +34,6 @@ if TYPE_CHECKING:
 Number = int | float
 JsonValue = str | int | float | bool | list[int] | list[float]
 
-MAX_SIZE = 4096
-"""The largest input height and width of a network, in pixels."""
-LIMIT = 1e9
-"""Numbers of a description are smaller than this: refuses infinity, NaN and integers that no float represents."""
 OLDEST_FIELDS = ("size", "crop_fraction", "interpolation", "mean", "std")
 """Fields that every description has. Later fields are written only if they differ from their defaults, so that the
 descriptions of existing models keep their fingerprint."""
@@ -137,21 +135,21 @@ class Preprocess:
         known = isinstance(self.channel_order, str) and self.channel_order in get_args(ChannelOrder)
         count = self.channels if known else 3
         if self.geometry == "resize_crop":
-            resize_valid, resize_expected = _is_size(self.resize_size), f"an integer from 1 to {MAX_SIZE}"
+            resize_valid, resize_expected = is_size(self.resize_size), f"an integer from 1 to {MAX_SIZE}"
         else:
             resize_valid, resize_expected = self.resize_size is None, "no value (only for geometry resize_crop)"
         return {
-            "channel_order": (known, _one_of(ChannelOrder)),
-            "size": (_is_size(self.size), f"an integer from 1 to {MAX_SIZE}"),
-            "crop_fraction": (_is_number(self.crop_fraction) and 0 < self.crop_fraction <= 1, "above 0 and up to 1"),
-            "interpolation": (_is_word(self.interpolation, Interpolation), _one_of(Interpolation)),
-            "mean": (_are_numbers(self.mean, count), f"{count} finite numbers"),
-            "std": (_are_numbers(self.std, count) and all(x > 0 for x in self.std), f"{count} numbers above 0"),
-            "geometry": (_is_word(self.geometry, Geometry), _one_of(Geometry)),
+            "channel_order": (known, one_of(ChannelOrder)),
+            "size": (is_size(self.size), f"an integer from 1 to {MAX_SIZE}"),
+            "crop_fraction": (is_number(self.crop_fraction) and 0 < self.crop_fraction <= 1, "above 0 and up to 1"),
+            "interpolation": (is_word(self.interpolation, Interpolation), one_of(Interpolation)),
+            "mean": (are_numbers(self.mean, count), f"{count} finite numbers"),
+            "std": (are_numbers(self.std, count) and all(x > 0 for x in self.std), f"{count} numbers above 0"),
+            "geometry": (is_word(self.geometry, Geometry), one_of(Geometry)),
             "resize_size": (resize_valid, resize_expected),
             "antialias": (isinstance(self.antialias, bool), "true or false"),
-            "fill": (_is_colour(self.fill), "three integers from 0 to 255"),
-            "scale": (_is_number(self.scale) and self.scale > 0, "a number above 0 (1/255 or 1)"),
+            "fill": (is_colour(self.fill), "three integers from 0 to 255"),
+            "scale": (is_number(self.scale) and self.scale > 0, "a number above 0 (1/255 or 1)"),
             "apply_exif": (isinstance(self.apply_exif, bool), "true or false"),
         }
 
@@ -217,11 +215,7 @@ class Preprocess:
         mode = "L" if self.channel_order == "L" else "RGB"
         image = image if image.mode == mode else image.convert(mode)
         layout = self.layout(*image.size)
-        if layout.resized[0] * layout.resized[1] > MAX_PIXELS:
-            pixels = self._resize_input_only(image, layout)
-        else:
-            resized = resize(image, layout.box, layout.resized, self.interpolation, self.antialias)
-            pixels = self._cut(resized, layout)
+        pixels = render(image, layout, self.size, self.border(), self.interpolation, self.antialias)
         if self.channel_order == "BGR":
             pixels = pixels[..., ::-1]
         return np.ascontiguousarray(pixels).reshape(self.shape)
@@ -234,43 +228,12 @@ class Preprocess:
         """
         return self.evaluate(decode(encoded, name, grey=self.channel_order == "L", apply_exif=self.apply_exif))
 
-    def _cut(self, resized: Pixels, layout: Layout) -> Pixels:
-        """Cut the input out of the resized picture and fill its border."""
-        size, (width, height) = self.size, layout.resized
-        if layout.left >= 0 and layout.top >= 0:
-            return resized[layout.top : layout.top + size, layout.left : layout.left + size]
-        canvas = np.empty((size, size, *resized.shape[2:]), dtype=np.uint8)
-        canvas[:] = self.border()
-        left, top = max(0, layout.left), max(0, layout.top)
-        part = resized[top : top + size, left : left + size]
-        x, y = max(0, -layout.left), max(0, -layout.top)
-        canvas[y : y + min(height, size), x : x + min(width, size)] = part
-        return canvas
-
     def border(self) -> int | tuple[int, int, int]:
         """Return the border's colour before the channels are reordered: grey for one channel, else RGB."""
         if self.geometry != "letterbox":
             return (0, 0, 0) if self.channels == 3 else 0
         red, green, blue = self.fill
         return self.fill if self.channels == 3 else (19595 * red + 38470 * green + 7471 * blue + 0x8000) >> 16
-
-    def _resize_input_only(self, image: Image.Image, layout: Layout) -> Pixels:
-        """Resize only the part that the input shows, for panoramas whose resized picture would be huge.
-
-        The part is cut in whole pixels of the original, so the result may be shifted by a fraction of a pixel.
-        """
-        factor = image.width / layout.resized[0]
-        box = (
-            min(image.width - 1, int(max(0, layout.left) * factor)),
-            min(image.height - 1, int(max(0, layout.top) * factor)),
-            min(image.width, max(1, round((max(0, layout.left) + self.size) * factor))),
-            min(image.height, max(1, round((max(0, layout.top) + self.size) * factor))),
-        )
-        box = (box[0], box[1], max(box[0] + 1, box[2]), max(box[1] + 1, box[3]))
-        width, height = (min(self.size, length) for length in layout.resized)
-        part = resize(image, box, (width, height), self.interpolation, self.antialias)
-        border = Layout(box, (width, height), min(0, layout.left), min(0, layout.top))
-        return self._cut(part, border)
 
     def approximate_in_dali(self) -> str | None:
         """Return why DALI cannot resize exactly by this description; None where it can, apart from rounding."""
@@ -279,27 +242,3 @@ class Preprocess:
         if self.interpolation == "bicubic" and not self.antialias:
             return "DALI's bicubic filter without antialiasing is another one (a = -0.5, not -0.75)"
         return None
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LIMIT
-
-
-def _is_size(value: object) -> bool:
-    return type(value) is int and 0 < value <= MAX_SIZE
-
-
-def _are_numbers(values: object, count: int) -> bool:
-    return isinstance(values, tuple) and len(values) == count and all(map(_is_number, values))
-
-
-def _is_colour(values: object) -> bool:
-    return isinstance(values, tuple) and len(values) == 3 and all(type(v) is int and 0 <= v <= 255 for v in values)
-
-
-def _is_word(value: object, kind: object) -> bool:
-    return isinstance(value, str) and value in get_args(kind)
-
-
-def _one_of(kind: object) -> str:
-    return f"one of {', '.join(get_args(kind))}"

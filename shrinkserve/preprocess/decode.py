@@ -1,6 +1,6 @@
 """Decode images, by one policy for all stages.
 
-* Formats: JPEG, PNG, BMP and WebP, told apart by content. Of an animation the first frame is taken.
+* Formats: JPEG, PNG, BMP and WebP, recognised by content. Of an animation the first frame is taken.
 * Colour models: grey, palette, CMYK and RGB become 8-bit RGB, or 8-bit grey for a network of one channel.
 * 16 bits: values are scaled from 0..65535 to 0..255.
 * Transparency: the image is placed on white.

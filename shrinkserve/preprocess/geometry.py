@@ -12,7 +12,7 @@ TPU_PADDING = 32
 
 
 class Layout(NamedTuple):
-    """How one image becomes the network's input: resize `box` to `resized`, then cut out the input.
+    """Steps from one image to the network's input: resize `box` to `resized`, then cut out the input.
 
     Attributes:
         box: the part of the original that is resized.
