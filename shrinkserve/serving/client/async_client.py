@@ -14,6 +14,7 @@ from shrinkserve.preprocess import Pixels
 from shrinkserve.serving.client.async_transport import AsyncTransport, connect
 from shrinkserve.serving.client.core import ClientCore, check_counts
 from shrinkserve.serving.client.endpoint import parse_url
+from shrinkserve.serving.client.errors import RestrictedError
 from shrinkserve.serving.client.images import Source, numbered
 from shrinkserve.serving.client.model_info import ModelInfo
 from shrinkserve.serving.client.operations import (
@@ -40,6 +41,8 @@ class AsyncClient:
         url: ``http://HOST:PORT`` or ``grpc://HOST:PORT`` (``https``, ``grpcs`` with TLS).
         timeout: seconds that one request may take.
         contract: hash of the only preprocessing that is accepted; by default any is.
+        token: for the requests that the server restricts.
+        insecure: allow sending the token without TLS to another machine.
 
     Raises:
         ConfigError: an option is invalid.
@@ -52,9 +55,17 @@ class AsyncClient:
         ```
     """
 
-    def __init__(self, url: str, *, timeout: float = 60.0, contract: str | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout: float = 60.0,
+        contract: str | None = None,
+        token: str | None = None,
+        insecure: bool = False,
+    ) -> None:
         self.url = url
-        self._endpoint = parse_url(url, timeout)
+        self._endpoint = parse_url(url, timeout, token, insecure=insecure)
         self._core = ClientCore(self._endpoint, contract)
         self._opened: tuple[asyncio.AbstractEventLoop, AsyncTransport] | None = None
         self._closed = False
@@ -167,6 +178,11 @@ class AsyncClient:
             return cast("T", await asyncio.to_thread(operation.function))
         if isinstance(operation, Pause):
             return cast("T", await asyncio.sleep(operation.seconds))
+        try:
+            return await self._transport().send(operation)
+        except RestrictedError:
+            if not self._endpoint.restrict(operation):
+                raise
         return await self._transport().send(operation)
 
     def _transport(self) -> AsyncTransport:

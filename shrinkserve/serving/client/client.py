@@ -17,6 +17,7 @@ from shrinkserve.errors import DataError, RequestError
 from shrinkserve.preprocess import Pixels
 from shrinkserve.serving.client.core import ClientCore, check_counts
 from shrinkserve.serving.client.endpoint import parse_url
+from shrinkserve.serving.client.errors import RestrictedError
 from shrinkserve.serving.client.images import Source, numbered
 from shrinkserve.serving.client.model_info import ModelInfo
 from shrinkserve.serving.client.operations import (
@@ -297,6 +298,11 @@ class Client:
             return cast("T", operation.function())
         if isinstance(operation, Pause):
             return cast("T", time.sleep(operation.seconds))
+        try:
+            return self._connection().send(operation)
+        except RestrictedError:
+            if not self._endpoint.restrict(operation):
+                raise
         return self._connection().send(operation)
 
     def _connection(self) -> _Connection:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from ipaddress import ip_address
+from typing import Any
 from urllib.parse import urlsplit
 
 from shrinkserve.errors import ConfigError
+from shrinkserve.serving.client.operations import Operation
 from shrinkserve.serving.names import RESTRICTED_KEY
 
 SCHEMES = ("http", "https", "grpc", "grpcs")
@@ -28,6 +30,7 @@ class Endpoint:
         timeout: seconds that one request may take.
         token: sent with restricted requests only.
         shared_memory: send images in system shared memory.
+        restricted: kinds of requests that this server asked for the token for, beside those that are always restricted.
     """
 
     url: str
@@ -38,6 +41,7 @@ class Endpoint:
     timeout: float = 60.0
     token: str | None = field(default=None, repr=False)
     shared_memory: bool = False
+    restricted: set[type] = field(default_factory=set, compare=False)
 
     @property
     def http(self) -> bool:
@@ -60,9 +64,16 @@ class Endpoint:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{host}:{self.port}"
 
-    def headers(self, *, restricted: bool) -> dict[str, str]:
+    def restrict(self, request: Operation[Any]) -> bool:
+        """Note that the server wants the token with a kind of request; return True if it was not sent."""
+        if self.token is None or request.restricted or type(request) in self.restricted:
+            return False
+        self.restricted.add(type(request))
+        return True
+
+    def headers(self, request: Operation[Any]) -> dict[str, str]:
         """Return the header with the token for a restricted request, and none for others."""
-        if self.token is None or not restricted:
+        if self.token is None or not (request.restricted or type(request) in self.restricted):
             return {}
         return {RESTRICTED_KEY if self.http else f"triton-grpc-protocol-{RESTRICTED_KEY}": self.token}
 

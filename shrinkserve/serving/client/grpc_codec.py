@@ -111,7 +111,7 @@ def decode(operation: Operation[T], url: str, reply: Any) -> T:
 
 def metadata(operation: Operation[Any], endpoint: Endpoint) -> list[tuple[str, str]]:
     """Return the headers of a request."""
-    return list(endpoint.headers(restricted=operation.restricted).items())
+    return list(endpoint.headers(operation).items())
 
 
 def error(url: str, exc: grpc.RpcError) -> RequestError:

@@ -64,7 +64,7 @@ class HttpRequest:
 
 def encode(operation: Operation[Any], endpoint: Endpoint) -> HttpRequest:
     """Return the HTTP request for an operation."""
-    headers = endpoint.headers(restricted=operation.restricted)
+    headers = endpoint.headers(operation)
     if isinstance(operation, InferRequest):
         return _encode_infer(operation, endpoint, headers)
     body: Mapping[str, object] | None = None

@@ -40,6 +40,8 @@ class FakeTriton:
     """Path or procedure -> the whole body of the reply, instead of the above."""
     headers: dict[str, list[str]] = field(default_factory=dict)
     """Names of the headers of each request, by path or procedure."""
+    guarded: bool = False
+    """Refuse requests without a token."""
     peers: list[str] = field(default_factory=list)
     """Address of the connection of each request."""
 
@@ -98,7 +100,10 @@ def serve_http(fake: FakeTriton, context: ssl.SSLContext | None = None) -> Itera
             fake.peers.append(str(self.client_address))
             self.rfile.read(int(self.headers.get("Content-Length", 0)))
             body, head = fake.http(self.path)
-            self.send_response(200)
+            refused = fake.guarded and "shrinkserve-token" not in self.headers
+            if refused:
+                body, head = b'{"error": "This API is restricted"}', None
+            self.send_response(403 if refused else 200)
             self.send_header("Content-Length", str(len(body)))
             if head is not None:
                 self.send_header("Inference-Header-Content-Length", str(head))
@@ -130,6 +135,8 @@ def serve_grpc(fake: FakeTriton) -> Iterator[str]:
 
             def reply(_: bytes, context: Any) -> bytes:
                 fake.peers.append(context.peer())
+                if fake.guarded and not any("token" in key for key in fake.headers[procedure]):
+                    context.abort(grpc.StatusCode.UNAVAILABLE, "This protocol is restricted")
                 return fake.grpc(procedure)
 
             return grpc.unary_unary_rpc_method_handler(reply)

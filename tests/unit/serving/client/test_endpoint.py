@@ -1,17 +1,20 @@
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from shrinkserve import Client
+from shrinkserve import AsyncClient, Client
 from shrinkserve.artifact import Card
 from shrinkserve.cli import main
 from shrinkserve.errors import ConfigError, RequestError
 from shrinkserve.serving.client.endpoint import is_loopback, parse_url
+from shrinkserve.serving.client.errors import RestrictedError
 from shrinkserve.serving.client.grpc_codec import channel_options
 
 TOKEN = "only-for-friends"
@@ -75,6 +78,23 @@ def test_token_is_sent_with_restricted_requests_only(fake: Any, fake_url: str) -
     sent = {name: any("shrinkserve-token" in key.lower() for key in keys) for name, keys in fake.headers.items()}
     assert [restricted for name, restricted in sent.items() if "load" in name.lower()] == [True, True]
     assert sum(sent.values()) == 2
+
+
+def test_token_is_sent_with_what_the_server_refuses_without_it(fake: Any, fake_url: str) -> None:
+    fake.guarded = True
+    image = np.zeros((8, 8, 3), np.uint8)
+
+    async def ask() -> Any:
+        async with AsyncClient(fake_url, token=TOKEN) as client:
+            return await client.classify([image])
+
+    with Client(fake_url, token=TOKEN) as client:
+        assert client.classify([image]) == asyncio.run(ask())
+        requests = len(fake.peers)
+        client.classify([image])
+        assert len(fake.peers) == requests + 1
+    with Client(fake_url) as client, pytest.raises(RestrictedError):
+        client.classify([image])
 
 
 def test_token_is_not_in_the_representation() -> None:
