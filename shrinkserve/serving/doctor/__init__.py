@@ -27,9 +27,9 @@ def doctor(repository: str | Path | None = None, url: str | None = None, grpc_ur
         RequestError: `url` or `grpc_url` has another form.
 
     Example:
-        >>> errors = [finding for finding in doctor("model_repository") if finding.level == "error"]
-        >>> [finding.hint for finding in errors]
-        ['make one with `shrinkserve export`']
+        for finding in doctor("model_repository"):
+            if finding.level == "error":
+                print(finding.subject, finding.what, finding.hint)
     """
     findings = [*check_machine()]
     findings += check_repository(Path(repository)) if repository is not None else []

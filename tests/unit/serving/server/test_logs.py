@@ -31,6 +31,10 @@ ALL_FAILED = (
     'failed.\\n\\nAt:\\n  /srv/session.py(753): _create\\n"\n'
     "error: creating server: Internal - failed to load all models\n"
 )
+NOT_POLLED = (
+    "E1125 08:38:16.938200 5980 model_repository_manager.cc:1335] \"Poll failed for model directory 'tiny': unexpected "
+    "name 'other' for model\"\nerror: creating server: Internal - failed to load all models\n"
+)
 OTHER = "error: creating server: Internal - failed to load all models\n"
 
 
@@ -44,6 +48,7 @@ OTHER = "error: creating server: Internal - failed to load all models\n"
         (NO_VERSION, "model 'tiny' cannot be loaded: Not found: model not found"),
         (TAKEN, "tritonserver cannot start its GRPC service: Unavailable - Socket '127.0.0.1:8001' already in use"),
         (ALL_FAILED, "model 'tiny' cannot be loaded: Internal: Protobuf parsing failed."),
+        (NOT_POLLED, "model 'tiny' cannot be loaded: unexpected name 'other' for model"),
         (OTHER, "tritonserver: creating server: Internal - failed to load all models"),
         ("I1125 all is well\n", None),
     ],

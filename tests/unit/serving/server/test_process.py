@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,11 +15,16 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 
-from shrinkserve.errors import ServerError
+from shrinkserve.errors import RequestError, ServerError
+from shrinkserve.serving import model_config
+from shrinkserve.serving.client.client import Client
+from shrinkserve.serving.names import CANDIDATE
 from shrinkserve.serving.repository.writer import Repository
+from shrinkserve.serving.server import supervisor
 from shrinkserve.serving.server.leftovers import KEPT_LOGS, remove_leftovers, remove_old_logs
 from shrinkserve.serving.server.server import ServerOptions, TritonServer
 
@@ -76,8 +82,6 @@ def test_short_stop_of_a_model_process_is_no_loss(tiny_repository: Repository, t
 
 
 def test_unloading_is_no_loss(tiny_repository: Repository, tmp_path: Path) -> None:
-    from shrinkserve.serving.client.client import Client
-
     with start(tiny_repository, tmp_path) as server, Client(server.grpc_url) as client:
         for _ in range(3):
             client.unload("tiny")
@@ -85,6 +89,36 @@ def test_unloading_is_no_loss(tiny_repository: Repository, tmp_path: Path) -> No
         time.sleep(2)
         triton, _ = processes(server)
         assert triton.is_running()
+
+
+def test_model_that_cannot_be_loaded_later_is_no_loss(tiny_repository: Repository, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(tiny_repository.root, tmp_path / "models"))
+    options = ServerOptions(log_file=tmp_path / "log", models=["tiny"])
+    with TritonServer(root, options) as server, Client(server.grpc_url) as client:
+        (root / "wide/1/model.onnx").write_bytes(b"damaged")
+        with pytest.raises(RequestError):
+            client.load("wide")
+        time.sleep(2)
+        assert processes(server)
+
+
+def test_loss_of_a_candidate_does_not_end_the_server(tiny_repository: Repository, tmp_path: Path) -> None:
+    assert f"{CANDIDATE}_" == supervisor.CANDIDATE
+    name = f"tiny{CANDIDATE}"
+    config = model_config.read_config(tiny_repository.root / "tiny/config.pbtxt")
+    config.name = name
+    files = {"1/model.onnx": (tiny_repository.root / "tiny/1/model.onnx").read_bytes()}
+    with start(tiny_repository, tmp_path) as server, Client(server.grpc_url) as client:
+        client.load(name, config, files)
+        time.sleep(1)
+        triton, *_ = psutil.Process(server.pid).children()
+        (candidate,) = (stub for stub in triton.children() if f"{name}_0_0" in stub.cmdline())
+        candidate.kill()
+        time.sleep(3)
+        assert len(triton.children()) == 2
+        client.infer("tiny", np.zeros((1, 8, 8, 3), np.uint8))
+        client.unload(name)
+        client.infer("tiny", np.zeros((1, 8, 8, 3), np.uint8))
 
 
 def test_model_process_that_cannot_start_is_noticed(

@@ -22,6 +22,7 @@ import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton_http
 from tritonclient.utils import InferenceServerException
 
+import shrinkserve as ss
 from shrinkserve.errors import ArtifactError, ConfigError, RequestError, ServerError
 from shrinkserve.serving.client.client import Client
 from shrinkserve.serving.repository.writer import Repository
@@ -79,6 +80,12 @@ def test_server_serves_all_models_and_stops(tiny_repository: Repository, tmp_pat
         start = time.monotonic()
     assert time.monotonic() - start < 10
     assert "Started HTTPService" in (tmp_path / "triton.log").read_text()
+
+
+def test_server_is_part_of_the_public_api(tiny_repository: Repository, tmp_path: Path) -> None:
+    options = ss.ServerOptions(models=["tiny"], log_file=tmp_path / "triton.log")
+    with ss.Server(str(tiny_repository.root), options) as server, ss.Client(server.grpc_url) as client:
+        assert client.models() == server.public_names == ["tiny"]
 
 
 def test_server_loads_only_chosen_models(tiny_repository: Repository, tmp_path: Path) -> None:
