@@ -20,7 +20,7 @@ import psutil
 import pytest
 
 from shrinkserve.errors import RequestError, ServerError
-from shrinkserve.serving import model_config
+from shrinkserve.serving import config_text
 from shrinkserve.serving.client.client import Client
 from shrinkserve.serving.names import CANDIDATE
 from shrinkserve.serving.repository.writer import Repository
@@ -105,9 +105,9 @@ def test_model_that_cannot_be_loaded_later_is_no_loss(tiny_repository: Repositor
 def test_loss_of_a_candidate_does_not_end_the_server(tiny_repository: Repository, tmp_path: Path) -> None:
     assert f"{CANDIDATE}_" == supervisor.CANDIDATE
     name = f"tiny{CANDIDATE}"
-    config = model_config.read_config(tiny_repository.root / "tiny/config.pbtxt")
+    config = config_text.read_config(tiny_repository.root / "tiny/config.pbtxt")
     config.name = name
-    files = {"1/model.onnx": (tiny_repository.root / "tiny/1/model.onnx").read_bytes()}
+    files = {file: (tiny_repository.root / "tiny" / file).read_bytes() for file in ("1/model.onnx", "labels.txt")}
     with start(tiny_repository, tmp_path) as server, Client(server.grpc_url) as client:
         client.load(name, config, files)
         time.sleep(1)
