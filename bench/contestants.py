@@ -15,11 +15,15 @@ from network import Scale
 from torch import nn
 
 from shrinkserve.exporting import graph
-from shrinkserve.exporting.foreign import AdaptedOnnx, read_preprocess
+from shrinkserve.exporting.foreign.adapt import AdaptedOnnx
+from shrinkserve.exporting.foreign.description import read_labels, read_preprocess
+from shrinkserve.exporting.foreign.reference import ForeignModel
+from shrinkserve.exporting.foreign.signature import read_signature
 from shrinkserve.exporting.optimise import SHIPPED, PassPlan, PassTarget, optimise
 from shrinkserve.exporting.quantise.calibration import clip, observe
 from shrinkserve.exporting.quantise.static import SCHEMES, quantise
 from shrinkserve.exporting.samples import Samples, synthetic
+from shrinkserve.exporting.steps import ONNX
 from shrinkserve.exporting.to_onnx import from_network
 from shrinkserve.runtimes.checkpoint import normalise
 from shrinkserve.runtimes.onnx import OnnxModel
@@ -78,7 +82,10 @@ def plain_files(network: nn.Module, scale: Scale, folder: Path) -> tuple[Path, P
     plain, peer = folder / "plain.onnx", folder / "peer.onnx"
     graph.save(from_network(network, scale.preprocess), plain)
     foreign = lite0.write(folder, scale.size)
-    AdaptedOnnx(read_preprocess(folder / "lite0.toml")).run(foreign, peer, synthetic(scale.size, 1))
+    preprocess, samples = read_preprocess(folder / "lite0.toml"), synthetic(scale.size, 4)
+    classes = read_labels(folder / "labels.txt")
+    signature = read_signature(graph.load(foreign), foreign, preprocess, classes)
+    AdaptedOnnx(ForeignModel(foreign, signature, preprocess, classes, samples), ONNX).run(foreign, peer, samples)
     return plain, peer
 
 

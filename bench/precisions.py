@@ -29,7 +29,7 @@ from shrinkserve.benchmark.plain import plain
 from shrinkserve.benchmark.report.environment import environment
 from shrinkserve.data import evaluation_batches, open_dataset
 from shrinkserve.errors import GateError
-from shrinkserve.exporting.parity import answer_all
+from shrinkserve.exporting.parity import predict_all
 from shrinkserve.exporting.precision import Lower
 from shrinkserve.exporting.quantise.step import INT8, Int8, open_graph
 from shrinkserve.exporting.samples import Samples, load_samples
@@ -73,7 +73,7 @@ def rows_of(network: str, run: Path, data: Path, folder: Path, max_drop: float) 
     samples = load_samples(data, checkpoint.preprocess, checkpoint.classes, limit=10_000)
     batches = evaluation_batches(open_dataset(data, "train"), checkpoint.preprocess, 64, limit=CALIBRATION_IMAGES)
     calibration = np.concatenate([batch.images for batch in batches])
-    right = answer_all(checkpoint, samples.images, 32)
+    right = predict_all(checkpoint, samples.images, 32)
     yield {"network": network, "runtime": "torch", "precision": "float32", **judged(right, right, samples)}
     for target in ("onnxruntime-cpu", "openvino"):
         repository = folder / f"{run.name}-{target}"
@@ -82,7 +82,7 @@ def rows_of(network: str, run: Path, data: Path, folder: Path, max_drop: float) 
         runtime = target.removesuffix("-cpu")
         for precision, predictor, details in variants(model, runtime, calibration, samples, folder, max_drop):
             row = {"network": network, "runtime": runtime, "precision": precision}
-            figures = judged(right, answer_all(predictor, samples.images, 32), samples) if predictor else {}
+            figures = judged(right, predict_all(predictor, samples.images, 32), samples) if predictor else {}
             yield {**row, **figures, **details}
 
 

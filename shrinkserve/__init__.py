@@ -33,13 +33,16 @@ _PUBLIC = {
     "TrainResult": "shrinkserve.training.finish:TrainResult",
     "VerifyReport": "shrinkserve.data.verify:VerifyReport",
     "bench": "shrinkserve.benchmark.bench:bench",
+    "compare": "shrinkserve.api.artifacts:compare",
     "describe": "shrinkserve.arch.describe:describe",
     "describe_dataset": "shrinkserve.data.info:describe_dataset",
     "doctor": "shrinkserve.serving.doctor:doctor",
     "evaluate": "shrinkserve.training.evaluation:evaluate",
+    "export": "shrinkserve.api.exporting:export",
     "import_tensorflow": "shrinkserve.training.tensorflow_import:import_tensorflow",
     "index_dataset": "shrinkserve.data.indexing:index_dataset",
-    "load": "shrinkserve.runtimes.opening:open_artifact",
+    "inspect": "shrinkserve.api.artifacts:inspect",
+    "load": "shrinkserve.api.artifacts:load",
     "load_recipe": "shrinkserve.config:load_recipe",
     "open_dataset": "shrinkserve.data.opening:open_dataset",
     "pack_dataset": "shrinkserve.data.pack:pack_dataset",
@@ -58,6 +61,8 @@ _PUBLIC = {
 
 if TYPE_CHECKING:
     from shrinkserve import arch, artifact, benchmark, config, data, errors, exporting, runtimes, serving, training
+    from shrinkserve.api.artifacts import compare, inspect, load
+    from shrinkserve.api.exporting import export
     from shrinkserve.api.predict import predict
     from shrinkserve.api.quickstart import quickstart
     from shrinkserve.api.repository import publish, rollback
@@ -72,7 +77,6 @@ if TYPE_CHECKING:
     from shrinkserve.data.pack import PackReport, pack_dataset
     from shrinkserve.data.verify import VerifyReport, verify_dataset
     from shrinkserve.preprocess import Preprocess
-    from shrinkserve.runtimes.opening import open_artifact as load
     from shrinkserve.serving.client.async_client import AsyncClient
     from shrinkserve.serving.client.client import Client
     from shrinkserve.serving.doctor import doctor
@@ -106,6 +110,7 @@ __all__ = [
     "artifact",
     "bench",
     "benchmark",
+    "compare",
     "config",
     "data",
     "describe",
@@ -113,9 +118,11 @@ __all__ = [
     "doctor",
     "errors",
     "evaluate",
+    "export",
     "exporting",
     "import_tensorflow",
     "index_dataset",
+    "inspect",
     "load",
     "load_recipe",
     "open_dataset",

@@ -1,25 +1,28 @@
-"""What must hold of every ONNX file that is shipped, whatever its weights."""
+"""Checks of every exported ONNX file."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from shrinkserve.errors import ParityError
+from shrinkserve.exporting import parity
+from shrinkserve.exporting.records import DifferenceRecord, FileRecord
 from shrinkserve.exporting.samples import Samples
 from shrinkserve.runtimes.onnx import OnnxModel
 
 PROBABILITY = 1e-5
-"""How far a probability may be from the softmax of its logits, which differs by the order of a sum."""
+"""Largest difference between a probability and the softmax of the logits; sums in another order differ by less."""
+FEW = 8
+"""Images of these checks."""
 
 
-def check_file(path: Path, step: str) -> dict[str, Any]:
-    """The ONNX checker and strict shape inference.
+def check_file(path: Path, step: str) -> FileRecord:
+    """Run the ONNX checker and strict shape inference.
 
     Raises:
-        ParityError: names the step and what the checker found.
+        ParityError: names the step and the problem.
     """
     import onnx
 
@@ -31,18 +34,19 @@ def check_file(path: Path, step: str) -> dict[str, Any]:
         onnx.checker.check_model(model, full_check=True)
         onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as exc:
-        raise ParityError(f"step {step}: not a valid graph ({exc})", hint="report the network that led to it") from exc
+        reason = " ".join(str(exc).split())[:300]
+        raise ParityError(f"step {step}: not a valid graph ({reason})", hint="report this network") from exc
     opsets = {entry.domain or "ai.onnx": entry.version for entry in model.opset_import}
     return {"check": "onnx", "opset": opsets, "ir_version": model.ir_version, "passed": True}
 
 
-def check_probabilities(model: OnnxModel, samples: Samples, step: str) -> dict[str, Any]:
-    """That `probabilities` is the softmax of `logits`.
+def check_probabilities(model: OnnxModel, samples: Samples, step: str) -> DifferenceRecord:
+    """Check that `probabilities` is the softmax of `logits`.
 
     Raises:
-        ParityError: names the step and by how much they differ.
+        ParityError: names the step and the difference.
     """
-    outputs = model.infer(samples.images[:8])
+    outputs = model.infer(samples.images[:FEW])
     logits = outputs["logits"].astype(np.float64)
     exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
     expected = exponentials / exponentials.sum(axis=1, keepdims=True)
@@ -51,3 +55,27 @@ def check_probabilities(model: OnnxModel, samples: Samples, step: str) -> dict[s
         what = f"step {step}: probabilities are not the softmax of the logits"
         raise ParityError(what, expected=f"within {PROBABILITY}", found=f"{worst:.3g}")
     return {"check": "probabilities", "worst_difference": worst, "tolerance": PROBABILITY, "passed": True}
+
+
+def check_unoptimised(path: Path, model: OnnxModel, samples: Samples, tolerance: parity.Tolerance) -> DifferenceRecord:
+    """Check that the file predicts the same without ONNX Runtime's graph optimisations.
+
+    These may hide an invalid graph: a convolution in a blocked layout does not check its number of channels.
+
+    Args:
+        path: the file.
+        model: the file with optimisations.
+        samples: images.
+        tolerance: of the logits.
+
+    Raises:
+        ParityError: the predictions differ.
+        ArtifactError: the file does not run without optimisations.
+    """
+    plain = OnnxModel(path, optimise=False).predict(samples.images[:FEW])
+    worst = parity.difference(plain, model.predict(samples.images[:FEW]))
+    limit = tolerance.absolute * max(1.0, float(np.abs(plain).max()))
+    if not worst <= limit:
+        what = "the graph predicts otherwise without ONNX Runtime's optimisations"
+        raise ParityError(what, expected=f"within {limit:.3g}", found=f"{worst:.3g}", hint="report this network")
+    return {"check": "unoptimised", "worst_difference": worst, "tolerance": limit, "passed": True}

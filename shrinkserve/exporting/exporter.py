@@ -1,47 +1,59 @@
-"""From a run folder, or any classifier in ONNX, to a model file that answers as its source does, with its card."""
+"""Export a run, or a classifier of another tool, to one checked ONNX file with its card."""
 
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 
-from shrinkserve.artifact import Card, CardDetails, read_card, recorded_path, sha256_file, utc_now, versions
+from shrinkserve.artifact import (
+    CARD,
+    MODEL,
+    Card,
+    open_recorded,
+    recorded_path,
+    sha256_file,
+    utc_now,
+    versions,
+)
 from shrinkserve.config import ServingConfig, parse_recipe
 from shrinkserve.errors import ArtifactError
-from shrinkserve.exporting.check import check_file, check_probabilities
-from shrinkserve.exporting.foreign import AdaptedOnnx, ForeignModel, check_interface
-from shrinkserve.exporting.optimise import SHIPPED, OptimisedOnnx, PassPlan, PassTarget
-from shrinkserve.exporting.parity import answer_all
-from shrinkserve.exporting.samples import Samples, load_samples
-from shrinkserve.exporting.steps import CHECKPOINT, ONNX, Product, Step, StepState, run_steps
+from shrinkserve.exporting import graph
+from shrinkserve.exporting.check import check_file, check_probabilities, check_unoptimised
+from shrinkserve.exporting.foreign.adapt import AdaptedOnnx
+from shrinkserve.exporting.foreign.reference import ForeignModel, LogProbabilities, check_consistent
+from shrinkserve.exporting.foreign.signature import read_signature
+from shrinkserve.exporting.optimise import OptimisedOnnx, PassPlan, PassTarget
+from shrinkserve.exporting.parity import TOLERANCES, predict_all
+from shrinkserve.exporting.records import CheckRecord, Comparison
+from shrinkserve.exporting.samples import Samples, load_samples, synthetic
+from shrinkserve.exporting.steps import CHECKPOINT, ONNX, Opener, Product, Step, StepState, run_steps
 from shrinkserve.exporting.to_onnx import OnnxFromCheckpoint
-from shrinkserve.exporting.tune import tune_passes
+from shrinkserve.exporting.tune import choose_plan, tune_passes
 from shrinkserve.preprocess import Preprocess
-from shrinkserve.runtimes.checkpoint import Checkpoint, Weights
+from shrinkserve.runtimes.checkpoint import Checkpoint
+from shrinkserve.runtimes.external_data import check_external_data
 from shrinkserve.runtimes.onnx import OnnxModel
 from shrinkserve.runtimes.predictor import Predictor
 from shrinkserve.text import check_class_names
 
-MODEL = "model.onnx"
 PACKAGES = ("torch", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "numpy")
 
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """What an export is asked for.
+    """Options of an export.
 
     Attributes:
-        data_root: where the validation images are; None for the synthetic ones.
-        target: what the file will run in, which decides its graph passes.
-        tuned: find the passes by timing on this machine, and not the ones shipped for the target.
+        data_root: dataset whose validation images check the result; None for synthetic images.
+        target: runtime of the file, which decides the graph passes.
+        tuned: find the passes by timing every form of every stage on this machine.
         max_batch: the largest batch that is checked.
-        report: gets a line now and then.
+        report: is called with a line of progress now and then.
     """
 
     data_root: Path | None = None
@@ -51,130 +63,211 @@ class ExportOptions:
     report: Callable[[str], None] = lambda _: None
 
 
-def export_onnx(run: Path, folder: Path, options: ExportOptions = ExportOptions(), *, weights: Weights = "ema") -> Card:
+@dataclass(frozen=True)
+class Exported:
+    """A checked ONNX file.
+
+    Attributes:
+        card: its card, written beside it.
+        model: the file.
+        graph: the same file as the last step wrote it, without a card beside it.
+        plain: the same network before the graph passes, which engines for other targets are made from.
+        samples: the images of the checks.
+    """
+
+    card: Card
+    model: Path
+    graph: Product
+    plain: Product
+    samples: Samples
+
+
+def export_onnx(
+    checkpoint: Checkpoint, folder: Path, scratch: Path, options: ExportOptions = ExportOptions()
+) -> Exported:
     """Export a run's network and check it against the checkpoint.
 
     Args:
-        run: what `train` wrote.
+        checkpoint: the run.
         folder: an existing folder that gets `model.onnx` and `card.json`.
-        options: see `Options`.
-        weights: which of the run's weights.
-
-    Returns:
-        The card, kind ``"onnx"``.
+        scratch: an existing folder for intermediate files.
+        options: see `ExportOptions`.
 
     Raises:
-        ArtifactError: no run there, or a damaged one.
-        ParityError: a step whose artifact does not answer as the checkpoint does; nothing is written.
+        ParityError: the outputs of a step differ from those of its source; nothing is written.
     """
-    source = read_card(run, "checkpoint")
-    tensors = run / f"{weights}.safetensors"
-    checkpoint = Checkpoint(run, weights)
     card = Card(
         kind="onnx",
-        name=source.name,
-        weights=weights,
-        parents={recorded_path(tensors): sha256_file(tensors)},
-        preprocess=source.preprocess,
-        classes=source.classes,
+        name=checkpoint.name,
+        weights=checkpoint.weights,
+        parents={recorded_path(checkpoint.path): checkpoint.file_sha256},
+        preprocess=checkpoint.card.preprocess,
+        classes=checkpoint.classes,
     )
-    start = Product(run, CHECKPOINT)
-    return _export(start, checkpoint, OnnxFromCheckpoint(weights), card, folder, options)
+    check_class_names(card.classes, ArtifactError)
+    samples = load_samples(options.data_root, checkpoint.preprocess, card.classes)
+    run = checkpoint.path.parent
+    start = Product(run, CHECKPOINT, sha256_file(run / CARD))
+
+    def opener(path: Path, state: StepState) -> Predictor:
+        return checkpoint if state.format == "checkpoint" else OnnxModel(path)
+
+    return _export(start, OnnxFromCheckpoint(checkpoint), opener, card, samples, folder, scratch, options)
 
 
 def export_foreign(
-    path: Path, preprocess: Preprocess, classes: Sequence[str], folder: Path, options: ExportOptions, *, name: str
-) -> Card:
-    """Give any image classifier the project's interface, and check it against itself as it came.
+    path: Path,
+    preprocess: Preprocess,
+    classes: Sequence[str],
+    folder: Path,
+    scratch: Path,
+    options: ExportOptions,
+    *,
+    name: str,
+) -> Exported:
+    """Give an image classifier the project's interface, and check it against the unchanged file.
 
     Args:
-        path: an ONNX file: float32 [N, 3, S, S], normalised -> logits or probabilities float32 [N, classes].
-        preprocess: what happens to an image before it.
-        classes: names in the order of the logits.
+        path: an ONNX file: images [N, 3, S, S] or [N, S, S, 3] -> logits or probabilities of [N, classes] numbers.
+        preprocess: its preprocessing.
+        classes: class names in the order of the logits.
         folder: an existing folder that gets `model.onnx` and `card.json`.
-        options: see `Options`.
+        scratch: an existing folder for intermediate files.
+        options: see `ExportOptions`.
         name: the model's name.
 
-    Returns:
-        The card, kind ``"onnx"``.
-
     Raises:
-        ArtifactError: not such a file.
-        ParityError: a step whose artifact answers otherwise; nothing is written.
+        ArtifactError: the file does not fit, or contradicts itself.
+        ParityError: the outputs of a step differ from those of the file; nothing is written.
     """
-    check_interface(path, preprocess, classes)
+    check_class_names(list(classes), ArtifactError)
+    model = graph.load(path)
+    signature = read_signature(model, path, preprocess, classes)
+    samples = load_samples(options.data_root, preprocess, classes)
+    reference = ForeignModel(path, signature, preprocess, classes, samples)
+    state = StepState("onnx", graph.precision(model))
+    dynamic = "DynamicQuantizeLinear" in graph.operators(model)  # its ranges depend on the other images of the batch
+    tolerance = TOLERANCES["float32" if dynamic else state.precision]
+    check_consistent(reference, samples, tolerance, options.max_batch)
+    _warn(model, signature.normalised, options.report)
+    files = [path, *check_external_data(path)]
     card = Card(
         kind="onnx",
         name=name,
         weights="as given",
-        parents={recorded_path(path): sha256_file(path)},
+        parents={recorded_path(file): sha256_file(file) for file in files},
         preprocess=preprocess.to_dict(),
         classes=list(classes),
     )
-    reference = ForeignModel(path, preprocess, classes)
-    return _export(Product(path, ONNX), reference, AdaptedOnnx(preprocess), card, folder, options)
 
+    def opener(path: Path, state: StepState) -> Predictor:  # noqa: ARG001
+        if path == start.path:
+            return reference
+        found = OnnxModel(path)
+        comparable = path.stem == "adapt" and reference.meaning == "probabilities"
+        return LogProbabilities(found) if comparable else found
 
-def serving_options(run: Path, max_batch: int) -> ServingConfig:
-    """How the run's recipe wants to be served, with batches up to `max_batch`."""
-    recipe = read_card(run, "checkpoint", verify=False).recipe
-    serving = parse_recipe(recipe, str(run)).serving if recipe else ServingConfig()
-    return replace(serving, max_batch_size=max_batch)
+    start, first = Product(path, state, card.parents[recorded_path(path)]), AdaptedOnnx(reference, state)
+    return _export(start, first, opener, card, samples, folder, scratch, options)
 
 
 def _export(
-    start: Product, reference: Predictor, first: Step, card: Card, folder: Path, options: ExportOptions
-) -> Card:
-    """Take `start` through `first` and the graph passes, check the file, write it and the completed card."""
-    check_class_names(card.classes, ArtifactError)
-    samples = load_samples(options.data_root, Preprocess.from_dict(card.preprocess), card.classes)
-
-    def opener(path: Path, state: StepState) -> Predictor:  # noqa: ARG001
-        return reference if path == start.path else OnnxModel(path)
-
-    with tempfile.TemporaryDirectory(prefix="shrinkserve-export-") as name:
-        scratch = Path(name)
-        plain = run_steps([first], start, scratch, samples, opener=opener, max_batch=options.max_batch)
-        plan, comparisons = _plan(plain.path, samples, options)
-        passes = [OptimisedOnnx(options.target, plan)]
-        product = run_steps(passes, plain, scratch, samples, opener=opener, max_batch=options.max_batch)
-        model = OnnxModel(product.path)
-        checks = [record["parity"] for record in product.records]
-        checks += [check_file(product.path, "passes"), check_probabilities(model, samples, "passes")]
-        shutil.copyfile(product.path, folder / MODEL)
-    details: CardDetails = {
-        "precision": product.state.precision,
-        "target": options.target,
-        "max_batch": options.max_batch,
-        "steps": list(product.records),
-        "tuning": comparisons,
-        # Resolved: engines may be added from another folder, and are judged by the same images.
-        "data": None if options.data_root is None else recorded_path(options.data_root.resolve()),
-    }
+    start: Product,
+    first: Step,
+    opener: Opener,
+    card: Card,
+    samples: Samples,
+    folder: Path,
+    scratch: Path,
+    options: ExportOptions,
+) -> Exported:
+    """Run `first` and the graph passes, check the file, and write it with its card."""
+    plain = run_steps([first], start, scratch, samples, opener=opener, max_batch=options.max_batch)
+    product, comparisons = _optimised(plain, scratch, samples, options, measured=start.state == CHECKPOINT)
+    model = OnnxModel(product.path)
+    tolerance = TOLERANCES[product.state.precision]
+    checks: list[CheckRecord] = [record["parity"] for record in product.records]
+    checks += [check_file(product.path, "passes"), check_probabilities(model, samples, "passes")]
+    checks.append(check_unoptimised(product.path, model, samples, tolerance))
+    shutil.copyfile(product.path, folder / MODEL)
     finished = replace(
         card,
-        weights_sha256=product.records[0].get("weights_sha256") or next(iter(card.parents.values())),
-        files={MODEL: sha256_file(folder / MODEL)},
+        weights_sha256=product.records[0]["weights_sha256"],
+        files={MODEL: product.sha256},
         metrics=_metrics(model, samples, options.max_batch),
-        checks=checks,
-        details=details,
+        checks=[{**check} for check in checks],
+        details={
+            "precision": product.state.precision,
+            "target": options.target,
+            "max_batch": options.max_batch,
+            "steps": [{**record} for record in product.records],
+            "tuning": [{**comparison} for comparison in comparisons],
+            # Absolute: engines may be added from another folder, and are checked with the same images.
+            "data": None if options.data_root is None else recorded_path(options.data_root.resolve()),
+        },
         created=utc_now(),
         versions=versions(PACKAGES),
     )
     finished.write(folder)
-    return finished
+    return Exported(finished, folder / MODEL, product, plain, samples)
 
 
-def _plan(path: Path, samples: Samples, options: ExportOptions) -> tuple[PassPlan, list[dict[str, Any]]]:
-    if not options.tuned:
-        return SHIPPED[options.target], []
-    found = tune_passes(path, options.target, samples, report=options.report)
-    return found.plan, found.comparisons
+def _optimised(
+    plain: Product, scratch: Path, samples: Samples, options: ExportOptions, *, measured: bool
+) -> tuple[Product, list[Comparison]]:
+    """Return the result of the fastest plan of graph passes, and the timings that chose it."""
+    plan: PassPlan | None
+    if options.tuned:
+        tuned = tune_passes(plain.path, options.target, samples, report=options.report)
+        plan, comparisons = tuned.plan, tuned.comparisons
+    else:
+        plan, comparisons = choose_plan(plain.path, options.target, samples, options.max_batch, measured=measured)
+    step = OptimisedOnnx(options.target, plan, plain.state)
+
+    def opener(path: Path, state: StepState) -> Predictor:  # noqa: ARG001
+        return OnnxModel(path)
+
+    product = run_steps([step], plain, scratch, samples, opener=opener, max_batch=options.max_batch)
+    return product, comparisons
 
 
-def _metrics(model: Predictor, samples: Samples, batch: int) -> dict[str, Any]:
-    """Top-1 of the shipped file on the images that it was checked with, where these have labels."""
+def serving_options(checkpoint: Checkpoint, max_batch: int) -> ServingConfig:
+    """Return the serving options of the run's recipe, with batches up to `max_batch`."""
+    recipe = checkpoint.card.recipe
+    serving = parse_recipe(recipe, str(checkpoint.path.parent)).serving if recipe else ServingConfig()
+    return replace(serving, max_batch_size=max_batch)
+
+
+def export_plain(card: Card, folder: Path) -> Product | None:
+    """Export the run of a version again, without graph passes; None if the run is no longer there.
+
+    Args:
+        card: of the version.
+        folder: gets the file.
+    """
+    source = next((open_recorded(path) for path in card.parents), None)
+    if source is None or source.suffix != ".safetensors" or not source.is_file():
+        return None
+    checkpoint = Checkpoint(source.parent, source.stem)
+    step, target = OnnxFromCheckpoint(checkpoint), folder / "plain.onnx"
+    if step.run(source, target, synthetic(checkpoint.size, 1))["weights_sha256"] != card.weights_sha256:
+        return None
+    return Product(target, ONNX, sha256_file(target))
+
+
+def _metrics(model: Predictor, samples: Samples, batch: int) -> dict[str, float | int | str]:
+    """Return top-1 of the file on the samples, if these have labels."""
     if samples.labels is None:
         return {}
-    answers = answer_all(model, samples.images, batch).argmax(axis=1)
-    return {"top1": float(np.mean(answers == samples.labels)), "images": len(samples), "source": samples.source}
+    predicted = predict_all(model, samples.images, batch).argmax(axis=1)
+    return {"top1": float(np.mean(predicted == samples.labels)), "images": len(samples), "source": samples.source}
+
+
+def _warn(model: ir.Model, normalised: bool, report: Callable[[str], None]) -> None:
+    """Report what an export cannot repair."""
+    if not normalised:
+        report("the file takes uint8 pixels and normalises them itself: mean and std are not applied")
+    if (opset := model.opset_imports.get("", 0)) > graph.NEWEST_OPSET:
+        report(f"warning: opset {opset}; ONNX Runtime of NVIDIA's container loads up to {graph.NEWEST_OPSET}")
+    if "com.microsoft.nchwc" in {node.domain for node in model.graph}:
+        report("warning: the file was saved by ONNX Runtime for this kind of CPU; export the network without that")

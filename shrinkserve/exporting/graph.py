@@ -1,71 +1,164 @@
-"""Reading and writing ONNX graphs: the few helpers that steps and passes share."""
+"""Load, save and name ONNX graphs."""
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+import onnx
 import onnx_ir as ir
+import onnxscript.version_converter
+from onnx_ir.passes import common
 
+from shrinkserve.artifact import Precision, tensors_sha256
 from shrinkserve.atomic import write_atomic
 from shrinkserve.errors import ArtifactError, ConfigError
+from shrinkserve.runtimes.external_data import LARGEST, check_external_data
 
-LARGEST = 2**31 - 1
-"""Bytes that one protobuf message can hold."""
+IR_VERSION = 10
+"""Newest IR version that is written if the opset does not need a newer one: ONNX Runtime 1.18 and later load it."""
+NEWEST_OPSET = 23
+"""What ONNX Runtime 1.23 loads, the version in NVIDIA's container."""
+QUANTISED = frozenset(
+    {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "ConvInteger", "MatMulInteger"}
+)
+
+NARROW: Mapping[ir.DataType, Precision] = {ir.DataType.FLOAT16: "float16", ir.DataType.BFLOAT16: "bfloat16"}
 
 
 def load(path: Path) -> ir.Model:
-    """Read an ONNX file with all its weights.
+    """Read an ONNX file with all its weights, in the form that all passes expect.
+
+    Inlines local functions, removes weights from the list of inputs, spells the standard domain ``""``, gives nodes
+    and tensors unique names, and infers shapes.
 
     Raises:
-        ArtifactError: missing, or not an ONNX file.
+        ArtifactError: missing, not an ONNX file, or weights outside its folder.
     """
+    check_external_data(path)
     try:
         model = ir.load(path)
         ir.external_data.load_to_model(model)
-    except FileNotFoundError as exc:
-        raise ArtifactError(f"{exc.filename or path}: no such file", hint="check the path") from None
+        _normalise(model)
     except Exception as exc:  # protobuf, onnx and onnx-ir each raise their own
-        raise ArtifactError(f"{path}: not a readable ONNX model ({exc})", hint="export it again") from exc
+        reason = str(exc).splitlines()[0].replace(str(path), path.name) if str(exc) else type(exc).__name__
+        raise ArtifactError(f"{path}: not a readable ONNX model ({reason})", hint="export it again") from exc
     return model
 
 
+def _normalise(model: ir.Model) -> None:
+    versions = [model.opset_imports.pop(name) for name in ("", "ai.onnx") if name in model.opset_imports]
+    if versions:
+        model.opset_imports[""] = max(versions)
+    if model.functions:
+        common.InlinePass()(model)
+        common.RemoveUnusedOpsetsPass()(model)
+    common.RemoveInitializersFromInputsPass()(model)
+    unique_names(model)
+    infer_shapes(model)
+
+
+def infer_shapes(model: ir.Model) -> None:
+    """Infer the types and shapes of all tensors, as far as ONNX can; a failure leaves them unknown."""
+    with quiet("onnx_ir"):
+        common.ShapeInferencePass()(model)
+
+
+def raise_opset(model: ir.Model, wanted: int) -> None:
+    """Convert a model to a newer opset in place, if it has an older one.
+
+    Raises:
+        ArtifactError: a node has no conversion.
+    """
+    found = model.opset_imports.get("", 0)
+    if found >= wanted:
+        return
+    try:
+        with quiet("onnxscript"), quiet("onnx_ir"):
+            onnxscript.version_converter.convert_version(model, wanted, fallback=True)
+    except Exception as exc:  # the converters of onnx and onnxscript each raise their own
+        reason = str(exc).splitlines()[0] if str(exc) else type(exc).__name__
+        what = f"the graph cannot be converted from opset {found} to {wanted} ({reason})"
+        raise ArtifactError(what, hint=f"export the network with opset {wanted}") from exc
+    if model.opset_imports.get("", 0) < wanted:
+        raise ArtifactError(f"the graph cannot be converted from opset {found} to {wanted}")
+
+
 def save(model: ir.Model, path: Path) -> None:
-    """Write one self-contained file, whole or not at all.
+    """Write one self-contained file atomically, with the oldest IR version that the opset allows.
 
     Raises:
         ConfigError: the model is too large for one file.
     """
+    imports = [onnx.helper.make_opsetid(domain, version) for domain, version in model.opset_imports.items()]
+    needed = onnx.helper.find_min_ir_version_for(imports, ignore_unknown=True)
+    # Before version 4, all weights are inputs.
+    model.ir_version = max(4, needed, min(model.ir_version, IR_VERSION))
     content = ir.serde.serialize_model(model)
     if (size := content.ByteSize()) > LARGEST:
-        raise ConfigError(f"{path}: the model is too large", expected="below 2 GB", found=f"{size / 1e9:.1f} GB")
+        raise ConfigError(f"{path.name}: the model is too large", expected="below 2 GB", found=f"{size / 1e9:.1f} GB")
     write_atomic(path, content.SerializeToString(deterministic=True))
 
 
 def operators(model: ir.Model) -> dict[str, int]:
-    """How many nodes of each operator, the most frequent first."""
-    return dict(Counter(node.op_type for node in model.graph).most_common())
+    """Count the nodes of each operator, subgraphs included, the most frequent first."""
+    return dict(Counter(node.op_type for node in model.graph.all_nodes()).most_common())
+
+
+def precision(model: ir.Model) -> Precision:
+    """Return the precision that a graph computes in: float32, float16, bfloat16 or int8."""
+    if any(node.op_type in QUANTISED or node.op_type.startswith("QLinear") for node in model.graph.all_nodes()):
+        return "int8"
+    tensors = [value for graph in model.graphs() for value in graph.initializers.values()]
+    types = {value.dtype for value in tensors if value.const_value is not None and value.const_value.size > 1}
+    narrow = [dtype for dtype in NARROW if dtype in types]
+    return NARROW[narrow[0]] if narrow else "float32"
+
+
+def weights_sha256(model: ir.Model) -> str:
+    """Return a hash of all constants of a model, wherever the file keeps them."""
+    return tensors_sha256(dict(_constants(model)))
+
+
+def _constants(model: ir.Model) -> Iterator[tuple[str, npt.NDArray[np.generic]]]:
+    for number, graph in enumerate(model.graphs()):
+        for name, value in graph.initializers.items():
+            if value.const_value is not None:
+                yield f"{number}/{name}", value.const_value.numpy()
+        for node in graph:
+            constant = node.attributes.get("value") if node.op_type == "Constant" else None
+            if constant is not None and constant.type == ir.AttributeType.TENSOR:
+                yield f"{number}/{node.outputs[0].name}", constant.as_tensor().numpy()
+
+
+class _ByOperator(common.naming.SimpleNameGenerator):
+    """Names a node without a name after its operator."""
+
+    def generate_node_name(self, node: ir.Node) -> str:
+        return node.name or node.op_type
 
 
 def unique_names(model: ir.Model) -> None:
-    """Give nodes and tensors that share a name a number each: ``pool``, ``pool_1``, ...
+    """Give nodes and tensors that share a name a number: ``pool``, ``pool_1``, ...
 
-    A node without a name, which ONNX allows, is called after its operator.
+    The names of inputs and outputs stay. Subgraphs do not reuse names of the graphs around them.
     """
-    interface = {value.name for value in (*model.graph.inputs, *model.graph.outputs)}
-    values: Counter[str | None] = Counter([*interface, *model.graph.initializers])
-    nodes: Counter[str | None] = Counter()
-    for node in model.graph:
-        node.name = _numbered(node.name or node.op_type, nodes)
-        for value in node.outputs:
-            if value.name not in interface:
-                value.name = _numbered(value.name, values)
+    with quiet("onnx_ir"):
+        common.NameFixPass(_ByOperator())(model)
 
 
-def _numbered(name: str | None, taken: Counter[str | None]) -> str | None:
-    candidate = name
-    while taken[candidate]:
-        candidate = f"{name}_{taken[name]}"
-        taken[name] += 1
-    taken[candidate] += 1
-    return candidate
+@contextmanager
+def quiet(name: str) -> Iterator[None]:
+    """Silence the messages of a logger below errors."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

@@ -1,4 +1,4 @@
-"""Which graph passes run where: a plan for each target, and the step that carries it out."""
+"""Plans of graph passes for each target, and the step that runs them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import onnx_ir as ir
 
@@ -21,66 +21,63 @@ from shrinkserve.exporting.passes import (
     ElementwiseOverConcat,
     FoldBatchNorm,
     GlobalPool,
-    MergeSiblings,
     MergeSums,
     PadChannels,
 )
 from shrinkserve.exporting.passes.editing import GraphPass
+from shrinkserve.exporting.records import StepDetails
 from shrinkserve.exporting.samples import Samples
 from shrinkserve.exporting.steps import ONNX, StepState
 
 PassTarget = Literal["onnxruntime-cpu", "openvino", "tensorrt"]
 TARGETS: tuple[PassTarget, ...] = get_args(PassTarget)
 
-_OVER_CONCAT = (DepthwiseOverConcat, ElementwiseOverConcat, ConvOverConcat)
-_SUMS = tuple(partial(one, alone=True) for one in _OVER_CONCAT)
+_SUMS = tuple(partial(one, alone=True) for one in (DepthwiseOverConcat, ElementwiseOverConcat, ConvOverConcat))
 FORMS: Mapping[str, Sequence[Callable[[str], GraphPass]]] = {
     "as-is": (),
     "sums": (*_SUMS, MergeSums),
     "chains": (*_SUMS, ConvBesideConcat, MergeSums, ChainSums),
     "wide": (*_SUMS, ConcatToSum, MergeSums),
-    "halves": (*_OVER_CONCAT, ConvBesideConcat, MergeSums),
-    "siblings": (MergeSiblings,),
 }
-"""What can be done with a stage's concats, as passes that are repeated until none fits.
+"""Name of a form of a stage -> passes to repeat until none applies.
 
-`sums`: concats that one convolution reads are never made. `chains`: and a cell's halves are summed up, the shortcut
-included, inside convolutions before they are joined. `wide`: and halves are never joined, but summed up in filters as
-wide as both. `halves`: tensors stay in halves through the whole stage. `siblings`: branches of a tensor as one branch.
+`sums`: a concat that only one convolution reads becomes a sum of convolutions. `chains`: in addition, each half of a
+cell, with its shortcut, is summed up inside convolutions before the halves are joined. `wide`: the halves are not
+joined, but summed up with filters as wide as both.
 """
 
 
 @dataclass(frozen=True)
 class PassPlan:
-    """Passes for a graph.
+    """Graph passes for one graph.
 
     Attributes:
-        form: one of `FORMS`, for stages that `stages` does not name.
-        stages: the first part of nodes' names, e.g. ``"stage2"``, -> one of `FORMS`.
-        block: pad channels to multiples of it; 0 leaves them.
+        form: one of `FORMS`, for stages without an entry in `stages`.
+        stages: first part of the node names, e.g. ``"stage2"`` -> one of `FORMS`.
+        block: pad channels to multiples of this number; 0 does not pad.
     """
 
     form: str = "as-is"
     stages: dict[str, str] = field(default_factory=dict)
     block: int = 0
 
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON data for a card."""
+    def to_dict(self) -> dict[str, object]:
+        """Return JSON data for a card."""
         return asdict(self)
 
 
 SHIPPED: Mapping[PassTarget, PassPlan] = {
-    # 16 is ONNX Runtime's block with AVX-512 and two of its blocks without; stage 2's halves of 24 would need padding.
+    # ONNX Runtime's block is 16 with AVX-512 and 8 otherwise. Stage 2's halves of 24 channels would need padding.
     "onnxruntime-cpu": PassPlan("chains", {"stage2": "wide"}, block=16),
-    # OpenVINO's kernels take any number of channels; padding would only add work, a twentieth of the time in int8.
+    # OpenVINO's kernels take any number of channels; padding costs a twentieth of the time in int8.
     "openvino": PassPlan("chains"),
-    # Not measured: TensorRT's builder fuses and times on the GPU itself, and pads nothing that it need not.
+    # TensorRT's builder fuses and measures on the GPU itself.
     "tensorrt": PassPlan(),
 }
 
 
 def check_target(name: str) -> PassTarget:
-    """The target that `name` is.
+    """Return `name` as a target.
 
     Raises:
         ConfigError: an unknown target.
@@ -92,12 +89,12 @@ def check_target(name: str) -> PassTarget:
 
 
 def stages(model: ir.Model) -> list[str]:
-    """The parts of a graph that can be given forms of their own: first parts of names that have a concat in them."""
+    """Return the first parts of the names of all concats: the parts of a graph that can have different forms."""
     return list(dict.fromkeys((node.name or "").split(".")[0] for node in model.graph if node.op_type == "Concat"))
 
 
 def optimise(model: ir.Model, plan: PassPlan) -> list[str]:
-    """Run a plan's passes on a model in place; returns the names of those that changed it."""
+    """Run a plan's passes in place; return the names of the passes that changed the model."""
     always: list[GraphPass] = [FoldBatchNorm(), GlobalPool()]
     changed = [one for one in always if one(model).modified]
     for stage in stages(model):
@@ -108,28 +105,46 @@ def optimise(model: ir.Model, plan: PassPlan) -> list[str]:
 
 
 def _until_settled(model: ir.Model, passes: Sequence[GraphPass]) -> list[GraphPass]:
+    """Repeat passes until none applies; return those that did. onnx_ir's PassManager does not report them."""
     changed: dict[GraphPass, None] = {}
-    while fitting := [one for one in passes if one(model).modified]:
-        changed.update(dict.fromkeys(fitting))
+    while applied := [one for one in passes if one(model).modified]:
+        changed.update(dict.fromkeys(applied))
     return list(changed)
 
 
 @dataclass(frozen=True)
 class OptimisedOnnx:
-    """Graph passes for one target; the same answers up to the order of sums."""
+    """The step that runs the graph passes of a plan; outputs are equal up to the order of sums.
+
+    Args:
+        target: runtime of the result.
+        plan: the passes; None copies the graph.
+        state: format and precision of the graph.
+    """
 
     target: PassTarget
-    plan: PassPlan
+    plan: PassPlan | None
+    state: StepState = ONNX
     name: str = "passes"
-    requires: StepState = ONNX
-    ensures: StepState = ONNX
-    tolerance: parity.Tolerance = parity.FLOAT32
 
-    def parameters(self) -> dict[str, Any]:
-        return {"target": self.target, "plan": self.plan.to_dict()}
+    @property
+    def requires(self) -> StepState:
+        return self.state
 
-    def run(self, source: Path, target: Path, _samples: Samples, /) -> dict[str, Any]:
+    @property
+    def ensures(self) -> StepState:
+        return self.state
+
+    @property
+    def tolerance(self) -> parity.Tolerance:
+        return parity.TOLERANCES[self.state.precision]
+
+    def parameters(self) -> dict[str, object]:
+        return {"target": self.target, "plan": None if self.plan is None else self.plan.to_dict()}
+
+    def run(self, source: Path, target: Path, _samples: Samples, /) -> StepDetails:
+        """Write the graph after the passes."""
         model = graph.load(source)
-        changed = optimise(model, self.plan)
+        changed = [] if self.plan is None else optimise(model, self.plan)
         graph.save(model, target)
         return {"passes": changed, "operators": graph.operators(model)}

@@ -1,15 +1,18 @@
-"""Sixteen-bit graphs: strongly typed, with float32 kept where the range demands it.
+"""Sixteen-bit graphs: strongly typed, with float32 where the range of values demands it.
 
-Precision lives in the graph as tensor types and casts, not in a builder's flags: that is the only form TensorRT 11
-takes, and what a runtime then computes can be read off the file.
+The precision is in the graph, as tensor types and casts, and not in flags of a builder: TensorRT 11 accepts no other
+form, and the file shows what a runtime computes.
+
+onnxruntime's `convert_float_to_float16` is not used: it knows no bfloat16, does not look at values in the graph, and
+leaves Cast nodes to float32 inside, which makes the graph of a torchvision ViT invalid.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -18,22 +21,22 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from shrinkserve.errors import ArtifactError
-from shrinkserve.exporting.parity import Tolerance
+from shrinkserve.exporting import graph
+from shrinkserve.exporting.parity import TOLERANCES, Tolerance
 from shrinkserve.exporting.quantise.calibration import ActivationHistogram, observe
+from shrinkserve.exporting.records import StepDetails
 from shrinkserve.exporting.samples import Samples
 from shrinkserve.exporting.steps import ONNX, StepState
 
 HEADROOM = 8.0
-"""A tensor stays float32 when an unseen image that exceeds the observed peak by this factor would overflow."""
+"""A tensor stays float32 if an image that exceeds the observed peak by this factor would overflow."""
 BFLOAT16_OPSET = 22
-"""The first opset whose convolution and pooling take bfloat16."""
+"""The first opset whose convolution and pooling accept bfloat16."""
 WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
-SENSITIVE = frozenset({"Softmax", "LogSoftmax", "Exp", "Pow", "ReduceSum", "ReduceMean", "LayerNormalization"})
-"""Operators that exponentiate or accumulate: wrong first in sixteen bits, and cheap in a classifier."""
-
+SENSITIVE = frozenset({"Softmax", "LogSoftmax", "Exp", "Log", "Pow", "ReduceSum", "ReduceMean", "LayerNormalization"})
+"""Operators that exponentiate or accumulate: they lose accuracy first, and are cheap in a classifier."""
+FLOAT = ir.DataType.FLOAT
 DTYPES = {"float16": ir.DataType.FLOAT16, "bfloat16": ir.DataType.BFLOAT16}
-TOLERANCES = {"float16": Tolerance(0.01), "bfloat16": Tolerance(0.08)}
-"""Mantissas of 11 and 8 bits round at 2^-11 and 2^-8: twenty roundings for the worst logit of the worst image."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class Lower:
 
     Args:
         precision: the type of weights and activations.
-        calibration: uint8 [N, S, S, 3], images whose activations tell where float16 would overflow.
+        calibration: uint8 [N, S, S, 3], images whose activations show where float16 would overflow.
     """
 
     precision: Literal["float16", "bfloat16"]
@@ -61,68 +64,56 @@ class Lower:
     def tolerance(self) -> Tolerance:
         return TOLERANCES[self.precision]
 
-    def parameters(self) -> dict[str, Any]:
+    def parameters(self) -> dict[str, object]:
         return {"precision": self.precision, "calibration_images": len(self.calibration), "headroom": HEADROOM}
 
-    def run(self, source: Path, target: Path, samples: Samples) -> dict[str, Any]:  # noqa: ARG002
-        """Write the sixteen-bit graph; the record names every node that stayed in float32, and why."""
-        model = ir.load(source)
+    def run(self, source: Path, target: Path, _samples: Samples, /) -> StepDetails:
+        """Write the sixteen-bit graph; report every node that stayed in float32, with the reason."""
+        model = graph.load(source)
         kept = lower(model, DTYPES[self.precision], observe(model, self.calibration))
-        proto = ir.to_proto(model)
-        onnx.checker.check_model(proto, full_check=True)
-        target.write_bytes(proto.SerializeToString())
+        graph.save(model, target)
         return {"float32_nodes": kept}
 
 
 def lower(model: ir.Model, dtype: ir.DataType, seen: Mapping[str, ActivationHistogram]) -> dict[str, str]:
-    """Retype a float32 graph in place; inputs and outputs keep their types.
+    """Retype a float32 graph in place; inputs, outputs and subgraphs keep their types.
 
     Args:
-        model: computes in float32.
+        model: a float32 graph from `graph.load`.
         dtype: FLOAT16 or BFLOAT16.
-        seen: distribution of each tensor, from `activations.observe`.
+        seen: distribution of each tensor, from `calibration.observe`.
 
     Returns:
-        name of each float32 node that stayed so -> why.
+        Name of each node that stays in float32 -> reason.
 
     Raises:
-        ArtifactError: the graph has control flow, whose inner graphs would capture retyped tensors.
+        ArtifactError: the types of some tensors are unknown.
     """
-    if any(graph is not model.graph for graph in _graphs(model)):
-        raise ArtifactError(
-            f"{model.graph.name}: control flow cannot be retyped", hint="export float32 or int8 instead"
-        )
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
-    common.ShapeInferencePass()(model)
+    graph.infer_shapes(model)
+    for node in model.graph:
+        if any(value.name and value.dtype is None for value in node.outputs):
+            operator = ".".join(filter(None, (node.domain, node.op_type)))
+            hint = "export the network with standard ONNX operators"
+            raise ArtifactError(f"{dtype.name.lower()}: unknown types", found=f"operator {operator}", hint=hint)
     if dtype == ir.DataType.BFLOAT16:
-        _raise_opset(model, BFLOAT16_OPSET)
+        graph.raise_opset(model, BFLOAT16_OPSET)
     kept = _kept(model, dtype, seen)
     _Retyping(model, dtype).apply(set(kept))
     common.RemoveUnusedNodesPass()(model)
-    common.ShapeInferencePass()(model)
+    graph.infer_shapes(model)
     return kept
 
 
-def _graphs(model: ir.Model) -> list[Any]:
-    return [node.graph for node in model.graph.all_nodes()]
-
-
-def _raise_opset(model: ir.Model, wanted: int) -> None:
-    import onnxscript.version_converter
-
-    if model.graph.opset_imports.get("", 0) < wanted:
-        onnxscript.version_converter.convert_version(model, wanted, fallback=True)
-
-
 def _kept(model: ir.Model, dtype: ir.DataType, seen: Mapping[str, ActivationHistogram]) -> dict[str, str]:
-    """Which float nodes stay float32, and why."""
+    """Return the float nodes that stay in float32, with the reason."""
     reasons: dict[str, str] = {}
-    weighted = False
+    opset, weighted = model.opset_imports.get("", 0), False
     for node in model.graph:
         weighted = weighted or node.op_type in WEIGHTED
-        if not any(v is not None and v.dtype == ir.DataType.FLOAT for v in (*node.inputs, *node.outputs)):
+        if not any(v is not None and v.dtype == FLOAT for v in (*node.inputs, *node.outputs)):
             continue
-        reason = _reason(node, dtype, seen, weighted)
+        reason = "no schema of its types" if _schema(node, opset) is None else _reason(node, dtype, seen, weighted)
         if reason is not None:
             reasons[str(node.name)] = reason
     return reasons
@@ -143,42 +134,80 @@ def _reason(node: ir.Node, dtype: ir.DataType, seen: Mapping[str, ActivationHist
 
 
 def _peak(value: ir.Value | None, seen: Mapping[str, ActivationHistogram]) -> float:
-    if value is None or value.dtype != ir.DataType.FLOAT:
+    if value is None or value.dtype != FLOAT:
         return 0.0
     if value.const_value is not None:
         array = value.const_value.numpy()
-        return float(np.abs(array).max()) / HEADROOM if array.size else 0.0  # constants are known, not observed
+        return float(np.abs(array).max()) / HEADROOM if array.size else 0.0  # constants need no headroom
     return seen[str(value.name)].peak if str(value.name) in seen else 0.0
 
 
+def _schema(node: ir.Node, opset: int) -> onnx.defs.OpSchema | None:
+    """Return the schema of a node; None for other domains and for control flow, whose types depend on subgraphs."""
+    if node.domain or any(
+        a.type in {ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS} for a in node.attributes.values()
+    ):
+        return None
+    try:
+        return onnx.defs.get_schema(node.op_type, opset)
+    except onnx.defs.SchemaError:
+        return None
+
+
+@dataclass
+class _Group:
+    """Inputs and outputs of a node that must have one type, e.g. all of type ``T``."""
+
+    inputs: list[int] = field(default_factory=list)
+    outputs: list[ir.Value] = field(default_factory=list)
+    types: frozenset[str] = frozenset()
+
+
 class _Retyping:
-    """One walk through the graph in order; every tensor has at most one cast each way."""
+    """One walk through the nodes in order; each tensor gets at most one cast in each direction."""
 
     def __init__(self, model: ir.Model, dtype: ir.DataType) -> None:
-        self.model, self.graph, self.dtype = model, model.graph, dtype
-        self.opset = model.graph.opset_imports.get("", 0)
+        self.graph, self.dtype = model.graph, dtype
+        self.opset = model.opset_imports.get("", 0)
         self.casts: dict[tuple[ir.Value, ir.DataType], ir.Value] = {}
         self.narrow: set[ir.Value] = set()  # computed in sixteen bits
 
     def apply(self, kept: set[str]) -> None:
         for node in list(self.graph):
-            if str(node.name) in kept:
-                self._feed(node, {i: ir.DataType.FLOAT for i, v in enumerate(node.inputs) if v in self.narrow})
-            elif any(v.dtype == ir.DataType.FLOAT for v in node.outputs):
-                takes = [i for i, v in enumerate(node.inputs) if v is not None and self._is_float(v)]
-                self._feed(node, {i: self.dtype for i in takes if _accepts(node, i, self.dtype, self.opset)})
-                for value in node.outputs:
-                    if value.dtype == ir.DataType.FLOAT:
-                        self._retype(value)
+            schema = _schema(node, self.opset)
+            if schema is None or str(node.name) in kept:
+                self._feed(node, range(len(node.inputs)), FLOAT)
+                continue
+            for group in _groups(node, schema):
+                self._retype(node, group)
+        self._widen_captured()
         self._restore_outputs()
 
-    def _is_float(self, value: ir.Value) -> bool:
-        return value.dtype == ir.DataType.FLOAT or value in self.narrow
+    def _retype(self, node: ir.Node, group: _Group) -> None:
+        """Give a group of inputs and outputs one type.
 
-    def _feed(self, node: ir.Node, wanted: Mapping[int, ir.DataType]) -> None:
-        for index, dtype in wanted.items():
+        Outputs become narrow only with inputs of their type: an attribute decides the type of a Cast's or a
+        ConstantOfShape's output. Groups without such outputs, e.g. of a comparison, are computed in float32.
+        """
+        floats = [i for i in group.inputs if self._is_float(node.inputs[i])]
+        outputs = [value for value in group.outputs if value.dtype == FLOAT]
+        narrow = bool(floats and outputs) and f"tensor({self.dtype.name.lower()})" in group.types
+        if len(floats) > 1 or outputs or not self._accepts_narrow(group):
+            self._feed(node, floats, self.dtype if narrow else FLOAT)
+        for value in outputs if narrow else ():
+            value.type = ir.TensorType(self.dtype)
+            self.narrow.add(value)
+
+    def _accepts_narrow(self, group: _Group) -> bool:
+        return f"tensor({self.dtype.name.lower()})" in group.types
+
+    def _is_float(self, value: ir.Value | None) -> bool:
+        return value is not None and (value.dtype == FLOAT or value in self.narrow)
+
+    def _feed(self, node: ir.Node, indices: Iterator[int] | range | list[int], dtype: ir.DataType) -> None:
+        for index in indices:
             value = node.inputs[index]
-            if value is not None and value.dtype != dtype:
+            if value is not None and self._is_float(value) and value.dtype != dtype:
                 node.replace_input_with(index, self._as(value, dtype))
 
     def _as(self, value: ir.Value, dtype: ir.DataType) -> ir.Value:
@@ -190,27 +219,47 @@ class _Retyping:
     def _constant(self, value: ir.Value, dtype: ir.DataType) -> ir.Value:
         assert value.const_value is not None
         name = f"{value.name}.{dtype.name.lower()}"
-        tensor = ir.tensor(value.const_value.numpy().astype(dtype.numpy()), name=name)
+        array = value.const_value.numpy()
+        if dtype == ir.DataType.FLOAT16:  # masks of -1e38 or -inf stay the lowest number
+            limit = np.finfo(np.float16).max
+            array = np.clip(array, -limit, limit)
+        tensor = ir.tensor(array.astype(dtype.numpy()), name=name)
         constant = ir.Value(name=name, shape=value.shape, type=ir.TensorType(dtype), const_value=tensor)
-        self.graph.initializers[name] = constant
+        self.graph.register_initializer(constant)
         return constant
 
-    def _retype(self, value: ir.Value) -> None:
-        value.type = ir.TensorType(self.dtype)
-        self.narrow.add(value)
+    def _widen_captured(self) -> None:
+        """Give subgraphs float32 versions of the tensors that they read from the main graph."""
+        for value in self.narrow:
+            for user, index in list(value.uses()):
+                if user.graph is not self.graph:
+                    user.replace_input_with(index, self._as(value, FLOAT))
 
     def _restore_outputs(self) -> None:
-        """The graph's outputs keep their name and float32."""
+        """Give the graph's outputs their name and float32 back."""
         for index, value in enumerate(self.graph.outputs):
             if value in self.narrow:
                 name, value.name = value.name, f"{value.name}.{self.dtype.name.lower()}"
-                wide = self.casts.get((value, ir.DataType.FLOAT)) or _cast(value, ir.DataType.FLOAT)
+                wide = self.casts.get((value, FLOAT)) or _cast(value, FLOAT)
                 wide.name = name
                 self.graph.outputs[index] = wide
 
 
+def _groups(node: ir.Node, schema: onnx.defs.OpSchema) -> list[_Group]:
+    """Return the groups of inputs and outputs that share a type by the operator's schema."""
+    groups: dict[str, _Group] = {}
+    for number in range(len(node.inputs)):
+        formal = schema.inputs[min(number, len(schema.inputs) - 1)]
+        group = groups.setdefault(formal.type_str, _Group(types=frozenset(formal.types)))
+        group.inputs.append(number)
+    for number, value in enumerate(node.outputs):
+        formal = schema.outputs[min(number, len(schema.outputs) - 1)]
+        groups.setdefault(formal.type_str, _Group(types=frozenset(formal.types))).outputs.append(value)
+    return list(groups.values())
+
+
 def _cast(value: ir.Value, dtype: ir.DataType) -> ir.Value:
-    """A Cast right after the producer of `value`; of an input, before the first node."""
+    """Insert a Cast right after the producer of `value`, or before the first node for an input."""
     name = f"{value.name}.{dtype.name.lower()}"
     cast = ir.node("Cast", [value], attributes={"to": dtype}, name=f"{name}.cast")
     cast.outputs[0].name, cast.outputs[0].type, cast.outputs[0].shape = name, ir.TensorType(dtype), value.shape
@@ -220,10 +269,3 @@ def _cast(value: ir.Value, dtype: ir.DataType) -> ir.Value:
     elif isinstance(value.graph, ir.Graph):
         value.graph.insert_before(value.graph[0], cast)
     return cast.outputs[0]
-
-
-def _accepts(node: ir.Node, index: int, dtype: ir.DataType, opset: int) -> bool:
-    """Whether the operator's schema lets this input have `dtype`; e.g. the scales of a Resize must stay float32."""
-    schema = onnx.defs.get_schema(node.op_type, opset, node.domain)
-    formal = schema.inputs[min(index, len(schema.inputs) - 1)]
-    return f"tensor({dtype.name.lower()})" in formal.types

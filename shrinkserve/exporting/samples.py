@@ -1,4 +1,4 @@
-"""The images that a conversion is judged by."""
+"""Sample images used to check that a conversion preserves the model's outputs."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Samples:
 
     Attributes:
         images: uint8 [N, S, S, 3].
-        labels: int64 [N], or None where the images have none.
-        source: what they are, for the card and for messages.
+        labels: int64 [N]; None without labels.
+        source: description of the images, for cards and messages.
     """
 
     images: npt.NDArray[np.uint8]
@@ -37,42 +37,42 @@ class Samples:
 def load_samples(
     data_root: Path | None, preprocess: Preprocess, classes: Sequence[str] | None = None, limit: int = 256
 ) -> Samples:
-    """Validation images, spread evenly over the dataset; without a dataset, synthetic ones that say so.
+    """Return validation images, spread evenly over the dataset; without a dataset, synthetic images.
 
     Args:
         data_root: the dataset; None for synthetic images.
-        preprocess: what happens to an image.
-        classes: of the network that is asked; labels that mean others are left out, so that nothing is judged by them.
-        limit: how many images at most.
+        preprocess: the preprocessing.
+        classes: of the network; if the dataset has others, the samples have no labels.
+        limit: largest number of images.
 
     Raises:
-        DataError: no dataset there, or an image that cannot be read.
+        DataError: no dataset there, or an image cannot be read.
     """
     if data_root is None:
-        return synthetic(preprocess.size, min(limit, 64))
+        return synthetic(preprocess.size, min(limit, 64), preprocess.channels)
     dataset = open_dataset(data_root, "validation")
     batches = list(evaluation_batches(dataset, preprocess, 64, limit=limit))
     images, labels = (np.concatenate([getattr(batch, part) for batch in batches]) for part in ("images", "labels"))
     source = f"{len(images)} of {len(dataset)} validation images of {data_root}"
     if classes is not None and list(classes) != list(dataset.classes):
-        return Samples(images, None, f"{source}, whose classes are not the network's: labels are not used")
+        return Samples(images, None, f"{source}, whose classes are not those of the network: labels are ignored")
     return Samples(images, labels, source)
 
 
 def is_version(folder: Path) -> bool:
-    """Whether a folder is a version of a model repository, and not a run.
+    """Return True for a version of a model repository, False for a run.
 
     Raises:
-        ArtifactError: neither, or a card that cannot be read.
+        ArtifactError: neither, or the card cannot be read.
     """
     return read_card(folder, verify=False).kind == "onnx"
 
 
 def trained_on(folder: Path) -> Path | None:
-    """The dataset that a run was trained on, where it still lies there.
+    """Return the dataset that a run was trained on; None if it is no longer there.
 
     Args:
-        folder: the run's, or that of a version which was exported from it.
+        folder: of the run, or of a version that was exported from it.
 
     Raises:
         ArtifactError: no card there.
@@ -84,10 +84,10 @@ def trained_on(folder: Path) -> Path | None:
     return path if (path := open_recorded(recorded)).is_dir() else None
 
 
-def synthetic(size: int, count: int) -> Samples:
-    """Smooth coloured fields with a sharp patch each: no photos, but neither flat nor white noise.
+def synthetic(size: int, count: int, channels: int = 3) -> Samples:
+    """Return smooth coloured images with a sharp patch each, the same ones in every call.
 
-    The same images every time.
+    They are no photographs, but neither flat nor white noise.
     """
     from PIL import Image
 
@@ -98,4 +98,5 @@ def synthetic(size: int, count: int) -> Samples:
         image[:] = np.asarray(field.resize((size, size), Image.Resampling.BICUBIC))
         top, left = rng.integers(0, size // 2, 2)
         image[top : top + size // 3, left : left + size // 3] = rng.integers(0, 256, 3, dtype=np.uint8)
+    images = np.ascontiguousarray(images[..., :channels])
     return Samples(images, None, f"{count} synthetic images, seed {SYNTHETIC_SEED}")

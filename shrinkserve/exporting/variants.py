@@ -1,79 +1,79 @@
-"""Other precisions and engines of one exported model, each made and checked from its float32 graph."""
+"""Engines of an exported model: other precisions and runtimes, made from its graph and checked against it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 
+from shrinkserve.artifact import MODEL
 from shrinkserve.data import evaluation_batches, open_dataset
+from shrinkserve.engines import BUILT, Engine
 from shrinkserve.errors import ConfigError
 from shrinkserve.exporting.engine.build import (
     EngineOptions,
     EngineStep,
     Library,
-    built_record,
+    build_info,
     check_builder,
     import_library,
 )
-from shrinkserve.exporting.parity import assert_parity, compare_outputs
-from shrinkserve.exporting.precision import TOLERANCES, Lower
+from shrinkserve.exporting.optimise import OptimisedOnnx, PassPlan
+from shrinkserve.exporting.parity import TOLERANCES, assert_parity, compare_outputs
+from shrinkserve.exporting.precision import Lower
 from shrinkserve.exporting.quantise.static import QuantiseTarget
 from shrinkserve.exporting.quantise.step import Int8, open_graph
+from shrinkserve.exporting.records import EngineRecord
 from shrinkserve.exporting.samples import Samples, load_samples, synthetic
-from shrinkserve.exporting.steps import ONNX, Opener, Precision, Product, Step, StepState, run_steps
+from shrinkserve.exporting.steps import ONNX, Opener, Product, Step, StepState, run_steps
 from shrinkserve.preprocess import Preprocess
 from shrinkserve.runtimes.onnx import OnnxModel
 from shrinkserve.runtimes.predictor import Images, Predictor
-from shrinkserve.runtimes.tensorrt import BUILT, TensorRtModel, gpu
+from shrinkserve.runtimes.tensorrt import TensorRtModel, gpu
 
 Kind = Literal["fp16", "bf16", "int8", "tensorrt", "tensorrt-int8"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 CALIBRATION_IMAGES = 256
 JUDGING_IMAGES = 2000
-"""Images that int8's top-1 is judged by. Half a point is ten of them; where one answer in fifty changes, a third of a
-point of the difference is chance."""
+"""Images for the top-1 of int8. Half a point is ten of them. If one prediction in fifty changes, a third of a point of
+the difference is chance."""
 
 
 @dataclass(frozen=True)
-class Variant:
-    """Another way to run a version, with the fields of `serving.engines.Engine`.
+class Source:
+    """The model that engines are made from.
 
     Attributes:
-        name: of its configuration.
-        backend: Triton's.
-        file: name of the file that it loads.
-        precision: of its arithmetic.
-        record: how it was made and checked.
-        parameters: of the backend.
-        capabilities: compute capability -> file, for plans.
+        graph: the float32 file that is published, with the graph passes of its target.
+        plain: the same network without them, for engines of other targets; `graph` if it is not known.
+        preprocess: of the model.
+        classes: class names in the order of the logits.
+        samples: images of the checks.
     """
 
-    name: str
-    backend: str
-    file: str
-    precision: Precision
-    record: dict[str, Any]
-    parameters: Mapping[str, str] = field(default_factory=dict)
-    capabilities: Mapping[str, str] = field(default_factory=dict)
+    graph: Product
+    plain: Product
+    preprocess: Preprocess
+    classes: Sequence[str]
+    samples: Samples
 
 
 @dataclass(frozen=True)
 class VariantOptions:
-    """What variants are asked for.
+    """Options of the engines.
 
     Attributes:
-        data_root: dataset whose training images calibrate and whose validation images judge; None for synthetic ones.
-        runtime: what runs the int8 graph.
-        max_top1_drop: see `quantise_step.Int8`.
-        engine: see `engine.EngineOptions`.
-        library: whose builder makes the plans.
-        timing_cache: see `engine.Engine`.
-        log: see `engine.Engine`.
+        data_root: dataset whose training images calibrate and whose validation images check; None for synthetic images.
+        runtime: runtime of the int8 graph.
+        max_top1_drop: see `quantise.step.Int8`.
+        engine: see `engine.build.EngineOptions`.
+        library: the library that builds plans.
+        timing_cache: see `engine.build.EngineStep`.
+        log: see `engine.build.EngineStep`.
     """
 
     data_root: Path | None
@@ -85,13 +85,14 @@ class VariantOptions:
     log: Path | None = None
 
 
-def parse_kinds(text: str) -> list[Kind]:
-    """``"fp32,int8"`` -> ``["int8"]``; float32 is what every export has.
+def parse_kinds(text: str | Sequence[str]) -> list[Kind]:
+    """Return the engines of ``"fp32,int8"`` or ``["fp32", "int8"]``: ``["int8"]``. Every export has float32.
 
     Raises:
-        ConfigError: a name that is not known.
+        ConfigError: an unknown name.
     """
-    wanted = [part.strip() for part in text.split(",") if part.strip()]
+    parts = text.split(",") if isinstance(text, str) else text
+    wanted = [part.strip() for part in parts if part.strip()]
     unknown = sorted({name for name in wanted if name not in {"fp32", *KINDS}})
     if unknown or not wanted:
         found = ", ".join(unknown) or repr(text)
@@ -100,7 +101,7 @@ def parse_kinds(text: str) -> list[Kind]:
 
 
 def check_runtimes(kinds: Sequence[Kind], options: VariantOptions) -> None:
-    """That what makes these variants is here, which is asked before the work.
+    """Check that this machine can make these engines, before the work.
 
     Raises:
         ConfigError: TensorRT is not installed, or has no GPU to build for.
@@ -112,101 +113,124 @@ def check_runtimes(kinds: Sequence[Kind], options: VariantOptions) -> None:
         import_module("openvino")
 
 
-def make_variants(
-    model: Path, kinds: Sequence[Kind], folder: Path, preprocess: Preprocess, options: VariantOptions
-) -> list[Variant]:
-    """Make every variant beside `model`; one that fails its checks fails all.
+def make_variants(source: Source, kinds: Sequence[Kind], folder: Path, options: VariantOptions) -> list[Engine]:
+    """Make engines of a model; if one fails its checks, all fail.
 
     Args:
-        model: the float32 graph.
-        kinds: which variants.
+        source: the model.
+        kinds: which engines.
         folder: gets their files.
-        preprocess: of the model.
         options: see `VariantOptions`.
 
     Raises:
-        ParityError: a variant that answers otherwise.
-        GateError: int8 that is not accurate enough or not faster.
-        ConfigError: TensorRT is asked for and not installed.
+        ConfigError: the model is not in float32, or TensorRT is not installed.
+        ParityError: the outputs of an engine differ from those of the model.
+        GateError: int8 is not accurate enough or not faster.
     """
     if not kinds:
         return []
-    classes = OnnxModel(model).classes
-    samples = load_samples(options.data_root, preprocess, classes)
-    calibration = _calibration(options.data_root, preprocess)
-
-    def int8(target: QuantiseTarget) -> Int8:
-        judges = load_samples(options.data_root, preprocess, classes, limit=JUDGING_IMAGES)
-        return Int8(target, calibration, options.max_top1_drop, validation=judges)
-
+    if source.graph.state != ONNX:
+        found = source.graph.state.precision
+        hint = "export the float32 network, or leave --to out"
+        raise ConfigError(f"--to {','.join(kinds)}", expected="a model in float32", found=found, hint=hint)
+    maker = _Maker(source, folder, options)
     makers = {
-        "fp16": lambda: _lowered(model, folder, samples, calibration),
-        "bf16": lambda: _hinted(model, samples),
-        "int8": lambda: _quantised(model, folder, samples, int8(options.runtime), options),
-        "tensorrt": lambda: _plan(model, folder, samples, options, Lower("float16", calibration)),
-        "tensorrt-int8": lambda: _plan(model, folder, samples, options, int8("tensorrt")),
+        "fp16": maker.float16,
+        "bf16": maker.bfloat16,
+        "int8": maker.int8,
+        "tensorrt": maker.plan,
+        "tensorrt-int8": maker.int8_plan,
     }
     return [makers[kind]() for kind in kinds]
 
 
+class _Maker:
+    """Makes the engines of one model; loads calibration images and the graph for TensorRT once."""
+
+    def __init__(self, source: Source, folder: Path, options: VariantOptions) -> None:
+        self.source, self.folder, self.options = source, folder, options
+        self.calibration = _calibration(options.data_root, source.preprocess)
+
+    def float16(self) -> Engine:
+        product = self._run([Lower("float16", self.calibration)], self.source.graph)
+        return Engine("float16", "onnxruntime", product.path.name, "float16", record=_record(product))
+
+    def bfloat16(self) -> Engine:
+        """Return an engine that shares the float32 file: OpenVINO converts it, and keeps sensitive layers itself."""
+        from shrinkserve.runtimes.openvino import HINTS, OpenVinoModel
+
+        path = self.source.graph.path
+        right, found = OnnxModel(path), OpenVinoModel(path, precision=HINTS["bfloat16"])
+        outcome = compare_outputs(right, found, self.source.samples, TOLERANCES["bfloat16"])
+        assert_parity(outcome, "bfloat16", right, found, self.source.samples)
+        record: EngineRecord = {"steps": [], "parity": outcome.to_dict()}
+        return Engine("bfloat16", "openvino", MODEL, "bfloat16", parameters=hint("bfloat16"), record={**record})
+
+    def int8(self) -> Engine:
+        runtime = self.options.runtime
+
+        def opener(path: Path, state: StepState) -> Predictor:
+            return open_graph(path, runtime, state)
+
+        product = self._run([self._int8_step(runtime)], self.source.graph, opener)
+        parameters = hint("int8") if runtime == "openvino" else {}
+        return Engine("int8", runtime, product.path.name, "int8", parameters=parameters, record=_record(product))
+
+    def plan(self) -> Engine:
+        return self._plan(Lower("float16", self.calibration))
+
+    def int8_plan(self) -> Engine:
+        return self._plan(self._int8_step("tensorrt"))
+
+    def _int8_step(self, target: QuantiseTarget) -> Int8:
+        source, options = self.source, self.options
+        judges = load_samples(options.data_root, source.preprocess, source.classes, limit=JUDGING_IMAGES)
+        return Int8(target, self.calibration, options.max_top1_drop, validation=judges)
+
+    def _plan(self, lower: Step) -> Engine:
+        """Build a plan from the graph without the passes for CPUs: these pad channels for the CPU's blocks."""
+        precision, options = lower.ensures.precision, self.options
+        cache, log, library = options.timing_cache, options.log, options.library
+        engine = EngineStep(precision, options.engine, timing_cache=cache, log=log, library=library)
+        passes = OptimisedOnnx("tensorrt", PassPlan(), name="gpu")
+        product = self._run([passes, lower, engine], self.source.plain, _plan_opener(options))
+        file, built = product.path.name, product.records[-1]["built"]
+        record = {**_record(product), BUILT: {file: built}}
+        capabilities = {built["compute_capability"] or "": file}
+        name = f"{library.replace('_', '-')}-{precision}"
+        return Engine(name, "tensorrt", file, precision, capabilities=capabilities, record=record)
+
+    def _run(self, steps: Sequence[Step], start: Product, opener: Opener | None = None) -> Product:
+        plain = Product(start.path, start.state, start.sha256)
+        return run_steps(steps, plain, self.folder, self.source.samples, opener=opener or _open_onnx)
+
+
+def _open_onnx(path: Path, state: StepState) -> Predictor:  # noqa: ARG001
+    return OnnxModel(path)
+
+
+def _record(product: Product) -> dict[str, object]:
+    record: EngineRecord = {"steps": list(product.records)}
+    return {**record}
+
+
 def _calibration(root: Path | None, preprocess: Preprocess) -> Images:
     if root is None:
-        return synthetic(preprocess.size, 64).images
+        return synthetic(preprocess.size, 64, preprocess.channels).images
     batches = evaluation_batches(open_dataset(root, "train"), preprocess, 64, limit=CALIBRATION_IMAGES)
     images: Images = np.concatenate([batch.images for batch in batches])
     return images
 
 
-def _lowered(model: Path, folder: Path, samples: Samples, calibration: Images) -> Variant:
-    record, file = _run([Lower("float16", calibration)], model, folder, samples)
-    return Variant("float16", "onnxruntime", file, "float16", record)
-
-
-def _hinted(model: Path, samples: Samples) -> Variant:
-    """OpenVINO casts the float32 graph itself and keeps what it knows to be delicate, so the file is shared."""
-    from shrinkserve.runtimes.openvino import HINTS, OpenVinoModel
-
-    right, found = OnnxModel(model), OpenVinoModel(model, precision=HINTS["bfloat16"])
-    outcome = compare_outputs(right, found, samples, TOLERANCES["bfloat16"])
-    assert_parity(outcome, "bfloat16", right, found, samples)
-    record = {"steps": [], "parity": outcome.to_dict()}
-    return Variant("bfloat16", "openvino", model.name, "bfloat16", record, hint("bfloat16"))
-
-
-def _quantised(model: Path, folder: Path, samples: Samples, step: Int8, options: VariantOptions) -> Variant:
-    record, file = _run([step], model, folder, samples, lambda path, state: open_graph(path, options.runtime, state))
-    parameters = hint("int8") if options.runtime == "openvino" else {}
-    return Variant("int8", options.runtime, file, "int8", record, parameters)
-
-
 def hint(precision: str) -> dict[str, str]:
-    """What tells Triton's OpenVINO backends, ours and NVIDIA's, how to compute a graph of a precision."""
+    """Return the parameters with which Triton's OpenVINO backend computes a graph of a precision."""
     from shrinkserve.runtimes.openvino import HINTS
 
     return {"INFERENCE_PRECISION_HINT": HINTS[precision]}
 
 
-def _plan(model: Path, folder: Path, samples: Samples, options: VariantOptions, first: Step) -> Variant:
-    precision = first.ensures.precision
-    cache, log, library = options.timing_cache, options.log, options.library
-    engine = EngineStep(precision, options.engine, timing_cache=cache, log=log, library=library)
-    record, file = _run([first, engine], model, folder, samples, _opener(options))
-    built = record["steps"][-1]["built"]
-    record[BUILT] = {file: built}
-    capabilities = {built["compute_capability"]: file}
-    name = f"{library.replace('_', '-')}-{precision}"
-    return Variant(name, "tensorrt", file, precision, record, capabilities=capabilities)
-
-
-def _run(
-    steps: Sequence[Step], model: Path, folder: Path, samples: Samples, opener: Opener = lambda path, _: OnnxModel(path)
-) -> tuple[dict[str, Any], str]:
-    product = run_steps(steps, Product(model, ONNX), folder, samples, opener=opener)
-    return {"steps": list(product.records)}, product.path.name
-
-
-def _opener(options: VariantOptions) -> Opener:
-    """Opens graphs, and plans where the GPU that they are built for is here; elsewhere `compare` asks them later."""
+def _plan_opener(options: VariantOptions) -> Opener:
+    """Return an opener for graphs, and for plans if their GPU is on this machine."""
 
     def opener(path: Path, state: StepState) -> Predictor | None:
         if state.format != "plan":
@@ -214,6 +238,6 @@ def _opener(options: VariantOptions) -> Opener:
         here = gpu()["compute_capability"]
         if here is None or (options.engine.compute_capability or here) != here:
             return None
-        return TensorRtModel(path, built_record(import_library(options.library), options.engine))
+        return TensorRtModel(path, build_info(import_library(options.library), options.engine))
 
     return opener

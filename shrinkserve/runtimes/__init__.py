@@ -1,4 +1,4 @@
-"""Anything that answers: a checkpoint in torch, an ONNX session, an engine, behind one protocol."""
+"""Runtimes behind one protocol, `Predictor`: torch, ONNX Runtime, OpenVINO and TensorRT."""
 
 from shrinkserve.runtimes.opening import open_artifact, open_engine
 from shrinkserve.runtimes.predictor import Predictor

@@ -1,4 +1,4 @@
-"""A training run's network in torch: what every conversion is compared with."""
+"""The network of a training run in torch: the reference for every conversion."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from shrinkserve.arch.module import Network, compile_spec
 from shrinkserve.arch.serialise import from_dict
-from shrinkserve.artifact import read_card
+from shrinkserve.artifact import read_card, verify_file
 from shrinkserve.errors import ArtifactError, ConfigError
 from shrinkserve.preprocess import Preprocess
 
@@ -24,43 +24,51 @@ Weights = Literal["ema", "raw"]
 Arrays = Mapping[str, npt.NDArray[Any]]
 
 SMALL_BATCH = 64
-"""Images that are run at once; a larger request is cut, so that memory does not grow with it."""
+"""Images in one forward pass; larger requests are split, so that memory does not grow with them."""
 
 
 class Checkpoint:
     """The network of a run folder, in float32 on the CPU, in evaluation mode.
 
+    Reads and hashes each file once: the card, and the one file of weights.
+
     Args:
         run: the folder that `shrinkserve train` wrote.
-        weights: "ema", what is shipped, or "raw", what the optimiser ended with.
+        weights: "ema", the weights that were evaluated, or "raw", the optimiser's last ones.
 
     Attributes:
         name: the model's name.
         size: height and width of an image, in pixels.
         classes: class names in the order of the logits.
-        preprocess: what happens to an image before `answer`.
+        preprocess: the preprocessing of an image before `predict`.
         card: the run's card.
+        weights: the name of the weights.
+        path: the file of the weights.
         module: float images [N, 3, S, S], normalised, -> logits [N, classes].
 
     Raises:
-        ArtifactError: no run there, or one that was changed or damaged.
+        ArtifactError: no run there, or a damaged one.
     """
 
     def __init__(self, run: Path, weights: str = "ema") -> None:
-        weights = chosen(weights)
-        self.card = read_card(run, "checkpoint")
+        self.weights = chosen(weights)
+        self.card = read_card(run, "checkpoint", verify=False)
         self.name, self.classes = self.card.name, self.card.classes
         self.preprocess = Preprocess.from_dict(self.card.preprocess)
         self.size = self.preprocess.size
-        path = run / f"{weights}.safetensors"
+        self.path = run / f"{self.weights}.safetensors"
+        if self.path.name not in self.card.files:
+            raise ArtifactError(f"{run}: its card has no {self.path.name}", hint="train again")
+        self.file_sha256 = self.card.files[self.path.name]
+        verify_file(self.path, self.file_sha256)
         try:
-            tensors = load_file(path)
+            tensors = load_file(self.path)
         except (OSError, SafetensorError) as exc:
-            raise ArtifactError(f"{path}: not readable weights ({exc})", hint="train again") from exc
-        self.module = restore(self.card.spec, tensors, str(path))
+            raise ArtifactError(f"{self.path}: cannot read the weights ({exc})", hint="train again") from exc
+        self.module = restore(self.card.spec, tensors, str(self.path))
 
     def predict(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """Logits.
+        """Return the logits.
 
         Args:
             images: uint8 [N, S, S, 3], RGB.
@@ -77,10 +85,10 @@ class Checkpoint:
 
 
 def chosen(weights: str) -> Weights:
-    """The name of weights, checked.
+    """Return the name of weights after checking it.
 
     Raises:
-        ConfigError: there are none of this name.
+        ConfigError: an unknown name.
     """
     if weights not in get_args(Weights):
         raise ConfigError("weights", expected=" or ".join(get_args(Weights)), found=repr(weights))
@@ -88,16 +96,16 @@ def chosen(weights: str) -> Weights:
 
 
 def restore(spec: Mapping[str, Any], tensors: Arrays, where: str) -> Network:
-    """The network of a spec with given weights, in evaluation mode.
+    """Return the network of a spec with the given weights, in evaluation mode.
 
     Args:
-        spec: what `arch.spec.to_dict` wrote.
-        tensors: the state dict; batch norms' ``num_batches_tracked`` may be missing.
-        where: what to call the source in a message.
+        spec: the network, see `arch.serialise.to_dict`.
+        tensors: the state dict; ``num_batches_tracked`` of batch norms may be missing.
+        where: name of the source, for messages.
 
     Raises:
         SpecError: not a network.
-        ArtifactError: the weights are those of another network.
+        ArtifactError: the weights belong to another network.
     """
     network = compile_spec(from_dict(dict(spec)))
     load_weights(network, {name: torch.from_numpy(np.array(value)) for name, value in tensors.items()}, where)
@@ -108,10 +116,10 @@ def load_weights(network: nn.Module, tensors: Mapping[str, Tensor], where: str) 
     """Copy weights into a network.
 
     Raises:
-        ArtifactError: a missing or additional tensor, or one of another shape.
+        ArtifactError: a tensor is missing, unexpected or of another shape.
     """
     try:
-        # A state dict without version metadata may leave num_batches_tracked out, also where all else is strict.
+        # strict=True still accepts a missing num_batches_tracked if the state dict has no version metadata.
         network.load_state_dict(dict(tensors), strict=True)
     except RuntimeError as exc:
         reason = str(exc).splitlines()[-1].strip()
@@ -119,20 +127,20 @@ def load_weights(network: nn.Module, tensors: Mapping[str, Tensor], where: str) 
 
 
 def weights(network: nn.Module) -> dict[str, Tensor]:
-    """The tensors that are stored and hashed: parameters and running statistics, contiguous on the CPU."""
+    """Return the tensors that are stored and hashed: parameters and running statistics, contiguous on the CPU."""
     state = {name: value for name, value in network.state_dict().items() if not name.endswith("num_batches_tracked")}
     return {name: value.detach().cpu().contiguous() for name, value in state.items()}
 
 
 def normalise(images: Tensor, preprocess: Preprocess) -> Tensor:
-    """Pixels as the network wants them, on the device that they are on.
+    """Return normalised images, on the device of `images`.
 
     Args:
-        images: uint8 [N, S, S, 3].
-        preprocess: mean and standard deviation on the scale [0, 1].
+        images: uint8 [N, S, S, C].
+        preprocess: gives the normalisation.
 
     Returns:
-        float32 [N, 3, S, S]: a view, so in the channels-last memory format.
+        float32 [N, C, S, S], a view in the channels-last memory format.
     """
     scale, shift = _constants(preprocess, images.device)
     return torch.addcmul(shift, images.to(torch.float32), scale).permute(0, 3, 1, 2)
@@ -142,6 +150,5 @@ def normalise(images: Tensor, preprocess: Preprocess) -> Tensor:
 @torch.inference_mode(mode=False)
 def _constants(preprocess: Preprocess, device: torch.device) -> tuple[Tensor, Tensor]:
     """Return scale and shift on a device. Copying them for each batch would wait for the GPU."""
-    scale = torch.tensor([1 / (255 * s) for s in preprocess.std], device=device)
-    shift = torch.tensor([-m / s for m, s in zip(preprocess.mean, preprocess.std, strict=True)], device=device)
+    scale, shift = (torch.from_numpy(vector).to(device) for vector in preprocess.scale_and_shift())
     return scale, shift

@@ -1,4 +1,4 @@
-"""OpenMP's helper threads, which torch's operators share."""
+"""OpenMP helper threads of torch's operators."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from pathlib import Path
 import torch
 
 SOFT = 1
-"""`omp_pause_soft`: threads end, settings such as their number stay."""
+"""`omp_pause_soft`: ends the threads and keeps settings such as their number."""
 
 
 def release_helpers() -> None:
-    """End the OpenMP helpers of the calling thread; they come back with its next operator.
+    """End the OpenMP helper threads of the calling thread; its next torch operator starts them again.
 
-    Each thread that calls torch gets helpers of its own. GNU's OpenMP counts those of the whole process: where they
-    are more than the cores, they sleep after every operator, and to wake them takes longer than a small operator
-    does. A network of 400 operators on 32x32 pixels took 20 ms in a second thread, and 5 ms once the first had let
-    its helpers go.
-    Does nothing where torch is built with another OpenMP that has no `omp_pause_resource_all` (OpenMP 5.0).
+    Each thread that calls torch gets its own helpers. GNU OpenMP counts the helpers of the whole process: if there are
+    more than cores, they sleep after every operator, and waking them takes longer than a small operator. A network of
+    400 operators on 32x32 pixels took 20 ms in a second thread, and 5 ms after the first one had released its helpers.
+
+    Does nothing if torch uses an OpenMP without `omp_pause_resource_all` (OpenMP 5.0).
     """
     for library in (Path(torch.__file__).parent / "lib").glob("libtorch_cpu.*"):
         pause = getattr(ctypes.CDLL(str(library)), "omp_pause_resource_all", None)

@@ -1,4 +1,4 @@
-"""An exported graph in OpenVINO on the CPU."""
+"""ONNX graphs in OpenVINO on the CPU."""
 
 from __future__ import annotations
 
@@ -10,27 +10,29 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from shrinkserve.artifact import INPUT, LOGITS
 from shrinkserve.errors import ArtifactError
-from shrinkserve.runtimes.predictor import Images, Logits, described
+from shrinkserve.runtimes.external_data import check_external_data
+from shrinkserve.runtimes.predictor import Images, Logits, describe
 
 Hint = Literal["f32", "bf16"]
 Arrays = Mapping[str, npt.NDArray[Any]]
 
 HINTS: Mapping[str, Hint] = {"float32": "f32", "bfloat16": "bf16", "int8": "bf16"}
-"""What a graph of a precision may be computed in. What an eight-bit graph keeps between its eight-bit layers, the sums
-above all, is half as large in bfloat16: a tenth of the time. A CPU without bfloat16 computes in float32."""
+"""Precision of a graph -> OpenVINO's inference precision. In an int8 graph the tensors between int8 layers, mainly the
+sums, are half as large in bfloat16, which saves 10 % of the time. A CPU without bfloat16 computes in float32."""
 BATCHES: Mapping[Hint | Literal["int8"], tuple[int, ...]] = {"f32": (2, 1), "bf16": (4, 1), "int8": (8, 4, 1)}
-"""Sizes that a graph is compiled for, by what flows between its layers: the larger the values, the fewer images stay in
-the caches. For ShrinkCNN-A at 224x224 the largest of each is 3 to 17 % faster an image than 1, and 6 to 13 % than twice
-its size."""
+"""Batch sizes to compile for, by the type of the tensors between layers. Fewer images of a
+larger type fit into the caches. For ShrinkCNN-A at 224x224 the largest size of each row is 3 to 17 % faster per image
+than 1, and 6 to 13 % faster than twice the size."""
 
 
 @cache
 def shared_core() -> Any:
-    """The process's `openvino.Core`.
+    """Return a process-wide Core that is never destroyed.
 
-    One, and never ended: each that compiles for the CPU gives the thread another stack for its signal handlers, and
-    two that end in the order in which they began leave the thread with the one that is gone: the next signal is fatal.
+    Each Core installs an alternate signal stack on the compiling thread. Destroying two of them in creation order
+    leaves a dangling stack, and the next signal crashes the process.
     """
     import openvino
 
@@ -38,18 +40,18 @@ def shared_core() -> Any:
 
 
 class FixedBatches:
-    """A graph compiled for a few sizes of a batch (`BATCHES`), which any other is cut into.
+    """A graph compiled for a few batch sizes (`BATCHES`); other batches are split into these.
 
-    With shapes that it knows, OpenVINO plans memory and kernels once, and not again at every layer of every answer. A
-    graph that is dynamic in more than its batch is compiled as it is.
+    With fixed shapes, OpenVINO plans memory and kernels once instead of at every layer of every request. A graph with
+    more dynamic dimensions than the batch is compiled with its dynamic shapes.
 
     Args:
         path: an .onnx or .xml file.
-        properties: OpenVINO's, for the CPU.
+        properties: of OpenVINO, for the CPU.
 
     Attributes:
-        model: the graph as the file has it.
-        sizes: of the batches, descending; 0 where it is compiled as it is.
+        model: the graph of the file.
+        sizes: batch sizes in descending order; 0 for dynamic shapes.
 
     Raises:
         RuntimeError: OpenVINO cannot load it.
@@ -69,7 +71,7 @@ class FixedBatches:
             self._requests[size] = core.compile_model(model, "CPU", dict(properties)).create_infer_request()
 
     def infer(self, inputs: Arrays) -> dict[str, npt.NDArray[Any]]:
-        """The outputs by name; their memory is the caller's."""
+        """Return the outputs by name, in arrays that the caller owns."""
         if 0 in self._requests:
             return _named(self._requests[0].infer(dict(inputs), share_inputs=True))
         rows, start, parts = len(next(iter(inputs.values()))), 0, []
@@ -96,40 +98,46 @@ def _named(results: Any) -> dict[str, npt.NDArray[Any]]:
 
 
 class OpenVinoModel:
-    """An `Answerer` that is an ONNX file with the project's interface.
+    """A `Predictor` that runs an exported ONNX file in OpenVINO.
 
     Args:
         path: the .onnx file.
-        threads: threads that compute one answer; None for OpenVINO's choice.
-        precision: what the CPU may compute in: OpenVINO casts a float32 graph to bfloat16 itself.
+        threads: threads that compute one prediction; None for OpenVINO's choice.
+        precision: of the arithmetic; OpenVINO converts a float32 graph to bfloat16 itself.
 
     Raises:
-        ArtifactError: missing, or not a model that OpenVINO can load.
+        ArtifactError: the file is missing, or OpenVINO cannot load it.
     """
 
     def __init__(self, path: Path, threads: int | None = None, precision: Hint = "f32") -> None:
-        if not path.is_file():
-            raise ArtifactError(f"{path}: no such file", hint="name a .onnx file that `export` wrote")
+        check_external_data(path)
         properties: dict[str, str | int] = {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_PRECISION_HINT": precision,
-            "ENABLE_CPU_PINNING": "NO",  # every model would pin its first thread to the same core
+            "ENABLE_CPU_PINNING": "NO",  # each model would pin its first thread to the same core
         }
         if threads is not None:
             properties["INFERENCE_NUM_THREADS"] = threads
         try:
             self.batches = FixedBatches(path, properties)
         except RuntimeError as exc:
-            reason = str(exc).strip().splitlines()[-1]
-            raise ArtifactError(f"{path}: OpenVINO cannot load it ({reason})", hint="export the model again") from exc
+            raise ArtifactError(f"{path}: OpenVINO cannot load it ({_reason(exc, path)})") from exc
         self.path, self.precision = path, precision
-        self.size = int(self.batches.model.input("images").partial_shape[1].get_length())
-        count = int(self.batches.model.output("logits").partial_shape[1].get_length())
-        self.classes, self.preprocess = described(path, count)
+        self.size = int(self.batches.model.input(INPUT).partial_shape[1].get_length())
+        count = int(self.batches.model.output(LOGITS).partial_shape[1].get_length())
+        self.classes, self.preprocess = describe(path, count)
 
     @property
     def name(self) -> str:
         return f"{self.path} (OpenVINO {self.precision})"
 
     def predict(self, images: Images) -> Logits:
-        return self.batches.infer({"images": images})["logits"]
+        try:
+            return self.batches.infer({INPUT: images})[LOGITS]
+        except RuntimeError as exc:
+            reason = _reason(exc, self.path)
+            raise ArtifactError(f"{self.path}: OpenVINO cannot run a batch of {len(images)} ({reason})") from exc
+
+
+def _reason(error: RuntimeError, path: Path) -> str:
+    return str(error).strip().splitlines()[-1].replace(str(path), path.name)

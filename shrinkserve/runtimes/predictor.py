@@ -1,4 +1,4 @@
-"""What everything that answers has in common."""
+"""The protocol of everything that predicts."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ Logits = npt.NDArray[np.float32]
 
 
 class Predictor(Protocol):
-    """A network that can be asked, whatever runs it.
+    """A network in any runtime.
 
     Attributes:
-        name: what reports call it.
-        size: height and width of the images it takes, in pixels.
+        name: for reports.
+        size: height and width of its images, in pixels.
         classes: class names in the order of the logits.
     """
 
@@ -35,17 +35,17 @@ class Predictor(Protocol):
     def classes(self) -> Sequence[str]: ...
 
     def predict(self, images: Images) -> Logits:
-        """The logits of a batch of any size from 1."""
+        """Return the logits of a batch of any size from 1."""
         ...
 
 
-def described(path: Path, logits: int) -> tuple[list[str], Preprocess | None]:
-    """Class names and preprocessing of a model's file, as the ``card.json`` beside it has them.
+def describe(path: Path, logits: int) -> tuple[list[str], Preprocess | None]:
+    """Return the class names and the preprocessing of a model file, from the ``card.json`` in its folder.
 
-    Without a card, or with one of another number of classes, the names are ``"0"``, ``"1"``, ...
+    Without a card, or if the card has another number of classes, the names are ``"0"``, ``"1"``, ...
 
     Raises:
-        ArtifactError: a file that is not its card's.
+        ArtifactError: a file of the folder does not match the card.
     """
     card = read_card(path.parent) if (path.parent / CARD).is_file() else None
     known = card.classes if card else []

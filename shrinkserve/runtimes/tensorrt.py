@@ -1,22 +1,45 @@
-"""A TensorRT plan on a GPU, with torch for its memory."""
+"""TensorRT plans on a GPU, with torch for the memory."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
-from shrinkserve.artifact import CARD, read_card, verify_file
+from typing_extensions import TypedDict
+
+from shrinkserve.artifact import CARD, INPUT, LOGITS, read_card, verify_file
+from shrinkserve.engines import engines_of
 from shrinkserve.errors import ArtifactError
-from shrinkserve.runtimes.predictor import Images, Logits, described
-
-INPUT, LOGITS = "images", "logits"
-BUILT = "built"
-"""Where the record of an engine in a card keeps what each of its plans was built by and for, by file name."""
+from shrinkserve.runtimes.predictor import Images, Logits, describe
+from shrinkserve.toml import validate
 
 
-def gpu() -> dict[str, str | None]:
-    """Name and compute capability of the first GPU here; None each where there is none."""
+class Machine(TypedDict):
+    """The first GPU of a machine; both None without one."""
+
+    gpu: str | None
+    compute_capability: str | None
+
+
+class BuildInfo(Machine):
+    """What a plan was built by and for.
+
+    Attributes:
+        library: ``"tensorrt"`` or ``"tensorrt_rtx"``.
+        version: of the library.
+        hardware_compatibility: see `EngineOptions.compatibility`.
+        batches: smallest, optimal and largest batch of the profile.
+    """
+
+    library: str
+    version: str
+    hardware_compatibility: str
+    batches: list[int]
+
+
+def gpu() -> Machine:
+    """Return the name and the compute capability of the first GPU of this machine."""
     import torch
 
     if not torch.cuda.is_available():
@@ -25,33 +48,34 @@ def gpu() -> dict[str, str | None]:
     return {"gpu": torch.cuda.get_device_name(), "compute_capability": f"{major}.{minor}"}
 
 
-def check_fit(path: Path, built: Mapping[str, Any], here: Mapping[str, Any], rebuild: str) -> None:
-    """Refuse a plan that was built for another GPU or by another TensorRT.
+def check_fit(path: Path, built: BuildInfo, version: str | None, here: Machine, rebuild: str) -> None:
+    """Reject a plan that was built for another GPU or by another TensorRT.
 
     Args:
         path: the plan.
-        built: `library`, `version`, `compute_capability`, `gpu` and `hardware_compatibility`, as its card has them.
-        here: `version`, `compute_capability` and `gpu` of this machine.
-        rebuild: the command that builds it again.
+        built: what it was built by and for.
+        version: of the library on this machine; None if it is not installed.
+        here: the GPU of this machine.
+        rebuild: the command that builds the plan again.
 
     Raises:
-        ArtifactError: what was built, what is here, and the command.
+        ArtifactError: names what the plan needs, what this machine has, and the command.
     """
     wanted, found = built["compute_capability"], here["compute_capability"]
     capable = found is not None and (
         wanted == found or (built["hardware_compatibility"] == "ampere+" and float(found) >= 8.0)
     )
-    if capable and built["version"] == here["version"]:
+    if capable and built["version"] == version:
         return
     raise ArtifactError(
         f"{path}: the plan does not fit this machine",
-        expected=f"{built['library']} {built['version']}, {_described(built)}",
-        found=f"{built['library']} {here['version'] or 'not installed'}, {_described(here)}",
+        expected=f"{built['library']} {built['version']}, {_describe_gpu(built)}",
+        found=f"{built['library']} {version or 'not installed'}, {_describe_gpu(here)}",
         hint=f"build it here: {rebuild}",
     )
 
 
-def _described(machine: Mapping[str, Any]) -> str:
+def _describe_gpu(machine: Machine) -> str:
     if machine["compute_capability"] is None:
         return "no GPU"
     capability = f"compute capability {machine['compute_capability']}"
@@ -59,42 +83,41 @@ def _described(machine: Mapping[str, Any]) -> str:
 
 
 def open_plan(path: Path) -> TensorRtModel:
-    """A plan of a version's folder, whose card says what it was built by and for.
+    """Open a plan in a version's folder, whose card records what it was built by and for.
 
     Raises:
-        ArtifactError: no card there that knows it, or built for something else than what is here; with the command
-            that builds it again.
+        ArtifactError: the card does not list the plan, or the plan does not fit this machine.
     """
-    engines = read_card(path.parent, verify=False).details.get("engines", {})
-    for engine in engines.values():
-        built = engine["record"].get(BUILT, {}).get(path.name)
-        if built is not None:
-            kind = "tensorrt-int8" if engine["precision"] == "int8" else "tensorrt"
+    for engine in engines_of(read_card(path.parent, verify=False)):
+        if path.name in engine.plans:
+            built = validate(BuildInfo, engine.plans[path.name], str(path), error=ArtifactError)
+            kind = "tensorrt-int8" if engine.precision == "int8" else "tensorrt"
             builder = "" if built["library"] == "tensorrt" else f" --builder {built['library']}"
             return TensorRtModel(path, built, f"shrinkserve export {path.parent} --to {kind}{builder}")
-    what = f"{path}: its card does not say what it was built by and for"
-    raise ArtifactError(what, hint="name a plan in the version folder that `export` wrote")
+    what = f"{path}: its card does not record what it was built by and for"
+    raise ArtifactError(what, hint="name a plan in a version folder that `export` wrote")
 
 
 class TensorRtModel:
-    """An `Answerer` that is a plan; the batch is cut to what the plan's profile takes.
+    """A `Predictor` that runs a plan; batches are split to fit the plan's profile.
 
     Args:
         path: the plan.
-        built: what its card says it was built by and for.
-        rebuild: the command that builds it again, for the message.
+        built: what it was built by and for.
+        rebuild: the command that builds it again, for messages.
 
     Raises:
-        ArtifactError: missing, damaged, or built for something else than what is here.
+        ArtifactError: the plan is missing, damaged or does not fit this machine.
     """
 
-    def __init__(self, path: Path, built: Mapping[str, Any], rebuild: str = "shrinkserve export --to tensorrt") -> None:
+    def __init__(self, path: Path, built: BuildInfo, rebuild: str = "shrinkserve export --to tensorrt") -> None:
         import torch
 
         if not path.is_file():
             raise ArtifactError(f"{path}: no such file", hint="name a plan that `export --to tensorrt` wrote")
-        trt = _library(str(built["library"]))
-        check_fit(path, built, {"version": getattr(trt, "__version__", None), **gpu()}, rebuild)
+        trt = _library(built["library"])
+        check_fit(path, built, getattr(trt, "__version__", None), gpu(), rebuild)
+        assert trt is not None
         _check_sha256(path)
         self.path, self.trt = path, trt
         self.runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
@@ -106,7 +129,7 @@ class TensorRtModel:
         shape = tuple(self.engine.get_tensor_shape(INPUT))
         self.size, self.max_batch = int(shape[1]), int(self.engine.get_tensor_profile_shape(INPUT, 0)[2][0])
         count = int(tuple(self.engine.get_tensor_shape(LOGITS))[1])
-        self.classes, self.preprocess = described(path, count)
+        self.classes, self.preprocess = describe(path, count)
 
     @property
     def name(self) -> str:
@@ -116,9 +139,9 @@ class TensorRtModel:
         import numpy as np
 
         cut = range(0, len(images), self.max_batch)
-        return np.concatenate([self._answer(images[start : start + self.max_batch]) for start in cut])
+        return np.concatenate([self._predict(images[start : start + self.max_batch]) for start in cut])
 
-    def _answer(self, images: Images) -> Logits:
+    def _predict(self, images: Images) -> Logits:
         import numpy as np
         import torch
 
@@ -131,7 +154,7 @@ class TensorRtModel:
                 tensors[name] = torch.empty(shape, dtype=torch.float32, device="cuda")
         for name, tensor in tensors.items():
             self.context.set_tensor_address(name, tensor.data_ptr())
-        self.stream.wait_stream(torch.cuda.current_stream())  # the copy of the images came before
+        self.stream.wait_stream(torch.cuda.current_stream())  # wait for the copy of the images
         if not self.context.execute_async_v3(self.stream.cuda_stream):
             raise ArtifactError(f"{self.path}: TensorRT could not run the plan", hint="build it again on this machine")
         self.stream.synchronize()
@@ -140,19 +163,17 @@ class TensorRtModel:
 
 
 def _check_sha256(path: Path) -> None:
-    """Compare a plan with the card beside it, if there is one, before TensorRT loads it: a plan can contain code."""
+    """Compare a plan with the card in its folder before TensorRT loads it: a plan can contain code."""
     if (path.parent / CARD).is_file():
         expected = read_card(path.parent, verify=False).files.get(path.name)
         if expected is not None:
             verify_file(path, expected)
 
 
-def _library(name: str) -> Any:
-    import importlib
-
+def _library(name: str) -> ModuleType | None:
     for module in (name, f"{name}_bindings"):
         try:
-            return importlib.import_module(module)
-        except (ImportError, OSError):
+            return import_module(module)
+        except (ImportError, OSError):  # a package without its libraries raises either
             continue
     return None

@@ -12,7 +12,7 @@ import torch
 from shrinkserve.arch import load_network
 from shrinkserve.arch.module import compile_spec
 from shrinkserve.arch.serialise import to_dict
-from shrinkserve.artifact import Card
+from shrinkserve.artifact import Card, sha256_file
 from shrinkserve.errors import ConfigError
 from shrinkserve.exporting import graph
 from shrinkserve.exporting.engine.build import TOLERANCES, EngineOptions, EngineStep, import_library
@@ -21,10 +21,11 @@ from shrinkserve.exporting.precision import Lower
 from shrinkserve.exporting.quantise.calibration import clip, observe
 from shrinkserve.exporting.quantise.static import quantise
 from shrinkserve.exporting.samples import synthetic
+from shrinkserve.exporting.steps import ONNX, Product
 from shrinkserve.exporting.to_onnx import OnnxFromCheckpoint
-from shrinkserve.exporting.variants import VariantOptions, make_variants
+from shrinkserve.exporting.variants import Source, VariantOptions, make_variants
 from shrinkserve.preprocess import Preprocess
-from shrinkserve.runtimes.checkpoint import weights
+from shrinkserve.runtimes.checkpoint import Checkpoint, weights
 from shrinkserve.runtimes.onnx import OnnxModel
 from shrinkserve.runtimes.tensorrt import TensorRtModel, gpu
 
@@ -55,9 +56,11 @@ def float32(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_file(weights(module), folder / "ema.safetensors")
     preprocess = Preprocess(size=SIZE).to_dict()
     classes = [str(index) for index in range(10)]
-    Card(kind="checkpoint", name="net", preprocess=preprocess, classes=classes, spec=to_dict(spec)).write(folder)
+    files = {"ema.safetensors": sha256_file(folder / "ema.safetensors")}
+    card = Card("checkpoint", "net", files=files, preprocess=preprocess, classes=classes, spec=to_dict(spec))
+    card.write(folder)
     path = folder / "model.onnx"
-    OnnxFromCheckpoint("ema").run(folder, path, synthetic(SIZE, 4))
+    OnnxFromCheckpoint(Checkpoint(folder)).run(folder, path, synthetic(SIZE, 4))
     return path
 
 
@@ -74,21 +77,23 @@ def lowered(source: Path, precision: str, target: Path) -> Path:
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16", "bfloat16", "int8"])
-def test_plan_answers_as_its_graph(library: str, float32: Path, tmp_path: Path, precision: str):
+def test_plan_predicts_like_graph(library: str, float32: Path, tmp_path: Path, precision: str):
     source = lowered(float32, precision, tmp_path / "low.onnx")
     plan = tmp_path / "model.plan"
     record = EngineStep(precision, EngineOptions(opt_batch=4, max_batch=8), library=library).run(
         source, plan, synthetic(SIZE, 4)
     )
-    answerer = TensorRtModel(plan, record["built"])
-    outcome = compare_outputs(OnnxModel(float32), answerer, synthetic(SIZE, 32), TOLERANCES[precision], max_batch=8)
-    assert outcome.faults == []
+    model = TensorRtModel(plan, record["built"])
+    outcome = compare_outputs(OnnxModel(float32), model, synthetic(SIZE, 32), TOLERANCES[precision], max_batch=8)
+    assert outcome.violations == []
     more = synthetic(SIZE, 19).images  # beyond the profile's largest batch: cut
-    np.testing.assert_allclose(answerer.predict(more)[:8], answerer.predict(more[:8]), atol=outcome.limit)
+    np.testing.assert_allclose(model.predict(more)[:8], model.predict(more[:8]), atol=outcome.limit)
 
 
-def test_an_exported_plan_is_checked_where_its_gpu_is(library: str, float32: Path, tmp_path: Path):
+def test_exported_plan_is_checked_on_its_gpu(library: str, float32: Path, tmp_path: Path):
     options = VariantOptions(None, library=library, engine=EngineOptions(opt_batch=4, max_batch=8))
-    variant = make_variants(float32, ["tensorrt"], tmp_path, Preprocess(size=SIZE), options)[0]
+    graph = Product(float32, ONNX, sha256_file(float32))
+    source = Source(graph, graph, Preprocess(size=SIZE), [str(i) for i in range(10)], synthetic(SIZE, 32))
+    variant = make_variants(source, ["tensorrt"], tmp_path, options)[0]
     assert variant.record["steps"][-1]["parity"]["passed"] is True
     assert variant.capabilities == {gpu()["compute_capability"]: variant.file}

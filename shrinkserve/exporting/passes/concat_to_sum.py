@@ -1,4 +1,4 @@
-"""A concat of convolutions is a sum of wider ones."""
+"""Rewrite a concat of convolutions into a sum of wider convolutions."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import onnx_ir as ir
 from shrinkserve.exporting.passes.editing import (
     Array,
     GraphPass,
+    add_all,
     attribute,
     concat_sizes,
     conv_bias,
     conv_weight,
-    insert,
     insert_conv,
     is_channel_concat,
     is_dense,
@@ -22,10 +22,10 @@ from shrinkserve.exporting.passes.editing import (
 
 
 class ConcatToSum(GraphPass):
-    """``[A x, B y] = [A, 0] x + [0, B] y``, also where a part is a sum of convolutions itself.
+    """``[A x, B y] = [A, 0] x + [0, B] y``, also if a part is itself a sum of convolutions.
 
-    More multiplications, but no copy: and where padding would fill each part's last block, the wider filters fit
-    into fewer blocks than the parts took.
+    This costs multiplications and saves a copy. If padding would fill the last block of each part, the wider filters
+    need fewer blocks than the parts.
     """
 
     def rewrite(self, graph: ir.Graph) -> bool:
@@ -42,21 +42,14 @@ def _widen(concat: ir.Node) -> bool:
     if sizes is None or not all(terms):
         return False
     starts = np.cumsum([0, *sizes])
-    total: ir.Value | None = None
-    for start, convs in zip(starts, terms, strict=False):
-        for conv in convs:
-            wide = _placed(concat, conv, int(start), int(starts[-1]))
-            if total is not None:
-                wide = insert(concat, "Add", [total, wide], f"{conv.name}.added")
-                wide.shape = concat.outputs[0].shape
-            total = wide
-    assert total is not None
-    replace(concat.outputs[0], total)
+    placed = [(conv, int(start)) for start, convs in zip(starts, terms, strict=False) for conv in convs]
+    wide = [_placed(concat, conv, start, int(starts[-1])) for conv, start in placed]
+    replace(concat.outputs[0], add_all(concat, wide, [f"{conv.name}.added" for conv, _ in placed[1:]]))
     return True
 
 
 def _terms(value: ir.Value | None) -> list[ir.Node]:
-    """The dense convolutions whose sum `value` is; empty where it is something else or is read elsewhere too."""
+    """Return the dense convolutions whose sum is `value`; empty for other values, or if another node reads one."""
     conv = producer(value, "Conv")
     if conv is not None:
         return [conv] if is_dense(conv) else []

@@ -1,4 +1,4 @@
-"""A convolution over a concat is a sum of convolutions."""
+"""Rewrite a convolution over a concat into a sum of convolutions."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import onnx_ir as ir
 
 from shrinkserve.exporting.passes.editing import (
     OverConcat,
+    add_all,
     concat_sizes,
     conv_bias,
     conv_weight,
-    insert,
     insert_conv,
     is_dense,
     replace,
@@ -18,7 +18,7 @@ from shrinkserve.exporting.passes.editing import (
 
 
 class ConvOverConcat(OverConcat):
-    """``W [x, y] = W_x x + W_y y``: the joined tensor is never made.
+    """``W [x, y] = W_x x + W_y y``: the joined tensor disappears.
 
     ONNX Runtime adds the second product inside the second convolution.
     """
@@ -34,17 +34,14 @@ class ConvOverConcat(OverConcat):
 
 def _split(conv: ir.Node, concat: ir.Node) -> bool:
     weight, sizes = conv_weight(conv), concat_sizes(concat)
-    if weight is None or sizes is None:
+    if weight is None or sizes is None or sum(sizes) != weight.shape[1]:
         return False
-    total: ir.Value | None = None
+    inputs = [value for value in concat.inputs if value is not None]
     parts = np.split(weight, np.cumsum(sizes)[:-1], axis=1)
-    for number, (x, part) in enumerate(zip(concat.inputs, parts, strict=True)):
-        assert x is not None
-        product = insert_conv(conv, x, part, None if number else conv_bias(conv), f"{conv.name}.part{number}", conv)
-        if total is not None:
-            product = insert(conv, "Add", [total, product], f"{conv.name}.sum{number}")
-            product.shape = conv.outputs[0].shape
-        total = product
-    assert total is not None
-    replace(conv.outputs[0], total)
+    products = [
+        insert_conv(conv, x, part, None if number else conv_bias(conv), f"{conv.name}.part{number}", conv)
+        for number, (x, part) in enumerate(zip(inputs, parts, strict=True))
+    ]
+    names = [f"{conv.name}.sum{number}" for number in range(1, len(products))]
+    replace(conv.outputs[0], add_all(conv, products, names))
     return True

@@ -1,4 +1,4 @@
-"""What graph passes are written with: predicates on nodes, and edits that keep names and weights in order."""
+"""Predicates on nodes and edits of graphs, for graph passes."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ CHANNELS = 1
 
 
 class GraphPass(ir.passes.InPlacePass):
-    """One rewrite, applied wherever it fits until it fits nowhere.
+    """A rewrite, repeated until it applies nowhere.
 
-    Exact in real arithmetic: outputs may change in the last bits only, as sums are taken in another order.
+    Exact in real arithmetic: outputs change in the last bits only, because sums are computed in another order. A pass
+    changes nodes of the main graph only, and applies only where the shapes that it depends on are known.
 
     Args:
-        scope: only where nodes' names begin with it, e.g. ``"stage2."``; all of the graph by default.
+        scope: prefix of the names of the nodes to rewrite, e.g. ``"stage2."``; every node by default.
     """
 
     def __init__(self, scope: str = "") -> None:
@@ -32,7 +33,7 @@ class GraphPass(ir.passes.InPlacePass):
         self.scope = scope
 
     once = False
-    """Whether one sweep is all there is to do."""
+    """True if one sweep is enough."""
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         modified = False
@@ -46,21 +47,21 @@ class GraphPass(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, modified)
 
     def nodes(self, graph: ir.Graph) -> Iterator[ir.Node]:
-        """The nodes in scope, in the graph's order."""
+        """Return the nodes in scope, in the graph's order."""
         return (node for node in graph if (node.name or "").startswith(self.scope))
 
     @abstractmethod
     def rewrite(self, graph: ir.Graph) -> bool:
-        """Rewrite what fits now; True where anything was changed."""
+        """Rewrite every match; return True if anything changed."""
 
 
 class OverConcat(GraphPass):
-    """A rewrite of what reads a concat, so that it reads the parts.
+    """A rewrite of the reader of a concat into nodes that read the concat's inputs.
 
     Args:
         scope: see `GraphPass`.
-        alone: only where nobody else reads the concat; it is then never made. Elsewhere it stays, and a reader that
-            takes it in one piece is faster than one that takes it in two.
+        alone: apply only if the concat has no other reader, so that it disappears. Otherwise it stays, and one reader
+            of the joined tensor is faster than two readers of its parts.
     """
 
     def __init__(self, scope: str = "", *, alone: bool = False) -> None:
@@ -68,68 +69,78 @@ class OverConcat(GraphPass):
         self.alone = alone
 
     def concat(self, value: ir.Value | None) -> ir.Node | None:
-        """The concat that makes `value`, where this pass may take it apart."""
+        """Return the concat that produces `value`, if this pass may split it."""
         node = concat_of(value)
         return None if node is None or (self.alone and len(node.outputs[0].uses()) > 1) else node
 
 
 def constant(value: ir.Value | None) -> Array | None:
-    """The array that a tensor always is, or None."""
+    """Return the array of a constant tensor; None for others."""
     tensor = None if value is None else ir.convenience.get_const_tensor(value)
     return None if tensor is None else tensor.numpy()
 
 
+def is_operator(node: ir.Node | None, *op_types: str) -> bool:
+    """Return True for a node with one of these operators of the standard domain."""
+    return node is not None and node.domain == "" and node.op_type in op_types
+
+
+def is_captured(value: ir.Value) -> bool:
+    """Return True if a subgraph, e.g. a branch of an If, reads the tensor."""
+    return any(user.graph is not value.graph for user in value.consumers())
+
+
 def producer(value: ir.Value | None, op_type: str) -> ir.Node | None:
-    """The node that makes `value` if it is an `op_type` and nobody else reads what it makes."""
+    """Return the node that produces `value`, if it is an `op_type` and has no other reader."""
     node = None if value is None else value.producer()
-    if value is None or node is None or node.op_type != op_type or node.domain not in {"", "ai.onnx"}:
+    if value is None or node is None or not is_operator(node, op_type):
         return None
     return node if len(value.uses()) == 1 and not value.is_graph_output() else None
 
 
 def attribute(node: ir.Node, name: str, default: Any) -> Any:
-    """An attribute's value, as a plain Python value."""
+    """Return the value of an attribute."""
     found = node.attributes.get(name)
     return default if found is None else found.value
 
 
 def is_channel_concat(node: ir.Node | None) -> bool:
-    """A Concat of image tensors along their channels."""
-    return node is not None and node.op_type == "Concat" and attribute(node, "axis", None) == CHANNELS
+    """Return True for a Concat along the channels."""
+    return node is not None and is_operator(node, "Concat") and attribute(node, "axis", None) == CHANNELS
 
 
 def concat_of(value: ir.Value | None) -> ir.Node | None:
-    """The Concat of image tensors along their channels that makes `value`, if one does."""
+    """Return the Concat along the channels that produces `value`, if there is one."""
     node = None if value is None else value.producer()
     return node if is_channel_concat(node) else None
 
 
 def conv_weight(node: ir.Node) -> Array | None:
-    """A two-dimensional convolution's constant weights [F, C / group, kh, kw], or None where it is something else."""
-    if node.op_type != "Conv" or any(constant(value) is None for value in node.inputs[1:] if value is not None):
+    """Return the constant weights [F, C / group, kh, kw] of a two-dimensional convolution; None for other nodes."""
+    if not is_operator(node, "Conv") or any(constant(value) is None for value in node.inputs[1:] if value is not None):
         return None
     weight = constant(node.inputs[1])
     return weight if weight is not None and weight.ndim == 4 else None
 
 
 def conv_bias(node: ir.Node) -> Array | None:
-    """A convolution's constant bias [F], or None where it has none."""
+    """Return the constant bias [F] of a convolution; None without a bias."""
     return constant(node.inputs[2]) if len(node.inputs) > 2 else None
 
 
 def is_depthwise(node: ir.Node) -> bool:
-    """A convolution with constant weights in which every channel is filtered by itself."""
+    """Return True for a convolution with constant weights that filters every channel by itself."""
     weight = conv_weight(node)
     return weight is not None and weight.shape[1] == 1 and weight.shape[0] == attribute(node, "group", 1)
 
 
 def is_dense(node: ir.Node) -> bool:
-    """A convolution with constant weights in which every output reads every channel."""
+    """Return True for a convolution with constant weights in which every output reads every channel."""
     return conv_weight(node) is not None and attribute(node, "group", 1) == 1
 
 
 def geometry(node: ir.Node) -> tuple[Any, ...]:
-    """What must be equal for two convolutions to walk over an image alike."""
+    """Return the kernel size, strides, padding and dilations of a convolution, for comparison."""
     weight = conv_weight(node)
     assert weight is not None
     ones, zeros = [1, 1], [0, 0, 0, 0]
@@ -138,7 +149,7 @@ def geometry(node: ir.Node) -> tuple[Any, ...]:
 
 
 def channels(value: ir.Value | None) -> int | None:
-    """How many channels an image tensor has, where its shape says so."""
+    """Return the number of channels of an image tensor; None if unknown."""
     if value is None or value.shape is None or len(value.shape) <= CHANNELS:
         return None
     size = value.shape[CHANNELS]
@@ -146,17 +157,48 @@ def channels(value: ir.Value | None) -> int | None:
 
 
 def concat_sizes(concat: ir.Node) -> list[int] | None:
-    """The channels of what a concat joins, or None where a shape does not say so."""
+    """Return the channels of each input of a concat; None if one is unknown."""
     sizes = [channels(value) for value in concat.inputs]
     known = [size for size in sizes if size is not None]
     return known if len(known) == len(sizes) else None
 
 
+def sum_shape(values: Sequence[ir.Value]) -> ir.Shape | None:
+    """Return the shape of a sum of tensors of one rank, with broadcasting; None if unknown."""
+    shapes = [value.shape for value in values if value.shape is not None]
+    if len(shapes) != len(values) or len({len(shape) for shape in shapes}) != 1:
+        return None
+    dims = [_broadcast([shape[axis] for shape in shapes]) for axis in range(len(shapes[0]))]
+    known = [dim for dim in dims if dim is not None]
+    return ir.Shape(known) if len(known) == len(dims) else None
+
+
+def _broadcast(sizes: Sequence[int | ir.SymbolicDim]) -> int | ir.SymbolicDim | None:
+    larger = [size for size in sizes if size != 1]
+    return 1 if not larger else larger[0] if all(size == larger[0] for size in larger) else None
+
+
+def add_all(before: ir.Node, values: Sequence[ir.Value], names: Sequence[str]) -> ir.Value:
+    """Insert the sum of `values`, one addition after the other; return the result.
+
+    Args:
+        before: the additions come right before this node.
+        values: at least one.
+        names: of the additions, one less than the values.
+    """
+    total = values[0]
+    for value, name in zip(values[1:], names, strict=True):
+        added = insert(before, "Add", [total, value], name)
+        added.shape = sum_shape([total, value])
+        total = added
+    return total
+
+
 def add_constant(graph: ir.Graph, name: str, array: Array) -> ir.Value:
-    """A new weight of the graph."""
+    """Add a constant to the graph and return it."""
     taken = graph.initializers
     unique = next(c for c in (name, *(f"{name}_{i}" for i in range(1, len(taken) + 2))) if c not in taken)
-    tensor = ir.tensor(np.ascontiguousarray(array), name=unique)
+    tensor = ir.tensor(np.ascontiguousarray(array).reshape(array.shape), name=unique)  # it makes 0-d arrays 1-d
     value = ir.Value(name=unique, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
     graph.register_initializer(value)
     return value
@@ -165,7 +207,7 @@ def add_constant(graph: ir.Graph, name: str, array: Array) -> ir.Value:
 def insert(
     before: ir.Node, op_type: str, inputs: Sequence[ir.Value | None], name: str, attributes: Mapping[str, Any] = {}
 ) -> ir.Value:
-    """A new node with one output, right before another; its output has the same name and a shape of its own."""
+    """Insert a node with one output right before another node; return the output, which has the node's name."""
     node = ir.node(op_type, inputs, dict(attributes), name=name)
     node.outputs[0].name = name
     first = inputs[0]
@@ -175,10 +217,35 @@ def insert(
     return node.outputs[0]
 
 
+def split_filters(conv: ir.Node, sizes: Sequence[int], inputs: Sequence[ir.Value], names: str) -> bool:
+    """Replace a convolution by several with a part of its filters each, joined by a Concat.
+
+    Args:
+        conv: dense or depthwise.
+        sizes: filters of each part.
+        inputs: input of each part.
+        names: added to the names of the parts, with a number.
+
+    Returns:
+        False, with the graph unchanged, if the parts are not all of the filters.
+    """
+    weight, bias, depthwise = conv_weight(conv), conv_bias(conv), is_depthwise(conv)
+    if weight is None or sum(sizes) != len(weight):
+        return False
+    cuts = np.cumsum(sizes)[:-1]
+    biases = [None] * len(sizes) if bias is None else np.split(bias, cuts)
+    parts = [
+        insert_conv(conv, x, part, shift, f"{conv.name}.{names}{number}", conv, len(part) if depthwise else 1)
+        for number, (x, part, shift) in enumerate(zip(inputs, np.split(weight, cuts), biases, strict=True))
+    ]
+    replace(conv.outputs[0], insert(conv, "Concat", parts, f"{conv.name}.joined", {"axis": CHANNELS}))
+    return True
+
+
 def insert_conv(
     before: ir.Node, x: ir.Value, weight: Array, bias: Array | None, name: str, like: ir.Node, group: int = 1
 ) -> ir.Value:
-    """A new convolution right before another node, with the geometry of `like`."""
+    """Insert a convolution right before another node, with the geometry of `like`; return its output."""
     graph = before.graph
     assert isinstance(graph, ir.Graph)
     inputs = [x, add_constant(graph, f"{name}.weight", weight)]
@@ -190,7 +257,7 @@ def insert_conv(
 
 
 def set_conv(graph: ir.Graph, conv: ir.Node, weight: Array, bias: Array | None, group: int | None = None) -> None:
-    """Give a convolution other weights and groups in place."""
+    """Set the weights and groups of a convolution in place."""
     if group is not None:
         conv.attributes["group"] = ir.AttrInt64("group", group)
     conv.replace_input_with(1, add_constant(graph, f"{conv.name}.weight", weight))
@@ -200,14 +267,14 @@ def set_conv(graph: ir.Graph, conv: ir.Node, weight: Array, bias: Array | None, 
 
 
 def with_channels(value: ir.Value, like: ir.Value, count: int) -> ir.Value:
-    """Give `value` the shape of `like` with `count` channels, where that is known."""
+    """Set the shape of `value` to that of `like` with `count` channels, if known; return `value`."""
     if like.shape is not None:
         value.shape = ir.Shape([*like.shape[:CHANNELS], count, *like.shape[CHANNELS + 1 :]])
     return value
 
 
 def replace(old: ir.Value, new: ir.Value) -> None:
-    """Let all readers of `old`, the graph's outputs included, read `new`."""
+    """Replace `old` by `new` in all readers and in the graph's outputs."""
     if old.is_graph_output():
         new.name, old.name = old.name, f"{old.name}.before"
     new.shape = new.shape or old.shape

@@ -1,4 +1,4 @@
-"""What works on each channel by itself may as well work before channels are joined."""
+"""Move operators that work on each channel by itself before a concat."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from shrinkserve.exporting.passes.editing import (
     concat_of,
     concat_sizes,
     insert,
+    is_operator,
     replace,
     with_channels,
 )
@@ -24,13 +25,13 @@ BINARY = frozenset({"Add", "Mul", "Sub"})
 class ElementwiseOverConcat(OverConcat):
     """``f([x, y]) = [f(x), f(y)]`` and ``[x, y] + [u, v] = [x + u, y + v]``, also for pools, which mix no channels.
 
-    Only a pool can be `alone`: ``x sigmoid(x)`` reads its concat twice and still is one activation.
+    `alone` concerns pools only: ``x sigmoid(x)`` reads its concat twice and still is one activation.
     """
 
     def rewrite(self, graph: ir.Graph) -> bool:
         modified = False
         for node in self.nodes(graph):
-            if len(node.outputs) == 1 and node.op_type in {*POOLS, *ACTIVATIONS, *BINARY}:
+            if len(node.outputs) == 1 and is_operator(node, *POOLS, *ACTIVATIONS, *BINARY):
                 found = [self.concat(value) if node.op_type in POOLS else concat_of(value) for value in node.inputs]
                 concats = [concat for concat in found if concat is not None]
                 if len(concats) == len(found):
@@ -42,6 +43,9 @@ def _split(node: ir.Node, concats: Sequence[ir.Node]) -> bool:
     sizes = concat_sizes(concats[0])
     if sizes is None or any(concat_sizes(other) != sizes for other in concats):
         return False
+    shapes = [value.shape for concat in concats for value in concat.inputs if value is not None]
+    if len({None if shape is None else len(shape) for shape in shapes}) > 1:
+        return False  # the channels of tensors of other ranks are not on the same axis
     attributes = {key: value.value for key, value in node.attributes.items()}
     parts = []
     for number, size in enumerate(sizes):

@@ -1,4 +1,4 @@
-"""Batch norm into the convolution before it."""
+"""Fold batch normalisation into the convolution before it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from shrinkserve.exporting.passes.editing import (
     constant,
     conv_bias,
     conv_weight,
+    is_operator,
     producer,
     replace,
     set_conv,
@@ -18,12 +19,20 @@ from shrinkserve.exporting.passes.editing import (
 
 
 class FoldBatchNorm(GraphPass):
-    """``gamma * (W x + b - mean) / sqrt(var + eps) + beta`` is a convolution with scaled weights and another bias."""
+    """``gamma * (W x + b - mean) / sqrt(var + eps) + beta`` is a convolution with scaled weights and another bias.
+
+    onnxscript's rule is not used: it computes in float32, folds batch norms in training mode, and does not keep the
+    node's name, by which later passes find the stages.
+    """
 
     def rewrite(self, graph: ir.Graph) -> bool:
         modified = False
         for norm in self.nodes(graph):
-            if norm.op_type == "BatchNormalization" and not attribute(norm, "training_mode", 0):
+            if (
+                is_operator(norm, "BatchNormalization")
+                and not attribute(norm, "training_mode", 0)
+                and not any(value.uses() or value.is_graph_output() for value in norm.outputs[1:])
+            ):
                 conv = producer(norm.inputs[0], "Conv")
                 modified |= conv is not None and _fold(graph, conv, norm)
         return modified

@@ -1,10 +1,10 @@
-"""A mean over all pixels under the name that runtimes have a kernel for."""
+"""Rewrite the mean over all pixels into the operator that runtimes have kernels for."""
 
 from __future__ import annotations
 
 import onnx_ir as ir
 
-from shrinkserve.exporting.passes.editing import GraphPass, attribute, channels, constant, insert, replace
+from shrinkserve.exporting.passes.editing import GraphPass, attribute, channels, constant, insert, is_operator, replace
 
 
 class GlobalPool(GraphPass):
@@ -13,7 +13,7 @@ class GlobalPool(GraphPass):
     def rewrite(self, graph: ir.Graph) -> bool:
         modified = False
         for node in self.nodes(graph):
-            if node.op_type == "ReduceMean" and _over_pixels(node):
+            if is_operator(node, "ReduceMean") and _over_pixels(node):
                 pooled = insert(node, "GlobalAveragePool", node.inputs[:1], f"{node.name}.global")
                 x = node.inputs[0]
                 assert x is not None

@@ -1,4 +1,4 @@
-"""Where a tensor's own channels are among the padded ones."""
+"""Positions of a tensor's channels among padding."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from shrinkserve.exporting.passes.editing import Array
 
 @dataclass(frozen=True)
 class ChannelLayout:
-    """`places[i]` is the position of channel i among `size` channels; the others are padding."""
+    """Positions of channels in a padded tensor: `places[i]` is channel i's place among `size` channels."""
 
     places: tuple[int, ...]
     size: int
 
     @classmethod
     def dense(cls, count: int) -> ChannelLayout:
-        """No padding."""
+        """Return the layout without padding."""
         return cls(tuple(range(count)), count)
 
     @classmethod
     def blocked(cls, count: int, groups: int, block: int) -> ChannelLayout:
-        """Each of `groups` equal runs of channels padded at its end to whole blocks."""
+        """Return the layout in which each of `groups` runs of channels is padded at its end to full blocks."""
         each = count // groups
         room = -(-each // block) * block
         return cls(tuple(g * room + i for g in range(groups) for i in range(each)), groups * room)
 
     @classmethod
     def joined(cls, layouts: Sequence[ChannelLayout]) -> ChannelLayout:
-        """Of a concat."""
+        """Return the layout of a concat."""
         starts = np.cumsum([0, *(layout.size for layout in layouts)])
         places = [int(start) + p for start, layout in zip(starts, layouts, strict=False) for p in layout.places]
         return cls(tuple(places), int(starts[-1]))
@@ -41,7 +41,7 @@ class ChannelLayout:
         return self.places == tuple(range(self.size))
 
     def parts(self, groups: int) -> list[ChannelLayout] | None:
-        """What the groups of a convolution read, or None where channels of one group are in another one's part."""
+        """Return the layout of each group's input; None if a group's channels lie in the part of another group."""
         if self.size % groups or len(self.places) % groups:
             return None
         each, room = len(self.places) // groups, self.size // groups
@@ -51,7 +51,7 @@ class ChannelLayout:
         return [ChannelLayout(tuple(places), room) for places in cut]
 
     def spread(self, array: Array, axis: int = 0) -> Array:
-        """`array` with zeros for the padding on `axis`."""
+        """Return `array` with zeros for the padding on `axis`."""
         shape = list(array.shape)
         shape[axis] = self.size
         result = np.zeros(shape, array.dtype)
@@ -59,5 +59,5 @@ class ChannelLayout:
         return result
 
     def gathered(self, array: Array) -> Array:
-        """The channels without the padding, on the first axis."""
+        """Return the channels on the first axis of `array` without the padding."""
         return array[list(self.places)]

@@ -1,4 +1,4 @@
-"""A sum of linear functions of one tensor is one linear function of it."""
+"""Merge convolutions of one tensor that are added up."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from shrinkserve.exporting.passes.editing import (
     geometry,
     insert_conv,
     is_dense,
+    is_operator,
     producer,
     replace,
 )
@@ -22,11 +23,11 @@ from shrinkserve.exporting.passes.editing import (
 class MergeSums(GraphPass):
     """``A x + B x = (A + B) x`` and ``A x + x = (A + I) x``, anywhere in a chain of additions.
 
-    A chain ``(A x + B y) + x`` is searched through: the addition is associative in real arithmetic.
+    Also merges inside a chain ``(A x + B y) + x``: addition is associative in real arithmetic.
     """
 
     def rewrite(self, graph: ir.Graph) -> bool:
-        return any(node.op_type == "Add" and _merge(node) for node in self.nodes(graph))
+        return any(is_operator(node, "Add") and _merge(node) for node in self.nodes(graph))
 
 
 def _merge(add: ir.Node) -> bool:
@@ -35,7 +36,7 @@ def _merge(add: ir.Node) -> bool:
         assert other is not None
         for conv in _convs(chain):
             if _absorb(conv, other):
-                summed = add.inputs[1 - position]  # `chain`, or what has taken its place
+                summed = add.inputs[1 - position]  # `chain` or its replacement
                 assert summed is not None
                 replace(add.outputs[0], summed)
                 return True
@@ -43,7 +44,7 @@ def _merge(add: ir.Node) -> bool:
 
 
 def _convs(value: ir.Value | None) -> list[ir.Node]:
-    """The dense convolutions among the terms of a sum, where nobody else reads the partial sums."""
+    """Return the dense convolutions among the terms of a sum whose partial sums have no other reader."""
     conv = producer(value, "Conv")
     if conv is not None:
         return [conv] if is_dense(conv) else []
@@ -52,7 +53,7 @@ def _convs(value: ir.Value | None) -> list[ir.Node]:
 
 
 def _absorb(conv: ir.Node, other: ir.Value) -> bool:
-    """Add `other` to what `conv` computes, where it is a linear function of what `conv` reads."""
+    """Add `other` to the output of `conv`, if it is a linear function of the input of `conv`."""
     weight, bias = conv_weight(conv), conv_bias(conv)
     assert weight is not None
     added = _as_conv(conv, other, weight)
@@ -68,7 +69,7 @@ def _absorb(conv: ir.Node, other: ir.Value) -> bool:
 
 
 def _as_conv(conv: ir.Node, other: ir.Value, weight: Array) -> tuple[Array, Array | None] | None:
-    """Weights and bias with which `conv` would compute `other`, or None."""
+    """Return the weights and the bias with which `conv` would compute `other`; None if there are none."""
     second = producer(other, "Conv")
     if second is not None and is_dense(second) and second.inputs[0] is conv.inputs[0]:
         own = conv_weight(second)

@@ -1,19 +1,26 @@
-"""What flows through a graph: the range and the distribution of every float tensor over real images."""
+"""Ranges and distributions of a graph's tensors over sample images.
+
+onnxruntime's calibrators are not used. They keep every activation of every image in memory, about 50 MB for each image
+at 224x224, and count the exact zeros behind a ReLU as part of the distribution, which moves the entropy method's range.
+The float16 step needs the same ranges.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
-from onnx_ir.passes import common
+
+from shrinkserve.exporting import graph
+from shrinkserve.runtimes.onnx import quiet_options
 
 BINS = 2048
 SMALL_BATCH = 8
-"""Images run at once: every tensor of the graph is held for them, about 50 MB an image at 224x224."""
+"""Images in one run: it keeps every tensor of the graph, about 50 MB for each image at 224x224."""
 
 Method = Literal["minmax", "percentile", "entropy"]
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -25,8 +32,8 @@ class ActivationHistogram:
     """Values of one tensor.
 
     Attributes:
-        low: the least value seen.
-        high: the greatest value seen.
+        low: the smallest value.
+        high: the largest value.
         counts: int64 [BINS], equal bins from `low` to `high`.
     """
 
@@ -36,27 +43,32 @@ class ActivationHistogram:
 
     @property
     def peak(self) -> float:
-        """The greatest magnitude."""
+        """Return the largest magnitude."""
         return max(abs(self.low), abs(self.high))
 
 
 def observe(model: ir.Model, images: npt.NDArray[np.uint8]) -> dict[str, ActivationHistogram]:
-    """Run `model` in float32 over `images` twice: for the ranges, then for the histograms inside them.
+    """Run `model` on `images` twice, for the ranges and then for the histograms.
+
+    Infinite values, e.g. of attention masks, are ignored; so are tensors without finite values.
 
     Args:
-        model: takes uint8 images, has float32 tensors inside; is not changed.
-        images: uint8 [N, S, S, 3], as the preprocessing makes them.
+        model: float32, takes uint8 images; it is not changed.
+        images: uint8 [N, S, S, 3].
 
     Returns:
-        a histogram for every float32 tensor that a node computes, by name.
+        Name -> histogram, for every float32 tensor that a node computes.
     """
     ranges: dict[str, ActivationRange] = {}
     for name, values in _run(model, images):
+        if not values.size:
+            continue
         low, high = ranges.get(name, (np.inf, -np.inf))
         ranges[name] = min(low, float(values.min())), max(high, float(values.max()))
     counts = {name: np.zeros(BINS, np.int64) for name in ranges}
     for name, values in _run(model, images):
-        counts[name] += _bin(values, ranges[name])
+        if name in counts:
+            counts[name] += _bin(values, ranges[name])
     return {name: ActivationHistogram(*ranges[name], counts[name]) for name in ranges}
 
 
@@ -65,20 +77,19 @@ def _run(model: ir.Model, images: npt.NDArray[np.uint8]) -> Iterator[tuple[str, 
 
     seen = ir.from_proto(ir.to_proto(model))
     names = expose(seen)
-    options = onnxruntime.SessionOptions()
+    options = quiet_options()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC  # keeps plain layouts
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(
-        ir.to_proto(seen).SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    content = ir.to_proto(seen).SerializeToString()
+    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     feed = session.get_inputs()[0].name
     for start in range(0, len(images), SMALL_BATCH):
-        yield from zip(names, session.run(names, {feed: images[start : start + SMALL_BATCH]}), strict=True)
+        found = session.run(names, {feed: images[start : start + SMALL_BATCH]})
+        yield from ((name, values[np.isfinite(values)]) for name, values in zip(names, found, strict=True))
 
 
 def expose(model: ir.Model) -> list[str]:
-    """Make every float32 tensor that a node computes an output of the graph, and return their names."""
-    common.ShapeInferencePass()(model)
+    """Make every float32 tensor that a node of the main graph computes an output; return their names."""
+    graph.infer_shapes(model)
     values = [v for node in model.graph for v in node.outputs if v.dtype == ir.DataType.FLOAT]
     present = set(model.graph.outputs)
     model.graph.outputs.extend(v for v in values if v not in present)
@@ -96,15 +107,19 @@ def _bin(values: npt.NDArray[np.float32], limits: ActivationRange) -> npt.NDArra
 def clip(
     histograms: Mapping[str, ActivationHistogram], method: Method, levels: int = 256
 ) -> dict[str, ActivationRange]:
-    """The range of each tensor that quantisation should cover; what is outside saturates.
+    """Return the range of each tensor for its quantisation; values outside saturate.
 
     Args:
-        histograms: as `observe` returns them.
-        method: "minmax" all values, "percentile" all but 0.01 %, "entropy" the range whose quantised distribution
-            diverges least from the true one (Migacz, "8-bit Inference with TensorRT", GTC 2017).
-        levels: how many steps the whole range will have.
+        histograms: from `observe`.
+        method: "minmax" covers all values, "percentile" all but 0.01 %. "entropy" is the range whose quantised
+            distribution diverges least from the true one (Migacz, "8-bit Inference with TensorRT", GTC 2017).
+        levels: number of steps of the range.
     """
-    rules: dict[Method, Any] = {"minmax": _minmax, "percentile": _percentile, "entropy": _entropy}
+    rules: dict[Method, Callable[[ActivationHistogram, int], ActivationRange]] = {
+        "minmax": _minmax,
+        "percentile": _percentile,
+        "entropy": _entropy,
+    }
     return {name: rules[method](histogram, levels) for name, histogram in histograms.items()}
 
 
@@ -116,14 +131,14 @@ def _percentile(histogram: ActivationHistogram, _levels: int, percent: float = 9
     edges = np.linspace(histogram.low, histogram.high, BINS + 1)
     share = np.cumsum(histogram.counts) / histogram.counts.sum()
     tail = (1 - percent / 100) / 2
-    # The bin that holds the quantile stays inside; a tail of exact zeros (ReLU) may not push the low end above zero.
+    # The bin of the quantile stays inside: a tail of exact zeros (ReLU) must not move the low end above zero.
     low = edges[np.searchsorted(share, tail, side="right")]
     high = edges[min(int(np.searchsorted(share, 1 - tail)) + 1, BINS)]
     return float(low), float(high)
 
 
 def _entropy(histogram: ActivationHistogram, levels: int) -> ActivationRange:
-    """Candidates are symmetric limits on the magnitude, clipped to what was seen."""
+    """Candidates are symmetric limits on the magnitude, clipped to the observed range."""
     magnitudes, positive = _magnitudes(histogram), histogram.low >= 0
     steps = levels if positive else levels // 2
     candidates = np.arange(steps, BINS + 1, 16)
@@ -136,12 +151,12 @@ def _magnitudes(histogram: ActivationHistogram) -> npt.NDArray[np.float64]:
     centres = np.abs(np.linspace(histogram.low, histogram.high, 2 * BINS + 1)[1::2])
     index = np.minimum((centres / max(histogram.peak, 1e-30) * BINS).astype(np.int64), BINS - 1)
     counts: npt.NDArray[np.float64] = np.bincount(index, histogram.counts, BINS).astype(np.float64)
-    counts[0] = 0 if counts[1:].any() else counts[0]  # exact zeros stay exact, they say nothing about the range
+    counts[0] = 0 if counts[1:].any() else counts[0]  # exact zeros stay exact: they do not matter for the range
     return counts
 
 
 def _divergence(counts: npt.NDArray[np.float64], stop: int, steps: int) -> float:
-    """Kullback-Leibler divergence of `counts`, saturated at `stop`, from its version in `steps` levels."""
+    """Return the Kullback-Leibler divergence of `counts`, saturated at `stop`, from its version in `steps` levels."""
     kept = counts[:stop].copy()
     kept[-1] += counts[stop:].sum()
     level = np.arange(stop) * steps // stop

@@ -1,4 +1,4 @@
-"""Which layers cannot bear eight bits: each quantised alone, ranked by what it does to the logits."""
+"""Rank layers by the error of the logits when only this layer is quantised."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import numpy.typing as npt
 import onnx_ir as ir
 import onnxruntime
 
+from shrinkserve.artifact import LOGITS
 from shrinkserve.exporting.quantise.calibration import ActivationRange
 from shrinkserve.exporting.quantise.static import WEIGHTED, Scheme
+from shrinkserve.runtimes.onnx import quiet_options
 from shrinkserve.runtimes.predictor import Images, Logits
 
 Array = npt.NDArray[np.float32]
@@ -19,16 +21,16 @@ Array = npt.NDArray[np.float32]
 def rank(
     model: ir.Model, ranges: Mapping[str, ActivationRange], scheme: Scheme, images: Images
 ) -> list[tuple[str, float]]:
-    """Layers by the error of the logits when that layer's weights and input alone are quantised, the worst first.
+    """Return each layer's error of the logits when only its weights and its input are quantised, the worst first.
 
     Args:
-        model: float32, its constants lifted to initializers; is left as it was.
-        ranges: of the activations, from `activations.clip`.
+        model: float32, with constants as initializers; it is restored afterwards.
+        ranges: of the activations, from `calibration.clip`.
         scheme: the rounding to imitate.
-        images: uint8 [N, S, S, 3]; a dozen order the layers well.
+        images: uint8 [N, S, S, 3]; a dozen images order the layers well.
 
     Returns:
-        node name and root mean square error, in units of the logits' standard deviation.
+        Node names with root mean square errors, in units of the logits' standard deviation.
     """
     right = _logits(model, images)
     errors = {}
@@ -51,21 +53,19 @@ def rank(
 
 
 def relative_error(right: Logits, found: Logits) -> float:
-    """Root mean square error in units of the standard deviation of the right logits."""
+    """Return the root mean square error in units of the standard deviation of the right logits."""
     return float(np.sqrt(np.mean((right - found) ** 2)) / max(float(right.std()), 1e-9))
 
 
 def _logits(model: ir.Model, images: Images) -> Logits:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
     content = ir.to_proto(model).SerializeToString()
-    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    logits: Logits = session.run(["logits"], {session.get_inputs()[0].name: images})[0]
+    session = onnxruntime.InferenceSession(content, quiet_options(), providers=["CPUExecutionProvider"])
+    logits: Logits = session.run([LOGITS], {session.get_inputs()[0].name: images})[0]
     return logits
 
 
 def _round_trip(value: ir.Value, limits: ActivationRange, scheme: Scheme) -> list[ir.Node]:
-    """QuantizeLinear and DequantizeLinear behind `value`."""
+    """Return QuantizeLinear and DequantizeLinear nodes for `value`."""
     low, high = min(limits[0], 0.0), max(limits[1], 0.0)
     kind = np.int8 if scheme.symmetric else np.uint8
     scale = max(2 * max(-low, high) if scheme.symmetric else high - low, 1e-9) / (scheme.levels - 1)
@@ -87,7 +87,7 @@ def _constant(name: str, array: npt.NDArray[np.generic], beside: ir.Value) -> ir
 
 
 def _rounded_weight(weight: ir.TensorProtocol, node: ir.Node) -> ir.TensorProtocol:
-    """Eight-bit weights with a scale an output channel, back in float32."""
+    """Return weights rounded to eight bits with a scale for each output channel, in float32."""
     array: Array = weight.numpy()
     flipped = node.op_type == "Gemm" and "transB" not in node.attributes
     channels: Array = array.T if flipped else array

@@ -1,37 +1,44 @@
-"""Eight-bit graphs: QuantizeLinear/DequantizeLinear pairs with static scales, one graph a target.
+"""Eight-bit graphs: QuantizeLinear/DequantizeLinear pairs with static scales, a graph for each target.
 
-The targets cannot share one graph without loss. x86 kernels take uint8 activations as they are and shift signed ones
-first: OpenVINO is 5 % faster with unsigned ones, ONNX Runtime 2.5 times. ONNX Runtime wants whole chains in eight bits,
-OpenVINO only the inputs of weighted layers, and fuses the rest itself. TensorRT takes symmetric int8 only, with float
-biases.
+The targets cannot share one graph without loss. x86 kernels read uint8 activations directly and have to shift signed
+ones: OpenVINO is 5 % faster with unsigned activations, ONNX Runtime 2.5 times. ONNX Runtime needs chains of operators
+in eight bits. OpenVINO needs only the inputs of weighted layers, and fuses the rest itself. TensorRT accepts only
+symmetric int8, with float biases.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common
 
+from shrinkserve.errors import ArtifactError
+from shrinkserve.exporting import graph
+from shrinkserve.exporting.passes.editing import add_constant, attribute, constant, is_operator
 from shrinkserve.exporting.quantise.calibration import ActivationRange
 
 QuantiseTarget = Literal["onnxruntime", "openvino", "tensorrt"]
 TARGETS: tuple[QuantiseTarget, ...] = get_args(QuantiseTarget)
 WEIGHTED = ("Conv", "Gemm")
+LARGEST = 1e30
+"""Values from here on have no useful scale."""
+QDQ_OPSET = 13
+"""The first opset with a scale for each channel."""
 
 
 @dataclass(frozen=True)
 class Scheme:
-    """How one target wants its quantised graph.
+    """Form of the quantised graph for one target.
 
     Attributes:
-        operators: whose inputs are quantised.
-        symmetric: activations int8 with zero point 0, else uint8 with a zero point.
-        outputs: whether what the operators compute is quantised as well, so that whole chains stay in eight bits.
+        operators: operators whose inputs are quantised.
+        symmetric: activations are int8 with zero point 0; otherwise uint8 with a zero point.
+        outputs: quantise the outputs of the operators as well, so that chains of operators stay in eight bits.
     """
 
     operators: tuple[str, ...]
@@ -54,15 +61,19 @@ SCHEMES: dict[QuantiseTarget, Scheme] = {
 def quantise(
     model: ir.Model, ranges: Mapping[str, ActivationRange], target: QuantiseTarget, *, keep_float: Collection[str] = ()
 ) -> onnx.ModelProto:
-    """Insert QDQ pairs; weights are int8 with a scale a channel, biases stay float32 in the file.
+    """Return a graph with QDQ pairs: int8 weights with a scale for each channel, float32 biases.
 
-    ONNX Runtime turns the biases into int32 itself when it loads the graph; TensorRT refuses int32 ones.
+    ONNX Runtime converts the biases to int32 when it loads the graph; TensorRT rejects int32 biases.
 
     Args:
-        model: float32; is not changed.
-        ranges: what each tensor's quantisation covers, from `activations.clip`.
-        target: whose rules to follow.
+        model: float32; it is not changed.
+        ranges: of the tensors, from `calibration.clip`.
+        target: runtime of the result.
         keep_float: names of nodes that stay in float32, besides the normalisation and the softmax.
+
+    Raises:
+        ArtifactError: the graph cannot be converted to opset 13, which scales for each channel need, or onnxruntime
+            cannot quantise it.
     """
     from onnxruntime.quantization import CalibrationMethod, QuantType
     from onnxruntime.quantization.calibrate import TensorData, TensorsData
@@ -83,16 +94,32 @@ def quantise(
         activation_qType=QuantType.QInt8 if scheme.symmetric else QuantType.QUInt8,
         tensors_range=TensorsData(CalibrationMethod.MinMax, data),
         nodes_to_quantize=[],
-        nodes_to_exclude=[*normalisation(source), *keep_float],
+        nodes_to_exclude=[*normalisation(source), *_unbounded(source, ranges), *keep_float],
         op_types_to_quantize=list(scheme.operators),
         extra_options=_options(scheme),
     )
-    quantizer.quantize_model()
-    quantizer.model.topological_sort()
-    return _finished(quantizer.model.model)
+    try:
+        with graph.quiet(""):  # the quantiser warns through the root logger
+            quantizer.quantize_model()
+            quantizer.model.topological_sort()
+        return _finished(quantizer.model.model)
+    except Exception as exc:  # onnxruntime's quantiser fails with any class on graphs that it does not know
+        reason = str(exc).splitlines()[0][:200] if str(exc) else type(exc).__name__
+        raise ArtifactError(f"onnxruntime cannot quantise the graph ({reason})", hint="leave int8 out of --to") from exc
 
 
-def _options(scheme: Scheme) -> dict[str, Any]:
+def _unbounded(model: ir.Model, ranges: Mapping[str, ActivationRange]) -> list[str]:
+    """Return the names of the nodes with values that no scale covers, e.g. the -inf of an attention mask."""
+    found = []
+    for node in model.graph:
+        peaks = [np.abs(array).max() for value in node.inputs if (array := constant(value)) is not None and array.size]
+        peaks += [max(map(abs, ranges[str(v.name)])) for v in (*node.inputs, *node.outputs) if v and v.name in ranges]
+        if any(not peak < LARGEST for peak in peaks):
+            found.append(str(node.name))
+    return found
+
+
+def _options(scheme: Scheme) -> dict[str, object]:
     return {
         "ActivationSymmetric": scheme.symmetric,
         "WeightSymmetric": True,
@@ -103,15 +130,31 @@ def _options(scheme: Scheme) -> dict[str, Any]:
 
 def _prepared(model: ir.Model) -> ir.Model:
     source = ir.from_proto(ir.to_proto(model))
+    graph.raise_opset(source, QDQ_OPSET)
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(source)
-    common.ShapeInferencePass()(source)
+    for node in source.graph:
+        if is_operator(node, "Gemm"):
+            _flatten_bias(source, node)
+    graph.unique_names(source)
+    graph.infer_shapes(source)
     return source
 
 
-def _tied(model: ir.Model, ranges: Mapping[str, ActivationRange]) -> dict[str, ActivationRange]:
-    """One range for all that meets in a concat, so that it copies bytes and rescales nothing (7 % of the time).
+def _flatten_bias(model: ir.Model, gemm: ir.Node) -> None:
+    """Give a Gemm a bias [classes], the only form that the quantiser knows, instead of [1, classes] or a number."""
+    bias, weight = (constant(gemm.inputs[i]) if len(gemm.inputs) > i else None for i in (2, 1))
+    if bias is None or weight is None or (bias.ndim == 1 and bias.size > 1):
+        return
+    width = weight.shape[0 if attribute(gemm, "transB", 0) else 1]
+    if bias.size in {1, width}:
+        flat = np.ascontiguousarray(np.broadcast_to(bias.reshape(-1), (width,)))
+        gemm.replace_input_with(2, add_constant(model.graph, f"{gemm.name}.bias", flat))
 
-    Max pooling belongs to the group: what it computes keeps the scale of what it reads.
+
+def _tied(model: ir.Model, ranges: Mapping[str, ActivationRange]) -> dict[str, ActivationRange]:
+    """Give all tensors around a concat one range, so that it copies bytes without rescaling (7 % of the time).
+
+    Max pooling belongs to the group: its output keeps the scale of its input.
     """
     groups: dict[str, set[str]] = {name: {name} for name in ranges}
     for node in model.graph:
@@ -125,13 +168,13 @@ def _tied(model: ir.Model, ranges: Mapping[str, ActivationRange]) -> dict[str, A
 
 
 def _finished(proto: onnx.ModelProto) -> onnx.ModelProto:
-    proto.graph.value_info.clear()  # stale: its names and types are those of the float graph
+    proto.graph.value_info.clear()  # names and types of the float graph
     onnx.checker.check_model(proto, full_check=True)
     return proto
 
 
 def normalisation(model: ir.Model) -> list[str]:
-    """Names of the nodes before the first weighted one: pixels become what the network wants, in float32."""
+    """Return the names of the nodes before the first weighted one: the normalisation, which stays in float32."""
     names = []
     for node in model.graph:
         if node.op_type in WEIGHTED:
@@ -141,5 +184,5 @@ def normalisation(model: ir.Model) -> list[str]:
 
 
 def weighted_nodes(model: ir.Model) -> list[str]:
-    """Names of the nodes that carry weights, in the order of the graph."""
+    """Return the names of the nodes with weights, in the order of the graph."""
     return [str(node.name) for node in model.graph if node.op_type in WEIGHTED]

@@ -1,4 +1,8 @@
-"""The step to int8: calibrate, choose, keep in float what hurts, and ship only what is accurate enough and faster."""
+"""The step to int8.
+
+Calibrates, chooses the best method, keeps sensitive layers in float32, and rejects results that are not accurate enough
+or not faster.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 import onnx
@@ -17,21 +20,22 @@ from onnx_ir.passes import common
 
 from shrinkserve.errors import ConfigError, GateError
 from shrinkserve.exporting import graph
-from shrinkserve.exporting.parity import Tolerance, answer_all
+from shrinkserve.exporting.parity import Tolerance, predict_all
 from shrinkserve.exporting.quantise.calibration import METHODS, ActivationHistogram, Method, clip, observe
 from shrinkserve.exporting.quantise.sensitivity import rank, relative_error
-from shrinkserve.exporting.quantise.static import SCHEMES, QuantiseTarget, quantise
+from shrinkserve.exporting.quantise.static import QDQ_OPSET, SCHEMES, QuantiseTarget, quantise
+from shrinkserve.exporting.records import StepDetails
 from shrinkserve.exporting.samples import Samples
 from shrinkserve.exporting.steps import ONNX, StepState
 from shrinkserve.runtimes.predictor import Images, Logits, Predictor
 
 INT8 = StepState("onnx", "int8")
 DIFFERENCE, FLIPS = 0.25, 0.05
-"""Single logits of eight bits may be a quarter of the largest one away; the gate on top-1 judges. Answers that change
-from wrong to right, or back, are no drop of top-1; many of them are a fault all the same."""
+"""Single logits may differ by a quarter of the largest one; the gate on top-1 decides. Predictions that change from
+wrong to right, or back, do not lower top-1, but many of them are an error all the same."""
 BATCH = 32
 RANKED_IMAGES = 16
-"""Images that rank the layers: the error of logits is a smooth figure, a few images order the layers well."""
+"""Images that rank the layers; the error of logits is smooth, so that a few images order the layers well."""
 TIMED = 15
 
 
@@ -40,11 +44,11 @@ class Int8:
     """Static post-training quantisation.
 
     Args:
-        target: the runtime it is for.
+        target: runtime of the result.
         calibration: uint8 [N, S, S, 3], training images; the last quarter chooses among the methods.
-        max_top1_drop: how much top-1 may fall on the validation images, in points of a percent.
-        demand_faster: refuse a graph that is not faster than float32 on this machine.
-        validation: the images that top-1 is judged by; None for those that every step is checked with.
+        max_top1_drop: largest loss of top-1 on the validation images, in percentage points.
+        demand_faster: reject a graph that is not faster than float32 on this machine.
+        validation: images for top-1; None for the samples of the other checks.
     """
 
     target: QuantiseTarget
@@ -61,10 +65,10 @@ class Int8:
 
     @property
     def tolerance(self) -> Tolerance:
-        """Whoever lets top-1 fall by more lets as many more answers change."""
+        """Return the tolerance; the allowed fraction of changed predictions grows with `max_top1_drop`."""
         return Tolerance(DIFFERENCE, flips=FLIPS + self.max_top1_drop / 100)
 
-    def parameters(self) -> dict[str, Any]:
+    def parameters(self) -> dict[str, object]:
         return {
             "target": self.target,
             "calibration_images": len(self.calibration),
@@ -72,32 +76,42 @@ class Int8:
             "activations": "int8 symmetric" if SCHEMES[self.target].symmetric else "uint8 with zero point",
         }
 
-    def run(self, source: Path, target: Path, samples: Samples, /) -> dict[str, Any]:
+    def run(self, source: Path, target: Path, samples: Samples, /) -> StepDetails:
         """Write the eight-bit graph.
 
         Raises:
-            GateError: not accurate enough however many layers stay in float, or not faster.
+            GateError: not accurate enough with half of the layers in float32, or not faster.
             ConfigError: too few calibration images.
         """
         if len(self.calibration) < 16:
             raise ConfigError("int8", expected="at least 16 calibration images", found=len(self.calibration))
-        trial = _Trial(graph.load(source), source, self.target, self.calibration)
+        trial = _Trial(graph.load(source), source, self.target, self.calibration, target.parent)
         method, errors = trial.choose()
         judges = self.validation or samples
         kept, drop = self._accurate(trial, method, judges)
         target.write_bytes(trial.build(method, kept).SerializeToString())
         speed = self._faster(source, target)
-        judged = {"top1_drop": drop, "judged_by": _described(judges), "resolves": _resolution(judges)}
-        return {"method": method, "errors": errors, "float_layers": kept, **judged, **speed}
+        return {
+            "method": method,
+            "errors": errors,
+            "float_layers": kept,
+            "top1_drop": drop,
+            "judged_by": _describe(judges),
+            "resolves": _resolution(judges),
+            **speed,
+        }
 
     def _accurate(self, trial: _Trial, method: Method, samples: Samples) -> tuple[list[str], float]:
-        """The fewest of the most sensitive layers, doubling, that must stay in float; and the drop in points."""
-        right = trial.float_answers(samples.images)
+        """Return the layers that must stay in float32, the most sensitive first, and the loss of top-1 in points.
+
+        Doubles the number of layers until top-1 is good enough.
+        """
+        right = trial.predict_float(samples.images)
         ranked: list[str] | None = None
         count, drop = 0, 0.0
         while True:
             kept = (ranked or [])[:count]
-            drop = _drop(right, trial.answers(samples.images, method, kept), samples)
+            drop = _drop(right, trial.predict(samples.images, method, kept), samples)
             if drop <= self.max_top1_drop:
                 return kept, round(drop, 3)
             ranked = ranked or [name for name, _ in trial.rank(method)]
@@ -107,7 +121,7 @@ class Int8:
         raise GateError(
             f"int8 for {self.target} is not accurate enough, even with its {len(kept)} worst layers in float32",
             expected=f"top-1 at most {self.max_top1_drop:g} points below float32",
-            found=f"{drop:.2f} points below on {_described(samples)}; worst layers: {', '.join((ranked or [])[:3])}",
+            found=f"{drop:.2f} points below on {_describe(samples)}; worst layers: {', '.join((ranked or [])[:3])}",
             hint=f"nothing was written; {self._advice(samples)}",
         )
 
@@ -115,11 +129,11 @@ class Int8:
         if 0 < self.max_top1_drop < (step := _resolution(samples)):
             needed = math.ceil(100 / self.max_top1_drop)
             return f"{len(samples)} images resolve {step:.2g} points: give --data with at least {needed}"
-        return "allow more with --max-top1-drop or ship float16 or bfloat16"
+        return "allow more with --max-top1-drop or use float16 or bfloat16"
 
-    def _faster(self, source: Path, target: Path) -> dict[str, Any]:
+    def _faster(self, source: Path, target: Path) -> StepDetails:
         if self.target == "tensorrt":
-            return {"speed": "not measured: needs the GPU that the engine is built for"}
+            return {"speed": "measured with the engine, if the GPU is on this machine"}
         whole, eight = open_graph(source, self.target, ONNX), open_graph(target, self.target, INT8)
         before, after = timed(whole, eight, self.calibration)
         if self.demand_faster and after >= before:
@@ -128,17 +142,18 @@ class Int8:
                 f"int8 for {self.target} is accurate but not faster on this machine",
                 expected=f"below {before * 1e3:.2f} ms an image (float32)",
                 found=f"{after * 1e3:.2f} ms",
-                hint="nothing was written; ship float32 or bfloat16 here",
+                hint="nothing was written; use float32 or bfloat16 on this machine",
             )
         return {"float32_ms": round(before * 1e3, 3), "int8_ms": round(after * 1e3, 3)}
 
 
 class _Trial:
-    """Quantised variants of one graph and what they answer."""
+    """Quantised forms of one graph and their predictions."""
 
-    def __init__(self, model: ir.Model, path: Path, target: QuantiseTarget, calibration: Images) -> None:
+    def __init__(self, model: ir.Model, path: Path, target: QuantiseTarget, calibration: Images, folder: Path) -> None:
+        graph.raise_opset(model, QDQ_OPSET)
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
-        self.model, self.path, self.target = model, path, target
+        self.model, self.path, self.target, self.folder = model, path, target, folder
         cut = len(calibration) * 3 // 4
         self.held_out = calibration[cut:]
         self.seen: dict[str, ActivationHistogram] = observe(model, calibration[:cut])
@@ -147,46 +162,46 @@ class _Trial:
         ranges = clip(self.seen, method, SCHEMES[self.target].levels)
         return quantise(self.model, ranges, self.target, keep_float=kept)
 
-    def float_answers(self, images: Images) -> Logits:
-        return answer_all(open_graph(self.path, self.target, ONNX), images, BATCH)
+    def predict_float(self, images: Images) -> Logits:
+        return predict_all(open_graph(self.path, self.target, ONNX), images, BATCH)
 
-    def answers(self, images: Images, method: Method, kept: Sequence[str] = ()) -> Logits:
-        with TemporaryDirectory(prefix="shrinkserve-int8-") as folder:
-            path = Path(folder) / "model.onnx"
+    def predict(self, images: Images, method: Method, kept: Sequence[str] = ()) -> Logits:
+        with TemporaryDirectory(prefix="int8-", dir=self.folder) as folder:
+            path = Path(folder) / "int8.onnx"
             path.write_bytes(self.build(method, kept).SerializeToString())
-            return answer_all(open_graph(path, self.target, INT8), images, BATCH)
+            return predict_all(open_graph(path, self.target, INT8), images, BATCH)
 
     def choose(self) -> tuple[Method, dict[str, float]]:
-        """The calibration method with the least error of logits on held-out images, and the error of each."""
-        right = self.float_answers(self.held_out)
-        errors = {method: relative_error(right, self.answers(self.held_out, method)) for method in METHODS}
+        """Return the calibration method with the smallest error of logits on held-out images, and each error."""
+        right = self.predict_float(self.held_out)
+        errors = {method: relative_error(right, self.predict(self.held_out, method)) for method in METHODS}
         return min(METHODS, key=lambda method: errors[method]), {m: round(e, 5) for m, e in errors.items()}
 
     def rank(self, method: Method) -> list[tuple[str, float]]:
-        """Layers by how much each alone hurts, the worst first."""
+        """Return the layers with the error that each causes alone, the worst first."""
         scheme = SCHEMES[self.target]
         return rank(self.model, clip(self.seen, method, scheme.levels), scheme, self.held_out[:RANKED_IMAGES])
 
 
 def _drop(right: Logits, found: Logits, samples: Samples) -> float:
-    """Points of top-1 lost; without labels, the share of answers that changed."""
+    """Return the points of top-1 lost; without labels, the percentage of predictions that changed."""
     truth = samples.labels if samples.labels is not None else right.argmax(1)
     return 100 * float(np.mean(right.argmax(1) == truth) - np.mean(found.argmax(1) == truth))
 
 
-def _described(samples: Samples) -> str:
-    """What top-1 is measured against, and how often."""
-    truth = "images with labels" if samples.labels is not None else "images without labels, by what float32 answers"
+def _describe(samples: Samples) -> str:
+    """Return what top-1 is measured on."""
+    truth = "images with labels" if samples.labels is not None else "images without labels, compared with float32"
     return f"{len(samples)} {truth}"
 
 
 def _resolution(samples: Samples) -> float:
-    """Points of top-1 that one image is."""
+    """Return the points of top-1 that one image is worth."""
     return round(100 / len(samples), 3)
 
 
 def open_graph(path: Path, target: QuantiseTarget, state: StepState) -> Predictor:
-    """A graph as it is served; one for TensorRT in ONNX Runtime, which knows the same operators."""
+    """Open a graph in the runtime that serves it; for TensorRT in ONNX Runtime, which has the same operators."""
     if target == "openvino":
         from shrinkserve.runtimes.openvino import HINTS, OpenVinoModel
 
@@ -197,13 +212,13 @@ def open_graph(path: Path, target: QuantiseTarget, state: StepState) -> Predicto
 
 
 def timed(before: Predictor, after: Predictor, images: Images, batch: int = 8) -> tuple[float, float]:
-    """Median seconds an image of both, asked in turn after a warm-up."""
+    """Return the median seconds an image of both, timed in turns after a warm-up."""
     part = np.resize(images, (batch, *images.shape[1:]))
     seconds: dict[str, list[float]] = {"before": [], "after": []}
     runs: list[tuple[str, Callable[[Images], Logits]]] = [("before", before.predict), ("after", after.predict)]
     for _ in range(TIMED + 3):
-        for name, answer in runs:
+        for name, predict in runs:
             started = time.perf_counter()
-            answer(part)
+            predict(part)
             seconds[name].append((time.perf_counter() - started) / batch)
     return float(np.median(seconds["before"][3:])), float(np.median(seconds["after"][3:]))

@@ -12,7 +12,7 @@ from shrinkserve.artifact import INPUT, LOGITS, MODEL, PROBABILITIES, Card, read
 from shrinkserve.engines import check_files, engines_of
 from shrinkserve.errors import ArtifactError, ParityError, ShrinkServeError
 from shrinkserve.preprocess import Preprocess
-from shrinkserve.runtimes.onnx import OnnxModel, check_weights
+from shrinkserve.runtimes.onnx import OnnxModel
 from shrinkserve.serving import config_text, model_config
 from shrinkserve.serving.model_config import LABELS
 from shrinkserve.serving.names import names_of_ensemble, public_name
@@ -38,7 +38,6 @@ def open_verified(folder: Path) -> tuple[Card, OnnxModel]:
         raise ArtifactError(f"{folder}: its card does not name {MODEL}", hint="export the model again")
     check_files(card)
     model = OnnxModel(folder / MODEL)
-    check_weights(folder / MODEL)
     _same(folder, "image size", Preprocess.from_dict(card.preprocess).size, model.size)
     _same(folder, "number of classes", len(card.classes), len(model.classes))
     failed = [str(check.get("step", check.get("check"))) for check in card.checks if check.get("passed") is False]

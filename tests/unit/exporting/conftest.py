@@ -15,7 +15,7 @@ from shrinkserve.artifact import Card, sha256_file, tensors_sha256
 from shrinkserve.exporting.samples import synthetic
 from shrinkserve.exporting.to_onnx import OnnxFromCheckpoint
 from shrinkserve.preprocess import Preprocess
-from shrinkserve.runtimes.checkpoint import weights
+from shrinkserve.runtimes.checkpoint import Checkpoint, weights
 
 CLASSES = [f"class {index}" for index in range(10)]
 
@@ -89,5 +89,5 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_onnx(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny run as a float32 graph; read only."""
     path = tmp_path_factory.mktemp("graphs") / "tiny.onnx"
-    OnnxFromCheckpoint("ema").run(tiny_run, path, synthetic(32, 4))
+    OnnxFromCheckpoint(Checkpoint(tiny_run)).run(tiny_run, path, synthetic(32, 4))
     return path

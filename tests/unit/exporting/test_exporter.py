@@ -20,11 +20,11 @@ from shrinkserve.runtimes.onnx import OnnxModel
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory, tiny_run: Path) -> tuple[Path, Card]:
-    folder = tmp_path_factory.mktemp("exported")
-    return folder, export_onnx(tiny_run, folder, ExportOptions(max_batch=7))
+    folder, scratch = tmp_path_factory.mktemp("exported"), tmp_path_factory.mktemp("scratch")
+    return folder, export_onnx(Checkpoint(tiny_run), folder, scratch, ExportOptions(max_batch=7)).card
 
 
-def test_the_file_answers_as_the_checkpoint(exported: tuple[Path, Card], tiny_run: Path) -> None:
+def test_export_predicts_like_checkpoint(exported: tuple[Path, Card], tiny_run: Path) -> None:
     images = np.random.default_rng(5).integers(0, 256, (9, 32, 32, 3), dtype=np.uint8)
     model, checkpoint = OnnxModel(exported[0] / "model.onnx"), Checkpoint(tiny_run)
     outputs = model.infer(images)
@@ -34,7 +34,7 @@ def test_the_file_answers_as_the_checkpoint(exported: tuple[Path, Card], tiny_ru
     assert model.classes == checkpoint.classes
 
 
-def test_the_normalisation_is_inside(exported: tuple[Path, Card], tiny_run: Path) -> None:
+def test_exported_graph_normalises_like_torchvision(exported: tuple[Path, Card], tiny_run: Path) -> None:
     """Against torchvision's description: (x / 255 - mean) / std a channel."""
     image = np.random.default_rng(6).integers(0, 256, (1, 32, 32, 3), dtype=np.uint8)
     mean, std = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
@@ -44,7 +44,7 @@ def test_the_normalisation_is_inside(exported: tuple[Path, Card], tiny_run: Path
     np.testing.assert_allclose(OnnxModel(exported[0] / "model.onnx").predict(image), expected, atol=1e-4)
 
 
-def test_the_graph_is_one_checked_file_with_the_names_of_the_network(exported: tuple[Path, Card]) -> None:
+def test_exported_graph_is_one_file_with_names_of_spec(exported: tuple[Path, Card]) -> None:
     model = onnx.load(exported[0] / "model.onnx", load_external_data=False)
     onnx.checker.check_model(model, full_check=True)
     assert [entry.version for entry in model.opset_import] == [20]
@@ -56,7 +56,7 @@ def test_the_graph_is_one_checked_file_with_the_names_of_the_network(exported: t
     assert not any(node.metadata_props or node.doc_string for node in model.graph.node)
 
 
-def test_the_card_binds_the_file_to_the_weights(exported: tuple[Path, Card], tiny_run: Path) -> None:
+def test_card_names_weights_and_parents(exported: tuple[Path, Card], tiny_run: Path) -> None:
     folder, card = exported
     assert read_card(folder, "onnx") == card
     assert card.weights == "ema"
@@ -67,24 +67,25 @@ def test_the_card_binds_the_file_to_the_weights(exported: tuple[Path, Card], tin
     assert properties["shrinkserve.contract"] == Preprocess.from_dict(card.preprocess).fingerprint
 
 
-def test_the_card_records_every_check(exported: tuple[Path, Card]) -> None:
+def test_card_records_every_check(exported: tuple[Path, Card]) -> None:
     checks = {check["check"]: check for check in exported[1].checks}
     assert list(checks["parity"]["batches"]) == ["1", "2", "5", "7"]
     assert 0 < checks["parity"]["worst"] < 1e-4
     assert checks["parity"]["source"] == "64 synthetic images, seed 0"
     assert all(check["passed"] for check in checks.values())
-    assert {"parity", "onnx", "probabilities"} == set(checks)
+    assert {"parity", "onnx", "probabilities", "unoptimised"} == set(checks)
     record = exported[1].details["steps"][-1]
     assert record["input_sha256"] != record["output_sha256"] == exported[1].files["model.onnx"]
 
 
-def test_raw_weights_are_named_as_such(tmp_path: Path, tiny_run: Path) -> None:
-    card = export_onnx(tiny_run, tmp_path, ExportOptions(max_batch=2), weights="raw")
+def test_export_of_raw_weights_names_them(tmp_path: Path, tiny_run: Path) -> None:
+    (scratch := tmp_path / "scratch").mkdir()
+    card = export_onnx(Checkpoint(tiny_run, "raw"), tmp_path, scratch, ExportOptions(max_batch=2)).card
     assert card.weights == "raw"
     assert card.weights_sha256 != read_card(tiny_run).weights_sha256
 
 
-def test_a_conversion_that_answers_differently_writes_nothing(
+def test_export_writes_nothing_when_outputs_differ(
     tmp_path: Path, tiny_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Wrong(OnnxFromCheckpoint):
@@ -97,15 +98,18 @@ def test_a_conversion_that_answers_differently_writes_nothing(
             return details
 
     monkeypatch.setattr(exporter, "OnnxFromCheckpoint", Wrong)
+    folders = [tmp_path / name for name in ("folder", "scratch")]
+    for folder in folders:
+        folder.mkdir()
     with pytest.raises(ParityError, match=r"step onnx: .*batch 1 differ by 0\.01"):
-        export_onnx(tiny_run, tmp_path, ExportOptions(max_batch=2))
-    assert list(tmp_path.iterdir()) == []
+        export_onnx(Checkpoint(tiny_run), *folders, ExportOptions(max_batch=2))
+    assert list((tmp_path / "folder").iterdir()) == []
 
 
-def test_a_damaged_run_is_refused(tmp_path: Path, tiny_run: Path) -> None:
+def test_export_rejects_damaged_run(tmp_path: Path, tiny_run: Path) -> None:
     run = shutil.copytree(tiny_run, tmp_path / "run")
     with (run / "ema.safetensors").open("r+b") as stream:
         stream.seek(-1, 2)
         stream.write(b"\xff")
     with pytest.raises(ArtifactError, match="sha256 does not match"):
-        export_onnx(run, tmp_path)
+        Checkpoint(run)

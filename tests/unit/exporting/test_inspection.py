@@ -7,7 +7,7 @@ import pytest
 
 from shrinkserve.artifact import Card
 from shrinkserve.errors import ArtifactError
-from shrinkserve.exporting.inspection import inspect
+from shrinkserve.exporting.inspection import describe_artifact
 
 
 @pytest.mark.parametrize(
@@ -25,4 +25,4 @@ from shrinkserve.exporting.inspection import inspect
 def test_inspect_rejects_damaged_cards(tmp_path: Path, details: dict[str, Any]) -> None:
     Card(kind="onnx", name="m", details=details).write(tmp_path)
     with pytest.raises(ArtifactError, match=r"damaged card|not a readable card"):
-        inspect(tmp_path)
+        describe_artifact(tmp_path)

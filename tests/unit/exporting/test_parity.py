@@ -32,16 +32,16 @@ SAMPLES = synthetic(8, 12)
 RIGHT = Linear("right")
 
 
-def test_equal_answers_pass() -> None:
+def test_compare_passes_for_equal_outputs() -> None:
     outcome = compare_outputs(RIGHT, Linear("copy"), SAMPLES, max_batch=7)
-    assert outcome.faults == []
+    assert outcome.violations == []
     assert outcome.worst == 0
     assert list(outcome.batches) == [1, 2, 5, 7]
     assert outcome.to_dict()["passed"] is True
 
 
 @pytest.mark.parametrize(
-    ("flaw", "fault"),
+    ("flaw", "error"),
     [
         (lambda y: y + 1, "batch 1 differ"),
         (lambda y: y + (len(y) == 5), "batch 5 differ"),
@@ -50,20 +50,20 @@ def test_equal_answers_pass() -> None:
         (lambda y: y * np.nan, "batch 1 differ by nan"),
     ],
 )
-def test_each_flaw_is_found_and_named(flaw: Callable[[np.ndarray], np.ndarray], error: str) -> None:
+def test_compare_names_each_difference(flaw: Callable[[np.ndarray], np.ndarray], error: str) -> None:
     outcome = compare_outputs(RIGHT, Linear("flawed", flaw), SAMPLES, max_batch=7)
-    assert any(found.startswith(error) for found in outcome.faults), outcome.faults
+    assert any(found.startswith(error) for found in outcome.violations), outcome.violations
 
 
-def test_a_row_that_depends_on_its_place_is_found() -> None:
+def test_compare_finds_row_that_depends_on_position() -> None:
     """The largest batch is asked in whole batches only, so nothing but the permutation can show it."""
     flawed = Linear("by place", lambda y: y + (np.arange(len(y)) == 3)[:, None] * (y[:, :1] > 0))
     assert any(
-        error.startswith("permuted rows") for error in compare_outputs(RIGHT, flawed, SAMPLES, max_batch=12).faults
+        error.startswith("permuted rows") for error in compare_outputs(RIGHT, flawed, SAMPLES, max_batch=12).violations
     )
 
 
-def test_flips_are_listed_with_their_margins_the_largest_first() -> None:
+def test_flips_are_sorted_by_margin() -> None:
     outcome = compare_outputs(
         RIGHT, Linear("swapped", lambda y: y[:, ::-1]), SAMPLES, Tolerance(absolute=1e9), max_batch=4
     )
@@ -78,7 +78,7 @@ def test_flips_are_listed_with_their_margins_the_largest_first() -> None:
 
 
 @pytest.mark.parametrize(("rows", "passes"), [(3, True), (4, False)])
-def test_a_stated_part_of_the_answers_may_change_by_any_margin(rows: int, passes: bool) -> None:
+def test_flips_within_allowed_fraction_pass(rows: int, passes: bool) -> None:
     def swap(y: np.ndarray) -> np.ndarray:
         return np.concatenate([y[:rows, ::-1], y[rows:]]) if len(y) == len(SAMPLES) else y
 
@@ -86,7 +86,7 @@ def test_a_stated_part_of_the_answers_may_change_by_any_margin(rows: int, passes
         RIGHT, Linear("swapped", swap), SAMPLES, Tolerance(absolute=1e9, flips=0.25), max_batch=12
     )
     assert outcome.flips == rows
-    assert outcome.faults == ([] if passes else ["4 of 12 top-1 answers changed, at most 25.0% may"])
+    assert outcome.violations == ([] if passes else ["4 of 12 top-1 predictions changed, at most 25.0% may"])
 
 
 class Fixed:
@@ -108,19 +108,17 @@ def numbered(count: int) -> Samples:
 
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from([FLOAT32, Tolerance(0.01), Tolerance(0.08)]))
-def test_errors_too_small_for_more_than_a_near_tie_always_pass(seed: int, tolerance: Tolerance) -> None:
+def test_errors_within_near_tie_pass(seed: int, tolerance: Tolerance) -> None:
     """Logits of few values, so that many classes are tied or nearly so and many answers do change."""
     rng = np.random.default_rng(seed)
     logits = (rng.integers(-3, 4, (40, 5)) * rng.choice([1e-3, 1, 30])).astype(np.float32)
     error = 0.99 * NEAR_TIE / 2 * tolerance.absolute * max(1.0, float(np.abs(logits).max()))
     moved = logits + rng.uniform(-error, error, logits.shape).astype(np.float32)
-    assert compare_outputs(Fixed("a", logits), Fixed("b", moved), numbered(40), tolerance).faults == []
+    assert compare_outputs(Fixed("a", logits), Fixed("b", moved), numbered(40), tolerance).violations == []
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(0, 39), st.sampled_from([FLOAT32, Tolerance(0.01), Tolerance(0.08)]))
-def test_an_answer_that_changes_by_more_than_a_near_tie_always_fails(
-    seed: int, image: int, tolerance: Tolerance
-) -> None:
+def test_flip_beyond_near_tie_fails(seed: int, image: int, tolerance: Tolerance) -> None:
     """One among forty, and every logit within the tolerance."""
     logits = np.random.default_rng(seed).normal(size=(40, 5)).astype(np.float32)
     limit = tolerance.absolute * max(1.0, float(np.abs(logits).max()))
@@ -130,18 +128,18 @@ def test_an_answer_that_changes_by_more_than_a_near_tie_always_fails(
     moved[image, second] = logits[image, first] + 0.2 * limit
     outcome = compare_outputs(Fixed("a", logits), Fixed("b", moved), numbered(40), tolerance)
     assert outcome.worst <= outcome.limit
-    assert [error.split(",")[0] for error in outcome.faults] == [
+    assert [error.split(",")[0] for error in outcome.violations] == [
         f"image {image} changed from output {first} to {second}"
     ]
 
 
-def test_the_tolerance_is_in_units_of_the_logits() -> None:
+def test_tolerance_is_in_units_of_logits() -> None:
     small = compare_outputs(RIGHT, Linear("b", lambda y: y + 2e-4), SAMPLES, FLOAT32)
     assert small.scale > 2.1
-    assert small.faults == []
+    assert small.violations == []
 
 
-def test_failure_names_the_step_and_keeps_both_sides() -> None:
+def test_failure_names_step_and_keeps_both_sides() -> None:
     flawed = Linear("flawed", lambda y: y + 1)
     outcome = compare_outputs(RIGHT, flawed, SAMPLES)
     with pytest.raises(ParityError, match="step fold") as failure:
@@ -151,7 +149,7 @@ def test_failure_names_the_step_and_keeps_both_sides() -> None:
     assert kept["images"].shape == (12, 8, 8, 3)
 
 
-def test_other_classes_cannot_be_compared() -> None:
+def test_compare_rejects_other_number_of_classes() -> None:
     other = Linear("other")
     other.classes = ("a", "b")
     with pytest.raises(ParityError, match="expected 8x8 pixels, 4 classes, found 8x8 pixels, 2 classes"):

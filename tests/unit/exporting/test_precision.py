@@ -8,7 +8,6 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 
-from shrinkserve.errors import ArtifactError
 from shrinkserve.exporting.precision import DTYPES, Lower, lower
 from shrinkserve.exporting.quantise.calibration import observe
 from shrinkserve.exporting.samples import synthetic
@@ -29,7 +28,7 @@ def types(path: Path) -> dict[str, set[int]]:
 
 
 @pytest.mark.parametrize(("precision", "code"), [("float16", 10), ("bfloat16", 16)])
-def test_types_live_in_the_graph(tiny_onnx: Path, tmp_path: Path, precision: str, code: int):
+def test_lower_types_are_in_graph(tiny_onnx: Path, tmp_path: Path, precision: str, code: int):
     target = tmp_path / "low.onnx"
     record = Lower(precision, IMAGES).run(tiny_onnx, target, synthetic(32, 4))
     found = types(target)
@@ -46,7 +45,7 @@ def test_types_live_in_the_graph(tiny_onnx: Path, tmp_path: Path, precision: str
 
 
 @pytest.mark.parametrize(("precision", "limit"), [("float16", 0.004), ("bfloat16", 0.04)])
-def test_answers_are_near(tiny_onnx: Path, tmp_path: Path, precision: str, limit: float):
+def test_predictions_are_near_float32(tiny_onnx: Path, tmp_path: Path, precision: str, limit: float):
     target = tmp_path / "low.onnx"
     Lower(precision, IMAGES).run(tiny_onnx, target, synthetic(32, 4))
     right = OnnxModel(tiny_onnx).predict(IMAGES)
@@ -80,7 +79,7 @@ def large(factor: float) -> ir.Model:
     return model
 
 
-def test_what_would_overflow_stays_float32():
+def test_lower_keeps_overflowing_nodes_in_float32():
     images = np.full((4, 8), 255, np.uint8)
     model = large(40.0)  # 8 * 255 * 40 = 81,600: beyond float16's 65,504
     kept = lower(model, DTYPES["float16"], observe(model, images))
@@ -94,13 +93,13 @@ def test_what_would_overflow_stays_float32():
     assert "node1" not in lower(tame, DTYPES["float16"], observe(tame, images))
 
 
-def test_bfloat16_has_the_range():
+def test_bfloat16_keeps_no_node_for_its_range():
     images = np.full((4, 8), 255, np.uint8)
     model = large(40.0)
     assert set(lower(model, DTYPES["bfloat16"], observe(model, images))) == {"node0"}
 
 
-def test_scales_of_a_resize_stay_float32():
+def test_lower_keeps_resize_scales_in_float32():
     model = onnx.parser.parse_model("""
         <ir_version: 8, opset_import: ["" : 17]>
         agraph (float[1, 2, 4, 4] x) => (float[1, 2, 8, 8] y)
@@ -116,18 +115,35 @@ def test_scales_of_a_resize_stay_float32():
     assert resize.inputs[2].dtype == ir.DataType.FLOAT
 
 
-def test_control_flow_is_refused():
+def test_lower_gives_subgraphs_float32():
+    """A branch reads a tensor that is computed in sixteen bits."""
     model = ir.from_onnx_text("""
         <ir_version: 8, opset_import: ["" : 17]>
-        agraph (bool c, float[2] x) => (float[2] y)
-        { y = If (c) <then_branch = a () => (float[2] p) { p = Identity (x) },
-                      else_branch = b () => (float[2] q) { q = Relu (x) }> }
+        agraph (bool c, float[1, 2, 4, 4] x) => (float[1, 2, 4, 4] y)
+        <float[2, 2, 1, 1] w = {1, 2, 3, 4}>
+        { v = Conv (x, w)
+          y = If (c) <then_branch = a () => (float[1, 2, 4, 4] p) { p = Identity (v) },
+                      else_branch = b () => (float[1, 2, 4, 4] q) { q = Relu (v) }> }
     """)
-    with pytest.raises(ArtifactError, match="control flow"):
-        lower(model, DTYPES["float16"], {})
+    for number, node in enumerate(model.graph):
+        node.name = f"node{number}"
+    proto = ir.to_proto(model)
+    kept = lower(model, DTYPES["float16"], {})
+    assert list(kept) == ["node1"]
+    conv = next(node for node in model.graph if node.op_type == "Conv")
+    assert conv.inputs[0].dtype == ir.DataType.FLOAT16
+    image = np.random.default_rng(0).normal(size=(1, 2, 4, 4)).astype(np.float32)
+    for branch in (True, False):
+        right, found = (run_proto(one, {"c": np.array(branch), "x": image}) for one in (proto, ir.to_proto(model)))
+        np.testing.assert_allclose(found, right, atol=0.02)
 
 
-def test_float16_graph_loads_in_onnx_runtime(tiny_onnx: Path, tmp_path: Path):
+def run_proto(proto: onnx.ModelProto, feed: dict[str, np.ndarray]) -> np.ndarray:
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    return session.run(None, feed)[0]
+
+
+def test_float16_graph_runs_in_onnxruntime(tiny_onnx: Path, tmp_path: Path):
     target = tmp_path / "half.onnx"
     Lower("float16", IMAGES).run(tiny_onnx, target, synthetic(32, 4))
     session = onnxruntime.InferenceSession(target, providers=["CPUExecutionProvider"])

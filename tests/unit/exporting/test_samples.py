@@ -9,7 +9,7 @@ from shrinkserve.exporting.samples import load_samples, synthetic
 from shrinkserve.preprocess import Preprocess
 
 
-def test_synthetic_images_are_the_same_every_time_and_say_what_they_are() -> None:
+def test_synthetic_images_are_reproducible() -> None:
     first, second = (load_samples(None, Preprocess(size=16), limit=5) for _ in range(2))
     np.testing.assert_array_equal(first.images, second.images)
     assert first.images.shape == (5, 16, 16, 3)
@@ -23,7 +23,7 @@ def test_synthetic_images_differ_and_are_not_flat() -> None:
     assert all(np.abs(images[0] - image).mean() > 10 for image in images[1:])
 
 
-def test_labels_that_mean_other_classes_judge_nothing(tmp_path: Path) -> None:
+def test_samples_drop_labels_of_other_classes(tmp_path: Path) -> None:
     for split in ("train", "validation"):
         for name in ("cat", "dog"):
             (tmp_path / split / name).mkdir(parents=True)
@@ -33,4 +33,4 @@ def test_labels_that_mean_other_classes_judge_nothing(tmp_path: Path) -> None:
     assert same.labels.tolist() == [0, 1]
     other = load_samples(tmp_path, Preprocess(size=16), ["dog", "cat"])
     assert other.labels is None
-    assert "labels are not used" in other.source
+    assert "labels are ignored" in other.source

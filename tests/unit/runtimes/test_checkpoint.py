@@ -48,7 +48,7 @@ def images(count: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
 
 
-def test_normalisation_is_its_formula() -> None:
+def test_normalise_equals_formula() -> None:
     pixels = images(3)
     expected = (pixels / 255 - np.array(PREPROCESS.mean)) / np.array(PREPROCESS.std)
     found = normalise(torch.from_numpy(pixels), PREPROCESS)
@@ -57,7 +57,7 @@ def test_normalisation_is_its_formula() -> None:
     np.testing.assert_allclose(found.numpy(), expected.transpose(0, 3, 1, 2), atol=1e-6)
 
 
-def test_it_answers_with_the_stored_weights(run: Path) -> None:
+def test_checkpoint_predicts_with_stored_weights(run: Path) -> None:
     checkpoint = Checkpoint(run)
     assert (checkpoint.name, checkpoint.size, checkpoint.classes) == ("four", 32, ["a", "b", "c", "d"])
     network = compile_spec(load_network("shrinkcnn-b", classes=4, input_size=32, width=0.25))
@@ -71,7 +71,7 @@ def test_it_answers_with_the_stored_weights(run: Path) -> None:
     np.testing.assert_allclose(answer, expected.numpy(), rtol=1e-4, atol=1e-4)
 
 
-def test_a_large_batch_is_the_same_as_its_parts(run: Path) -> None:
+def test_checkpoint_splits_large_batch(run: Path) -> None:
     checkpoint = Checkpoint(run)
     many = images(70)
     parts = np.concatenate([checkpoint.predict(many[:64]), checkpoint.predict(many[64:])])
@@ -79,14 +79,14 @@ def test_a_large_batch_is_the_same_as_its_parts(run: Path) -> None:
     assert checkpoint.predict(many[:0]).shape == (0, 4)
 
 
-def test_raw_weights_are_others(run: Path) -> None:
+def test_checkpoint_opens_raw_weights(run: Path) -> None:
     assert not np.allclose(Checkpoint(run, "raw").predict(images(2)), Checkpoint(run).predict(images(2)))
     with pytest.raises(ConfigError, match="weights: expected ema or raw, found 'best'"):
         Checkpoint(run, "best")
 
 
 @pytest.mark.parametrize("damage", ["changed", "truncated", "missing"])
-def test_damaged_weights_are_refused(run: Path, tmp_path: Path, damage: str) -> None:
+def test_checkpoint_rejects_damaged_weights(run: Path, tmp_path: Path, damage: str) -> None:
     copy = tmp_path / "run"
     shutil.copytree(run, copy)
     path = copy / "ema.safetensors"
@@ -100,13 +100,13 @@ def test_damaged_weights_are_refused(run: Path, tmp_path: Path, damage: str) -> 
         Checkpoint(copy)
 
 
-def test_weights_of_another_network_are_refused(run: Path) -> None:
+def test_restore_rejects_weights_of_other_network(run: Path) -> None:
     spec = to_dict(load_network("shrinkcnn-b", classes=5, input_size=32, width=0.25))
     with pytest.raises(ArtifactError, match="x: weights of another network"):
         restore(spec, load_file(run / "ema.safetensors"), "x")
 
 
-def test_no_batch_counters_are_stored(run: Path) -> None:
+def test_weights_leave_out_batch_counters(run: Path) -> None:
     names = load_file(run / "ema.safetensors")
     assert not [name for name in names if name.endswith("num_batches_tracked")]
     assert "stem.conv.weight" in names

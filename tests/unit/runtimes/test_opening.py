@@ -16,7 +16,13 @@ from shrinkserve.preprocess import Preprocess
 from shrinkserve.runtimes import open_artifact
 from shrinkserve.runtimes import tensorrt as runtime
 
-BUILT = {"library": "tensorrt_rtx", "version": "0.1", "gpu": None, "hardware_compatibility": "none"}
+BUILT = {
+    "library": "tensorrt_rtx",
+    "version": "0.1",
+    "gpu": None,
+    "hardware_compatibility": "none",
+    "batches": [1, 8, 32],
+}
 PREPROCESS = Preprocess(size=4)
 
 
@@ -47,8 +53,6 @@ def version(folder: Path) -> Path:
             capabilities={"8.6": "a-sm86.plan", "8.9": "a-sm89.plan"},
             record={"built": built},
         ),
-        "other": engine("pytorch", "model.onnx"),
-        "broken": {"backend": "openvino", "file": "model.onnx"},
     }
     files = {path.name: sha256_file(path) for path in folder.iterdir()}
     described = {"classes": ["r", "g", "b"], "preprocess": PREPROCESS.to_dict()}
@@ -64,7 +68,7 @@ def engine(backend: str, file: str, **more: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("name", "runtime"), [("bfloat16", "OpenVINO bf16"), ("float16", "ONNX Runtime")])
-def test_an_engine_of_a_version_answers_and_knows_its_preprocessing(tmp_path: Path, name: str, runtime: str) -> None:
+def test_engine_of_version_predicts_and_has_preprocessing(tmp_path: Path, name: str, runtime: str) -> None:
     if "OpenVINO" in runtime:
         pytest.importorskip("openvino")
     model = open_artifact(Path(f"{version(tmp_path / '1')}@{name}"))
@@ -76,7 +80,7 @@ def test_an_engine_of_a_version_answers_and_knows_its_preprocessing(tmp_path: Pa
 
 
 @pytest.mark.parametrize(("here", "file"), [("8.6", "a-sm86.plan"), ("8.9", "a-sm89.plan"), (None, "a-sm86.plan")])
-def test_of_several_plans_the_one_for_the_gpu_that_is_here(
+def test_open_chooses_plan_for_gpu(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, here: str | None, file: str
 ) -> None:
     monkeypatch.setattr(runtime, "gpu", lambda: {"gpu": None, "compute_capability": here})
@@ -86,13 +90,9 @@ def test_of_several_plans_the_one_for_the_gpu_that_is_here(
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [
-        ("absent", "expected one of its engines: bfloat16, float16, plan, other, broken, found absent; "),
-        ("other", "backend pytorch cannot be asked without a server"),
-        ("broken", "engine broken cannot be read"),
-    ],
+    [("absent", "expected bfloat16, float16, plan, found absent; ")],
 )
-def test_an_engine_that_cannot_be_asked_is_told(tmp_path: Path, name: str, message: str) -> None:
+def test_open_rejects_unknown_engine(tmp_path: Path, name: str, message: str) -> None:
     with pytest.raises(ArtifactError) as caught:
         open_artifact(Path(f"{version(tmp_path / '1')}@{name}"))
     assert message in str(caught.value)

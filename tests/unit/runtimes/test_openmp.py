@@ -20,7 +20,7 @@ print(work()); release_helpers(); print(count()); print(work(), torch.get_num_th
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="counts the threads of GNU's OpenMP")
-def test_helpers_end_and_come_back() -> None:
+def test_release_helpers_ends_threads_until_next_operator() -> None:
     """In a process of its own: nobody else's threads come or go there."""
     done = subprocess.run([sys.executable, "-c", ALONE], capture_output=True, text=True, timeout=120, check=True)
     busy, released, again, threads = (int(word) for word in done.stdout.split())

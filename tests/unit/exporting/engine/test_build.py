@@ -57,7 +57,7 @@ def wheel(pattern: str) -> zipfile.ZipFile:
     return zipfile.ZipFile(found[-1])
 
 
-def test_builder_uses_something():
+def test_used_names_finds_names():
     assert {
         "build_serialized_network",
         "STRONGLY_TYPED",
@@ -80,7 +80,7 @@ def test_every_name_is_in_tensorrt_11():
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16", "bfloat16", "int8"])
-def test_engine_of_every_precision(trt, tiny_onnx: Path, tmp_path: Path, precision: str):
+def test_build_engine_of_every_precision(trt, tiny_onnx: Path, tmp_path: Path, precision: str):
     images = synthetic(32, 8).images
     source = tiny_onnx
     if precision == "int8":
@@ -151,7 +151,7 @@ def test_progress_reports_phases(trt, tiny_onnx: Path):
     assert sorted(bars.removed) == sorted(name for name, _ in bars.added)
 
 
-def test_graph_for_onnx_runtime_is_refused_with_a_reason(trt, tiny_onnx: Path, tmp_path: Path):
+def test_build_rejects_graph_for_onnxruntime(trt, tiny_onnx: Path, tmp_path: Path):
     model = graph.load(tiny_onnx)
     path = tmp_path / "unsigned.onnx"
     onnx.save(quantise(model, clip(observe(model, synthetic(32, 8).images), "minmax"), "onnxruntime"), path)
@@ -159,18 +159,18 @@ def test_graph_for_onnx_runtime_is_refused_with_a_reason(trt, tiny_onnx: Path, t
         build_engine(trt, path, AHEAD)
 
 
-def test_unknown_capability(trt, tiny_onnx: Path):
+def test_build_rejects_unknown_capability(trt, tiny_onnx: Path):
     with pytest.raises(ConfigError, match=r"compute capability: expected one of 7\.5, .*, found 1\.0"):
         build_engine(trt, tiny_onnx, EngineOptions(compute_capability="1.0"))
 
 
 @pytest.mark.parametrize("wrong", [{"min_batch": 0}, {"opt_batch": 64}, {"min_batch": 9}, {"level": 6}])
-def test_options_that_do_not_hold_together(wrong: dict[str, int]):
+def test_engine_options_reject_inconsistent_values(wrong: dict[str, int]):
     with pytest.raises(ConfigError):
         EngineOptions(**wrong)
 
 
-def test_absent_library_names_its_package(monkeypatch: pytest.MonkeyPatch):
+def test_missing_library_names_its_package(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(build_module.MODULES, "tensorrt", ("no_such_tensorrt",))
     with pytest.raises(ConfigError, match="pip install tensorrt"):
         import_library("tensorrt")

@@ -23,7 +23,7 @@ agraph (uint8[N, 4, 4, 3] images) => (float[N, 4, 4, 3] y)
 """
 
 
-def test_ranges_are_those_of_numpy():
+def test_observe_ranges_equal_numpy():
     images = np.random.default_rng(0).integers(3, 200, (21, 4, 4, 3), dtype=np.uint8)
     seen = observe(ir.from_onnx_text(SCALED), images)
     assert (seen["y"].low, seen["y"].high) == (images.min() / 2, images.max() / 2)
@@ -32,14 +32,14 @@ def test_ranges_are_those_of_numpy():
     assert np.abs(np.cumsum(seen["y"].counts - expected)).max() <= np.bincount(images.ravel()).max()
 
 
-def test_model_is_left_as_it_was():
+def test_observe_leaves_model_unchanged():
     model = ir.from_onnx_text(SCALED)
     before = ir.to_onnx_text(model)
     observe(model, np.zeros((2, 4, 4, 3), np.uint8))
     assert ir.to_onnx_text(model) == before
 
 
-def test_percentile_is_that_of_numpy():
+def test_percentile_equals_numpy():
     values = np.random.default_rng(1).normal(size=400_000)
     low, high = clip({"x": histogram(values)}, "percentile")["x"]
     width = (values.max() - values.min()) / BINS
@@ -47,7 +47,7 @@ def test_percentile_is_that_of_numpy():
 
 
 @pytest.mark.parametrize("sign", [1, -1])
-def test_entropy_cuts_an_outlier_that_minmax_keeps(sign: int):
+def test_entropy_cuts_outlier(sign: int):
     values = np.append(sign * np.abs(np.random.default_rng(2).normal(size=200_000)), sign * 60.0)
     ranges = {method: clip({"x": histogram(values)}, method)["x"] for method in METHODS}
     assert max(map(abs, ranges["minmax"])) == 60
@@ -55,7 +55,7 @@ def test_entropy_cuts_an_outlier_that_minmax_keeps(sign: int):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_constant_tensor_has_a_range(method: str):
+def test_constant_tensor_has_range(method: str):
     counts = np.zeros(BINS, np.int64)
     counts[0] = 7
     low, high = clip({"x": ActivationHistogram(1.5, 1.5, counts)}, method)["x"]

@@ -28,7 +28,7 @@ def constants(proto: onnx.ModelProto) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_weights_are_int8_with_a_scale_a_channel(tiny_onnx: Path, ranges, target: str):
+def test_weights_are_int8_with_scale_per_channel(tiny_onnx: Path, ranges, target: str):
     proto = quantise(graph.load(tiny_onnx), ranges, target)
     values = constants(proto)
     producers = {name: node for node in proto.graph.node for name in node.output}
@@ -49,7 +49,7 @@ def test_tensorrt_gets_symmetric_activations(tiny_onnx: Path, ranges):
     assert not any(z.any() for z in zeros)
 
 
-def test_onnx_runtime_computes_it_in_eight_bits(tiny_onnx: Path, ranges, tmp_path: Path):
+def test_onnxruntime_computes_in_eight_bits(tiny_onnx: Path, ranges, tmp_path: Path):
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -61,7 +61,7 @@ def test_onnx_runtime_computes_it_in_eight_bits(tiny_onnx: Path, ranges, tmp_pat
     assert operators.count("QLinearConv") == len(weighted_nodes(graph.load(tiny_onnx))) - 1  # the last one is a Gemm
 
 
-def test_what_meets_in_a_concat_shares_its_scale(tiny_onnx: Path, ranges):
+def test_inputs_of_concat_share_a_scale(tiny_onnx: Path, ranges):
     proto = quantise(graph.load(tiny_onnx), ranges, "onnxruntime")
     producers = {name: node for node in proto.graph.node for name in node.output}
     values = constants(proto)
@@ -71,20 +71,20 @@ def test_what_meets_in_a_concat_shares_its_scale(tiny_onnx: Path, ranges):
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_answers_are_near(tiny_onnx: Path, ranges, tmp_path: Path, target: str):
+def test_predictions_are_near_float32(tiny_onnx: Path, ranges, tmp_path: Path, target: str):
     onnx.save(quantise(graph.load(tiny_onnx), ranges, target), tmp_path / "int8.onnx")
     right, found = OnnxModel(tiny_onnx).predict(IMAGES), OnnxModel(tmp_path / "int8.onnx").predict(IMAGES)
     assert 0 < np.sqrt(np.mean((right - found) ** 2)) < 0.1 * right.std()
 
 
-def test_a_kept_layer_stays_float(tiny_onnx: Path, ranges):
+def test_kept_layer_stays_float(tiny_onnx: Path, ranges):
     first = weighted_nodes(graph.load(tiny_onnx))[0]
     proto = quantise(graph.load(tiny_onnx), ranges, "onnxruntime", keep_float=[first])
     node = next(node for node in proto.graph.node if node.name == first)
     assert node.input[1] in constants(proto)
 
 
-def test_ranking_finds_the_layer_that_cannot_bear_it(tiny_onnx: Path, ranges):
+def test_rank_finds_sensitive_layer(tiny_onnx: Path, ranges):
     model = graph.load(tiny_onnx)
     before = model.graph.num_nodes(), len(model.graph.initializers)
     victim = next(node for node in model.graph if node.op_type == "Conv" and node is not model.graph[0])
@@ -101,7 +101,7 @@ def step(**changes) -> Int8:
     return Int8("onnxruntime", IMAGES, **{"demand_faster": False, **changes})
 
 
-def test_step_compares_methods(tiny_onnx: Path, tmp_path: Path):
+def test_int8_step_compares_methods(tiny_onnx: Path, tmp_path: Path):
     record = step(max_top1_drop=20).run(tiny_onnx, tmp_path / "int8.onnx", Samples(IMAGES, None, "test"))
     assert set(record["errors"]) == {"minmax", "percentile", "entropy"}
     assert record["errors"][record["method"]] == min(record["errors"].values())
@@ -109,7 +109,7 @@ def test_step_compares_methods(tiny_onnx: Path, tmp_path: Path):
     assert (tmp_path / "int8.onnx").is_file()
 
 
-def test_nothing_ships_that_is_not_accurate(tiny_onnx: Path, tmp_path: Path):
+def test_int8_step_rejects_inaccurate_graph(tiny_onnx: Path, tmp_path: Path):
     demand = step(max_top1_drop=-101)  # below what any graph can do
     with pytest.raises(GateError, match=r"not accurate enough.*max-top1-drop"):
         demand.run(tiny_onnx, tmp_path / "int8.onnx", Samples(IMAGES, None, "test"))
@@ -120,7 +120,7 @@ def test_nothing_ships_that_is_not_accurate(tiny_onnx: Path, tmp_path: Path):
     ("allowed", "advice"),
     [(0.5, "32 images resolve 3.1 points: give --data with at least 200"), (5, "allow more with")],
 )
-def test_images_that_are_too_few_to_decide_are_named(
+def test_int8_step_names_too_few_images(
     tiny_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, allowed: float, advice: str
 ):
     monkeypatch.setattr("shrinkserve.exporting.quantise.step._drop", lambda *_: 6.25)
@@ -128,7 +128,7 @@ def test_images_that_are_too_few_to_decide_are_named(
         step(max_top1_drop=allowed).run(tiny_onnx, tmp_path / "int8.onnx", Samples(IMAGES, None, "test"))
 
 
-def test_top1_is_judged_by_labels_where_there_are_some(tiny_onnx: Path, tmp_path: Path):
+def test_int8_step_measures_top1_on_labels(tiny_onnx: Path, tmp_path: Path):
     """All labels wrong but for one image: whatever eight bits change, top-1 cannot fall by more than that one."""
     labels = (OnnxModel(tiny_onnx).predict(IMAGES).argmax(1) + 1) % 10
     labels[0] = (labels[0] + 9) % 10
@@ -138,13 +138,13 @@ def test_top1_is_judged_by_labels_where_there_are_some(tiny_onnx: Path, tmp_path
     assert record["judged_by"] == "32 images with labels"
 
 
-def test_nothing_ships_that_is_not_faster(tiny_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_int8_step_rejects_slower_graph(tiny_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("shrinkserve.exporting.quantise.step.timed", lambda *_: (0.001, 0.002))
     with pytest.raises(GateError, match="not faster"):
         step(max_top1_drop=20, demand_faster=True).run(tiny_onnx, tmp_path / "x.onnx", Samples(IMAGES, None, "test"))
     assert not (tmp_path / "x.onnx").exists()
 
 
-def test_too_few_images(tiny_onnx: Path, tmp_path: Path):
+def test_int8_step_rejects_too_few_calibration_images(tiny_onnx: Path, tmp_path: Path):
     with pytest.raises(ConfigError, match="at least 16 calibration images"):
         Int8("onnxruntime", IMAGES[:3]).run(tiny_onnx, tmp_path / "x.onnx", synthetic(32, 4))

@@ -1,0 +1,333 @@
+"""Export as a function."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from shrinkserve.errors import ConfigError
+
+if TYPE_CHECKING:
+    from shrinkserve.artifact import Card
+    from shrinkserve.config import ServingConfig
+    from shrinkserve.engines import Engine
+    from shrinkserve.exporting.exporter import Exported, ExportOptions
+    from shrinkserve.exporting.variants import Kind, Source, VariantOptions
+
+Weights = Literal["ema", "raw"]
+Target = Literal["onnxruntime-cpu", "openvino", "tensorrt"]
+Compatibility = Literal["none", "ampere+", "same_compute_capability"]
+Builder = Literal["tensorrt", "tensorrt_rtx"]
+Say = Callable[[str], None]
+Pathlike = Path | str
+
+REPOSITORY = Path("model_repository")
+"""The default model repository."""
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """A version that `export` wrote or extended.
+
+    Attributes:
+        folder: the version's folder.
+        card: its card.
+        engines: the engines that were made.
+        added: the engines were added to a version that existed.
+    """
+
+    folder: Path
+    card: Card
+    engines: list[Engine]
+    added: bool = False
+
+
+def _silent(_: str) -> None:
+    """Discard a line."""
+
+
+def export(  # noqa: PLR0913 - the options of the command
+    run: Pathlike | None = None,
+    *,
+    data: Pathlike | None = None,
+    repository: Pathlike = REPOSITORY,
+    out: Pathlike | None = None,
+    url: str | None = None,
+    token: str | None = None,
+    name: str | None = None,
+    version: int | None = None,
+    weights: Weights = "ema",
+    target: Target = "onnxruntime-cpu",
+    tune: bool = False,
+    max_batch: int = 32,
+    to: str | Sequence[str] = "fp32",
+    max_top1_drop: float = 0.5,
+    level: int = 3,
+    opt_batch: int = 8,
+    workspace: int | None = None,
+    compatibility: Compatibility = "none",
+    builder: Builder = "tensorrt",
+    gpu: str | None = None,
+    build_log: Pathlike | None = None,
+    onnx: Pathlike | None = None,
+    preprocess: Pathlike | None = None,
+    labels: Pathlike | None = None,
+    say: Say = _silent,
+) -> ExportResult:
+    """Export a run, or an ONNX classifier of another tool, and compare its outputs with those of its source.
+
+    Adds a version with all its engines to a model repository in one transaction. A failure writes nothing.
+
+    Args:
+        run: run folder that `train` wrote; or a version's folder, to add engines to it.
+        data: dataset whose validation images check the result; that of the run by default.
+        repository: model repository that gets the version.
+        out: write a version into this new folder instead; `publish` accepts it.
+        url: publish the version to the live server of the repository, as `publish` does.
+        token: of the server's model control, with `url`.
+        name: model name; that of the run or the file by default.
+        version: number of the version; the next free one by default.
+        weights: "ema", the weights that were evaluated, or "raw".
+        target: runtime of the float32 file, which decides the graph passes.
+        tune: time graph passes on this machine, stage by stage.
+        max_batch: largest batch that is checked and served.
+        to: further engines: fp16, bf16, int8, tensorrt, tensorrt-int8.
+        max_top1_drop: points of top-1 that int8 may lose.
+        level: TensorRT builder effort, 0 (fast build) to 5 (fast engine).
+        opt_batch: batch that TensorRT optimises for.
+        workspace: MiB of GPU memory for TensorRT's kernels.
+        compatibility: other GPUs that may load the TensorRT engine.
+        builder: "tensorrt_rtx" builds without a GPU, for a Triton with TensorRT-RTX.
+        gpu: compute capability to build for, e.g. "8.9"; for tensorrt_rtx.
+        build_log: file for TensorRT's log.
+        onnx: export this ONNX file instead of a run.
+        preprocess: with `onnx`: TOML file of its preprocessing.
+        labels: with `onnx`: file of class names, one a line.
+        say: is called with each line of progress.
+
+    Returns:
+        The version's folder, its card and the new engines.
+
+    Raises:
+        ConfigError: options that exclude each other, an invalid name, or a version that exists.
+        ArtifactError: the source is damaged or does not fit, or the result cannot be written.
+        ParityError: the outputs of a result differ from those of its source.
+        GateError: int8 is not accurate enough or not faster.
+
+    Example::
+
+        version = shrinkserve.export("runs/digits", repository="models", to=["fp16"])
+        print(version.folder, [engine.name for engine in version.engines])
+    """
+    from shrinkserve.exporting.engine.build import EngineOptions
+    from shrinkserve.exporting.exporter import ExportOptions
+    from shrinkserve.exporting.optimise import check_target
+    from shrinkserve.exporting.samples import is_version, trained_on
+    from shrinkserve.exporting.variants import VariantOptions, check_runtimes, parse_kinds
+
+    run, onnx = _path(run), _path(onnx)
+    _check_source(run, onnx, preprocess, labels)
+    passes, kinds = check_target(target), parse_kinds(to)
+    extends = run is not None and is_version(run)
+    root = _path(data) or (trained_on(run) if run else None)
+    destination = _Destination(Path(repository), _path(out), url, token, version, say)
+    caches = run.resolve().parents[1] if run and extends else destination.root.resolve()
+    engine = EngineOptions(1, min(opt_batch, max_batch), max_batch, workspace, level, compatibility, gpu)
+    wanted = VariantOptions(
+        root,
+        "openvino" if target == "openvino" else "onnxruntime",
+        max_top1_drop,
+        engine,
+        builder,
+        caches,
+        _path(build_log),
+    )
+    check_runtimes(kinds, wanted)
+    if run and extends:
+        return _add_engines(run, kinds, wanted, say)
+    destination.check(name or (onnx.stem if onnx else None))
+    options = ExportOptions(root, passes, tune, max_batch, say)
+    with tempfile.TemporaryDirectory(prefix="shrinkserve-export-") as folder, _named(run or onnx, Path(folder)):
+        if onnx:
+            made, serving = _export_file(onnx, _path(preprocess), _path(labels), Path(folder), options), None
+        else:
+            assert run is not None
+            made, serving = _export_run(run, weights, Path(folder), options)
+        return destination.write(made, name, _engines(made, kinds, Path(folder), wanted), serving)
+
+
+def _path(path: Pathlike | None) -> Path | None:
+    return None if path is None else Path(path)
+
+
+def _check_source(run: Path | None, onnx: Path | None, preprocess: Pathlike | None, labels: Pathlike | None) -> None:
+    if (run is None) == (onnx is None):
+        raise ConfigError("export", expected="a run folder or --onnx FILE", found="both" if run else "neither")
+    if run and (preprocess or labels):
+        raise ConfigError("--preprocess and --labels", expected="only with --onnx", found="a run, which has its own")
+
+
+@contextmanager
+def _named(source: Path | None, scratch: Path) -> Iterator[None]:
+    """Replace the paths of temporary files by the source in messages of errors."""
+    from shrinkserve.errors import ShrinkServeError
+
+    try:
+        yield
+    except ShrinkServeError as exc:
+        if str(scratch) not in str(exc):
+            raise
+        texts = [None if t is None else _renamed(str(t), scratch, source) for t in (exc.expected, exc.found, exc.hint)]
+        what = _renamed(exc.what, scratch, source)
+        raise type(exc)(what, expected=texts[0], found=texts[1], hint=texts[2]) from exc
+
+
+def _renamed(text: str, scratch: Path, source: Path | None) -> str:
+    """Return `text` with paths in `scratch` replaced, e.g. ``net.onnx (after step passes)``."""
+    return re.sub(rf"{re.escape(str(scratch))}/(?:[^\s:/]+/)*([^\s:/]+)\.\w+", rf"{source} (after step \1)", text)
+
+
+def _export_run(run: Path, weights: Weights, folder: Path, options: ExportOptions) -> tuple[Exported, ServingConfig]:
+    from shrinkserve.exporting.exporter import export_onnx, serving_options
+    from shrinkserve.runtimes.checkpoint import Checkpoint
+
+    if weights == "raw":
+        options.report("WARNING: exporting the RAW weights, not the EMA weights that were evaluated")
+    checkpoint = Checkpoint(run, weights)
+    made = export_onnx(checkpoint, folder, _scratch(folder), options)
+    return made, serving_options(checkpoint, options.max_batch)
+
+
+def _export_file(
+    onnx: Path, preprocess: Path | None, labels: Path | None, folder: Path, options: ExportOptions
+) -> Exported:
+    from shrinkserve.exporting.exporter import export_foreign
+    from shrinkserve.exporting.foreign.description import read_labels, read_preprocess
+
+    if preprocess is None or labels is None:
+        found = " and ".join(n for n, p in (("--preprocess", preprocess), ("--labels", labels)) if p is None)
+        raise ConfigError("--onnx", expected="--preprocess FILE and --labels FILE with it", found=f"no {found}")
+    described, classes = read_preprocess(preprocess), read_labels(labels)
+    return export_foreign(onnx, described, classes, folder, _scratch(folder), options, name=onnx.stem)
+
+
+def _scratch(folder: Path) -> Path:
+    scratch = folder / "steps"
+    scratch.mkdir()
+    return scratch
+
+
+def _engines(made: Exported, kinds: Sequence[Kind], folder: Path, options: VariantOptions) -> list[Engine]:
+    from shrinkserve.exporting.variants import Source, make_variants
+    from shrinkserve.preprocess import Preprocess
+
+    card = made.card
+    source = Source(made.graph, made.plain, Preprocess.from_dict(card.preprocess), card.classes, made.samples)
+    return make_variants(source, kinds, folder, options)
+
+
+@dataclass(frozen=True)
+class _Destination:
+    """Where an export goes: a repository, a live server with its repository, or a folder."""
+
+    root: Path
+    out: Path | None
+    url: str | None
+    token: str | None
+    version: int | None
+    say: Say
+
+    def check(self, name: str | None) -> None:
+        """Check the place before the work."""
+        from shrinkserve.artifact import check_name
+        from shrinkserve.atomic import check_writable
+        from shrinkserve.serving.repository.writer import Repository
+
+        if self.out is not None:
+            if self.url is not None or self.version is not None:
+                raise ConfigError("--out", expected="neither --url nor --version with it")
+            if self.out.exists():
+                raise ConfigError(f"{self.out}: the folder exists", hint="name a new folder")
+            check_writable(self.out.parent)
+            if name is not None:
+                check_name(name)
+        elif self.url is not None and self.version is not None:
+            raise ConfigError("--url", expected="no --version with it", found=self.version)
+        else:
+            Repository(self.root).check_place(name, self.version)
+
+    def write(
+        self, made: Exported, name: str | None, engines: list[Engine], serving: ServingConfig | None
+    ) -> ExportResult:
+        """Write the version, with its engines, in one step."""
+        from shrinkserve.serving.names import classifier_name
+        from shrinkserve.serving.repository.version import write_version
+        from shrinkserve.serving.repository.writer import Repository
+        from shrinkserve.serving.server.launch import importable
+
+        card = replace(made.card, name=name or made.card.name)
+        if self.out is not None:
+            card = write_version(self.out, made.model, card, engines)
+            return ExportResult(self.out, card, engines)
+        if self.url is not None:
+            return self._publish(made, card, engines)
+        place = Repository(self.root, say=self.say).add(
+            classifier_name(card.name),
+            made.model,
+            card,
+            engines=engines,
+            version=self.version,
+            initial=serving,
+            encoded=importable("nvidia.dali"),
+        )
+        return ExportResult(place, card, engines)
+
+    def _publish(self, made: Exported, card: Card, engines: list[Engine]) -> ExportResult:
+        from shrinkserve.api.repository import publish
+        from shrinkserve.serving.repository.version import write_version
+
+        staged = made.model.parent / "version"
+        card = write_version(staged, made.model, card, engines)
+        place = publish(staged, self.root, name=card.name, url=self.url, token=self.token, say=self.say)
+        return ExportResult(place, card, engines)
+
+
+def _add_engines(place: Path, kinds: Sequence[Kind], options: VariantOptions, say: Say) -> ExportResult:
+    """Make engines of a published version, e.g. on a machine with another GPU, and add them to it."""
+    from shrinkserve.artifact import read_card
+    from shrinkserve.exporting.variants import make_variants
+    from shrinkserve.serving.repository.writer import Repository
+
+    if not kinds:
+        expected = "engines to add to this version, e.g. --to tensorrt"
+        raise ConfigError(f"export {place}", expected=expected, found="none")
+    place = place.resolve()
+    with tempfile.TemporaryDirectory(prefix="shrinkserve-export-") as name, _named(place, Path(name)):
+        folder = Path(name)
+        engines = make_variants(_published(place, kinds, folder, options), kinds, folder, options)
+        repository = Repository(place.parent.parent, say=say)
+        repository.add_engines(place.parent.name, engines, folder, version=int(place.name))
+    return ExportResult(place, read_card(place, verify=False), engines, added=True)
+
+
+def _published(place: Path, kinds: Sequence[Kind], folder: Path, options: VariantOptions) -> Source:
+    """Return a published version as the source of engines."""
+    from shrinkserve.artifact import MODEL, read_card
+    from shrinkserve.exporting.exporter import export_plain
+    from shrinkserve.exporting.samples import load_samples
+    from shrinkserve.exporting.steps import Product, StepState
+    from shrinkserve.exporting.variants import Source
+    from shrinkserve.preprocess import Preprocess
+
+    card = read_card(place, "onnx")
+    preprocess = Preprocess.from_dict(card.preprocess)
+    state = StepState("onnx", card.details.get("precision", "float32"))
+    graph = Product(place / MODEL, state, card.files[MODEL])
+    samples = load_samples(options.data_root, preprocess, card.classes)
+    plain = export_plain(card, folder) if any(kind.startswith("tensorrt") for kind in kinds) else None
+    return Source(graph, plain or graph, preprocess, card.classes, samples)

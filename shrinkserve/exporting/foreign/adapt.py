@@ -1,0 +1,187 @@
+"""The step that gives a foreign graph the project's interface."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+
+from shrinkserve.artifact import INPUT
+from shrinkserve.errors import ParityError
+from shrinkserve.exporting import graph, parity
+from shrinkserve.exporting.check import check_probabilities
+from shrinkserve.exporting.foreign.reference import ForeignModel
+from shrinkserve.exporting.foreign.signature import RESHAPES, Signature
+from shrinkserve.exporting.passes.editing import add_constant, attribute, constant, insert
+from shrinkserve.exporting.records import StepDetails
+from shrinkserve.exporting.samples import Samples
+from shrinkserve.exporting.steps import StepState
+from shrinkserve.preprocess import Preprocess
+from shrinkserve.runtimes.onnx import OUTPUTS, OnnxModel
+
+
+@dataclass(frozen=True)
+class AdaptedOnnx:
+    """Take pixels, normalise inside the graph, return `logits` and `probabilities`.
+
+    Args:
+        source: the foreign file and what is known of it.
+        state: format and precision of the file.
+    """
+
+    source: ForeignModel = field(repr=False)
+    state: StepState
+    name: str = "adapt"
+
+    @property
+    def requires(self) -> StepState:
+        return self.state
+
+    @property
+    def ensures(self) -> StepState:
+        return self.state
+
+    @property
+    def tolerance(self) -> parity.Tolerance:
+        return parity.TOLERANCES[self.state.precision]
+
+    def parameters(self) -> dict[str, object]:
+        signature = self.source.signature
+        return {
+            "preprocess": self.source.preprocess.to_dict(),
+            "input": f"{signature.input} {signature.dtype.name.lower()} {signature.layout}",
+            "output": f"{self.source.output} ({self.source.meaning})",
+        }
+
+    def run(self, source: Path, target: Path, samples: Samples, /) -> StepDetails:
+        """Write the adapted graph.
+
+        The logits are the input of the softmax at the end of the graph. If there is no such node, or its input does
+        not give the same probabilities, they are the logarithms of the probabilities.
+        """
+        for look_behind in (True, False):
+            model = graph.load(source)
+            adapt(model, self.source.signature, self.source.preprocess, self.source, look_behind=look_behind)
+            graph.save(model, target)
+            if not look_behind or self.source.meaning == "logits" or self._matches(target, samples):
+                break
+        return {"weights_sha256": graph.weights_sha256(graph.load(source)), "operators": graph.operators(model)}
+
+    def _matches(self, target: Path, samples: Samples) -> bool:
+        images = samples.images[:4]
+        model = OnnxModel(target)
+        try:
+            check_probabilities(model, samples, self.name)
+        except ParityError:
+            return False
+        found = model.infer(images)[OUTPUTS[1]]
+        return bool(np.abs(found - self.source.rows(images)).max() <= self.tolerance.absolute)
+
+
+def adapt(
+    model: ir.Model, signature: Signature, preprocess: Preprocess, source: ForeignModel, *, look_behind: bool = True
+) -> None:
+    """Change the interface of `model` in place.
+
+    Args:
+        model: a foreign graph.
+        signature: its input and outputs.
+        preprocess: gives the normalisation and the image size.
+        source: gives the name and the meaning of the output.
+        look_behind: use the input of the softmax that makes the probabilities.
+    """
+    take_pixels(model, signature, preprocess)
+    _return_logits(
+        model, source.output, len(source.classes), is_logits=source.meaning == "logits", look_behind=look_behind
+    )
+    graph.unique_names(model)
+    graph.infer_shapes(model)
+
+
+def take_pixels(model: ir.Model, signature: Signature, preprocess: Preprocess) -> None:
+    """Replace the input by `images` uint8 [batch, S, S, C] and put the normalisation before the graph."""
+    old, first, size = model.graph.inputs[0], model.graph[0], preprocess.size
+    shape = ir.Shape(["batch", size, size, signature.channels])
+    images = ir.Value(name=INPUT, type=ir.TensorType(ir.DataType.UINT8), shape=shape)
+    x, planes = images, signature.layout == "NCHW"
+    if signature.normalised:
+        x = insert(first, "Cast", [x], "normalise.cast", {"to": int(ir.DataType.FLOAT)})
+        x.type = ir.TensorType(ir.DataType.FLOAT)
+    if planes:
+        x = insert(first, "Transpose", [x], "normalise.transpose", {"perm": [0, 3, 1, 2]})
+    if signature.normalised:
+        across = (-1, 1, 1) if planes else (-1,)
+        factors, offsets = preprocess.scale_and_shift()
+        scale = add_constant(model.graph, "normalise.scale", factors.reshape(across))
+        shift = add_constant(model.graph, "normalise.shift", offsets.reshape(across))
+        x = insert(first, "Mul", [x, scale], "normalise.mul")
+        x = insert(first, "Add", [x, shift], "normalise.add")
+        if signature.dtype != ir.DataType.FLOAT:
+            x = insert(first, "Cast", [x], "normalise.narrow", {"to": int(signature.dtype)})
+            x.type = ir.TensorType(signature.dtype)
+    ir.convenience.replace_all_uses_with(old, x)
+    old.name = f"{old.name}.replaced"
+    model.graph.inputs[0] = images
+
+
+def _return_logits(model: ir.Model, name: str, classes: int, *, is_logits: bool, look_behind: bool) -> None:
+    output = next(value for value in model.graph.outputs if value.name == name)
+    model.graph.outputs.clear()
+    softmax = _softmax(output) if look_behind and not is_logits else None
+    if is_logits:
+        logits = _matrix(model, output, "logits", classes)
+        probabilities = _append(model, "Softmax", [logits], "probabilities", {"axis": 1})
+    else:
+        probabilities = _matrix(model, output, "probabilities", classes)
+        if softmax is not None and softmax.inputs[0] is not None:
+            logits = _matrix(model, softmax.inputs[0], "logits", classes)
+        else:
+            least = add_constant(model.graph, "logits.least", np.array(np.finfo(np.float32).tiny, np.float32))
+            logits = _append(model, "Log", [_append(model, "Max", [probabilities, least], "logits.clip")], "logits.log")
+    for value, wanted in zip((logits, probabilities), OUTPUTS, strict=True):
+        value.name, value.type = wanted, ir.TensorType(ir.DataType.FLOAT)
+        value.shape = ir.Shape(["batch", classes])
+    model.graph.outputs.extend([logits, probabilities])
+
+
+def _softmax(output: ir.Value) -> ir.Node | None:
+    """Return the Softmax that makes the probabilities, behind nodes that change no value."""
+    node = output.producer()
+    while node is not None and node.domain == "" and node.op_type != "Softmax":
+        value = node.inputs[0] if node.op_type in RESHAPES or _clips_nothing(node) else None
+        node = None if value is None else value.producer()
+    return node if node is not None and node.domain == "" else None
+
+
+def _clips_nothing(node: ir.Node) -> bool:
+    """Return True for a Clip that leaves all values of [0, 1]."""
+    if node.op_type != "Clip":
+        return False
+    low, high = attribute(node, "min", 0), attribute(node, "max", 1)  # attributes before opset 11
+    if len(node.inputs) > 1:
+        limits = [constant(value) for value in node.inputs[1:]]
+        low, high = (limits[i] if i < len(limits) and node.inputs[i + 1] is not None else i for i in (0, 1))
+    return low is not None and high is not None and bool(low <= 0) and bool(high >= 1)
+
+
+def _matrix(model: ir.Model, value: ir.Value, name: str, classes: int) -> ir.Value:
+    """Return `value` as float32 [N, classes], through a node if it is not already."""
+    if value.shape is None or len(value.shape) != 2 or value.shape[1] != classes:
+        value = _append(model, "Flatten", [value], f"{name}.flatten", {"axis": 1})
+    if value.dtype != ir.DataType.FLOAT:
+        value = _append(model, "Cast", [value], f"{name}.cast", {"to": int(ir.DataType.FLOAT)})
+        value.type = ir.TensorType(ir.DataType.FLOAT)
+    if value.is_graph_output() or value.producer() is None:
+        value = _append(model, "Identity", [value], f"{name}.same")
+    return value
+
+
+def _append(
+    model: ir.Model, op_type: str, inputs: list[ir.Value], name: str, attributes: dict[str, int] | None = None
+) -> ir.Value:
+    node = ir.node(op_type, inputs, attributes or {}, name=name)
+    node.outputs[0].name, node.outputs[0].type = name, inputs[0].type
+    model.graph.append(node)
+    return node.outputs[0]

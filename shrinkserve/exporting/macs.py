@@ -1,0 +1,62 @@
+"""Multiply-accumulates of an ONNX graph for one image."""
+
+from __future__ import annotations
+
+from math import prod
+
+import onnx_ir as ir
+
+from shrinkserve.exporting import graph
+
+CONVOLUTIONS = {"Conv": 1, "FusedConv": 1, "ConvInteger": 1, "QLinearConv": 3}
+"""Convolution -> position of its weights [F, C / group, ...] among the inputs."""
+PRODUCTS = {"Gemm": 1, "FusedGemm": 1, "MatMul": 1, "FusedMatMul": 1, "MatMulInteger": 1, "QLinearMatMul": 3}
+"""Matrix product -> position of the second matrix among the inputs."""
+UNKNOWN = frozenset({"ConvTranspose", "DeformConv", "Einsum", "Attention", "MultiHeadAttention", "LSTM", "GRU", "RNN"})
+"""Operators that multiply, for which there is no formula here."""
+STANDARD = frozenset({"", "com.microsoft"})
+
+
+def count_macs(model: ir.Model) -> int | None:
+    """Return the multiply-accumulates of all convolutions and matrix products for one image; None if unknown.
+
+    Args:
+        model: a graph from `graph.load`; its shapes with a batch of 1 are inferred on a copy.
+    """
+    single = ir.from_proto(ir.to_proto(model))
+    for value in single.graph.inputs:
+        if value.shape is not None and len(value.shape) and not isinstance(value.shape[0], int):
+            value.shape = ir.Shape([1, *value.shape[1:]])
+    for node in single.graph:
+        for value in node.outputs:
+            value.shape = None
+    graph.infer_shapes(single)
+    counts = [_macs(node) for node in single.graph.all_nodes()]
+    known = [count for count in counts if count is not None]
+    return sum(known) if len(known) == len(counts) else None
+
+
+def _macs(node: ir.Node) -> int | None:
+    if node.domain not in STANDARD or node.op_type in UNKNOWN:
+        return None
+    if node.op_type in CONVOLUTIONS:
+        weight, output = _sizes(node.inputs[CONVOLUTIONS[node.op_type]]), _sizes(node.outputs[0])
+        return None if weight is None or output is None else prod(output) * prod(weight[1:])
+    if node.op_type in PRODUCTS:
+        return _product(node, _sizes(node.inputs[PRODUCTS[node.op_type]]), _sizes(node.outputs[0]))
+    return 0
+
+
+def _product(node: ir.Node, right: list[int] | None, output: list[int] | None) -> int | None:
+    if right is None or output is None:
+        return None
+    transposed = "transB" in node.attributes and node.attributes["transB"].as_int()
+    inner = right[-1] if transposed or len(right) == 1 else right[-2]
+    return prod(output) * inner
+
+
+def _sizes(value: ir.Value | None) -> list[int] | None:
+    if value is None or value.shape is None:
+        return None
+    sizes = [size for size in value.shape if isinstance(size, int)]
+    return sizes if len(sizes) == len(value.shape) else None

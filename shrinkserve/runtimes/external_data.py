@@ -1,0 +1,97 @@
+"""Check where an ONNX file reads its weights from, before any library opens them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import TYPE_CHECKING
+
+from shrinkserve.errors import ArtifactError
+
+if TYPE_CHECKING:
+    import onnx
+
+LARGEST = 2**31 - 1
+"""Bytes that one protobuf message can have."""
+
+
+def check_external_data(path: Path) -> list[Path]:
+    """Return the files beside an ONNX file that hold its weights, after checking that they lie in its folder.
+
+    ONNX Runtime 1.23 and onnx-ir 0.1.8 read weights from anywhere, so a model file could copy any file of the user
+    into the model that is published.
+
+    Args:
+        path: an .onnx file.
+
+    Raises:
+        ArtifactError: not an ONNX file, weights outside its folder, or a missing file of weights.
+    """
+    names = sorted({name for tensor in _tensors(_parse(path)) if (name := _location(tensor)) is not None})
+    return [_inside(path, name) for name in names]
+
+
+def _parse(path: Path) -> onnx.ModelProto:
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        if (size := path.stat().st_size) > LARGEST:
+            raise ArtifactError(f"{path}: the file is too large", expected="below 2 GB", found=f"{size / 1e9:.1f} GB")
+        model = onnx.load(path, load_external_data=False)
+    except FileNotFoundError:
+        raise ArtifactError(f"{path}: no such file", hint="check the path") from None
+    except (OSError, DecodeError, ValueError) as exc:
+        raise ArtifactError(f"{path}: not a readable ONNX file ({exc})", hint="export it again") from exc
+    if not model.graph.node:
+        raise ArtifactError(f"{path}: not an ONNX model (no nodes)", hint="export it again")
+    return model
+
+
+def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """Return every tensor of a model: weights and attributes, of the graph, its subgraphs and functions."""
+    yield from _tensors_of_graph(model.graph)
+    for function in model.functions:
+        yield from _tensors_of_nodes(function.node)
+
+
+def _tensors_of_graph(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
+    yield from _tensors_of_nodes(graph.node)
+
+
+def _tensors_of_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.TensorProto]:
+    for node in nodes:
+        for attribute in node.attribute:
+            yield from (attribute.t, *attribute.tensors)
+            for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
+                yield from (sparse.values, sparse.indices)
+            for graph in (attribute.g, *attribute.graphs):
+                yield from _tensors_of_graph(graph)
+
+
+def _location(tensor: onnx.TensorProto) -> str | None:
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    return entries.get("location", "") if tensor.data_location == tensor.EXTERNAL or entries else None
+
+
+def _inside(path: Path, name: str) -> Path:
+    """Return the file of weights `name` of the ONNX file `path`."""
+    folder, shown = path.parent.resolve(), ascii(name)[:100]
+    outside = ArtifactError(
+        f"{path}: its weights are outside its folder", expected=f"a file in {path.parent}", found=shown
+    )
+    if not name or "\0" in name or PurePosixPath(name).is_absolute() or PureWindowsPath(name).is_absolute():
+        raise outside
+    file = path.parent / name
+    try:
+        if not file.resolve().is_relative_to(folder):
+            raise outside
+        if not file.is_file():
+            hint = f"put {shown} into {path.parent}: torch writes the weights into a second file"
+            raise ArtifactError(f"{path}: its weights are missing, no file {shown}", hint=hint)
+    except OSError as exc:
+        raise ArtifactError(f"{path}: cannot read its weights {shown} ({exc.strerror})") from exc
+    return file

@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import shrinkserve as ss
+from shrinkserve import artifact
+from shrinkserve.api import artifacts, exporting
+from shrinkserve.arch import module
+from shrinkserve.artifact import read_card
+from shrinkserve.errors import ConfigError, GateError
+from shrinkserve.serving.repository import transaction
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "exporting"))
+from conftest import write_run
+
+from shrinkserve.preprocess import Preprocess
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder with random weights; read only."""
+    return write_run(tmp_path_factory.mktemp("runs") / "tiny", Preprocess(size=32), "relu")
+
+
+def count_calls(monkeypatch: pytest.MonkeyPatch, function: Callable, key: Callable[..., str]) -> Counter[str]:
+    """Count the calls of a function in every module that imported it."""
+    counts: Counter[str] = Counter()
+
+    def counted(*args: object, **kwargs: object) -> object:
+        counts[key(*args)] += 1
+        return function(*args, **kwargs)
+
+    for loaded in list(sys.modules.values()):
+        name = getattr(function, "__name__", "")
+        if getattr(loaded, "__name__", "").startswith("shrinkserve") and getattr(loaded, name, None) is function:
+            monkeypatch.setattr(loaded, name, counted)
+    return counts
+
+
+def test_export_opens_hashes_and_writes_once(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    exporting.export(run, repository=tmp_path / "warm-up", max_batch=2)  # imports all modules
+    hashed = count_calls(monkeypatch, artifact.sha256_file, lambda path: path.name)
+    compiled = count_calls(monkeypatch, module.compile_spec, lambda *_: "compile")
+    commits = Counter[str]()
+    commit = transaction.Change.commit
+
+    def counted(change: transaction.Change, **options: object) -> None:
+        commits["commit"] += 1
+        commit(change, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(transaction.Change, "commit", counted)
+    version = exporting.export(run, repository=tmp_path / "models", to="fp16", max_batch=2)
+    assert hashed["ema.safetensors"] == 1
+    assert hashed["raw.safetensors"] == 0
+    assert hashed["model.onnx"] == 1, "after its copy into the repository"
+    assert hashed["passes.onnx"] == 1
+    assert compiled == {"compile": 1}
+    assert commits == {"commit": 1}
+    assert [engine.name for engine in version.engines] == ["float16"]
+
+
+def test_export_out_writes_version_that_publish_accepts(run: Path, tmp_path: Path) -> None:
+    version = exporting.export(run, out=tmp_path / "version", to=["fp16"], max_batch=2)
+    card = read_card(version.folder, "onnx")
+    assert set(card.files) == {"model.onnx", "float16.onnx"}
+    assert {path.name for path in version.folder.iterdir()} == {"model.onnx", "float16.onnx", "card.json"}
+    place = ss.publish(version.folder, tmp_path / "models", scratch=False)
+    assert read_card(place).files == card.files
+
+
+def test_export_out_rejects_existing_folder(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="exists"):
+        exporting.export(run, out=tmp_path)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"onnx": "x.onnx", "run": "run"},
+        {"run": "run", "labels": "labels.txt"},
+        {"run": "run", "out": "new", "url": "grpc://localhost:1"},
+        {"run": "run", "to": "fp8"},
+    ],
+)
+def test_export_rejects_options_before_work(run: Path, tmp_path: Path, options: dict[str, str]) -> None:
+    given = {
+        key: run if value == "run" else tmp_path / value if key == "out" else value for key, value in options.items()
+    }
+    with pytest.raises(ConfigError):
+        exporting.export(**given)  # type: ignore[arg-type]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_compare_and_load_accept_every_artifact(run: Path, tmp_path: Path) -> None:
+    version = exporting.export(run, repository=tmp_path / "models", to="fp16", max_batch=4)
+    images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
+    right = artifacts.load(run).predict(images)
+    for source in (version.folder, f"{version.folder}@float16", version.folder / "model.onnx"):
+        np.testing.assert_allclose(artifacts.load(source).predict(images), right, atol=0.02 * np.abs(right).max())
+    outcome = artifacts.compare(run, version.folder)
+    assert (outcome.violations, outcome.flips, outcome.images) == ([], 0, 64)
+    artifacts.check(outcome)
+    raw = artifacts.compare(run, f"{run}@raw")
+    with pytest.raises(GateError):
+        artifacts.check(raw)
+
+
+def test_inspect_returns_contents_and_differences(run: Path, tmp_path: Path) -> None:
+    version = exporting.export(run, repository=tmp_path / "models", max_batch=2)
+    found = artifacts.inspect(version.folder)
+    assert found["kind"] == "onnx"
+    changed = artifacts.inspect(run, version.folder)
+    assert changed["kind"] == ("checkpoint", "onnx")
+    assert (
+        hashlib.sha256((version.folder / "model.onnx").read_bytes()).hexdigest()
+        == (read_card(version.folder).files["model.onnx"])
+    )
