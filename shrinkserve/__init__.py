@@ -54,6 +54,7 @@ _PUBLIC = {
     "publish": "shrinkserve.api.repository:publish",
     "quickstart": "shrinkserve.api.quickstart:quickstart",
     "rollback": "shrinkserve.api.repository:rollback",
+    "split_dataset": "shrinkserve.data.splitting:split_dataset",
     "train": "shrinkserve.training.train:train",
     "verify_dataset": "shrinkserve.data.verify:verify_dataset",
     "write_digits": "shrinkserve.data.digits:write_digits",
@@ -75,6 +76,7 @@ if TYPE_CHECKING:
     from shrinkserve.data.info import SplitInfo, describe_dataset
     from shrinkserve.data.opening import open_dataset
     from shrinkserve.data.pack import PackReport, pack_dataset
+    from shrinkserve.data.splitting import split_dataset
     from shrinkserve.data.verify import VerifyReport, verify_dataset
     from shrinkserve.preprocess import Preprocess
     from shrinkserve.serving.client.async_client import AsyncClient
@@ -137,6 +139,7 @@ __all__ = [
     "rollback",
     "runtimes",
     "serving",
+    "split_dataset",
     "train",
     "training",
     "verify_dataset",

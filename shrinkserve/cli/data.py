@@ -24,7 +24,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 def register(app: typer.Typer) -> None:
     """Add this module's commands to the application."""
     group = typer.Typer(name="data", help="Make, check and describe datasets.", no_args_is_help=True)
-    for command in (digits, pack, index, verify, info):
+    for command in (digits, split, pack, index, verify, info):
         group.command()(command)
     app.add_typer(group)
 
@@ -35,6 +35,23 @@ def digits(target: Annotated[Path, typer.Argument(metavar="DIR", help="The folde
 
     counts = write_digits(target)
     print_line(f"wrote {target}: {counts['train']} training and {counts['validation']} validation images, 10 classes")
+
+
+def split(
+    source: Annotated[Path, typer.Argument(metavar="SRC", help="A folder with one folder of images per class.")],
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="The folder of the new dataset.")],
+    fraction: Annotated[float, typer.Option(help="Validation part of each class.")] = 0.2,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the random choice.")] = 0,
+) -> None:
+    """Split images into training and validation images, each class by the same fraction. Files are linked or copied."""
+    from shrinkserve.data.splitting import split_dataset
+
+    report = split_dataset(source, target, fraction=fraction, seed=seed)
+    rows = [(name, report.train[name], report.validation[name]) for name in report.train]
+    print_table(("class", "training", "validation"), rows)
+    for reason, count in report.skipped.items():
+        print_line(f"left out: {count} {reason}")
+    print_line(f"wrote {target}")
 
 
 def pack(
