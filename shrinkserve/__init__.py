@@ -54,6 +54,7 @@ _PUBLIC = {
     "publish": "shrinkserve.api.repository:publish",
     "quickstart": "shrinkserve.api.quickstart:quickstart",
     "rollback": "shrinkserve.api.repository:rollback",
+    "plot_confusion": "shrinkserve.training.plot:plot_confusion",
     "split_dataset": "shrinkserve.data.splitting:split_dataset",
     "train": "shrinkserve.training.train:train",
     "verify_dataset": "shrinkserve.data.verify:verify_dataset",
@@ -89,7 +90,7 @@ if TYPE_CHECKING:
     from shrinkserve.training.finish import ImportResult, TrainResult
     from shrinkserve.training.loop import Stopped
     from shrinkserve.training.plan import plan_training
-    from shrinkserve.training.plot import plot_run
+    from shrinkserve.training.plot import plot_confusion, plot_run
     from shrinkserve.training.tensorflow_import import import_tensorflow
     from shrinkserve.training.train import profile_training, train
 
@@ -131,6 +132,7 @@ __all__ = [
     "pack_dataset",
     "plan",
     "plan_training",
+    "plot_confusion",
     "plot_run",
     "predict",
     "profile_training",

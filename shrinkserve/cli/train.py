@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from shrinkserve.training.plan import TrainingPlan
     from shrinkserve.training.profile import StepProfile
 
+SHOWN_CLASSES = 50
 RUN_HELP = "Folder of the run, as `train` wrote it."
 RESTARTS_HELP = "With --nproc: how often all processes start again after one was lost."
 INIT_HELP = "Begin with the weights of a run, a step-*.safetensors or another safetensors file."
@@ -144,22 +145,37 @@ def evaluate(
     source: Annotated[Path, typer.Argument(metavar="RUN|CHECKPOINT", help="A run's folder or a step-*.safetensors.")],
     data: Annotated[Path, typer.Option("--data", help="Root of the dataset; its validation split is used.")],
     weights: Annotated[str, typer.Option("--weights", help="ema (exported) or raw (the optimiser's last).")] = "ema",
+    confusion: Annotated[
+        Path | None, typer.Option("--confusion", help="Write the confusion matrix as a picture: .png, .svg or .pdf.")
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print all figures and the complete confusion matrix as JSON.")
     ] = False,
 ) -> None:
-    """Evaluate trained weights on a validation split. Prints top-1, top-5, loss and the most frequent errors."""
+    """Evaluate trained weights on a validation split. Prints top-1, top-5, loss, figures per class and errors."""
     import json
 
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from shrinkserve.training.evaluation import evaluate as evaluate_weights
 
     found = evaluate_weights(source, data, weights)
+    if confusion is not None:
+        from shrinkserve.training.plot import plot_confusion
+
+        plot_confusion(found, confusion)
     if as_json:
         print_line(json.dumps(found.to_dict(), allow_nan=False))
         return
     print_line(f"{source} ({weights}): {found.images} images")
     print_line(f"top-1 {found.top1:.2%}  top-5 {found.top5:.2%}  loss {found.loss:.4f}")
+    columns = [
+        (one.name, f"{one.precision:.1%}", f"{one.recall:.1%}", f"{one.f1:.1%}", one.support)
+        for one in found.per_class()
+        if one.support
+    ]
+    print_table(("class", "precision", "recall", "F1", "images"), columns[:SHOWN_CLASSES])
+    if len(columns) > SHOWN_CLASSES:
+        print_line(f"{len(columns) - SHOWN_CLASSES} more classes; --json has all")
     if worst := found.confusions(10):
         print_line("most frequent errors (label -> prediction):")
         for one in worst:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -44,6 +44,25 @@ class Confusion:
 
 
 @dataclass(frozen=True)
+class ClassFigures:
+    """Figures of one class.
+
+    Attributes:
+        name: the class.
+        precision: correct part of the images predicted as this class; 0 if there are none.
+        recall: part of the class's images that are predicted as it; 0 if there are none.
+        f1: harmonic mean of precision and recall.
+        support: images of the class.
+    """
+
+    name: str
+    precision: float
+    recall: float
+    f1: float
+    support: int
+
+
+@dataclass(frozen=True)
 class EvaluationResult:
     """Figures over a validation split.
 
@@ -70,10 +89,23 @@ class EvaluationResult:
         worst = heapq.nsmallest(count, pairs, key=lambda pair: (-pair[0], pair[1], pair[2]))
         return [Confusion(self.classes[row], self.classes[column], n) for n, row, column in worst]
 
+    def per_class(self) -> list[ClassFigures]:
+        """Return precision, recall, F1 and support of each class, in the order of the logits."""
+        matrix = self.confusion.double()
+        right, support, predicted = matrix.diagonal(), matrix.sum(1), matrix.sum(0)
+        columns = (
+            right / predicted.clamp(min=1),
+            right / support.clamp(min=1),
+            2 * right / (support + predicted).clamp(min=1),
+        )
+        rows = zip(self.classes, *(column.tolist() for column in columns), support.long().tolist(), strict=True)
+        return [ClassFigures(*row) for row in rows]
+
     def to_dict(self) -> dict[str, object]:
         """Return plain data with the complete confusion matrix."""
         figures = {"images": self.images, "loss": self.loss, "top1": self.top1, "top5": self.top5}
-        return {**figures, "classes": self.classes, "confusion": self.confusion.tolist()}
+        per_class = [asdict(one) for one in self.per_class()]
+        return {**figures, "per_class": per_class, "classes": self.classes, "confusion": self.confusion.tolist()}
 
 
 def evaluate(source: str | Path, data: str | Path, weights: str = "ema") -> EvaluationResult:

@@ -11,6 +11,8 @@ from matplotlib.figure import Figure
 
 from shrinkserve.atomic import write_atomic
 from shrinkserve.errors import ArtifactError, ConfigError
+from shrinkserve.text import printable
+from shrinkserve.training.evaluation import EvaluationResult
 from shrinkserve.training.logs import METRICS, MetricsRecord, read_metrics
 
 Curve = Literal["loss", "top1", "learning_rate", "images_per_second"]
@@ -37,10 +39,7 @@ def plot_run(run: str | Path, out: str | Path | None = None) -> Path:
     """
     run = Path(run)
     target = run / "curves.png" if out is None else Path(out)
-    if target.suffix.lower() not in {".png", ".svg", ".pdf"}:
-        raise ConfigError(
-            f"{target}: not the name of a picture", expected=".png, .svg or .pdf", found=repr(target.suffix)
-        )
+    _check_suffix(target)
     records = read_metrics(run / METRICS)
     training = [record for record in records if record["kind"] == "train"]
     validation = [record for record in records if record["kind"] == "validation"]
@@ -63,10 +62,7 @@ def plot_run(run: str | Path, out: str | Path | None = None) -> Path:
         axes.set_xlabel("updates")
     loss.legend(frameon=False)
     figure.suptitle(run.resolve().name)
-    picture = io.BytesIO()
-    figure.savefig(picture, dpi=150, format=target.suffix[1:].lower())
-    write_atomic(target, picture.getvalue())
-    return target
+    return _save(figure, target)
 
 
 def _curves(axes: Axes, key: Curve, training: list[MetricsRecord], validation: list[MetricsRecord]) -> None:
@@ -77,3 +73,59 @@ def _curves(axes: Axes, key: Curve, training: list[MetricsRecord], validation: l
         )
     axes.grid(visible=True, alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+MAX_NAMES = 60
+"""Classes up to which a confusion matrix has names at its axes."""
+
+
+def plot_confusion(found: EvaluationResult, out: str | Path) -> Path:
+    """Draw a confusion matrix: ``shrinkserve eval --confusion FILE``. Each row sums to 100 %.
+
+    Args:
+        found: the result of `evaluate`.
+        out: path of the picture; its suffix gives the format.
+
+    Returns:
+        The path of the picture.
+
+    Raises:
+        ConfigError: not the suffix of a picture.
+        ArtifactError: the place cannot be written.
+
+    Example:
+        >>> import shrinkserve as ss
+        >>> ss.plot_confusion(ss.evaluate("runs/digits", "data"), "confusion.png")  # doctest: +SKIP
+        PosixPath('confusion.png')
+    """
+    target = Path(out)
+    _check_suffix(target)
+    count = len(found.classes)
+    side = min(16.0, 3 + 0.35 * count)
+    figure = Figure(figsize=(side, side), layout="constrained")
+    axes = figure.subplots()
+    parts = found.confusion.double() / found.confusion.sum(1, keepdim=True).clamp(min=1)
+    image = axes.imshow(parts.numpy(), cmap="Blues", vmin=0, vmax=1)
+    axes.set_xlabel("prediction")
+    axes.set_ylabel("class")
+    if count <= MAX_NAMES:
+        # A $ would begin a formula.
+        names = [printable(name).replace("$", r"\$") for name in found.classes]
+        axes.set_xticks(range(count), names, rotation=90)
+        axes.set_yticks(range(count), names)
+    figure.colorbar(image, ax=axes, shrink=0.8, format=lambda value, _: f"{value:.0%}")
+    axes.set_title(f"{found.images} images, top-1 {found.top1:.2%}")
+    return _save(figure, target)
+
+
+def _check_suffix(target: Path) -> None:
+    if target.suffix.lower() not in {".png", ".svg", ".pdf"}:
+        what = f"{target}: not the name of a picture"
+        raise ConfigError(what, expected=".png, .svg or .pdf", found=repr(target.suffix))
+
+
+def _save(figure: Figure, target: Path) -> Path:
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=150, format=target.suffix[1:].lower())
+    write_atomic(target, picture.getvalue())
+    return target

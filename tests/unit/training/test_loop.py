@@ -17,6 +17,7 @@ import torch
 import torch._dynamo.utils
 import torch.distributed as dist
 from safetensors.numpy import load_file
+from sklearn.metrics import precision_recall_fscore_support
 
 from shrinkserve import arch
 from shrinkserve.artifact import read_card, recorded_command, tensors_sha256
@@ -26,7 +27,7 @@ from shrinkserve.errors import ArtifactError, ConfigError, DataError, ShrinkServ
 from shrinkserve.runtimes.checkpoint import Checkpoint
 from shrinkserve.training import checkpoints
 from shrinkserve.training.distributed import DistContext
-from shrinkserve.training.evaluation import evaluate
+from shrinkserve.training.evaluation import EvaluationResult, evaluate
 from shrinkserve.training.events import EventKind
 from shrinkserve.training.logs import METRICS, read_metrics
 from shrinkserve.training.loop import Stopped
@@ -88,6 +89,23 @@ def test_last_checkpoint_has_the_final_weights(run: Path, colours: Path) -> None
         found, expected = evaluate(last, colours, weights), evaluate(run, colours, weights)
         assert (found.loss, found.top1, found.images) == (expected.loss, expected.top1, expected.images)
     assert len(checkpoints.listed(run / "checkpoints")) <= 4  # the last 3 and the best
+
+
+def test_evaluate_per_class_matches_scikit_learn(run: Path, colours: Path) -> None:
+    found = evaluate(run, colours)
+    labels = [row for row, line in enumerate(found.confusion.tolist()) for n in line for _ in range(n)]
+    predictions = [c for line in found.confusion.tolist() for c, n in enumerate(line) for _ in range(n)]
+    expected = precision_recall_fscore_support(labels, predictions, labels=[0, 1], zero_division=0)
+    figures = [(one.precision, one.recall, one.f1, one.support) for one in found.per_class()]
+    for ours, theirs in zip(figures, zip(*expected, strict=True), strict=True):
+        assert ours == pytest.approx(theirs)
+
+
+def test_per_class_with_absent_and_never_predicted_classes() -> None:
+    matrix = torch.tensor([[3, 1, 0], [2, 0, 0], [0, 0, 0]])
+    found = EvaluationResult(6, 1.0, 0.5, 1.0, ["a", "b", "c"], matrix)
+    figures = [(one.precision, one.recall, one.support) for one in found.per_class()]
+    assert figures == [(0.6, 0.75, 4), (0, 0, 2), (0, 0, 0)]
 
 
 def test_ema_and_raw_weights_differ(run: Path) -> None:

@@ -5,9 +5,11 @@ import signal
 from pathlib import Path
 
 import pytest
+import torch
 
 from shrinkserve.errors import ArtifactError
-from shrinkserve.training.plot import plot_run
+from shrinkserve.training.evaluation import EvaluationResult
+from shrinkserve.training.plot import plot_confusion, plot_run
 
 
 @pytest.mark.parametrize("suffix", ["png", "svg", "pdf"])
@@ -22,3 +24,10 @@ def test_plot_on_a_full_disk_leaves_no_file(tmp_path: Path, run: Path, suffix: s
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, handler)
     assert [path.name for path in tmp_path.iterdir()] == ["warm.svg"]
+
+
+@pytest.mark.parametrize("classes", [2, 80])
+def test_plot_confusion_draws_any_names(tmp_path: Path, classes: int) -> None:
+    names = ["$x_", "\x1b[31m", *map(str, range(classes - 2))]
+    found = EvaluationResult(classes, 1.0, 1.0, 1.0, names, torch.eye(classes, dtype=torch.int64))
+    assert plot_confusion(found, tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
