@@ -24,7 +24,19 @@ from shrinkserve.benchmark.report.markdown import table
 
 HERE = Path(__file__).parent
 KEPT = HERE / "results"
-PROGRAMS = ("export", "operators", "precisions", "loader", "training", "serving", "jpeg", "abuse", "soak", "capacity")
+PROGRAMS = (
+    "export",
+    "operators",
+    "precisions",
+    "loader",
+    "training",
+    "transfer",
+    "serving",
+    "jpeg",
+    "abuse",
+    "soak",
+    "capacity",
+)
 
 
 def main() -> int:
