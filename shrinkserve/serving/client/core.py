@@ -27,6 +27,7 @@ from shrinkserve.serving.client.errors import (
     RefusedError,
     UnavailableError,
     UnknownModelError,
+    invalid_reply,
     no_encoded,
     only,
     unknown_model,
@@ -136,9 +137,8 @@ class ClientCore:
             # Pixels were prepared for one preprocessing: they go to the version that is known to have it.
             pinned = version is None and self._expected is not None
             chosen = (yield from self.known_info(model)).version if pinned else version
-            if model not in self._names:
-                yield from self._config(model)
-            request = pixels_request(self._names[model], images, chosen, priority)
+            name = self._names.get(model) or (yield from self._config(model)).name
+            request = pixels_request(name, images, chosen, priority)
             try:
                 result = yield from perform(request)
             except UnknownModelError as exc:
@@ -254,6 +254,8 @@ class ClientCore:
                 config = yield from self._fetch(name)
             except UnknownModelError:
                 continue
+            if config.name != name:
+                raise invalid_reply(self.url, f"the configuration of {config.name!r} instead of {name!r}")
             self._names[model] = name
             return config
         self._forget(model)

@@ -52,6 +52,7 @@ def set_parameter(fake: FakeTriton, name: str, text: str) -> None:
 
 
 CONFIGS: dict[str, Callable[[FakeTriton], object]] = {
+    "other model": lambda fake: setattr(fake.config, "name", "dogs_classifier"),
     "huge input": lambda fake: fake.config.input[0].dims.__setitem__(slice(None), [100000, 100000, 3]),
     "no input": lambda fake: fake.config.ClearField("input"),
     "no output": lambda fake: fake.config.ClearField("output"),
