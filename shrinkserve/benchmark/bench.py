@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from shrinkserve.artifact import recorded_path
 from shrinkserve.benchmark.accuracy.resume_log import Journal
 from shrinkserve.benchmark.accuracy.run import AccuracyPlan, ChainResult, measure_accuracy
 from shrinkserve.benchmark.checks import check_batches, check_classes
@@ -189,8 +190,8 @@ def run_bench(options: BenchOptions, progress: Progress) -> BenchRecord:
             compare_with_baseline(record, earlier)  # reports other images before the load tests, which take minutes
         write()  # the accuracy is not lost if the process is killed during the load tests
         _measure_loads(record, options, stages, Requests(dataset, stages.preprocess), progress)
-        if earlier is not None:
-            record.baseline = BaselineRecord(str(options.baseline), compare_with_baseline(record, earlier))
+        if earlier is not None and options.baseline:
+            record.baseline = BaselineRecord(recorded_path(options.baseline), compare_with_baseline(record, earlier))
         record.partial = None
     except (ShrinkServeError, KeyboardInterrupt) as exc:
         record.partial = str(exc) or "interrupted"

@@ -166,6 +166,12 @@ def test_mistake_is_reported_before_the_measurement(
     assert not (tmp_path / "out").exists()
 
 
+def test_password_in_a_url_is_refused_and_printed_nowhere(local: Bench, tmp_path: Path, capsys) -> None:
+    assert local("--url", "http://me:SECRETPW@127.0.0.1:1", "--out", tmp_path / "out") == 2
+    assert "SECRETPW" not in "".join(capsys.readouterr())
+    assert not (tmp_path / "out").exists()
+
+
 def test_batch_that_the_server_refuses_is_reported_before_the_measurement(
     served: Bench, tmp_path: Path, error_line
 ) -> None:

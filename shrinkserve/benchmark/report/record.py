@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from shrinkserve.artifact import recorded_path
 from shrinkserve.benchmark.accuracy.run import AccuracyRecord
 from shrinkserve.benchmark.load.perf_analyzer import PerfAnalyzerRecord
 from shrinkserve.benchmark.load.record import LoadRecord
@@ -141,7 +142,7 @@ def new_record(stages: BenchStages, dataset: Dataset, gates: Gates) -> BenchReco
         weights_sha256=stages.weights_sha256,
         preprocess={"contract": stages.preprocess.fingerprint, **stages.preprocess.to_dict()},
         classes=stages.classes,
-        dataset=DatasetRecord(str(dataset.root), dataset.split, len(dataset)),
+        dataset=DatasetRecord(recorded_path(dataset.root), dataset.split, len(dataset)),
         stages=[
             StageRecord(
                 name=stage.target.name,
