@@ -88,6 +88,14 @@ def test_gc_keeps_the_active_and_the_newest_versions(root: Path) -> None:
     assert not (root / "nowhere").exists()
 
 
+def test_add_jpeg_returns_the_folders_that_it_wrote(root: Path) -> None:
+    pytest.importorskip("nvidia.dali", reason="DALI is not installed")
+    folders = api.add_jpeg("tiny", root)
+    assert folders == [root / "tiny_preprocess", root / "tiny"]
+    assert api.list_models(root)[0].takes == ["JPEG", "pixels"]
+    assert api.verify("tiny", root)[0].problems == []
+
+
 def test_tune_rejects_a_limit_that_is_none(root: Path) -> None:
     with pytest.raises(ConfigError, match="p99=DURATION"):
         api.tune("tiny", "p50=20ms", root)
