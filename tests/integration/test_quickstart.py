@@ -45,7 +45,7 @@ def test_quickstart_shows_and_runs_every_stage(tmp_path: Path) -> None:
     assert {s["name"] for s in record["stages"]} >= {"checkpoint ema", "server http", "server grpc"}
     for what in ("data", "runs/smoke", "model_repository", "report"):
         assert str(folder / what) in done.stdout
-    assert " ".join(done.stdout.split()).count("answer as the checkpoint does") == 1
+    assert " ".join(done.stdout.split()).count("the same classes as the checkpoint") == 1
     assert wait_for_none(folder) == []
 
 
