@@ -32,7 +32,7 @@ def photos(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]
 
 
 @pytest.mark.parametrize("protocol", ["http", "grpc"])
-def test_a_server_is_compared_like_a_file(
+def test_compare_accepts_a_server(
     server: TritonServer, digits: Path, smoke_run: Path, protocol: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     url, asked = getattr(server, f"{protocol}_url"), ["--data", str(digits), "--limit", "40"]
@@ -41,13 +41,13 @@ def test_a_server_is_compared_like_a_file(
     assert (outcome["candidate"], outcome["images"], outcome["flips"]) == (url, 40, 0)
     assert 0 < outcome["worst"] < 1e-4
     assert main(["compare", url, str(smoke_run), *asked, "--tolerance", "0"]) == 1
-    assert "error: the answers differ: expected within 0" in capsys.readouterr().err
+    assert "expected within 0" in capsys.readouterr().err
     assert main(["compare", str(smoke_run), url, *asked, "--model", "absent"]) == 2
     assert "no such model is ready" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("protocol", ["http", "grpc"])
-def test_json_of_a_folder_is_what_the_checkpoint_answers(
+def test_predict_json_equals_checkpoint(
     server: TritonServer, photos: list[Path], smoke_run: Path, protocol: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     url = getattr(server, f"{protocol}_url")
@@ -55,13 +55,13 @@ def test_json_of_a_folder_is_what_the_checkpoint_answers(
     records = json.loads(capsys.readouterr().out)
     checkpoint = Checkpoint(smoke_run)
     images = np.stack([checkpoint.preprocess.evaluate_bytes(path.read_bytes()) for path in photos])
-    answers = checkpoint.predict(images).argmax(axis=1)
+    best = checkpoint.predict(images).argmax(axis=1)
     assert [record["image"] for record in records] == [str(path) for path in photos]
-    assert [record["top"][0]["label"] for record in records] == [checkpoint.classes[answer] for answer in answers]
+    assert [record["top"][0]["label"] for record in records] == [checkpoint.classes[index] for index in best]
     assert {(record["model"], record["version"], len(record["top"])) for record in records} == {("smoke", 1, 3)}
 
 
-def test_table(server: TritonServer, photos: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
+def test_predict_table(server: TritonServer, photos: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["predict", str(photos[0]), str(photos[1]), "--url", server.grpc_url, "--model", "smoke"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [lines[0], lines[6]] == [str(photos[0]), str(photos[1])]
@@ -69,7 +69,7 @@ def test_table(server: TritonServer, photos: list[Path], capsys: pytest.CaptureF
     assert shares == sorted(shares, reverse=True)
 
 
-def test_csv_pattern_and_standard_input(server: TritonServer, photos: list[Path]) -> None:
+def test_predict_pattern_equals_list_on_standard_input(server: TritonServer, photos: list[Path]) -> None:
     command = [sys.executable, "-m", "shrinkserve", "predict", "--csv", "--url", server.http_url, "--top", "1"]
     pattern = subprocess.run(
         [*command, str(photos[0].parent / "0*.jpg")], capture_output=True, text=True, check=True
@@ -81,7 +81,7 @@ def test_csv_pattern_and_standard_input(server: TritonServer, photos: list[Path]
     assert piped == pattern
 
 
-def test_faults_are_listed_at_the_end(
+def test_predict_lists_errors_at_the_end(
     server: TritonServer, photos: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("a.jpg", "b.png"):
@@ -92,7 +92,7 @@ def test_faults_are_listed_at_the_end(
     assert ["error" in record for record in json.loads(captured.out)] == [False, True, True, False]
     *listed, last = captured.err.splitlines()
     assert ["a.jpg" in listed[0], "b.png" in listed[1]] == [True, True]
-    assert last == "error: 2 images could not be classified; see the lines above"
+    assert "2 images" in last
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_faults_are_listed_at_the_end(
         (["text.jpg", "--url", "localhost"], "server URL: expected http://HOST:PORT"),
     ],
 )
-def test_mistakes_are_one_line(
+def test_predict_reports_mistakes_in_one_line(
     server: TritonServer,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -127,7 +127,9 @@ def test_mistakes_are_one_line(
     assert message in captured.err
 
 
-def test_server_that_dies_in_the_middle(smoke_repository: Path, photos: list[Path], tmp_path: Path) -> None:
+def test_predict_prints_complete_json_when_server_dies(
+    smoke_repository: Path, photos: list[Path], tmp_path: Path
+) -> None:
     command = [sys.executable, "-m", "shrinkserve", "predict", "-", "--json", "--top", "1", "--url"]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with TritonServer(smoke_repository, ServerOptions(log_file=tmp_path / "log")) as server:
@@ -147,11 +149,11 @@ def test_server_that_dies_in_the_middle(smoke_repository: Path, photos: list[Pat
         process.wait(60)
     assert (process.returncode, errors.count("\n")) == (2, 1)
     assert errors.startswith(f"error: {server.grpc_url}: ")
-    answered = json.loads(begun + rest)
-    assert 0 < len(answered) < 400
+    found = json.loads(begun + rest)
+    assert 0 < len(found) < 400
 
 
-def test_no_server(photos: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
+def test_predict_fails_when_server_is_not_reachable(photos: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"grpc://127.0.0.1:{listener.getsockname()[1]}"
     assert main(["predict", str(photos[0]), "--url", url]) == 2

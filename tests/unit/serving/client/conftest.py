@@ -40,6 +40,8 @@ class FakeTriton:
     """Path or procedure -> the whole body of the reply, instead of the above."""
     headers: dict[str, list[str]] = field(default_factory=dict)
     """Names of the headers of each request, by path or procedure."""
+    before: Callable[[str], object] = lambda _: None
+    """Called with the path or procedure before each reply."""
     guarded: bool = False
     """Refuse requests without a token."""
     peers: list[str] = field(default_factory=list)
@@ -55,6 +57,7 @@ class FakeTriton:
 
     def http(self, path: str) -> tuple[bytes, int | None]:
         """Return the body of a reply over HTTP and the length of the JSON in it."""
+        self.before(path)
         if self.raw is not None:
             return self.raw(path), None
         if path.endswith("/config"):
@@ -70,6 +73,7 @@ class FakeTriton:
 
     def grpc(self, procedure: str) -> bytes:
         """Return a reply over gRPC."""
+        self.before(procedure)
         if self.raw is not None:
             return self.raw(procedure)
         if procedure == "ModelConfig":

@@ -133,12 +133,11 @@ def test_closed_async_client_is_refused(fake_url: str) -> None:
 def test_close_ends_running_requests(fake: Any, fake_url: str) -> None:
     started, release = threading.Event(), threading.Event()
 
-    def stall(_: str) -> bytes:
+    def stall(_: str) -> None:
         started.set()
         release.wait(30)
-        return b""
 
-    fake.raw = stall
+    fake.before = stall
     client = Client(fake_url, timeout=600)
     errors: list[Exception] = []
 
@@ -186,18 +185,13 @@ def test_client_cannot_be_pickled() -> None:
 def test_interrupt_does_not_wait_for_replies(fake: Any, fake_url: str) -> None:
     stalled, release = threading.Event(), threading.Event()
     fake.config.max_batch_size = 0
-    replies = fake.http if fake_url.startswith("http") else fake.grpc
 
-    def stall(path: str) -> bytes:
+    def stall(path: str) -> None:
         if "infer" in path.lower():
             stalled.set()
             release.wait(60)
-        fake.raw = None
-        reply = replies(path)
-        fake.raw = stall
-        return reply if isinstance(reply, bytes) else reply[0]
 
-    fake.raw = stall
+    fake.before = stall
     program = (
         "import sys, numpy as np; from shrinkserve import Client\n"
         "with Client(sys.argv[1], timeout=600) as client:\n"
