@@ -65,6 +65,13 @@ def test_tutorial_onnx(tmp_path: Path) -> None:
     assert "0 of 16 top-1 changed" in compared
 
 
+def test_tutorial_photos(tmp_path: Path) -> None:
+    for name in ("make_photos.py", "photos.toml"):
+        shutil.copy(TUTORIALS / name, tmp_path)
+    follow("photos.md", tmp_path)
+    assert (tmp_path / "report" / "report.html").is_file()
+
+
 def test_tutorial_publish(tmp_path: Path) -> None:
     outputs = follow("publish.md", tmp_path)
     before, published, back = (text for text in outputs if text.startswith("digits: version"))
