@@ -8,7 +8,6 @@ from shrinkserve.config.loading import load_recipe, parse_recipe, recipe_names
 from shrinkserve.config.schema import (
     AugmentConfig,
     DataConfig,
-    DistillConfig,
     InputConfig,
     ModelConfig,
     OptimizerConfig,
@@ -21,7 +20,6 @@ from shrinkserve.config.schema import (
 __all__ = [
     "AugmentConfig",
     "DataConfig",
-    "DistillConfig",
     "InputConfig",
     "Key",
     "ModelConfig",
