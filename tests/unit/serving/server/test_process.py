@@ -25,7 +25,7 @@ from shrinkserve.serving.client.client import Client
 from shrinkserve.serving.names import CANDIDATE
 from shrinkserve.serving.repository.writer import Repository
 from shrinkserve.serving.server import supervisor
-from shrinkserve.serving.server.leftovers import KEPT_LOGS, remove_leftovers, remove_old_logs
+from shrinkserve.serving.server.leftovers import remove_leftovers
 from shrinkserve.serving.server.server import ServerOptions, TritonServer
 
 
@@ -211,50 +211,3 @@ def test_start_removes_what_a_killed_group_left(tiny_repository: Repository, tmp
         pass
     assert list(temporary.iterdir()) == []
     assert not any(path.exists() for path in shared)
-
-
-def test_leftovers_name_shared_memory_of_triton_only(tmp_path: Path) -> None:
-    other = tmp_path / "other"
-    other.touch()
-    folder = tmp_path / "shrinkserve-x"
-    folder.mkdir()
-    (folder / "supervisor.lock").touch()
-    (folder / "shared_memory").write_text(f"{other}\n/dev/shm/triton_/../../..{other}\n")
-    remove_leftovers(tmp_path)
-    assert other.exists()
-    assert not folder.exists()
-
-
-@pytest.mark.parametrize(
-    ("limits", "reason"),
-    [("size=1m", "is full"), ("noexec", "noexec"), ("ro", "cannot be written")],
-)
-def test_unsuitable_temporary_folders(tmp_path: Path, limits: str, reason: str) -> None:
-    """All of them are like that; the message says so for each. Needs the right to mount."""
-    script = (
-        "import os; from shrinkserve.serving.server import workspace; from pathlib import Path; "
-        "workspace._places = lambda: [Path(os.environ['PLACE'])]; workspace.temporary_folder()"
-    )
-    place = tmp_path / "mounted"
-    place.mkdir()
-    mount = f'mount -t tmpfs -o {limits} tmpfs {place} || exit 77; PLACE={place} exec {sys.executable} -c "{script}"'
-    run = subprocess.run(["unshare", "-m", "sh", "-c", mount], capture_output=True, text=True, check=False)
-    if run.returncode == 77 or "unshare failed" in run.stderr:
-        pytest.skip("needs the right to mount")
-    assert "ServerError: no folder for the server's temporary files" in run.stderr
-    assert reason in run.stderr
-
-
-def test_old_logs_are_removed(tmp_path: Path) -> None:
-    place = tmp_path / "logs"
-    place.mkdir()
-    for number in range(KEPT_LOGS + 5):
-        path = place / f"tritonserver-{number}.log"
-        path.touch()
-        os.utime(path, (1e9 + number, 1e9 + number))
-    (place / "tritonserver-new.log").touch()
-    (place / "other.log").touch()
-    remove_old_logs(place)
-    left = {path.name for path in place.iterdir()}
-    assert len(left) == KEPT_LOGS + 1
-    assert {"tritonserver-new.log", "other.log", f"tritonserver-{KEPT_LOGS + 4}.log"} <= left
