@@ -112,6 +112,7 @@ class ServerProcess:
         """
         try:
             self._process.terminate()
+            self._process.send_signal(signal.SIGCONT)  # a stopped supervisor would not read it
             if in_order:
                 self._process.wait()
             while not self.ended and not self._drained.wait(timeout=0.05):

@@ -65,7 +65,7 @@ class Report(TypedDict):
 
 
 class Watch:
-    """Look at the child processes of a program.
+    """Look at a program and its child processes.
 
     Args:
         program: its process id.
@@ -73,15 +73,16 @@ class Watch:
 
     def __init__(self, program: int) -> None:
         self._program = program
-        self._names: dict[int, str] = {}
+        self._names = {program: "tritonserver"}
         self._since: dict[tuple[int, str], float] = {}
 
     def loss(self) -> Report | None:
-        """Return the first child that is dead or stopped for too long."""
+        """Return the first process that is dead or stopped for too long: a child, or the program itself."""
         seen = set()
-        for pid in _children(self._program):
+        for pid in (self._program, *_children(self._program)):
             state, status = _state(pid)
-            self._names[pid] = _name(pid) or self._names.get(pid, "")  # a dead one has no name any more
+            if pid != self._program:
+                self._names[pid] = _name(pid) or self._names.get(pid, "")  # a dead one has no name any more
             if state not in "ZT" or CANDIDATE in self._names[pid]:
                 continue
             seen.add((pid, state))
@@ -116,8 +117,8 @@ class Supervised:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
             _end_with(supervisor)
             soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-            with suppress(ValueError, OSError):  # Triton accepts no connection when it has no file left
-                resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, FILES), hard))
+            if 0 <= soft < FILES:  # negative: no limit. Triton accepts no connection when it has no file left
+                resource.setrlimit(resource.RLIMIT_NOFILE, (FILES if hard < 0 else min(FILES, hard), hard))
             os.execv(program[0], program)  # noqa: S606 - an argument list, no shell
         self._runs = True
         self._watch = Watch(self._pid)

@@ -12,6 +12,9 @@ from shrinkserve.serving.containers import CONTAINERS, CURRENT, container_of, re
 PIPELINES = sorted({one.dali for one in CONTAINERS if one.dali.startswith("2.")})
 LOADS = """
 import sys
+import nvidia
+nvidia.__path__ = [sys.argv[3] + "/nvidia", *nvidia.__path__]
+sys.path.append(sys.argv[3])
 from nvidia import dali
 pipeline = dali.Pipeline.deserialize(filename=sys.argv[1], batch_size=4, device_id=None)
 pipeline.build()
@@ -60,8 +63,7 @@ def test_dali_of_the_containers_loads_our_pipeline(tmp_path: Path, version: str)
     if installed.returncode:
         pytest.skip(f"DALI {version} cannot be installed here")
     run = subprocess.run(
-        [sys.executable, "-c", LOADS, str(tmp_path / "model.dali"), str(tmp_path / "image.jpg")],
-        env={"PYTHONPATH": str(tmp_path / "site")},
+        [sys.executable, "-c", LOADS, *(str(tmp_path / name) for name in ("model.dali", "image.jpg", "site"))],
         capture_output=True,
         text=True,
         check=False,

@@ -71,6 +71,21 @@ def test_loss_of_a_model_process_ends_the_server_and_names_it(
             server.wait()
 
 
+def test_stopped_tritonserver_is_ended(tiny_repository: Repository, tmp_path: Path) -> None:
+    with start(tiny_repository, tmp_path) as server:
+        triton, _ = processes(server)
+        triton.suspend()
+        with pytest.raises(ServerError, match=r"'tritonserver'.*SIGSTOP"):
+            server.wait()
+
+
+def test_stopped_supervisor_can_be_ended(tiny_repository: Repository, tmp_path: Path) -> None:
+    with start(tiny_repository, tmp_path) as server:
+        supervisor_process = psutil.Process(server.pid)
+        supervisor_process.suspend()
+    assert not supervisor_process.is_running()
+
+
 def test_short_stop_of_a_model_process_is_no_loss(tiny_repository: Repository, tmp_path: Path) -> None:
     with start(tiny_repository, tmp_path) as server:
         triton, stub = processes(server)
