@@ -13,6 +13,7 @@ from shrinkserve.terminal import print_fields, print_line, print_table
 
 if TYPE_CHECKING:
     from shrinkserve.config import Recipe
+    from shrinkserve.runtimes.predictor import Predictor
     from shrinkserve.training.plan import TrainingPlan
     from shrinkserve.training.profile import StepProfile
 
@@ -20,6 +21,7 @@ SHOWN_CLASSES = 50
 RUN_HELP = "Folder of the run, as `train` wrote it."
 RESTARTS_HELP = "With --nproc: how often all processes start again after one was lost."
 INIT_HELP = "Begin with the weights of a run, a step-*.safetensors or another safetensors file."
+TEACHER_HELP = "Also learn from a run, version, ONNX file or a served model's URL (URL#NAME), see section distill."
 STALL_HELP = "End the run if it makes no progress for so many seconds; 0: never."
 
 
@@ -49,6 +51,7 @@ def run(  # noqa: PLR0913, PLR0917 - a command's options
         bool, typer.Option("--allow-recipe-change", help="With --resume: the recipe may differ from the run's.")
     ] = False,
     init: Annotated[Path | None, typer.Option("--init", help=INIT_HELP)] = None,
+    teacher: Annotated[str | None, typer.Option("--teacher", help=TEACHER_HELP)] = None,
     stall_timeout: Annotated[float, typer.Option("--stall-timeout", min=0, help=STALL_HELP)] = 1800.0,
     plan: Annotated[bool, typer.Option("--plan", help="Print updates, memory and hours; train nothing.")] = False,
     images_per_second: Annotated[
@@ -86,6 +89,7 @@ def run(  # noqa: PLR0913, PLR0917 - a command's options
             overwrite=overwrite,
             allow_recipe_change=allow_recipe_change,
             init=init,
+            teacher=_open_teacher(teacher),
             stall_timeout=stall_timeout or None,
         )
     except Stopped as exc:
@@ -94,6 +98,16 @@ def run(  # noqa: PLR0913, PLR0917 - a command's options
         figures = f"top-1 {found.top1:.2%} of the EMA weights on the validation split, {found.seconds:.0f} s"
         print_line(f"wrote {found.folder}: {figures}")
     return 0
+
+
+def _open_teacher(teacher: str | None) -> str | Predictor | None:
+    """Return the teacher's path, or the served model at its URL."""
+    if teacher is None or "://" not in teacher:
+        return teacher
+    from shrinkserve.serving.client.served_model import ServedModel
+
+    url, _, model = teacher.partition("#")
+    return ServedModel(url, model or None)
 
 
 def _print_plan(found: TrainingPlan, recipe: Recipe) -> None:

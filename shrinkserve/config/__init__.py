@@ -8,6 +8,7 @@ from shrinkserve.config.loading import load_recipe, parse_recipe, recipe_names
 from shrinkserve.config.schema import (
     AugmentConfig,
     DataConfig,
+    DistillConfig,
     InputConfig,
     ModelConfig,
     OptimizerConfig,
@@ -20,6 +21,7 @@ from shrinkserve.config.schema import (
 __all__ = [
     "AugmentConfig",
     "DataConfig",
+    "DistillConfig",
     "InputConfig",
     "Key",
     "ModelConfig",

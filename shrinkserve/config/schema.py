@@ -176,6 +176,16 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
+class DistillConfig:
+    """Distillation; used with `train --teacher` only."""
+
+    weight: Fraction = 0.5
+    """Part of the loss that compares with the teacher; the rest compares with the labels."""
+    temperature: Annotated[float, Gt(0), Le(100)] = 2.0
+    """Divisor of the logits of both networks: higher values compare more than the best classes."""
+
+
+@dataclass(frozen=True)
 class DataConfig:
     """Reading and decoding of training images."""
 
@@ -226,6 +236,7 @@ class Recipe:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    distill: DistillConfig = field(default_factory=DistillConfig)
     data: DataConfig = field(default_factory=DataConfig)
     serving: ServingConfig = field(default_factory=ServingConfig)
 

@@ -20,6 +20,7 @@ from shrinkserve.arch.serialise import to_dict
 from shrinkserve.artifact import Card
 from shrinkserve.config import Recipe
 from shrinkserve.errors import ArtifactError, ConfigError, DataError, ShrinkServeError
+from shrinkserve.runtimes.predictor import Predictor
 from shrinkserve.training import checkpoints, provenance, snapshot
 from shrinkserve.training.checkpoints import TrainingSnapshot
 from shrinkserve.training.display import duration
@@ -35,6 +36,7 @@ from shrinkserve.training.run_folder import RunFolder
 from shrinkserve.training.schedule import learning_rate
 from shrinkserve.training.signals import StopRequest, Watchdog
 from shrinkserve.training.state import Position, RunState
+from shrinkserve.training.teacher import Teacher
 from shrinkserve.training.train_state import TrainState, device_name
 
 LOG_STEPS = 10
@@ -92,6 +94,7 @@ class TrainingLoop:
         weights = class_weights(self.inputs.training) if balanced else None
         self.state = TrainState(self.inputs.spec, self.inputs.recipe, ranks, class_weights=weights)
         self.parents: dict[str, str] = {}
+        self.teacher: Teacher | None = None
         self.position = Position(world=ranks.world)
         self.checkpoints = folder.out / checkpoints.FOLDER
         self._began = time.monotonic()
@@ -107,6 +110,18 @@ class TrainingLoop:
         report = initialise(networks, self.inputs.spec, initial, self.inputs.classes, str(source))
         self.parents = initial.parents
         self.say(f"{source}: {report}")
+
+    def learn_from(self, source: str | Path | Predictor) -> None:
+        """Learn from a teacher as well.
+
+        Raises:
+            ArtifactError: no such teacher.
+            ConfigError: the teacher has other classes, or the recipe asks for a CUDA graph.
+        """
+        if self.recipe.train.cuda_graph:
+            raise ConfigError("train.cuda_graph: does not work with a teacher", hint="remove the key")
+        self.teacher = Teacher(source, self.inputs.classes, self.ranks.device)
+        self.say(f"teacher: {self.teacher.name}")
 
     def resume(self) -> bool:
         """Continue from the newest undamaged checkpoint. Writes nothing. Collective.
@@ -128,6 +143,9 @@ class TrainingLoop:
         path, saved = found
         state = RunState.from_dict(saved.state, str(path))
         self._check_data(state)
+        teacher = self.teacher.name if self.teacher else ""
+        if state.teacher != teacher:
+            raise ConfigError(f"{self.folder.out}: the run has another teacher", expected=state.teacher, found=teacher)
         snapshot.check(saved.tensors, self.state, self.recipe, str(path))
         snapshot.restore(self.state, saved.tensors, self.ranks)
         snapshot.load_scaler(self.state, state.scaler, str(path))
@@ -180,8 +198,8 @@ class TrainingLoop:
         card = None
         if self.ranks.first:
             data = self.inputs.training.root
-            inputs = self.inputs
-            card = write_result(out, data, inputs.spec, self.recipe, inputs.classes, networks, metrics, self.parents)
+            inputs, parents = self.inputs, self.parents | (self.teacher.parents if self.teacher else {})
+            card = write_result(out, data, inputs.spec, self.recipe, inputs.classes, networks, metrics, parents)
         self.ranks.wait()
         return card
 
@@ -214,6 +232,8 @@ class TrainingLoop:
         first, began, before = done, time.monotonic(), position.epoch_seconds
         rate, reported = learning_rate(recipe, epoch, max(0, done - 1) / self.steps, self.total_batch), began
         batches = on_device(self.inputs.loader.epoch(epoch, start=done * recipe.train.accumulate), self.ranks.device)
+        if self.teacher is not None:
+            batches = self.teacher.taught(batches)
         for group in islice(chunks(batches, recipe.train.accumulate), self.steps - done):
             rate = learning_rate(recipe, epoch, done / self.steps, self.total_batch)
             self.state.update(group, position.step + 1, rate)
@@ -315,6 +335,7 @@ class TrainingLoop:
                 images=len(self.inputs.training),
                 data=self.inputs.fingerprints,
                 parents=self.parents,
+                teacher=self.teacher.name if self.teacher else "",
                 ema_updates=self.state.ema.updates,
                 scaler=self.state.scaler.state_dict(),
             )

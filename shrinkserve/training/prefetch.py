@@ -19,10 +19,12 @@ class DeviceBatch:
     Attributes:
         images: uint8 [N, S, S, 3], not normalised.
         labels: int64 [N].
+        teacher: logits of the teacher, float32 [N, classes]; None without one.
     """
 
     images: Tensor
     labels: Tensor
+    teacher: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shrinkserve.config import Recipe
+from shrinkserve.runtimes.predictor import Predictor
 from shrinkserve.training.averages import warnings_of
 from shrinkserve.training.display import Display
 from shrinkserve.training.distributed import DistContext, join
@@ -29,6 +30,7 @@ class TrainOptions:
         overwrite: replace the run in the folder. It is removed when the new one has a checkpoint.
         allow_recipe_change: with `resume`, the recipe may differ from the one in the folder.
         init: run, checkpoint or safetensors file whose weights a new run begins with.
+        teacher: artifact that the network learns from as well, see `open_artifact`.
         stall_timeout: seconds without progress after which the process ends; None: never.
     """
 
@@ -37,10 +39,16 @@ class TrainOptions:
     allow_recipe_change: bool = False
     stall_timeout: float | None = None
     init: str | None = None
+    teacher: str | None = None
 
 
 def train_here(
-    recipe: Recipe, data: Path, out: Path, options: TrainOptions, callback: Callback | None = None
+    recipe: Recipe,
+    data: Path,
+    out: Path,
+    options: TrainOptions,
+    callback: Callback | None = None,
+    teacher: Predictor | None = None,
 ) -> TrainResult:
     """Train in this process, which may be one of several that torchrun has started. See `train`."""
     # OpenMP threads that spin while they wait take the cores from the loader: 3 to 10 times slower on two cores. Only
@@ -61,6 +69,8 @@ def train_here(
         if start is Start.COMPLETE:
             loop.say(f"{out}: the run is complete, nothing to train")
             return read_result(out, trained=False, verify=ranks.first)
+        if (source := teacher or options.teacher) is not None:
+            loop.learn_from(source)
         resumed = start is Start.RESUME and loop.resume()
         if options.init is not None and not resumed:
             loop.initialise(Path(options.init))

@@ -46,6 +46,7 @@ class RunState:
         images: number of training images.
         data: fingerprint of each split; empty in checkpoints of older versions.
         parents: path and sha256 of the weights that the run began with.
+        teacher: name of the teacher, if there is one.
         ema_updates: updates of the averaged weights.
         scaler: state of the loss scaler; empty unless the precision is float16.
     """
@@ -57,6 +58,7 @@ class RunState:
     images: int = 0
     data: dict[str, str] = field(default_factory=dict)
     parents: dict[str, str] = field(default_factory=dict)
+    teacher: str = ""
     ema_updates: int = 0
     scaler: dict[str, int | float] = field(default_factory=dict)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from shrinkserve.config import Recipe, load_recipe
 from shrinkserve.errors import ConfigError
+from shrinkserve.runtimes.predictor import Predictor
 from shrinkserve.training.events import Callback
 from shrinkserve.training.finish import TrainResult
 from shrinkserve.training.profile import StepProfile, profile_here
@@ -26,6 +27,7 @@ def train(  # noqa: PLR0913 - the options of the command
     overwrite: bool = False,
     allow_recipe_change: bool = False,
     init: str | Path | None = None,
+    teacher: str | Path | Predictor | None = None,
     stall_timeout: float | None = None,
     callback: Callback | None = None,
 ) -> TrainResult:
@@ -43,6 +45,8 @@ def train(  # noqa: PLR0913 - the options of the command
         allow_recipe_change: with `resume`, the recipe may differ from the one in `out`.
         init: run folder, checkpoint or safetensors file whose weights a new run begins with. Tensors that do not fit,
             such as the classifier for other classes, stay random.
+        teacher: artifact or predictor with the same classes whose logits the network learns to reproduce as well, see
+            the section `distill` of the recipe. A predictor works with ``nproc=1`` only.
         stall_timeout: end this process if it makes no progress for so many seconds. Default: never.
         callback: called with a `TrainEvent` for each update, epoch and message. Default: print progress. With `nproc`
             the first of the processes prints progress.
@@ -68,12 +72,17 @@ def train(  # noqa: PLR0913 - the options of the command
         raise ConfigError("--resume and --overwrite exclude each other", hint="give one of them")
     loaded = resolve_recipe(recipe, overrides)
     folder = Path(out) if out is not None else Path("runs") / loaded.name
-    options = TrainOptions(resume, overwrite, allow_recipe_change, stall_timeout, None if init is None else str(init))
+    predictor = None if teacher is None or isinstance(teacher, str | Path) else teacher
+    teacher_source = None if teacher is None or predictor is not None else str(teacher)
+    init_source = None if init is None else str(init)
+    options = TrainOptions(resume, overwrite, allow_recipe_change, stall_timeout, init_source, teacher_source)
     if nproc > 1 and "RANK" not in os.environ:
+        if predictor is not None:
+            raise ConfigError("teacher", expected="the path of an artifact with nproc > 1", found=predictor.name)
         from shrinkserve.training.launch import launch_training
 
         return launch_training(loaded, Path(data), folder, options, nproc=nproc, max_restarts=max_restarts)
-    return train_here(loaded, Path(data), folder, options, callback)
+    return train_here(loaded, Path(data), folder, options, callback, predictor)
 
 
 def resolve_recipe(recipe: Recipe | str | Path, overrides: Sequence[str] | Mapping[str, object] = ()) -> Recipe:

@@ -26,6 +26,7 @@ from shrinkserve.training.metrics import RunningFigures
 from shrinkserve.training.mixing import mix
 from shrinkserve.training.optim import build_optimizer
 from shrinkserve.training.prefetch import DeviceBatch
+from shrinkserve.training.teacher import distillation_loss
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -154,20 +155,34 @@ class TrainState:
                 self.optimizer.zero_grad(set_to_none=False)
             # Only the last backward pass exchanges gradients; the earlier ones accumulate on each rank.
             with nullcontext() if number == len(batches) else self.alone():
-                loss, logits = self.loss(images, labels)
+                loss, logits = self.loss(images, labels, getattr(batch, "teacher", None))
                 self.backward(loss / len(batches))
             self.running.add(step, loss.detach(), logits.detach(), labels)
         self.apply(rate)
 
-    def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return mean loss and logits of a batch, see `place`."""
+    def loss(self, images: Tensor, labels: Tensor, teacher: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return mean loss and logits of a batch.
+
+        Args:
+            images: see `place`.
+            labels: see `place`.
+            teacher: logits for the same images, or None.
+        """
         pixels = self.normalised(images)
         if (mixed := mix(pixels, labels, self._recipe.augment)) is None:
             logits = self._logits(pixels)
-            return self._cross_entropy(logits, labels), logits
+            return self._compare(logits, labels, teacher), logits
         logits = self._logits(mixed.images)
-        first, second = self._cross_entropy(logits, mixed.labels), self._cross_entropy(logits, mixed.others)
+        first = self._compare(logits, mixed.labels, teacher)
+        second = self._compare(logits, mixed.others, None if teacher is None else teacher.flip(0))
         return mixed.share * first + (1 - mixed.share) * second, logits
+
+    def _compare(self, logits: Tensor, labels: Tensor, teacher: Tensor | None) -> Tensor:
+        loss, distill = self._cross_entropy(logits, labels), self._recipe.distill
+        if teacher is None:
+            return loss
+        soft = distillation_loss(logits, teacher, distill.temperature)
+        return (1 - distill.weight) * loss + distill.weight * soft
 
     def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
         smoothing = self._recipe.train.label_smoothing

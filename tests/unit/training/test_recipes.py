@@ -31,6 +31,7 @@ def test_shrinkcnn_a_is_the_published_recipe() -> None:
     assert train["precision"] == "float16"
     assert recipe["input"] == {
         "crop_fraction": 0.875, "interpolation": "bicubic", "mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5),
+        "geometry": "squash", "antialias": True, "apply_exif": False, "fill": (0, 0, 0),
     }  # fmt: skip
     assert recipe["augment"] == {
         "crop_area": (0.75, 1.0), "crop_aspect": (0.75, 1.33), "random_interpolation": True, "flip": True,

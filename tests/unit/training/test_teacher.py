@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import kl_div
+
+from shrinkserve.artifact import read_card
+from shrinkserve.config import Recipe
+from shrinkserve.errors import ArtifactError, ConfigError
+from shrinkserve.runtimes.checkpoint import Checkpoint
+from shrinkserve.runtimes.predictor import Images, Logits
+from shrinkserve.training.prefetch import DeviceBatch
+from shrinkserve.training.teacher import Teacher, distillation_loss
+from shrinkserve.training.train import train
+from shrinkserve.training.train_state import TrainState
+
+Make = Callable[..., Recipe]
+CPU = torch.device("cpu")
+
+
+class Mean:
+    """A predictor whose logits are the mean red and blue of its images."""
+
+    def __init__(self, size: int, classes: Sequence[str] = ("blue", "red")) -> None:
+        self.name, self.size, self.classes = "mean", size, classes
+        self.shapes: list[tuple[int, ...]] = []
+
+    def predict(self, images: Images) -> Logits:
+        self.shapes.append(images.shape)
+        return images.mean((1, 2), dtype=np.float32)[:, [2, 0]] / 50
+
+
+def test_distillation_loss_is_the_scaled_divergence() -> None:
+    torch.manual_seed(0)
+    student, teacher = torch.randn(6, 4), torch.randn(6, 4)
+    expected = (
+        kl_div(torch.log(torch.softmax(student / 3, 1)), torch.softmax(teacher / 3, 1), reduction="batchmean") * 9
+    )
+    assert distillation_loss(student, teacher, 3.0) == pytest.approx(float(expected), rel=1e-5)
+    assert distillation_loss(teacher, teacher, 3.0) == pytest.approx(0.0, abs=1e-6)
+
+
+def test_teacher_from_a_run_gives_the_runs_logits(run: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
+    found = Teacher(run, ["blue", "red"], CPU).logits(torch.from_numpy(images))
+    np.testing.assert_allclose(found.numpy(), Checkpoint(run).predict(images), rtol=1e-5, atol=1e-5)
+
+
+def test_teacher_of_another_size_gets_resized_pixels() -> None:
+    teacher = Mean(48)
+    flat = torch.full((2, 32, 32, 3), 100, dtype=torch.uint8)
+    found = Teacher(teacher, ["blue", "red"], CPU).logits(flat)
+    assert teacher.shapes == [(2, 48, 48, 3)]
+    assert found.tolist() == [[2.0, 2.0]] * 2
+
+
+def test_teacher_with_other_classes_is_refused(tmp_path: Path, run: Path, colours: Path, tiny: Make) -> None:
+    with pytest.raises(ConfigError, match="other classes"):
+        Teacher(run, ["red", "blue"], CPU)
+    with pytest.raises(ConfigError, match="other classes"):
+        train(tiny(), colours, tmp_path / "run", teacher=Mean(32, ["a", "b", "c"]))
+    with pytest.raises(ArtifactError):
+        train(tiny(), colours, tmp_path / "run", teacher=tmp_path / "absent")
+    assert not (tmp_path / "run").exists()
+
+
+def test_taught_batches_are_in_order() -> None:
+    teacher = Teacher(Mean(8), ["blue", "red"], CPU)
+    images = [torch.full((2, 8, 8, 3), value, dtype=torch.uint8) for value in (50, 100, 150)]
+    batches = iter([DeviceBatch(one, torch.zeros(2, dtype=torch.int64)) for one in images])
+    found = [batch.teacher for batch in teacher.taught(batches)]
+    assert [float(logits[0, 0]) for logits in found if logits is not None] == [1.0, 2.0, 3.0]
+
+
+def test_distilled_run_records_and_needs_its_teacher(
+    tmp_path: Path, run: Path, colours: Path, tiny: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = tiny(train={"checkpoint_steps": 2}, distill={"weight": 1.0}, augment={"mixup": 0.2})
+    whole = train(recipe, colours, tmp_path / "whole", teacher=run)
+    assert list(whole.card.parents.values()) == [read_card(run).weights_sha256]
+    update = TrainState.update
+
+    def killed(self: TrainState, batches: object, step: int, rate: float) -> None:
+        if step == 5:
+            raise KeyboardInterrupt
+        update(self, batches, step, rate)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(TrainState, "update", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, colours, tmp_path / "broken", teacher=run)
+    monkeypatch.undo()
+    with pytest.raises(ConfigError, match="another teacher"):
+        train(recipe, colours, tmp_path / "broken", resume=True)
+    broken = train(recipe, colours, tmp_path / "broken", teacher=run, resume=True)
+    assert broken.card.weights_sha256 == whole.card.weights_sha256
