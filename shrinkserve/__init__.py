@@ -51,7 +51,6 @@ _PUBLIC = {
     "plot_run": "shrinkserve.training.plot:plot_run",
     "predict": "shrinkserve.api.predict:predict",
     "profile_training": "shrinkserve.training.train:profile_training",
-    "published_preprocess": "shrinkserve.preprocess:published_preprocess",
     "publish": "shrinkserve.api.repository:publish",
     "quickstart": "shrinkserve.api.quickstart:quickstart",
     "rollback": "shrinkserve.api.repository:rollback",
@@ -80,7 +79,7 @@ if TYPE_CHECKING:
     from shrinkserve.data.pack import PackReport, pack_dataset
     from shrinkserve.data.splitting import split_dataset
     from shrinkserve.data.verify import VerifyReport, verify_dataset
-    from shrinkserve.preprocess import Preprocess, published_preprocess
+    from shrinkserve.preprocess import Preprocess
     from shrinkserve.serving.client.async_client import AsyncClient
     from shrinkserve.serving.client.client import Client
     from shrinkserve.serving.doctor import doctor
@@ -138,7 +137,6 @@ __all__ = [
     "predict",
     "profile_training",
     "publish",
-    "published_preprocess",
     "quickstart",
     "rollback",
     "runtimes",

@@ -14,7 +14,6 @@ from shrinkserve.preprocess.contract import Preprocess
 from shrinkserve.preprocess.decode import FORMATS, MAX_BYTES, MAX_PIXELS, ChannelOrder, as_decoded, dali_bytes, decode
 from shrinkserve.preprocess.files import IMAGE_SUFFIXES, Listing, find_images, list_images
 from shrinkserve.preprocess.geometry import Box, Geometry, Layout
-from shrinkserve.preprocess.published import published_preprocess
 from shrinkserve.preprocess.resize import DALI_FILTERS, Interpolation, Pixels
 
 __all__ = [
@@ -37,5 +36,4 @@ __all__ = [
     "decode",
     "find_images",
     "list_images",
-    "published_preprocess",
 ]

@@ -108,7 +108,7 @@ def join(threads: int | None = None) -> Iterator[DistContext]:
 
     Raises:
         ConfigError: more processes on this machine than GPUs, or a torchrun whose restarts would hang.
-        ShrinkServeError: another process ended.
+        ShrinkServeError: another process ended, or a loader process was killed.
     """
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     threads_before = torch.get_num_threads()
@@ -164,6 +164,9 @@ def _explain(error: RuntimeError, world: int) -> ShrinkServeError | None:
     text = str(error)
     if world > 1 and (isinstance(error, dist.DistError) or any(part in text for part in PEER_LOST)):
         return ShrinkServeError("another training process was lost", hint="give --resume to continue")
+    if "DataLoader worker" in text:
+        hint = "check memory and /dev/shm (containers: --shm-size), or lower data.workers; then give --resume"
+        return ShrinkServeError(f"a loader process ended ({' '.join(text.split())[:200]})", hint=hint)
     if isinstance(error, torch.OutOfMemoryError):
         hint = "lower train.batch_size (and raise train.accumulate), or set train.precision=bfloat16"
         return ShrinkServeError("the GPU has too little memory", hint=hint)
