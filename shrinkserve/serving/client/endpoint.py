@@ -30,7 +30,7 @@ class Endpoint:
         timeout: seconds that one request may take.
         token: sent with restricted requests only.
         shared_memory: send images in system shared memory.
-        restricted: kinds of requests that this server asked for the token for, beside those that are always restricted.
+        restricted: kinds of requests that need the token at this server, besides those that always do.
     """
 
     url: str

@@ -84,6 +84,7 @@ class HttpTransport:
         self._context = ssl.create_default_context() if endpoint.tls else None
         self._idle: deque[HTTPConnection] = deque()
         self._busy: set[HTTPConnection] = set()
+        self._closed = False
 
     def send(self, operation: Operation[T]) -> T:
         url = self._endpoint.url
@@ -100,13 +101,14 @@ class HttpTransport:
             raise
         finally:
             self._busy.discard(connection)
-        if response.will_close:
+        if response.will_close or self._closed:
             connection.close()
         else:
             self._idle.append(connection)
         return http_codec.decode(operation, url, response.status, response.getheader(http_codec.JSON_LENGTH), body)
 
     def close(self) -> None:
+        self._closed = True
         while self._idle:
             self._idle.pop().close()
         for connection in list(self._busy):

@@ -1,4 +1,4 @@
-"""Connections in odd places: after a fork, beside proxies, at the end of threads and processes."""
+"""Connections after a fork, with proxies in the environment, over TLS, and at the end of threads and processes."""
 
 from __future__ import annotations
 

@@ -132,7 +132,7 @@ def test_first_classify_without_model_name_makes_three_round_trips() -> None:
 def test_later_classify_makes_one_round_trip(counted: tuple[ClientCore, Counted]) -> None:
     core, transport = counted
     first = drive(core.classify("tiny", [(0, IMAGE)], 4, 0), transport)
-    assert len(transport.sent) == 3  # `tiny` has no ensemble, so `tiny_classifier` is asked for in vain
+    assert len(transport.sent) == 3  # `tiny` has no ensemble, so the first request, for `tiny_classifier`, fails
     assert drive(core.classify("tiny", [(0, IMAGE)], 4, 0), transport) == first
     assert transport.sent[3:] == ["InferRequest"]
 
