@@ -5,35 +5,25 @@ Every stage writes ``card.json`` last, beside its files. A folder with a card is
 
 from __future__ import annotations
 
-import hashlib
 import json
-import platform
-import re
-import sys
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import datetime, timezone
 from functools import cache
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import numpy as np
 from typing_extensions import Required, TypedDict
 
-from shrinkserve.atomic import unwritable, write_atomic
-from shrinkserve.errors import ArtifactError, ConfigError
+from shrinkserve.artifact.files import safe_join, verify_file
+from shrinkserve.artifact.provenance import versions
+from shrinkserve.atomic import write_atomic
+from shrinkserve.errors import ArtifactError
 
 if TYPE_CHECKING:
     from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 CARD = "card.json"
-MODEL = "model.onnx"
-INPUT, LOGITS, PROBABILITIES = "images", "logits", "probabilities"
-"""Tensors of every exported graph."""
 MAX_CARD_BYTES = 64 << 20
 """Largest card that is read; ShrinkCNN-A's has 200 kB."""
-MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 Precision = Literal["float32", "float16", "bfloat16", "int8"]
 """Precisions of a graph's arithmetic."""
 Json = dict[str, Any]
@@ -204,150 +194,3 @@ def _invalid_card(path: Path, raw: Any, error: ValidationError) -> ArtifactError
         by = written.get("shrinkserve", "unknown") if isinstance(written, dict) else "unknown"
         hint = f"written by shrinkserve {ascii(by)[:40]}, this is {versions()['shrinkserve']}; use that version"
     return ArtifactError(f"{path}: not a readable card ({reason})", hint=hint)
-
-
-def check_name(name: str) -> None:
-    """Check that a model or engine name is a plain folder name.
-
-    Raises:
-        ConfigError: it is not.
-    """
-    if not MODEL_NAME.fullmatch(name):
-        expected = "a letter or digit, then up to 127 letters, digits, '-', '_' or '.'"
-        raise ConfigError("model name", expected=expected, found=ascii(name)[:140])
-
-
-def verify_file(path: Path, sha256: str) -> None:
-    """Check that a file exists and has the recorded content.
-
-    Raises:
-        ArtifactError: the file is missing or its hash differs.
-    """
-    if not path.is_file():
-        raise ArtifactError(f"{path}: no such file", hint="make the artifact again")
-    found = sha256_file(path)
-    if found != sha256:
-        raise _mismatch(path, sha256, found)
-
-
-def safe_join(folder: Path, name: str) -> Path:
-    """Return ``folder / name`` for an untrusted `name` that must stay inside `folder`.
-
-    Raises:
-        ArtifactError: an absolute name, a name that leads out of the folder, or one that no file can have.
-    """
-    path = folder / name
-    try:
-        path.resolve()
-        path.is_file()
-    except (OSError, ValueError) as exc:  # a NUL, a surrogate, a name that is too long
-        what = f"{folder}: names a file that cannot exist"
-        raise ArtifactError(what, found=ascii(name)[:100], hint="do not use this artifact") from exc
-    if Path(name).is_absolute() or not path.resolve().is_relative_to(folder.resolve()):
-        raise ArtifactError(f"{folder}: names a file outside itself", found=repr(name), hint="do not use this artifact")
-    return path
-
-
-def sha256_file(path: Path) -> str:
-    """Return the hexadecimal sha256 of a file."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def copy_file(source: Path, target: Path, sha256: str | None = None) -> str:
-    """Copy a file, hashing it on the way, and return its sha256.
-
-    Args:
-        source: the file.
-        target: is replaced; another hard link to it keeps its content.
-        sha256: the recorded hash of the source; None accepts any content.
-
-    Raises:
-        ArtifactError: the source is missing or changed, or the target cannot be written.
-    """
-    if not source.is_file():
-        raise ArtifactError(f"{source}: no such file", hint="make the artifact again")
-    digest = hashlib.sha256()
-    with unwritable(target):
-        target.unlink(missing_ok=True)
-        with source.open("rb") as reader, target.open("xb") as writer:
-            while block := reader.read(1 << 20):
-                digest.update(block)
-                writer.write(block)
-    found = digest.hexdigest()
-    if sha256 is not None and found != sha256:
-        raise _mismatch(source, sha256, found)
-    return found
-
-
-def _mismatch(path: Path, expected: str, found: str) -> ArtifactError:
-    return ArtifactError(
-        f"{path}: sha256 does not match its card",
-        expected=expected[:12],
-        found=found[:12],
-        hint="the file was changed or damaged: make the artifact again",
-    )
-
-
-def tensors_sha256(tensors: Mapping[str, np.ndarray[Any, Any]]) -> str:
-    """Return the hexadecimal sha256 of named tensors: names, dtypes, shapes and values."""
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        array = np.ascontiguousarray(tensors[name])
-        digest.update(f"{name}|{array.dtype.str}|{array.shape}|".encode())
-        digest.update(array.data.cast("B") if array.size else b"")
-    return digest.hexdigest()
-
-
-def recorded_path(path: Path) -> str:
-    """Return a path as artifacts record it: with ``~`` for the home folder, so that it does not name the user."""
-    return _without_home(str(path))
-
-
-def open_recorded(path: str) -> Path:
-    """Return the path that `recorded_path` wrote."""
-    return Path.home() / path[2:] if path.startswith("~/") else Path(path)
-
-
-def recorded_command(argv: Sequence[str]) -> list[str]:
-    """Return a command line as artifacts record it: without secrets and without the home folder."""
-    words = [_without_home(_USERINFO.sub("://***@", word)) for word in argv]
-    for index, word in enumerate(words):
-        if word.startswith("--token="):
-            words[index] = "--token=***"
-        elif index and argv[index - 1] == "--token":
-            words[index] = "***"
-    return words
-
-
-_USERINFO = re.compile(r"://[^/\s]*@")
-
-
-def _without_home(text: str) -> str:
-    home = str(Path.home())
-    return text if home == "/" else re.sub(rf"(?<![^=:]){re.escape(home)}(?=/|$)", "~", text)
-
-
-def utc_now() -> str:
-    """Return the current UTC time, ISO 8601 to the second."""
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
-
-
-def versions(packages: Sequence[str] = ()) -> dict[str, str]:
-    """Return the versions of Python, the platform, this package and the installed ones of `packages`.
-
-    A loaded package may know its build (``2.13.0+cu130``), which the metadata of PyTorch on PyPI lacks; it is added.
-    """
-    found = {"python": platform.python_version(), "platform": platform.platform()}
-    for package in ("shrinkserve", *packages):
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-        build = str(getattr(sys.modules.get(package), "__version__", ""))
-        if build.startswith(f"{found[package]}+"):
-            found[package] = build
-    return found
