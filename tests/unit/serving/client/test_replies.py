@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from shrinkserve import AsyncClient, Client
 from shrinkserve.errors import RequestError, ShrinkServeError
 from shrinkserve.serving.client import grpc_codec, http_codec
-from shrinkserve.serving.client.errors import InvalidReplyError, LateError
+from shrinkserve.serving.client.errors import InvalidReplyError, LateError, UnavailableError
 from shrinkserve.serving.client.model_info import from_config
 from shrinkserve.serving.client.operations import (
     ConfigRequest,
@@ -300,3 +300,97 @@ def test_error_of_a_server_is_one_short_line() -> None:
         http_codec.decode(ConfigRequest("cats"), "http://host:1", 500, None, body)
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 1000
+
+
+@contextmanager
+def scripted(*replies: bytes) -> Iterator[tuple[str, list[bytes]]]:
+    """Service that sends a reply for each request; yields its URL and the list of the requests' first lines."""
+    asked: list[bytes] = []
+    rest = iter(replies)
+
+    def serve(connection: socket.socket) -> None:
+        with suppress(OSError), connection:
+            while request := connection.recv(1 << 16):
+                asked.append(request.partition(b"\r\n")[0])
+                connection.sendall(next(rest, b""))
+
+    def accept() -> None:
+        with suppress(OSError):
+            while True:
+                threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=accept, daemon=True).start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}", asked
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+def ask_both(url: str, error: type[RequestError] | None = None, timeout: float = 20) -> list[list[str]]:
+    """Ask for the models with both clients; with `error`, expect it."""
+
+    async def ask() -> list[str]:
+        async with AsyncClient(url, timeout=timeout) as client:
+            return await client.models()
+
+    def ask_sync() -> list[str]:
+        with Client(url, timeout=timeout) as client:
+            return client.models()
+
+    found = []
+    for call in (ask_sync, lambda: asyncio.run(ask())):
+        if error is None:
+            found.append(call())
+        else:
+            with pytest.raises(error):
+                call()
+    return found
+
+
+MODELS = b'{"model_stats": [{"name": "cats", "version": "1"}]}'
+PLAIN = OK + b"Content-Length: %d\r\n\r\n" % len(MODELS) + MODELS
+
+
+def test_reply_in_chunks_is_accepted() -> None:
+    chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in MODELS) + b"0\r\n\r\n"
+    with scripted(*[OK + b"Transfer-Encoding: chunked\r\n\r\n" + chunks] * 2) as (url, _):
+        assert ask_both(url) == [["cats"]] * 2
+
+
+def test_redirection_is_not_followed() -> None:
+    with scripted(PLAIN) as (elsewhere, asked):
+        head = (
+            b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\nLocation: " + elsewhere.encode() + b"/v2/models/stats\r\n\r\n"
+        )
+        with scripted(head, head) as (url, _):
+            ask_both(url, InvalidReplyError)
+        assert asked == []
+
+
+def test_reply_that_announces_another_one_is_late() -> None:
+    with scripted(*[b"HTTP/1.1 100 Continue\r\n\r\n" * 10] * 2) as (url, _):
+        ask_both(url, LateError, timeout=0.3)
+
+
+def test_bytes_after_a_reply_are_not_taken_for_the_next_one() -> None:
+    forged = OK + b"Content-Length: 19\r\n\r\n" + b'{"model_stats": []}'
+    with scripted(PLAIN + forged, PLAIN) as (url, _), Client(url) as client:
+        assert [client.models(), client.models()] == [["cats"], ["cats"]]
+
+
+def test_reply_that_ends_early_is_not_used() -> None:
+    with scripted(*[OK + b"Content-Length: 19\r\n\r\n" + b'{"model'] * 2) as (url, _):
+        ask_both(url, LateError, timeout=0.3)
+    cut = OK + b"Content-Length: 100\r\nConnection: close\r\n\r\n" + MODELS
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def hang_up() -> None:
+            with suppress(OSError):
+                while True:
+                    connection, _ = listener.accept()
+                    connection.recv(1 << 16)
+                    connection.sendall(cut)
+                    connection.close()
+
+        threading.Thread(target=hang_up, daemon=True).start()
+        ask_both(f"http://127.0.0.1:{listener.getsockname()[1]}", UnavailableError)
+        listener.shutdown(socket.SHUT_RDWR)
