@@ -106,8 +106,9 @@ def export(  # noqa: PLR0913 - the options of the command
         gpu: compute capability to build for, e.g. "8.9"; for tensorrt_rtx.
         build_log: file for TensorRT's log.
         onnx: export this ONNX file instead of a run.
-        preprocess: with `onnx`: TOML file of its preprocessing.
-        labels: with `onnx`: file of class names, one a line.
+        preprocess: with `onnx`: its preprocessing, a TOML file, "timm:NAME", "torchvision:NAME" or a .json file of
+            Hugging Face. Not needed for files of ShrinkServe.
+        labels: with `onnx`: file of class names, one a line. Not needed for files with names in their metadata.
         say: is called with each line of progress.
 
     Returns:
@@ -154,7 +155,7 @@ def export(  # noqa: PLR0913 - the options of the command
     options = ExportOptions(root, passes, tune, max_batch, say)
     with tempfile.TemporaryDirectory(prefix="shrinkserve-export-") as folder, _named(run or onnx, Path(folder)):
         if onnx:
-            made, serving = _export_file(onnx, _path(preprocess), _path(labels), Path(folder), options), None
+            made, serving = _export_file(onnx, preprocess, _path(labels), Path(folder), options), None
         else:
             assert run is not None
             made, serving = _export_run(run, weights, Path(folder), options)
@@ -204,15 +205,21 @@ def _export_run(run: Path, weights: Weights, folder: Path, options: ExportOption
 
 
 def _export_file(
-    onnx: Path, preprocess: Path | None, labels: Path | None, folder: Path, options: ExportOptions
+    onnx: Path, preprocess: Pathlike | None, labels: Path | None, folder: Path, options: ExportOptions
 ) -> Exported:
+    from shrinkserve.exporting import graph
     from shrinkserve.exporting.exporter import export_foreign
-    from shrinkserve.exporting.foreign.description import read_labels, read_preprocess
+    from shrinkserve.exporting.foreign.description import WAYS, read_labels, read_preprocess
+    from shrinkserve.runtimes.metadata import read_description
 
-    if preprocess is None or labels is None:
-        found = " and ".join(n for n, p in (("--preprocess", preprocess), ("--labels", labels)) if p is None)
-        raise ConfigError("--onnx", expected="--preprocess FILE and --labels FILE with it", found=f"no {found}")
-    described, classes = read_preprocess(preprocess), read_labels(labels)
+    own = read_description(graph.load(onnx).metadata_props, str(onnx))
+    described = read_preprocess(preprocess) if preprocess else own.preprocess
+    classes = read_labels(labels) if labels else own.classes
+    if described is None:
+        raise ConfigError("--onnx", expected=f"--preprocess with it: {WAYS}", found="no --preprocess")
+    if classes is None:
+        raise ConfigError("--onnx", expected="--labels FILE with it: class names, one a line", found="no --labels")
+    own.check(described, classes, onnx)
     return export_foreign(onnx, described, classes, folder, _scratch(folder), options, name=onnx.stem)
 
 

@@ -56,7 +56,9 @@ def export(  # noqa: PLR0913, PLR0917 - a command's options are its arguments
     gpu: Annotated[str | None, typer.Option(help="tensorrt_rtx: compute capability to build for, e.g. 8.9.")] = None,
     build_log: Annotated[Path | None, typer.Option(help="TensorRT: file for the builder's log.")] = None,
     onnx: Annotated[Path | None, typer.Option(help="Export this ONNX classifier instead of a run.")] = None,
-    preprocess: Annotated[str | None, typer.Option(help="With --onnx: TOML file of its preprocessing.")] = None,
+    preprocess: Annotated[
+        str | None, typer.Option(help="With --onnx: TOML file, timm:NAME, torchvision:NAME or Hugging Face's .json.")
+    ] = None,
     labels: Annotated[Path | None, typer.Option(help="With --onnx: class names, one a line.")] = None,
 ) -> None:
     """Export a run or an ONNX classifier to a model repository.

@@ -17,6 +17,8 @@ from shrinkserve.exporting import graph
 from shrinkserve.exporting.macs import count_macs
 from shrinkserve.exporting.records import StepRecord
 
+SHOWN = 300
+"""Longest metadata that is shown, in characters."""
 Value = object
 """A number, a text, a list or a table of these, as JSON data."""
 Summary = dict[str, Value]
@@ -69,8 +71,12 @@ def summary(model: ir.Model) -> Summary:
         "weights hash": graph.weights_sha256(model),
         "weight bytes": sum(tensor.nbytes for tensor in weights),
         "multiply-accumulates": "unknown" if macs is None else macs,
-        **{f"property {key}": value for key, value in model.metadata_props.items()},
+        **{f"property {key}": _short(value) for key, value in model.metadata_props.items()},
     }
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}... ({len(text)} characters)"
 
 
 def _folder(path: Path) -> Summary:

@@ -19,6 +19,7 @@ from shrinkserve.exporting.samples import Samples
 from shrinkserve.exporting.steps import CHECKPOINT, ONNX, StepState
 from shrinkserve.preprocess import Preprocess
 from shrinkserve.runtimes.checkpoint import Checkpoint, weights
+from shrinkserve.runtimes.metadata import to_metadata
 from shrinkserve.runtimes.onnx import OUTPUTS
 
 OPSET = 20
@@ -53,6 +54,7 @@ class OnnxFromCheckpoint:
                 "shrinkserve.weights": checkpoint.weights,
                 "shrinkserve.weights_sha256": digest,
                 "shrinkserve.contract": checkpoint.preprocess.fingerprint,
+                **to_metadata(checkpoint.preprocess, checkpoint.classes),
             }
         )
         graph.save(model, target)

@@ -26,7 +26,7 @@ class OnnxModel:
     """A `Predictor` that runs an exported ONNX file.
 
     The graph has the project's interface: `images` uint8 [N, S, S, 3] in, `logits` and `probabilities` float32
-    [N, classes] out. Class names come from the ``card.json`` in the same folder; without one they are ``"0"``, ``"1"``.
+    [N, classes] out. Class names come from the ``card.json`` in the same folder or from the file's metadata.
 
     Args:
         path: the .onnx file.
@@ -42,7 +42,8 @@ class OnnxModel:
         self.path = path
         self.session = open_session(path, threads, spin=spin, optimise=optimise)
         self.size, logits = self._interface()
-        self.classes, self.preprocess = describe(path, logits)
+        properties: dict[str, str] = self.session.get_modelmeta().custom_metadata_map
+        self.classes, self.preprocess = describe(path, logits, properties)
 
     @property
     def name(self) -> str:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from shrinkserve.artifact import CARD, read_card
+from shrinkserve.artifact import CARD, read_card, verify_file
 from shrinkserve.preprocess import Preprocess
+from shrinkserve.runtimes.metadata import read_description
 
 Images = npt.NDArray[np.uint8]
 """uint8 [N, S, S, 3], RGB at the network's size, not normalised."""
@@ -39,15 +40,30 @@ class Predictor(Protocol):
         ...
 
 
-def describe(path: Path, logits: int) -> tuple[list[str], Preprocess | None]:
-    """Return the class names and the preprocessing of a model file, from the ``card.json`` in its folder.
+def describe(
+    path: Path, logits: int, properties: Mapping[str, str] | None = None
+) -> tuple[list[str], Preprocess | None]:
+    """Return the class names and the preprocessing of a model file.
 
-    Without a card, or if the card has another number of classes, the names are ``"0"``, ``"1"``, ...
+    They come from the ``card.json`` in its folder, or else from the metadata of the file. Without both, or with another
+    number of classes, the names are ``"0"``, ``"1"``, ...
+
+    Args:
+        path: the file.
+        logits: number of logits.
+        properties: metadata of the file.
 
     Raises:
-        ArtifactError: a file of the folder does not match the card.
+        ArtifactError: the file does not match the card, or its metadata is damaged.
     """
-    card = read_card(path.parent) if (path.parent / CARD).is_file() else None
-    known = card.classes if card else []
-    classes = known if len(known) == logits else [str(index) for index in range(logits)]
-    return classes, Preprocess.from_dict(card.preprocess) if card and card.preprocess else None
+    known: list[str] = []
+    preprocess = None
+    if (path.parent / CARD).is_file():
+        card = read_card(path.parent, verify=False)
+        if path.name in card.files:
+            verify_file(path, card.files[path.name])
+        known, preprocess = card.classes, Preprocess.from_dict(card.preprocess) if card.preprocess else None
+    elif properties:
+        found = read_description(properties, str(path))
+        known, preprocess = found.classes or [], found.preprocess
+    return (known if len(known) == logits else [str(index) for index in range(logits)]), preprocess

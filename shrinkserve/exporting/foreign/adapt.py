@@ -19,6 +19,7 @@ from shrinkserve.exporting.records import StepDetails
 from shrinkserve.exporting.samples import Samples
 from shrinkserve.exporting.steps import StepState
 from shrinkserve.preprocess import Preprocess
+from shrinkserve.runtimes.metadata import to_metadata
 from shrinkserve.runtimes.onnx import OUTPUTS, OnnxModel
 
 
@@ -64,6 +65,8 @@ class AdaptedOnnx:
         for look_behind in (True, False):
             model = graph.load(source)
             adapt(model, self.source.signature, self.source.preprocess, self.source, look_behind=look_behind)
+            model.metadata_props["shrinkserve.contract"] = self.source.preprocess.fingerprint
+            model.metadata_props.update(to_metadata(self.source.preprocess, self.source.classes))
             graph.save(model, target)
             if not look_behind or self.source.meaning == "logits" or self._matches(target, samples):
                 break

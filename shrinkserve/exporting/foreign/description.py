@@ -5,21 +5,29 @@ from __future__ import annotations
 from pathlib import Path
 
 from shrinkserve.errors import ConfigError, DataError
+from shrinkserve.exporting.foreign.presets import read_preset
 from shrinkserve.preprocess import Preprocess
 from shrinkserve.toml import read_toml, validate
 
 REQUIRED = ("size", "interpolation", "mean", "std")
 
 
-def read_preprocess(path: Path) -> Preprocess:
-    """Read a TOML file with the keys of `Preprocess`.
+WAYS = "a TOML file, timm:NAME, torchvision:NAME, or a .json file of Hugging Face"
 
-    Required are size, interpolation, mean, std, and either crop_fraction or a geometry that has none: ShrinkCNN's
-    values are wrong for other networks.
+
+def read_preprocess(spec: Path | str) -> Preprocess:
+    """Return the preprocessing that `spec` names: a TOML file with the keys of `Preprocess`, or a preset.
+
+    See `presets.read_preset` for presets. A TOML file needs size, interpolation, mean, std, and crop_fraction unless
+    its geometry has none: ShrinkCNN's values are wrong for other networks.
 
     Raises:
         ConfigError: cannot read the file, or a key is missing, unknown, of another type or out of its range.
     """
+    preset = read_preset(str(spec))
+    if preset is not None:
+        return preset
+    path = Path(spec)
     raw = read_toml(path)
     preprocess = validate(Preprocess, raw, str(path))
     needed = [*REQUIRED, "crop_fraction"] if preprocess.geometry in {"squash", "center"} else REQUIRED

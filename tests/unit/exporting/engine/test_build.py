@@ -125,15 +125,13 @@ def test_progress_reports_phases(trt, tiny_onnx: Path):
         def __init__(self):
             self.added, self.removed, self.steps = [], [], 0
 
-        def add_task(self, name, total):
-            self.added.append((name.strip(), total))
-            return name
+        def update(self, name, done, total, *, label=None):
+            if label is not None:
+                self.added.append((name, total))
+            self.steps += done > 0
 
-        def update(self, _task, completed):  # noqa: ARG002
-            self.steps += 1
-
-        def remove_task(self, task):
-            self.removed.append(task.strip())
+        def remove(self, name):
+            self.removed.append(name)
 
     bars = Bars()
     watcher = progress_module._monitor(trt, bars)
@@ -155,7 +153,7 @@ def test_build_rejects_graph_for_onnxruntime(trt, tiny_onnx: Path, tmp_path: Pat
     model = graph.load(tiny_onnx)
     path = tmp_path / "unsigned.onnx"
     onnx.save(quantise(model, clip(observe(model, synthetic(32, 8).images), "minmax"), "onnxruntime"), path)
-    with pytest.raises(ArtifactError, match=r"TensorRT refuses the graph \(.*zero.?point"):
+    with pytest.raises(ArtifactError, match=r"TensorRT rejects the graph \(.*zero.?point"):
         build_engine(trt, path, AHEAD)
 
 

@@ -32,13 +32,14 @@ def test_weights_are_int8_with_scale_per_channel(tiny_onnx: Path, ranges, target
     proto = quantise(graph.load(tiny_onnx), ranges, target)
     values = constants(proto)
     producers = {name: node for node in proto.graph.node for name in node.output}
-    for node in proto.graph.node:
-        if node.op_type == "Conv":
-            weight = producers[node.input[1]]
-            assert weight.op_type == "DequantizeLinear"
-            assert values[weight.input[0]].dtype == np.int8
-            assert values[weight.input[1]].shape == (len(values[weight.input[0]]),)
-            assert values[node.input[2]].dtype == np.float32, "a bias that TensorRT refuses"
+    convolutions = [node for node in proto.graph.node if node.op_type == "Conv"]
+    assert len(convolutions) == sum(node.op_type == "Conv" for node in graph.load(tiny_onnx).graph) > 0
+    for node in convolutions:
+        weight = producers[node.input[1]]
+        assert weight.op_type == "DequantizeLinear"
+        assert values[weight.input[0]].dtype == np.int8
+        assert values[weight.input[1]].shape == (len(values[weight.input[0]]),)
+        assert values[node.input[2]].dtype == np.float32, "TensorRT rejects other biases"
 
 
 def test_tensorrt_gets_symmetric_activations(tiny_onnx: Path, ranges):
@@ -65,9 +66,10 @@ def test_inputs_of_concat_share_a_scale(tiny_onnx: Path, ranges):
     proto = quantise(graph.load(tiny_onnx), ranges, "onnxruntime")
     producers = {name: node for node in proto.graph.node for name in node.output}
     values = constants(proto)
-    for node in proto.graph.node:
-        if node.op_type == "Concat":
-            assert len({values[producers[name].input[1]].item() for name in node.input}) == 1
+    concats = [node for node in proto.graph.node if node.op_type == "Concat"]
+    assert concats
+    for node in concats:
+        assert len({values[producers[name].input[1]].item() for name in node.input}) == 1
 
 
 @pytest.mark.parametrize("target", TARGETS)

@@ -1,0 +1,196 @@
+"""Preprocessing of published networks: timm's and torchvision's presets and Hugging Face's JSON files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import cast, get_args
+
+from shrinkserve.errors import ConfigError, DataError
+from shrinkserve.preprocess import Interpolation, Preprocess
+
+TIMM, TORCHVISION = "timm:", "torchvision:"
+MAX_BYTES = 1 << 20
+"""Largest JSON file that is read."""
+RESAMPLING: Sequence[Interpolation] = ("nearest", "lanczos", "bilinear", "bicubic")
+"""Pillow's numbers of the filters, which Hugging Face's files have."""
+GEOMETRY_KEYS = {"size", "crop_size", "crop_pct", "resample", "do_resize", "do_center_crop", "do_pad"}
+VALUE_KEYS = {"do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std"}
+KNOWN = GEOMETRY_KEYS | VALUE_KEYS
+"""Keys of Hugging Face's ``preprocessor_config.json`` with a meaning for pixels."""
+TYPE_KEYS = {"image_processor_type", "feature_extractor_type", "processor_class", "auto_map", "_valid_processor_keys"}
+FORMAT_KEYS = {"do_convert_rgb", "return_tensors", "data_format", "input_data_format", "default_to_square", "device"}
+IGNORED = TYPE_KEYS | FORMAT_KEYS | {"disable_grouping"}
+"""Keys without a meaning for pixels."""
+
+Raw = Mapping[str, object]
+
+
+def read_preset(spec: str) -> Preprocess | None:
+    """Return the preprocessing that a preset names; None if `spec` is not one.
+
+    Args:
+        spec: ``timm:NAME`` or ``torchvision:NAME``, which read the installed library, or a ``.json`` file of Hugging
+            Face: ``preprocessor_config.json``, or ``config.json`` with timm's ``pretrained_cfg``.
+
+    Raises:
+        ConfigError: an unknown name, an unknown key, or a preprocessing that the contract cannot express.
+    """
+    if spec.startswith(TIMM):
+        return _from_timm(_timm_config(spec.removeprefix(TIMM)), spec)
+    if spec.startswith(TORCHVISION):
+        return _from_torchvision(spec.removeprefix(TORCHVISION), spec)
+    if spec.endswith(".json"):
+        raw = _read_json(Path(spec))
+        nested = raw.get("pretrained_cfg")
+        return _from_timm(cast(Raw, nested), spec) if isinstance(nested, dict) else _from_hugging_face(raw, spec)
+    return None
+
+
+def _timm_config(name: str) -> Raw:
+    try:
+        from timm.models import get_pretrained_cfg
+    except (ImportError, RuntimeError) as exc:
+        raise ConfigError(f"{TIMM}{name}: cannot import timm ({exc})", hint="pip install timm") from exc
+    try:
+        found = get_pretrained_cfg(name, allow_unregistered=False)
+    except RuntimeError:
+        found = None
+    if found is None:
+        raise ConfigError(f"{TIMM}{name}: timm has no such network", hint="see timm.list_models()")
+    return asdict(found)
+
+
+def _from_timm(raw: Raw, where: str) -> Preprocess:
+    """Return the preprocessing of timm's evaluation for a ``pretrained_cfg``."""
+    missing = [key for key in ("input_size", "interpolation", "mean", "std") if key not in raw]
+    if missing:
+        raise ConfigError(f"{where}: missing keys", expected=", ".join(missing))
+    channels, height, width = _numbers(where, "input_size", raw["input_size"], 3)
+    if height != width or channels != 3:
+        raise ConfigError(f"{where}: input_size", expected="3, S, S", found=f"{channels:g}, {height:g}, {width:g}")
+    crop, mode = raw.get("crop_pct") or 0.875, raw.get("crop_mode") or "center"
+    if mode == "squash" and crop == 1:
+        geometry = Preprocess(int(width), 1.0, geometry="stretch")
+    elif mode == "center" and isinstance(crop, int | float):
+        geometry = Preprocess(int(width), float(crop), geometry="center")
+    else:
+        raise ConfigError(f"{where}: crop_mode", expected="center, or squash with crop_pct 1", found=f"{mode}, {crop}")
+    return _completed(where, geometry, raw["interpolation"], raw["mean"], raw["std"])
+
+
+def _from_torchvision(name: str, where: str) -> Preprocess:
+    try:
+        from torchvision import models
+    except (ImportError, RuntimeError) as exc:
+        raise ConfigError(f"{where}: cannot import torchvision ({exc})", hint="pip install torchvision") from exc
+    try:
+        weights = models.get_weight(name) if "." in name else models.get_model_weights(name).DEFAULT
+    except (AttributeError, KeyError, ValueError) as exc:
+        hint = "name a network (resnet50) or weights (ResNet50_Weights.IMAGENET1K_V1)"
+        raise ConfigError(f"{where}: torchvision has no such network", hint=hint) from exc
+    transforms = weights.transforms()
+    if type(transforms).__name__ != "ImageClassification":
+        raise ConfigError(f"{where}: not an image classifier", found=type(transforms).__name__)
+    (size,), (resize_size,) = transforms.crop_size, transforms.resize_size
+    antialias = transforms.antialias is not False
+    geometry = Preprocess(size, geometry="resize_crop", resize_size=resize_size, antialias=antialias)
+    return _completed(where, geometry, transforms.interpolation.value, transforms.mean, transforms.std)
+
+
+def _from_hugging_face(raw: Raw, where: str) -> Preprocess:
+    if unknown := sorted(raw.keys() - KNOWN - IGNORED):
+        raise ConfigError(f"{where}: unknown keys", expected=", ".join(sorted(KNOWN)), found=", ".join(unknown)[:200])
+    if raw.get("do_resize") is False or raw.get("do_pad") is True or "size" not in raw:
+        raise ConfigError(f"{where}: no resize to a fixed size", expected="do_resize, size and no do_pad")
+    geometry = _hugging_face_geometry(raw, where)
+    scale = 1.0
+    if raw.get("do_rescale", True):
+        (scale,) = _numbers(where, "rescale_factor", [raw.get("rescale_factor", 1 / 255)], 1)
+    mean, std = raw.get("image_mean"), raw.get("image_std")
+    if raw.get("do_normalize", True) is False:
+        mean, std = [0.0] * 3, [1.0] * 3
+    elif mean is None or std is None:
+        raise ConfigError(f"{where}: missing keys", expected="image_mean and image_std")
+    number = raw.get("resample", 2)
+    name = RESAMPLING[number] if isinstance(number, int) and 0 <= number < len(RESAMPLING) else number
+    return _completed(where, _replace(geometry, scale=scale), name, mean, std)
+
+
+def _hugging_face_geometry(raw: Raw, where: str) -> Preprocess:
+    shorter, square = _size(where, "size", raw["size"])
+    if isinstance(raw["size"], int) and (raw.get("do_center_crop", False) or "crop_pct" in raw):
+        shorter, square = square, None  # older files leave shortest_edge out
+    crop = _size(where, "crop_size", raw.get("crop_size", square or shorter))
+    size = crop[1] or crop[0]
+    fraction = raw.get("crop_pct")
+    if shorter is not None and isinstance(fraction, int | float):  # ConvNeXt: larger inputs are not cropped
+        if shorter >= 384:
+            return Preprocess(shorter, 1.0, geometry="stretch")
+        return Preprocess(shorter, geometry="resize_crop", resize_size=int(shorter / fraction))
+    if shorter is not None and size is not None and raw.get("do_center_crop", False):
+        return Preprocess(size, geometry="resize_crop", resize_size=shorter)
+    if square is not None and (size == square or not raw.get("do_center_crop", False)):
+        return Preprocess(square, 1.0, geometry="stretch")
+    expected = "shortest_edge with do_center_crop, or height and width without another crop_size"
+    raise ConfigError(f"{where}: size", expected=expected, found=str({"size": raw["size"], "crop_size": size})[:120])
+
+
+def _size(where: str, key: str, value: object) -> tuple[int | None, int | None]:
+    """Return a size as (shorter side, None) or (None, side of a square)."""
+    if isinstance(value, dict) and set(value) == {"shortest_edge"}:
+        return int(_numbers(where, key, [value["shortest_edge"]], 1)[0]), None
+    if isinstance(value, dict) and set(value) == {"height", "width"} and value["height"] == value["width"]:
+        value = value["height"]
+    if isinstance(value, int) and not isinstance(value, bool):
+        return None, value
+    expected = "a number, shortest_edge, or equal height and width"
+    raise ConfigError(f"{where}: {key}", expected=expected, found=str(value)[:80])
+
+
+def _completed(where: str, geometry: Preprocess, interpolation: object, mean: object, std: object) -> Preprocess:
+    """Return a preprocessing with the filter and the normalisation, after checking it."""
+    if interpolation not in get_args(Interpolation):
+        expected = ", ".join(get_args(Interpolation))
+        raise ConfigError(f"{where}: interpolation", expected=f"one of {expected}", found=str(interpolation)[:40])
+    found = _replace(
+        geometry,
+        interpolation=interpolation,
+        mean=tuple(_numbers(where, "mean", mean, 3)),
+        std=tuple(_numbers(where, "std", std, 3)),
+    )
+    try:
+        found.check()
+    except DataError as exc:
+        raise ConfigError(f"{where}: {exc.what}", expected=exc.expected, found=exc.found) from exc
+    return found
+
+
+def _replace(preprocess: Preprocess, **changes: object) -> Preprocess:
+    return replace(preprocess, **changes)  # type: ignore[arg-type]
+
+
+def _numbers(where: str, key: str, value: object, count: int) -> list[float]:
+    given = list(value) if isinstance(value, list | tuple) else [value]
+    numbers = [float(n) for n in given if isinstance(n, int | float) and not isinstance(n, bool)]
+    if len(numbers) != count or len(given) != count:
+        raise ConfigError(f"{where}: {key}", expected=f"{count} numbers", found=str(value)[:80])
+    return numbers
+
+
+def _read_json(path: Path) -> Raw:
+    try:
+        with path.open("rb") as stream:
+            content = stream.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
+            raise ConfigError(f"{path}: the file is too large", expected=f"at most {MAX_BYTES} bytes")
+        raw = json.loads(content)
+    except OSError as exc:
+        raise ConfigError(f"{path}: cannot read the file ({exc.strerror})", hint="check --preprocess") from exc
+    except (ValueError, RecursionError) as exc:
+        raise ConfigError(f"{path}: not a JSON file ({exc})") from exc
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path}: not a preprocessing", expected="a JSON object")
+    return raw

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from shrinkserve.errors import ArtifactError, ConfigError
+from shrinkserve.preprocess import Preprocess
+from shrinkserve.runtimes.metadata import FileDescription, read_description, to_metadata
+
+PREPROCESS = Preprocess(size=48, geometry="center")
+
+
+def test_written_metadata_is_read_back() -> None:
+    found = read_description(to_metadata(PREPROCESS, ["cat", "dog"]), "x.onnx")
+    assert found == FileDescription(["cat", "dog"], PREPROCESS, 48)
+
+
+def test_metadata_of_ultralytics_is_read() -> None:
+    properties = {"names": "{0: 'cat', 1: 'dog'}", "imgsz": "[224, 224]", "author": "Ultralytics"}
+    assert read_description(properties, "x.onnx") == FileDescription(["cat", "dog"], None, 224)
+
+
+@pytest.mark.parametrize(
+    "names", ["", "cat", "{1: 'cat'}", "[" * 100_000, "{0: 'cat', 'x': 'dog'}", "__import__('os')"]
+)
+def test_other_names_are_ignored(names: str) -> None:
+    assert read_description({"names": names}, "x.onnx") == FileDescription()
+
+
+@pytest.mark.parametrize(
+    "properties",
+    [
+        {"shrinkserve.preprocess": "{"},
+        {"shrinkserve.preprocess": "[]"},
+        {"shrinkserve.preprocess": '{"size": 3}'},
+        {"shrinkserve.classes": '{"a": 1}'},
+        {"shrinkserve.classes": "[1, 2]"},
+    ],
+)
+def test_damaged_metadata_is_rejected(properties: dict[str, str]) -> None:
+    with pytest.raises(ArtifactError, match=r"x\.onnx"):
+        read_description(properties, "x.onnx")
+
+
+def test_options_that_contradict_metadata_are_rejected() -> None:
+    found = FileDescription(["cat", "dog"], None, 224)
+    found.check(Preprocess(size=224), ["chat", "chien"], Path("x.onnx"))
+    with pytest.raises(ConfigError, match="image size"):
+        found.check(Preprocess(size=192), ["a", "b"], Path("x.onnx"))
+    with pytest.raises(ConfigError, match="number of classes"):
+        found.check(Preprocess(size=224), ["a"], Path("x.onnx"))
