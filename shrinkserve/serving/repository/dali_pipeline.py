@@ -6,6 +6,8 @@ It makes the same crop to the pixel and uses the same filter. DALI and Pillow ro
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -48,9 +50,25 @@ def serialise_pipeline(preprocess: Preprocess, max_batch: int) -> bytes:
     dali = _import("nvidia.dali")
     definition = _import(DEFINITION)
     pipeline = dali.Pipeline(batch_size=max_batch, num_threads=1, device_id=None)
-    with pipeline:
+    with _without_source_paths(), pipeline:
         pipeline.set_outputs(definition.pixels(_settings(preprocess)))
     return bytes(pipeline.serialize())
+
+
+@contextmanager
+def _without_source_paths() -> Iterator[None]:
+    """Keep the source paths of this machine, which DALI notes for its error messages, out of a pipeline."""
+    try:
+        trace = import_module("nvidia.dali._utils.dali_trace")
+        enabled = trace.is_tracing_enabled()
+    except (ImportError, AttributeError):  # a private module: another version may lack it
+        yield
+        return
+    trace.set_tracing(enabled=False)
+    try:
+        yield
+    finally:
+        trace.set_tracing(enabled=enabled)
 
 
 def pipeline_source(preprocess: Preprocess, max_batch: int) -> bytes:

@@ -53,6 +53,12 @@ def run(preprocess: Preprocess, *encoded: bytes) -> np.ndarray:  # type: ignore[
     return run_serialised(serialise_pipeline(preprocess, len(encoded)), *encoded)
 
 
+def test_pipeline_has_no_paths_of_the_machine_that_wrote_it() -> None:
+    serialised = serialise_pipeline(Preprocess(), 2)
+    assert b".py" not in serialised
+    assert str(Path(__file__).parents[4]).encode() not in serialised
+
+
 def run_serialised(pipeline: bytes, *encoded: bytes) -> np.ndarray:  # type: ignore[type-arg]
     pipeline = dali.Pipeline.deserialize(pipeline, batch_size=len(encoded), num_threads=1, device_id=None)
     pipeline.build()
