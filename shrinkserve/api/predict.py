@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from shrinkserve.artifact import CARD
 from shrinkserve.concurrency import ordered_map
 from shrinkserve.errors import ArtifactError, ConfigError
 from shrinkserve.runtimes.onnx import OnnxModel
@@ -84,8 +85,10 @@ def _marked(results: Iterable[ClassifyResult], least: float) -> Iterator[Classif
 
 
 def _is_path(model: str | Path) -> bool:
-    """Return True if a model is given by its path; no served model has a slash in its name."""
-    return isinstance(model, Path) or "/" in model or Path(model.rpartition("@")[0] or model).exists()
+    """Return True if a model is given by its path. A folder may have the name of a served model."""
+    if isinstance(model, Path) or "/" in model or model.endswith((".onnx", ".plan")):
+        return True
+    return Path(model.rpartition("@")[0] or model, CARD).is_file()
 
 
 def _predict_here(images: Iterable[Source], path: Path, top: int) -> Iterator[ClassifyResult]:

@@ -21,7 +21,7 @@ from PIL import Image
 from shrinkserve.api.predict import predict
 from shrinkserve.artifact import Card
 from shrinkserve.cli import main
-from shrinkserve.errors import ShrinkServeError
+from shrinkserve.errors import RequestError, ShrinkServeError
 from shrinkserve.preprocess import Preprocess
 from shrinkserve.runtimes.onnx import OnnxModel
 
@@ -150,6 +150,13 @@ def test_model_in_this_process_equals_its_session(
     assert [record["image"] for record in found] == ["photos/a.png", "photos/c.png"]
     assert found[0]["top"][0] == {"label": f"class {best}: a name", "probability": pytest.approx(float(row[best]))}
     assert [found[0]["top"]] == [record["top"] for record in found[1:]]
+
+
+def test_folder_with_the_name_of_a_served_model_is_not_a_model(photos: Path, fake_url: str) -> None:
+    (photos.parent / "cats").mkdir()
+    with pytest.raises(RequestError):  # no server at the default address, or one without such a model
+        list(predict([photos / "a.png"], model="cats"))
+    assert [result.model for result in predict([photos / "a.png"], model="cats", url=fake_url)] == ["cats"]
 
 
 def test_model_in_this_process_takes_few_images_ahead(photos: Path, version: Path) -> None:
