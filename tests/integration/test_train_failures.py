@@ -205,3 +205,31 @@ def kill_a_loader(process: subprocess.Popen[str], nproc: int) -> None:
             loaders[0].send_signal(signal.SIGKILL)
             return
     raise AssertionError("no loader process")
+
+
+def test_nproc_restarts_after_a_killed_loader_process(tmp_path: Path, colours: Path) -> None:
+    out = tmp_path / "run"
+    words = [*SMOKE, "--data", str(colours), "--out", str(out), "--set", "schedule.epochs=40", "--nproc", "2"]
+    words += ["--max-restarts", "2", "--set", "data.workers=1", "--set", "train.batch_size=8"]
+    line = [sys.executable, "-m", "shrinkserve", *words]
+    process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_until((out / "checkpoints").is_dir, process)  # type: ignore[arg-type]
+    kill_a_loader(process, 2)
+    output, errors = process.communicate(timeout=240)
+    assert process.returncode == 0, errors
+    assert "resuming" in output
+    assert read_card(out).metrics["epochs"] == 40
+
+
+def test_python_function_trains_in_two_processes(tmp_path: Path, colours: Path) -> None:
+    import shrinkserve as ss
+
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    overrides = {"train.batch_size": 16}
+    found = ss.train("smoke", colours, tmp_path / "run", overrides=overrides, nproc=2)
+    assert found.top1 == ss.evaluate(found, colours).top1
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
+    profile = ss.profile_training(ss.load_recipe("smoke", overrides), colours, nproc=2)
+    assert (profile.processes, profile.images_per_second > 0) == (2, True)
+    with pytest.raises(ss.errors.ConfigError, match="holds a run"):
+        ss.train("smoke", colours, tmp_path / "run", overrides=overrides, nproc=2)
