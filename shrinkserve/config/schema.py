@@ -129,6 +129,9 @@ class ScheduleConfig:
     """Epochs of the warm-up; at most epochs."""
     per_step: bool = False
     """Change the rate at every update; false: once per epoch."""
+    sizes: tuple[Annotated[int, Ge(32), Le(4096)], ...] = ()
+    """Sizes of the training images, each for an equal part of the epochs, for example 128, 160, 192, 224: small images
+    are faster. Evaluation uses model.input_size. Default: model.input_size throughout."""
 
 
 @dataclass(frozen=True)

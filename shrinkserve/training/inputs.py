@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from shrinkserve import arch
@@ -26,7 +26,7 @@ class RunInputs:
         validation: validation images.
         classes: names in the order of the logits.
         spec: the network.
-        loader: augmented batches of one rank.
+        loaders: augmented batches of one rank, by size of the images.
         total_batch: images per update, over all ranks.
         steps: updates per epoch.
         fingerprints: hash of names and labels of the images, by split.
@@ -37,10 +37,15 @@ class RunInputs:
     validation: Dataset
     classes: list[str]
     spec: Spec
-    loader: TrainLoader
+    loaders: dict[int, TrainLoader]
     total_batch: int
     steps: int
     fingerprints: dict[str, str]
+
+    def loader(self, epoch: int = 0) -> TrainLoader:
+        """Return the loader of an epoch, see `schedule.sizes` of the recipe."""
+        sizes = list(self.loaders)
+        return self.loaders[sizes[min(epoch * len(sizes) // self.recipe.schedule.epochs, len(sizes) - 1)]]
 
 
 def open_inputs(recipe: Recipe, data: Path, *, rank: int = 0, world: int = 1) -> RunInputs:
@@ -53,15 +58,21 @@ def open_inputs(recipe: Recipe, data: Path, *, rank: int = 0, world: int = 1) ->
     """
     training, validation = open_dataset(data, "train"), open_dataset(data, "validation")
     classes = agreed_classes(recipe, training, validation)
-    loader = train_loader(training, recipe, rank=rank, world=world)
-    steps = len(loader) // recipe.train.accumulate
+    loaders = {
+        size: train_loader(
+            training, replace(recipe, model=replace(recipe.model, input_size=size)), rank=rank, world=world
+        )
+        for size in recipe.schedule.sizes or (recipe.model.input_size,)
+    }
+    batches = len(next(iter(loaders.values())))
+    steps = batches // recipe.train.accumulate
     if not steps:
-        raise ConfigError("train.accumulate", expected=f"at most {len(loader)}", found=recipe.train.accumulate)
+        raise ConfigError("train.accumulate", expected=f"at most {batches}", found=recipe.train.accumulate)
     recipe = settle_averages(recipe, steps * recipe.schedule.epochs)
     spec = arch.from_recipe(recipe.model, len(classes))
     total_batch = recipe.train.batch_size * recipe.train.accumulate * world
     fingerprints = {str(dataset.split): dataset.fingerprint() for dataset in (training, validation)}
-    return RunInputs(recipe, training, validation, classes, spec, loader, total_batch, steps, fingerprints)
+    return RunInputs(recipe, training, validation, classes, spec, loaders, total_batch, steps, fingerprints)
 
 
 def usage_lines(inputs: RunInputs) -> list[str]:

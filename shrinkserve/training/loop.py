@@ -137,7 +137,9 @@ class TrainingLoop(Run):
         done, last = position.images // self.total_batch, 0
         first, began, before = done, time.monotonic(), position.epoch_seconds
         rate, reported = learning_rate(recipe, epoch, max(0, done - 1) / self.steps, self.total_batch), began
-        batches = on_device(self.inputs.loader.epoch(epoch, start=done * recipe.train.accumulate), self.ranks.device)
+        batches = on_device(
+            self.inputs.loader(epoch).epoch(epoch, start=done * recipe.train.accumulate), self.ranks.device
+        )
         if self.teacher is not None:
             batches = self.teacher.taught(batches)
         for group in islice(chunks(batches, recipe.train.accumulate), self.steps - done):
@@ -159,7 +161,11 @@ class TrainingLoop(Run):
 
     def _report_bad_images(self) -> None:
         """Name the images that all ranks left out in this epoch."""
-        found = [line for text in self.ranks.texts("\n".join(self.inputs.loader.bad)) for line in text.splitlines()]
+        found = [
+            line
+            for text in self.ranks.texts("\n".join(self.inputs.loader(self.position.epoch).bad))
+            for line in text.splitlines()
+        ]
         if found:
             lines = [f"left out {len(found)} bad images of epoch {self.position.epoch + 1}:"]
             self.say("\n  ".join([*lines, *found[:SHOWN_BAD_IMAGES]]))

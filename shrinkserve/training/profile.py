@@ -47,7 +47,7 @@ def profile_here(recipe: Recipe, data: Path) -> StepProfile:
     """Profile updates in this process. See `shrinkserve.training.train.profile_training`."""
     with torch_settings(deterministic=recipe.train.deterministic), join(recipe.train.threads) as ranks:
         inputs = open_inputs(recipe, data, rank=ranks.rank, world=ranks.world)
-        state, loader = TrainState(inputs.spec, recipe, ranks), inputs.loader
+        state, loader = TrainState(inputs.spec, recipe, ranks), inputs.loader()
         taken: dict[str, list[float]] = defaultdict(list)
         epoch, batches = 0, iter(loader.epoch(0))
         for step in range(WARM_UP + STEPS):

@@ -5,12 +5,14 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
+from shrinkserve import arch
 from shrinkserve.arch.counts import count
 from shrinkserve.arch.module import compile_spec
 from shrinkserve.arch.spec import Spec
@@ -65,7 +67,8 @@ class TrainState:
         self._recipe, self._ranks = recipe, ranks
         self.backbone_factor = recipe.optimizer.backbone_lr
         self._class_weights = None if class_weights is None else torch.tensor(class_weights, device=ranks.device)
-        self._smallest_batch = smallest_batch(spec)
+        smallest = replace(recipe.model, input_size=min(recipe.schedule.sizes, default=recipe.model.input_size))
+        self._smallest_batch = smallest_batch(spec if not recipe.schedule.sizes else arch.from_recipe(smallest, 2))
         if recipe.train.batch_size < self._smallest_batch:
             raise ConfigError(
                 "train.batch_size",

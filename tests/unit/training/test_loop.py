@@ -257,6 +257,23 @@ def test_resume_after_the_last_update_of_an_epoch_repeats_none(
     assert records[0] == records[1]
 
 
+def test_image_sizes_follow_the_schedule(
+    tmp_path: Path, colours: Path, tiny: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    update = TrainState.update
+
+    def recorded(self: TrainState, batches: Any, step: int, rate: float) -> None:
+        sizes.append(batches[0].images.shape[1])
+        update(self, batches, step, rate)
+
+    monkeypatch.setattr(TrainState, "update", recorded)
+    recipe = tiny(schedule={"epochs": 3, "sizes": [32, 48]}, train={"batch_size": 16})
+    found = train(recipe, colours, tmp_path / "run")
+    assert sizes == [32] * 6 + [48] * 3
+    assert found.card.preprocess["size"] == 32
+
+
 def test_accumulated_batches_make_one_update(tmp_path: Path, colours: Path, tiny: Make) -> None:
     """Without batch norm in between, two batches of 4 would be one of 8; with it the gradients are close."""
     recipe = tiny(train={"batch_size": 4, "accumulate": 2}, schedule={"epochs": 1})

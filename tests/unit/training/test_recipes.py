@@ -24,7 +24,7 @@ def test_shrinkcnn_a_is_the_published_recipe() -> None:
         "name": "rmsprop", "lr": 0.1, "reference_batch": 256, "decay": 0.9, "momentum": 0.9, "epsilon": 1.0, "l2": 4e-5,
         "backbone_lr": 1.0,
     }  # fmt: skip
-    assert recipe["schedule"] == {"epochs": 300, "warmup_epochs": 10, "per_step": False}
+    assert recipe["schedule"] == {"epochs": 300, "warmup_epochs": 10, "per_step": False, "sizes": ()}
     train = recipe["train"]
     assert (train["batch_size"], train["accumulate"]) == (128, 1)
     assert (train["label_smoothing"], train["ema_decay"], train["ema_buffers"]) == (0.1, 0.999, False)
