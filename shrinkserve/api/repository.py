@@ -241,12 +241,21 @@ def show(name: str, repository: Path = REPOSITORY, *, version: int | None = None
     return card, config_text.to_text(reader.config(model))
 
 
-def add_jpeg(name: str, repository: Path = REPOSITORY, *, wait: float = WAIT_SECONDS, say: Say = _silent) -> list[Path]:
+def add_jpeg(
+    name: str,
+    repository: Path = REPOSITORY,
+    *,
+    approximate_decoder: bool = False,
+    wait: float = WAIT_SECONDS,
+    say: Say = _silent,
+) -> list[Path]:
     """Write the DALI pipeline and the ensemble that let a model take JPEG bytes.
 
     Args:
         name: the model's name.
         repository: the model repository.
+        approximate_decoder: also for a preprocessing whose resize filter DALI lacks: the server then decodes to other
+            pixels than the client and the evaluation.
         wait: longest wait for another publisher in seconds.
         say: receives a line before a wait.
 
@@ -261,7 +270,7 @@ def add_jpeg(name: str, repository: Path = REPOSITORY, *, wait: float = WAIT_SEC
 
     writer = _repository(repository, wait, say)
     model = writer.classifier(name)
-    writer.add_jpeg(model)
+    writer.add_jpeg(model, approximate_decoder=approximate_decoder)
     return [writer.root / part for part in model_names(model)[1:]]
 
 

@@ -116,9 +116,16 @@ def publish(  # noqa: PLR0913, PLR0917 - a command's options
     )
 
 
-def add_jpeg(name: Name, repository: Root = api.REPOSITORY, wait: Wait = api.WAIT_SECONDS) -> None:
+def add_jpeg(
+    name: Name,
+    repository: Root = api.REPOSITORY,
+    approximate_decoder: Annotated[
+        bool, typer.Option("--approximate-decoder", help="Accept other pixels where DALI lacks the resize filter.")
+    ] = False,
+    wait: Wait = api.WAIT_SECONDS,
+) -> None:
     """Let a model take JPEG bytes. Writes NAME_preprocess, a DALI pipeline, and NAME, its ensemble with the model."""
-    for folder in api.add_jpeg(name, repository, wait=wait, say=_to_stderr):
+    for folder in api.add_jpeg(name, repository, approximate_decoder=approximate_decoder, wait=wait, say=_to_stderr):
         print_line(f"wrote {folder}")
 
 

@@ -25,7 +25,7 @@ from shrinkserve.data.bad import BadImages, one_line
 from shrinkserve.data.batch import Batch, Labels, TrainBatch
 from shrinkserve.data.dali_pipeline import Argument, DaliPipeline, augment_arguments, resize_arguments
 from shrinkserve.data.dataset import Dataset, Record
-from shrinkserve.data.order import EpochOrder, Indices, steps_per_epoch
+from shrinkserve.data.order import EpochOrder, Indices, evaluation_order, steps_per_epoch
 from shrinkserve.data.pixels import plain_jpeg_size
 from shrinkserve.errors import DataError
 from shrinkserve.preprocess import MAX_PIXELS, Layout, Preprocess, decode
@@ -93,6 +93,28 @@ def evaluate(
         if part.messages:
             raise DataError(part.messages[0])
         yield Batch(images, part.labels, part.indices)
+
+
+def decoder_difference(dataset: Dataset, preprocess: Preprocess, limit: int = 64) -> float:
+    """Return the mean difference, of 255, between DALI's evaluation pixels and those of `preprocess`.
+
+    Args:
+        dataset: sample images.
+        preprocess: the network's preprocessing.
+        limit: number of images, spread evenly over the dataset.
+
+    Raises:
+        DataError: an image that cannot be read.
+    """
+    order = evaluation_order(len(dataset), rank=0, world=1, limit=limit)
+    total = count = 0.0
+    for batch in evaluate(dataset, preprocess, [order[i : i + 16] for i in range(0, len(order), 16)], workers=1):
+        for index, theirs in zip(batch.indices.tolist(), batch.images, strict=True):
+            record = dataset.record(index)
+            ours = preprocess.evaluate_bytes(record.encoded, record.name)
+            total += float(np.abs(theirs.astype(np.float32) - ours).mean())
+            count += 1
+    return total / count
 
 
 def _for_dali(record: Record, *, by_pillow: bool, apply_exif: bool) -> tuple[bytes, int, int]:

@@ -41,17 +41,22 @@ def dali_version() -> str:
     return str(_import("nvidia.dali").__version__)
 
 
-def serialise_pipeline(preprocess: Preprocess, max_batch: int) -> bytes:
+def serialise_pipeline(preprocess: Preprocess, max_batch: int, *, approximate: bool = False) -> bytes:
     """Return the pipeline for batches of up to `max_batch` images as the content of a ``model.dali``.
 
+    Args:
+        preprocess: the contract.
+        max_batch: most images per batch.
+        approximate: use DALI's nearest filter for a contract that it cannot compute.
+
     Raises:
-        ConfigError: DALI is not installed.
+        ConfigError: DALI is not installed, or it cannot compute the contract.
     """
     dali = _import("nvidia.dali")
     definition = _import(DEFINITION)
     pipeline = dali.Pipeline(batch_size=max_batch, num_threads=1, device_id=None)
     with _without_source_paths(), pipeline:
-        pipeline.set_outputs(definition.pixels(_settings(preprocess)))
+        pipeline.set_outputs(definition.pixels(_settings(preprocess, approximate=approximate)))
     return bytes(pipeline.serialize())
 
 
@@ -71,7 +76,7 @@ def _without_source_paths() -> Iterator[None]:
         trace.set_tracing(enabled=enabled)
 
 
-def pipeline_source(preprocess: Preprocess, max_batch: int) -> bytes:
+def pipeline_source(preprocess: Preprocess, max_batch: int, *, approximate: bool = False) -> bytes:
     """Return the pipeline as Python source, the content of a ``dali.py``.
 
     NVIDIA's DALI backend runs it if it cannot load ``model.dali``, which another version of DALI wrote.
@@ -79,7 +84,7 @@ def pipeline_source(preprocess: Preprocess, max_batch: int) -> bytes:
     spec = find_spec(DEFINITION)
     assert spec is not None
     assert spec.origin is not None
-    text = SOURCE.format(batch=max_batch, settings=_settings(preprocess))
+    text = SOURCE.format(batch=max_batch, settings=_settings(preprocess, approximate=approximate))
     return Path(spec.origin).read_bytes() + text.encode()
 
 
@@ -88,14 +93,15 @@ def unsupported(preprocess: Preprocess) -> str | None:
     return preprocess.approximate_in_dali()
 
 
-def _settings(preprocess: Preprocess) -> dict[str, object]:
+def _settings(preprocess: Preprocess, *, approximate: bool) -> dict[str, object]:
     """Return the arguments of the definition.
 
     Raises:
         ConfigError: the pipeline cannot compute the contract.
     """
-    if why := unsupported(preprocess):
-        raise ConfigError(f"cannot take encoded images: {why}", hint="send pixels, or publish under another --name")
+    if (why := unsupported(preprocess)) and not approximate:
+        hint = "send pixels, or accept other pixels with --approximate-decoder"
+        raise ConfigError(f"cannot take encoded images: {why}", hint=hint)
     border = preprocess.border()
     colours = [border] if isinstance(border, int) else list(border)
     return {

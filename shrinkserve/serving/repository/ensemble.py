@@ -27,6 +27,8 @@ from shrinkserve.serving.repository.transaction import Change
 
 PIPELINE = "model.dali"
 PIPELINE_SOURCE = "dali.py"
+APPROXIMATE = f"{model_config.PREFIX}approximate_decoder"
+"""Parameter of a pipeline that may decode to other pixels than the contract."""
 MAX_DECODERS = 16
 """Most decoder instances of a new configuration."""
 
@@ -54,12 +56,13 @@ def is_ours(folder: Path) -> bool:
     }
 
 
-def stage(change: Change, folder: Path) -> str:
+def stage(change: Change, folder: Path, *, approximate: bool = False) -> str:
     """Write the pipeline and ensemble of a classifier into a change.
 
     Args:
         change: of the repository's folders.
         folder: the classifier's staged folder.
+        approximate: use DALI's nearest filter for a contract that it cannot compute, also in later versions.
 
     Returns:
         Name of the ensemble, which depends on the other two models.
@@ -80,15 +83,22 @@ def stage(change: Change, folder: Path) -> str:
     base = smallest_config(folder)
     preprocess = _contract(base)
     decoder, joined = change.copy(pipeline), change.copy(ensemble)
+    approximate = approximate or _is_approximate(decoder)
     pipeline_config = _pipeline_config(base)
+    if approximate:
+        pipeline_config.parameters[APPROXIMATE].string_value = "true"
     pipeline_config.parameters[f"{model_config.PREFIX}dali"].string_value = dali_pipeline.dali_version()
     for copy, config in ((decoder, pipeline_config), (joined, _ensemble_config(base))):
         (copy / "1").mkdir(exist_ok=True)
         write_atomic(copy / CONFIG, config_text.to_text(config).encode())
-    write_atomic(decoder / "1" / PIPELINE, dali_pipeline.serialise_pipeline(preprocess, base.max_batch_size))
-    write_atomic(decoder / "1" / PIPELINE_SOURCE, dali_pipeline.pipeline_source(preprocess, base.max_batch_size))
+    for file, write in ((PIPELINE, dali_pipeline.serialise_pipeline), (PIPELINE_SOURCE, dali_pipeline.pipeline_source)):
+        write_atomic(decoder / "1" / file, write(preprocess, base.max_batch_size, approximate=approximate))
     write_atomic(joined / LABELS, (folder / LABELS).read_bytes())
     return ensemble
+
+
+def _is_approximate(folder: Path) -> bool:
+    return (folder / CONFIG).is_file() and APPROXIMATE in config_text.read_config(folder / CONFIG).parameters
 
 
 def unsupported(folder: Path) -> str | None:

@@ -92,6 +92,7 @@ class Repository(RepositoryReader):
         options: ServingConfig | None = None,
         initial: ServingConfig | None = None,
         encoded: bool = False,
+        approximate_decoder: bool = False,
         confirm: Confirm = _accept,
     ) -> Path:
         """Add a version with all its engines in one transaction and make it the active one.
@@ -109,6 +110,7 @@ class Repository(RepositoryReader):
             initial: serving options for a model without a configuration, if `options` is None.
             encoded: also write the pipeline and ensemble that take encoded images, as `add_jpeg` does, if a pipeline
                 can compute the contract.
+            approximate_decoder: with `encoded`, also write them for a contract that the pipeline only approximates.
             confirm: is called when the version is in its place; an exception restores the previous folders.
 
         Returns:
@@ -132,7 +134,7 @@ class Repository(RepositoryReader):
             place = folder / str(number)
             card = write_version(place, model_file, replace(card, name=name), engines)
             activate(folder, number, card, options if (folder / CONFIG).is_file() else options or initial)
-            self._commit(change, folder, encoded=encoded)
+            self._commit(change, folder, encoded=encoded, approximate=approximate_decoder)
             confirm(number)
         return self.root / name / str(number)
 
@@ -243,8 +245,12 @@ class Repository(RepositoryReader):
                 shutil.rmtree(folder / str(version))
             self._commit(change, folder)
 
-    def add_jpeg(self, name: str) -> None:
+    def add_jpeg(self, name: str, *, approximate_decoder: bool = False) -> None:
         """Write the pipeline and ensemble of a classifier again, so that it takes encoded images.
+
+        Args:
+            name: the model's name.
+            approximate_decoder: also for a contract that the pipeline only approximates.
 
         Raises:
             ConfigError: no such model, not the name of a classifier, a model of the user has one of the names, or
@@ -252,7 +258,7 @@ class Repository(RepositoryReader):
             ArtifactError: a folder that cannot be written.
         """
         with self._changing() as change:
-            hidden = ensemble.stage(change, change.copy(self.classifier(name)))
+            hidden = ensemble.stage(change, change.copy(self.classifier(name)), approximate=approximate_decoder)
             change.commit(hidden=hidden)
 
     @contextmanager
@@ -260,14 +266,14 @@ class Repository(RepositoryReader):
         with self.locked(), changing(self.root) as change:
             yield change
 
-    def _commit(self, change: Change, folder: Path, *, encoded: bool = False) -> None:
+    def _commit(self, change: Change, folder: Path, *, encoded: bool = False, approximate: bool = False) -> None:
         """Commit a change of a classifier's folder, together with a pipeline and ensemble that no longer fit it."""
         hidden = None
         present = ensemble.takes_encoded(self.root, folder.name)
-        if encoded and not present and (why := ensemble.unsupported(folder)):
-            self._say(f"{folder.name} takes pixels only: {why}")
+        if encoded and not present and not approximate and (why := ensemble.unsupported(folder)):
+            self._say(f"{folder.name} takes pixels only: {why}; --approximate-decoder accepts other pixels")
         elif (encoded or present) and ensemble.misfit(self.root, folder):
-            hidden = ensemble.stage(change, folder)
+            hidden = ensemble.stage(change, folder, approximate=approximate)
         change.commit(hidden=hidden)
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from shrinkserve.config import Recipe, parse_recipe
 from shrinkserve.data import evaluation_batches, open_dataset, train_loader
+from shrinkserve.data.dali import decoder_difference
 from shrinkserve.errors import DataError
 from shrinkserve.preprocess import Preprocess
 
@@ -159,7 +160,9 @@ def test_dali_approximates_filters_that_it_lacks(photo_folder: Path, interpolati
     assert preprocess.approximate_in_dali()
     ours = images(evaluation_batches(dataset, preprocess, 7))
     theirs = images(evaluation_batches(dataset, preprocess, 7, loader="dali"))
-    assert 0.5 < np.abs(ours - theirs).mean() < 20
+    difference = np.abs(ours - theirs).mean()
+    assert 0.5 < difference < 20
+    assert decoder_difference(dataset, preprocess) == pytest.approx(difference, rel=1e-4)
 
 
 def test_dali_evaluates_an_extreme_panorama(tmp_path: Path) -> None:

@@ -197,6 +197,20 @@ def test_model_with_unsupported_contract_takes_pixels_only(tmp_path: Path, make_
     assert "takes pixels only" in said[0]
 
 
+def test_approximate_decoder_is_written_on_request_and_kept(tmp_path: Path, make_model: MakeModel) -> None:
+    model_file, card = make_model(0)
+    other = replace(card, preprocess=Preprocess(size=8, interpolation="bicubic_tf1").to_dict())
+    repository = Repository(tmp_path / "models")
+    repository.add(CLASSIFIER, model_file, other, encoded=True)
+    with pytest.raises(ConfigError, match="--approximate-decoder"):
+        repository.add_jpeg(CLASSIFIER)
+    repository.add_jpeg(CLASSIFIER, approximate_decoder=True)
+    assert sorted(path.name for path in repository.root.iterdir() if not path.name.startswith(".")) == PARTS
+    third = replace(card, preprocess=Preprocess(size=8, crop_fraction=1.0, interpolation="bicubic_tf1").to_dict())
+    repository.add(CLASSIFIER, model_file, third)  # the ensemble is written again, without the option
+    assert repository.active("tiny") == 2
+
+
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory, make_model: MakeModel) -> Repository:
     repository = Repository(tmp_path_factory.mktemp("jpeg") / "models")
