@@ -54,6 +54,8 @@ def how_to_get(backend: str) -> str | None:
     """
     if installed() is not None or backend == "python":
         return None
+    if not backend:
+        return "name it; NVIDIA's container can derive it from the model's file"
     if backend not in BACKENDS:
         return f"serve it with NVIDIA's container, {containers.IMAGE}; the server from PyPI has no such backend"
     return None if importable(BACKENDS[backend]) else f"pip install 'shrinkserve[{EXTRAS[backend]}]'"

@@ -128,8 +128,9 @@ class _Scan:
                 return Skipped(Skip.BAD_FILE, what, "rename the file")
         if missing := _missing_file(folder, config):
             return self._incomplete(name, f"{missing} is missing", Skip.NO_FILE)
-        if backend and (how := self.how_to_get(backend)):
-            return Skipped(Skip.NO_BACKEND, f"needs the backend {backend}, which is not installed", how)
+        if how := self.how_to_get(backend):
+            what = f"needs the backend {backend}, which is not installed" if backend else f"{CONFIG} names no backend"
+            return Skipped(Skip.NO_BACKEND, what, how)
         return None
 
     def _inherited(self, name: str) -> Skipped | None:

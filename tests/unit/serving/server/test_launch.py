@@ -77,6 +77,7 @@ def test_how_to_get_a_missing_backend(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launch, "importable", lambda module: module != "nvidia.dali")
     assert launch.how_to_get("onnxruntime") is None
     assert launch.how_to_get("dali") == "pip install 'shrinkserve[dali]'"
+    assert "container" in str(launch.how_to_get(""))
     for other in ("tensorrt", "pytorch", "a-backend-of-tomorrow"):
         assert "NVIDIA's container" in str(launch.how_to_get(other))
 

@@ -100,6 +100,12 @@ def test_missing_backend(root: Path) -> None:
     assert caught.value.hint == "install it"
 
 
+def test_configuration_without_a_backend_is_for_servers_that_derive_it(root: Path) -> None:
+    (root / "tiny/config.pbtxt").write_text("")
+    assert kinds(root) == {}
+    assert kinds(root, None, "") == {"tiny": Skip.NO_BACKEND}
+
+
 def test_older_platform_names_mean_a_backend(root: Path) -> None:
     edit(root / "tiny/config.pbtxt", 'backend: "onnxruntime"', 'platform: "tensorrt_plan"')
     assert kinds(root, None, "tensorrt") == {"tiny": Skip.NO_BACKEND}
