@@ -24,6 +24,8 @@ LISTENS = "Started Metrics Service at"
 DRAINED = "All models are stopped"
 """Triton's line when no request is in flight any more and none is accepted."""
 
+CRASHES = {signal.SIGSEGV.name, signal.SIGABRT.name}
+
 
 class ServerProcess:
     """A running tritonserver.
@@ -101,7 +103,9 @@ class ServerProcess:
         reason = _explain_loss(json.loads(reported)) if reported else explain(self._tail)
         if reason is None:
             code = self._process.returncode
-            reason = f"tritonserver ended unexpectedly ({_how(code if code <= 128 else 128 - code)})"
+            how = _how(code if code <= 128 else 128 - code)
+            cause = "; Triton 2.51 crashes when a model's process stands still for 2 s" if how in CRASHES else ""
+            reason = f"tritonserver ended unexpectedly ({how}{cause})"
         return ServerError(reason, hint=f"its log is {self.log_file}")
 
     def stop(self, *, in_order: bool = False) -> None:
