@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import aclosing
 from types import TracebackType
 from typing import TypeVar, cast
+from weakref import WeakKeyDictionary
 
 from shrinkserve.concurrency import ordered_tasks
 from shrinkserve.errors import DataError, RequestError
@@ -67,7 +68,8 @@ class AsyncClient:
         self.url = url
         self._endpoint = parse_url(url, timeout, token, insecure=insecure)
         self._core = ClientCore(self._endpoint, contract)
-        self._opened: tuple[asyncio.AbstractEventLoop, AsyncTransport] | None = None
+        # The libraries bind their connections to an event loop.
+        self._transports: WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncTransport] = WeakKeyDictionary()
         self._closed = False
 
     async def ready(self) -> bool:
@@ -145,11 +147,11 @@ class AsyncClient:
         return await self._run(self._core.statistics(model))
 
     async def close(self) -> None:
-        """Close the connections."""
+        """Close the connections of the running event loop; those of other loops are closed with them."""
         self._closed = True
-        if self._opened is not None and self._opened[0] is asyncio.get_running_loop():
-            await self._opened[1].close()
-        self._opened = None
+        transport = self._transports.pop(asyncio.get_running_loop(), None)
+        if transport is not None:
+            await transport.close()
 
     async def __aenter__(self) -> AsyncClient:
         return self
@@ -186,13 +188,14 @@ class AsyncClient:
         return await self._transport().send(operation)
 
     def _transport(self) -> AsyncTransport:
-        """Return the transport of the running event loop; the libraries bind theirs to one."""
+        """Return the transport of the running event loop."""
         if self._closed:
             raise RequestError(f"{self.url}: this client is closed", hint="create another one")
         loop = asyncio.get_running_loop()
-        if self._opened is None or self._opened[0] is not loop:
-            self._opened = (loop, connect(self._endpoint))
-        return self._opened[1]
+        transport = self._transports.get(loop)
+        if transport is None:
+            transport = self._transports[loop] = connect(self._endpoint)
+        return transport
 
 
 def _numbered(sources: Iterable[Source]) -> Iterable[tuple[int, Source]]:

@@ -156,6 +156,39 @@ def test_close_ends_running_requests(fake: Any, fake_url: str) -> None:
     assert [type(exc) for exc in errors] == [UnavailableError]
 
 
+def test_async_client_works_in_a_forked_child(fake_url: str) -> None:
+    program = """
+import asyncio, os
+from shrinkserve import AsyncClient
+async def ask():
+    async with AsyncClient(sys.argv[1], timeout=20) as client:
+        return (await client.classify([np.zeros((8, 8, 3), np.uint8)]))[0].label
+print("parent", asyncio.run(ask()), flush=True)
+if os.fork() == 0:
+    print("child", asyncio.run(ask()), flush=True)
+    os._exit(0)
+os.wait()
+"""
+    assert run(program, fake_url) == "parent b\nchild b\n"
+
+
+def test_async_client_works_in_several_event_loops_at_once(fake_url: str) -> None:
+    client = AsyncClient(fake_url)
+    labels: list[str] = []
+
+    async def ask() -> None:
+        for _ in range(5):
+            labels.extend(label for label, _ in await client.classify([IMAGE]))
+        await client._transport().close()
+
+    threads = [threading.Thread(target=asyncio.run, args=(ask(),)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert labels == ["b"] * 20
+
+
 def test_async_client_works_in_a_second_event_loop(fake_url: str) -> None:
     client = AsyncClient(fake_url)
 
