@@ -1,6 +1,6 @@
 """Measure how much fine-tuning helps on few images: digits 5 to 9 from a network trained on 0 to 4.
 
-    python bench/transfer.py --out bench/results/transfer.json [--quick]
+    python bench/transfer.py --out bench/results/transfer.json [--quick] [--images 5 20 100]
 
 A network is trained on the digits 0 to 4. Then the digits 5 to 9 are learned from 5, 20 and 100 images of each class,
 starting with the weights of that network or with random weights. Both use the same recipe, images, order and number of
@@ -34,9 +34,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--quick", action="store_true", help="one seed, one size, few updates")
+    parser.add_argument("--images", type=int, nargs="+", default=[5, 20, 100], help="images of each class")
     options = parser.parse_args()
     about = plain(environment())
-    sizes, seeds, updates, epochs = ((4,), 1, 3, 1) if options.quick else ((5, 20, 100), 3, 150, 12)
+    sizes, seeds, updates, epochs = ([4], 1, 3, 1) if options.quick else (options.images, 3, 150, 12)
     with tempfile.TemporaryDirectory(prefix="shrinkserve-bench-") as name:
         folder = Path(name)
         write_digits(folder / "digits")
