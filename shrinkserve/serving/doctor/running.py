@@ -165,7 +165,8 @@ def _release(version: str) -> Finding:
     if number is None:
         return Finding("note", "server", f"Triton {version[:40]!r}: unknown release", "check its bulletins")
     if tuple(map(int, number.groups())) >= containers.FLOOR:
-        return Finding("ok", "server", f"Triton {version}")
+        known = containers.container_of(version)
+        return Finding("ok", "server", f"Triton {version}" + (f", of the container {known.tag}" if known else ""))
     floor = ".".join(map(str, containers.FLOOR))
     what = f"Triton {version} has known critical vulnerabilities, fixed by {floor}: see {containers.BULLETINS}"
     return Finding("error", "server", what, f"serve with {containers.IMAGE} or a later one")

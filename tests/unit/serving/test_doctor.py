@@ -193,6 +193,7 @@ def test_server_older_than_the_floor_is_an_error(version: str, level: Level) -> 
     assert finding.level == level
     assert ("https://www.nvidia.com/en-us/security/" in finding.what) == (level == "error")
     assert ("loopback" in finding.hint) == (version == "2.51.0")
+    assert ("26.07-py3" in finding.what) == (version == "2.71.0")
 
 
 class Fake(BaseHTTPRequestHandler):
