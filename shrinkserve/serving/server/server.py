@@ -21,10 +21,11 @@ from shrinkserve.serving.server.leftovers import remove_old_logs
 from shrinkserve.serving.server.loadable import select, shown_names
 from shrinkserve.serving.server.options import GUARDED, ServerOptions
 from shrinkserve.serving.server.process import ServerProcess
-from shrinkserve.serving.server.supervisor import FILES
 from shrinkserve.serving.server.workspace import link_models, linked, temporary_folder
 
 __all__ = ["ServerOptions", "TritonServer"]
+MIN_FILES = 256
+"""Open files without which Triton starts, but may accept no connection."""
 
 
 class TritonServer:
@@ -135,9 +136,9 @@ class TritonServer:
                 hint="use NVIDIA's container instead, or add --insecure on a trusted network",
             )
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-        if hard != resource.RLIM_INFINITY and hard < FILES:
-            hint = f"raise the limit: ulimit -Hn {FILES}"
-            raise ServerError("too few files may be open", expected=f"at least {FILES}", found=hard, hint=hint)
+        if hard != resource.RLIM_INFINITY and hard < MIN_FILES:
+            hint = "raise the hard limit (ulimit -Hn 1024)"
+            raise ServerError("too few files may be open", expected=f"at least {MIN_FILES}", found=hard, hint=hint)
         host = resolve_host(options.host)
         plain = "127.0.0.1" if options.tls else host
         ports: dict[Service, int] = {

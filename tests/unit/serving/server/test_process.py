@@ -146,7 +146,7 @@ def test_model_process_that_cannot_start_is_noticed(
         pass
 
 
-@pytest.mark.parametrize(("limits", "works"), [("(64, 4096)", True), ("(64, 64)", False)])
+@pytest.mark.parametrize(("limits", "works"), [("(64, 4096)", True), ("(256, 256)", True), ("(64, 64)", False)])
 def test_few_open_files(tiny_repository: Repository, tmp_path: Path, limits: str, works: bool) -> None:
     """The soft limit is raised; below the hard one a Triton would never accept a connection."""
     limit = f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, {limits})"

@@ -41,7 +41,7 @@ def nothing_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[N
     yield
     assert {process.pid for process in psutil.Process().children(recursive=True)} <= before
     assert list(folder.iterdir()) == []
-    deadline = time.monotonic() + 20  # what another test run on this machine leaves is swept away by its own guard
+    deadline = time.monotonic() + 20  # another test run's own supervisor removes its files
     while left := {str(path) for path in set(Path("/dev/shm").glob("triton_*")) - shared} - mapped():
         assert time.monotonic() < deadline, left
         time.sleep(0.2)
