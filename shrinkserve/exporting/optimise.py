@@ -19,6 +19,7 @@ from shrinkserve.exporting.passes import (
     ConvOverConcat,
     DepthwiseOverConcat,
     ElementwiseOverConcat,
+    EvenPads,
     FoldBatchNorm,
     GlobalPool,
     MergeSums,
@@ -95,7 +96,7 @@ def stages(model: ir.Model) -> list[str]:
 
 def optimise(model: ir.Model, plan: PassPlan) -> list[str]:
     """Run a plan's passes in place; return the names of the passes that changed the model."""
-    always: list[GraphPass] = [FoldBatchNorm(), GlobalPool()]
+    always: list[GraphPass] = [FoldBatchNorm(), GlobalPool(), EvenPads()]
     changed = [one for one in always if one(model).modified]
     for stage in stages(model):
         changed += _until_settled(model, [make(f"{stage}.") for make in FORMS[plan.stages.get(stage, plan.form)]])

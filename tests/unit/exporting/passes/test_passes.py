@@ -22,6 +22,7 @@ PASSES: list[Callable[[], GraphPass]] = [
     passes.ConvOverConcat,
     passes.DepthwiseOverConcat,
     passes.ElementwiseOverConcat,
+    passes.EvenPads,
     passes.ConcatToSum,
     passes.MergeSums,
     passes.GlobalPool,
