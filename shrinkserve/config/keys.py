@@ -19,7 +19,7 @@ WORDS = {int: "integer", float: "number", bool: "true or false", str: "text"}
 
 @dataclass(frozen=True)
 class Key:
-    """One key of a recipe.
+    """Key of a recipe.
 
     Attributes:
         name: ``section.key``.

@@ -39,7 +39,7 @@ class InitialWeights:
 
 @dataclass(frozen=True)
 class InitialReport:
-    """What was taken from a source.
+    """Tensors that were taken from a source, and the others.
 
     Attributes:
         loaded: tensors with the source's values.

@@ -22,7 +22,7 @@ from shrinkserve.training.train_state import TrainState
 
 
 class Run:
-    """What a run is: everything that it reads, and what it saves. Its loop is `shrinkserve.training.loop`.
+    """Everything that a run reads, and its checkpoints. Its loop is `shrinkserve.training.loop`.
 
     Args:
         recipe: the run.

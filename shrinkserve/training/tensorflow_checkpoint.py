@@ -55,7 +55,7 @@ def read_checkpoint(path: Path) -> dict[str, npt.NDArray[np.generic]]:
     try:
         import tensorflow as tf
     except ImportError as exc:
-        hint = "pip install 'shrinkserve[tensorflow]', in an environment of its own if it conflicts with others"
+        hint = "pip install 'shrinkserve[tensorflow]', in a separate environment if it conflicts with others"
         raise ArtifactError("importing a TensorFlow checkpoint needs TensorFlow", hint=hint) from exc
     prefix = tf.train.latest_checkpoint(str(path)) if path.is_dir() else str(path).removesuffix(".index")
     if prefix is None or not Path(f"{prefix}.index").is_file():

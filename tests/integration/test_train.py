@@ -152,9 +152,9 @@ def test_train_reports_a_mistake_in_one_line(
     places = {"DIGITS": str(digits), "FILE": str(tmp_path / "file")}
     out = [] if "FILE" in words else ["--out", str(tmp_path / "run")]
     assert main(["train", *(places.get(word, word) for word in words), *out]) == 2
-    told = capsys.readouterr().err
-    assert message in told
-    assert len(told.splitlines()) == 1
+    printed = capsys.readouterr().err
+    assert message in printed
+    assert len(printed.splitlines()) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
@@ -163,9 +163,9 @@ def test_train_reports_a_place_that_cannot_be_written(
 ) -> None:
     (tmp_path / "file").write_text("")
     assert main(["train", "smoke", "--data", str(digits), "--out", str(tmp_path / "file" / "run")]) == 2
-    told = capsys.readouterr().err
-    assert "cannot be written" in told
-    assert len(told.splitlines()) == 1
+    printed = capsys.readouterr().err
+    assert "cannot be written" in printed
+    assert len(printed.splitlines()) == 1
 
 
 def test_train_names_a_truncated_shard(tmp_path: Path, digits: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -177,9 +177,9 @@ def test_train_names_a_truncated_shard(tmp_path: Path, digits: Path, capsys: pyt
     shard = sorted((tmp_path / "data" / "train_tfrecord").glob("train-*"))[-1]
     shard.write_bytes(shard.read_bytes()[:-20])
     assert main(["train", "smoke", "--data", str(tmp_path / "data"), "--out", str(tmp_path / "run")]) == 2
-    told = capsys.readouterr().err
-    assert shard.name in told
-    assert len(told.splitlines()) == 1
+    printed = capsys.readouterr().err
+    assert shard.name in printed
+    assert len(printed.splitlines()) == 1
     assert not (tmp_path / "run").exists()
 
 
@@ -205,9 +205,9 @@ def test_plot_rejects_other_folders_and_suffixes(
 ) -> None:
     assert main(["train", "plot", str(tmp_path), "--out", str(tmp_path / "x.png")]) == 2
     assert main(["train", "plot", str(smoke_run), "--out", str(tmp_path / "x.docx")]) == 2
-    told = capsys.readouterr().err.splitlines()
-    assert "no curves" in told[0]
-    assert "expected .png, .svg or .pdf" in told[1]
+    printed = capsys.readouterr().err.splitlines()
+    assert "no curves" in printed[0]
+    assert "expected .png, .svg or .pdf" in printed[1]
 
 
 def test_plan_prints_updates(digits: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -223,6 +223,6 @@ def test_profile_prints_each_part(
     digits: Path, capsys: pytest.CaptureFixture[str], shrinkserve: Callable[..., None]
 ) -> None:
     shrinkserve("train", "smoke", "--data", digits, "--profile")
-    told = capsys.readouterr().out
+    printed = capsys.readouterr().out
     for part in ("wait for data", "forward", "backward", "all-reduce", "optimiser, EMA", "complete update"):
-        assert part in told
+        assert part in printed

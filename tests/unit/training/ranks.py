@@ -31,7 +31,7 @@ def main() -> int:
 
 
 def run(job: dict[str, Any], kill: list[int] | None) -> int:
-    """One run of all ranks; returns the first exit code that is not 0."""
+    """Run all ranks; return the first exit code that is not 0."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
@@ -56,7 +56,7 @@ def run(job: dict[str, Any], kill: list[int] | None) -> int:
 
 
 def work(job: dict[str, Any], die_at: int | None) -> int:
-    """One rank; it kills itself after the update of step `die_at`."""
+    """Run one rank, which kills itself after the update of step `die_at`."""
     update = TrainState.update
 
     def deadly(self: TrainState, batches: Any, step: int, rate: float) -> None:

@@ -326,10 +326,10 @@ def test_resume_skips_a_damaged_checkpoint(
     (tmp_path / "run" / "card.json").unlink()
     capsys.readouterr()
     card = train(recipe, colours, tmp_path / "run", resume=True).card
-    told = capsys.readouterr().out
-    assert f"{newest.name}: damaged" in told
-    assert "resuming" in told
-    assert "step-00000012" in told
+    printed = capsys.readouterr().out
+    assert f"{newest.name}: damaged" in printed
+    assert "resuming" in printed
+    assert "step-00000012" in printed
     assert card.weights_sha256 == whole.weights_sha256
 
 

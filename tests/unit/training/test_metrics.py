@@ -38,11 +38,11 @@ def test_evaluate_network_matches_scikit_learn(colours: Path) -> None:
     labels = np.concatenate([batch.labels for batch in batches])
     pixels = np.concatenate([batch.images for batch in batches]).transpose(0, 3, 1, 2)
     logits = Average()(torch.from_numpy(pixels).float() / 127.5 - 1).double()
-    answers = logits.argmax(1).numpy()
+    predictions = logits.argmax(1).numpy()
     assert found.images == len(dataset) == 22
-    assert found.top1 == pytest.approx(accuracy_score(labels, answers))
+    assert found.top1 == pytest.approx(accuracy_score(labels, predictions))
     assert found.loss == pytest.approx(log_loss(labels, logits.softmax(1).numpy()), rel=1e-5)
-    assert found.confusion.tolist() == confusion_matrix(labels, answers).tolist()
+    assert found.confusion.tolist() == confusion_matrix(labels, predictions).tolist()
     assert found.top5 == 1.0
 
 

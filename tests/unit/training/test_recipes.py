@@ -1,4 +1,4 @@
-"""Each shipped recipe loads; the published ones are the published recipe, value by value."""
+"""Shipped recipes: all load, and the published ones equal the publication, value by value."""
 
 from __future__ import annotations
 

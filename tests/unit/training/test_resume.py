@@ -120,3 +120,14 @@ def test_resume_after_quarantine_goes_on(
     assert main(["data", "verify", str(data), "--quarantine"]) in {0, 1, 2}
     assert train(recipe, data, out, resume=True).trained
     assert "47 instead of 48 training images" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("before", "after"), [("float32", "float16"), ("float16", "bfloat16")])
+def test_resume_with_another_precision(
+    tmp_path: Path, colours: Path, tiny: Callable[..., Recipe], before: str, after: str
+) -> None:
+    """Only float16 has a loss scaler, whose state is then missing or not needed."""
+    train(tiny(schedule={"epochs": 1}, train={"precision": before}), colours, tmp_path / "run")
+    more = tiny(schedule={"epochs": 2}, train={"precision": after})
+    found = train(more, colours, tmp_path / "run", resume=True, allow_recipe_change=True)
+    assert found.card.metrics["epochs"] == 2

@@ -150,23 +150,23 @@ def test_run_with_a_checkpoint_stays_when_it_fails(tmp_path: Path, tiny: Make) -
     assert read_files(out) == ["checkpoints", "recipe.toml"]
 
 
-def enter(out: Path, answers: multiprocessing.SimpleQueue[str]) -> None:
+def enter(out: Path, results: multiprocessing.SimpleQueue[str]) -> None:
     try:
         with RunFolder(out):
-            answers.put("entered")
+            results.put("entered")
     except ConfigError as exc:
-        answers.put(str(exc))
+        results.put(str(exc))
 
 
 def test_folder_is_locked_for_other_processes(copied: Path) -> None:
     context = multiprocessing.get_context("fork")
-    answers = context.SimpleQueue()
+    results = context.SimpleQueue()
     with RunFolder(copied):
-        process = context.Process(target=enter, args=(copied, answers))
+        process = context.Process(target=enter, args=(copied, results))
         process.start()
-        assert "another process is training here" in answers.get()
+        assert "another process is training here" in results.get()
         process.join()
-    process = context.Process(target=enter, args=(copied, answers))
+    process = context.Process(target=enter, args=(copied, results))
     process.start()
-    assert answers.get() == "entered"
+    assert results.get() == "entered"
     process.join()
