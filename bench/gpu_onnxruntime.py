@@ -43,19 +43,21 @@ def random_model(folder: Path, size: int) -> Path:
     from shrinkserve.arch import load_network
     from shrinkserve.arch.module import compile_spec
     from shrinkserve.arch.serialise import to_dict
-    from shrinkserve.artifact import Card
+    from shrinkserve.artifact import Card, sha256_file
     from shrinkserve.exporting.samples import synthetic
     from shrinkserve.exporting.to_onnx import OnnxFromCheckpoint
     from shrinkserve.preprocess import Preprocess
-    from shrinkserve.runtimes.checkpoint import weights
+    from shrinkserve.runtimes.checkpoint import Checkpoint, weights
 
     spec = load_network("shrinkcnn-a", classes=1001, input_size=size)
     torch.manual_seed(0)
     save_file(weights(compile_spec(spec)), folder / "ema.safetensors")
     classes = [str(index) for index in range(1001)]
     preprocess = Preprocess(size=size).to_dict()
-    Card(kind="checkpoint", name="net", preprocess=preprocess, classes=classes, spec=to_dict(spec)).write(folder)
-    OnnxFromCheckpoint("ema").run(folder, folder / "model.onnx", synthetic(size, 4))
+    files = {"ema.safetensors": sha256_file(folder / "ema.safetensors")}
+    card = Card("checkpoint", "net", files=files, preprocess=preprocess, classes=classes, spec=to_dict(spec))
+    card.write(folder)
+    OnnxFromCheckpoint(Checkpoint(folder)).run(folder, folder / "model.onnx", synthetic(size, 4))
     return folder / "model.onnx"
 
 
