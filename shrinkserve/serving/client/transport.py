@@ -92,8 +92,8 @@ class HttpTransport:
         connection = self._take()
         self._busy.add(connection)
         try:
-            response, body = _exchange(connection, request, time.monotonic() + self._endpoint.timeout)
-        except (OSError, HTTPException, _ReplyTooLongError) as exc:
+            response, body = exchange(connection, request, time.monotonic() + self._endpoint.timeout)
+        except (OSError, HTTPException, ReplyTooLongError) as exc:
             connection.close()
             raise _error(url, exc) from exc
         except BaseException:
@@ -162,7 +162,7 @@ class _TimedSocket:
         self._sock.shutdown(how)
 
     def close(self) -> None:
-        """Do nothing: `http.client` closes before it has read the last reply of a connection; `_exchange` closes."""
+        """Do nothing: `http.client` closes before it has read the last reply of a connection; `exchange` closes."""
 
     def _limit(self) -> None:
         left = self._deadline - time.monotonic()
@@ -182,13 +182,13 @@ class _TimedReader(io.RawIOBase):
         return self._sock.recv_into(buffer)
 
 
-def _exchange(
+def exchange(
     connection: HTTPConnection, request: http_codec.HttpRequest, deadline: float
 ) -> tuple[HTTPResponse, bytes]:
     """Send a request and read the reply.
 
     Raises:
-        _ReplyTooLongError: the body is longer than `request.limit`.
+        ReplyTooLongError: the body is longer than `request.limit`.
     """
     if connection.sock is None:
         connection.connect()
@@ -202,7 +202,7 @@ def _exchange(
             blocks.append(block)
             size += len(block)
             if size > request.limit:
-                raise _ReplyTooLongError
+                raise ReplyTooLongError
         if response.length:
             raise ConnectionResetError("the reply ended early")
         return response, b"".join(blocks)
@@ -213,7 +213,7 @@ def _exchange(
             plain.close()
 
 
-class _ReplyTooLongError(Exception):
+class ReplyTooLongError(Exception):
     """The body of a reply is longer than its limit."""
 
 
@@ -223,4 +223,4 @@ def _error(url: str, exc: Exception) -> RequestError:
         return request_error(url, Status.LATE, "")
     if isinstance(exc, OSError | IncompleteRead):
         return request_error(url, Status.UNAVAILABLE, getattr(exc, "strerror", None) or str(exc) or type(exc).__name__)
-    return invalid_reply(url, "it is too long" if isinstance(exc, _ReplyTooLongError) else "it is not HTTP")
+    return invalid_reply(url, "it is too long" if isinstance(exc, ReplyTooLongError) else "it is not HTTP")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from tritonclient import grpc
 from shrinkserve.errors import RequestError
 from shrinkserve.serving import containers
 from shrinkserve.serving import names as serving_names
+from shrinkserve.serving.client.http_codec import HttpRequest
+from shrinkserve.serving.client.transport import ReplyTooLongError, exchange
 from shrinkserve.serving.doctor.finding import Finding
 from shrinkserve.serving.doctor.machine import KEEP, OLD, SECONDS
 from shrinkserve.serving.names import CANDIDATE
@@ -64,10 +67,9 @@ class _Server:
         """Send a request and return the reply; never raises for what the server does."""
         try:
             with closing(HTTPConnection(self._host, self._port, timeout=SECONDS)) as connection:
-                connection.request(method, path, json.dumps(body) if body else None)
-                response = connection.getresponse()
-                content = response.read(MAX_REPLY)
-        except (OSError, HTTPException) as exc:
+                request = HttpRequest(method, path, body=json.dumps(body).encode() if body else b"", limit=MAX_REPLY)
+                response, content = exchange(connection, request, time.monotonic() + SECONDS)
+        except (OSError, HTTPException, ReplyTooLongError) as exc:
             return _Reply(0, getattr(exc, "strerror", None) or type(exc).__name__)
         try:
             value = json.loads(content)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import sys
 from collections.abc import Iterable, Iterator
@@ -38,6 +39,8 @@ def rotating_log(path: Path) -> Iterator[logging.Logger]:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_fifo():
+            os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))  # fails without a reader, for which `open` would wait
         handler = _LogFile(path, maxBytes=MAX_BYTES, backupCount=KEPT, encoding="utf-8")
     except OSError as exc:
         blocked = isinstance(exc, FileExistsError | NotADirectoryError)

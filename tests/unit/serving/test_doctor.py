@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -8,6 +9,7 @@ import shutil
 import signal
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import metadata
@@ -227,6 +229,30 @@ def test_only_403_is_guarded(monkeypatch: pytest.MonkeyPatch, status: int, level
     for name in running.APIS:
         assert found[name].level == level
         assert found[name].what.startswith(what)
+
+
+class Trickling(Fake):
+    """Sends a byte now and then, for ever."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", "1000")
+        self.end_headers()
+        with contextlib.suppress(OSError):
+            while True:
+                self.wfile.write(b" ")
+                self.wfile.flush()
+                time.sleep(0.05)
+
+
+def test_server_that_trickles_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running, "SECONDS", 0.5)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Trickling) as fake:
+        fake.daemon_threads = True
+        threading.Thread(target=fake.serve_forever, daemon=True).start()
+        (finding,) = check_server(f"http://127.0.0.1:{fake.server_port}")
+        fake.shutdown()
+    assert finding.level == "error"
 
 
 def test_server_on_all_addresses_is_not_local_even_through_loopback() -> None:

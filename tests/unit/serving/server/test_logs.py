@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,12 @@ def test_log_rotates_and_keeps_every_line(tmp_path: Path, monkeypatch: pytest.Mo
 def test_log_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ServerError, match="log cannot be written"), logs.rotating_log(tmp_path / "file" / "log"):
+        pass
+
+
+def test_pipe_without_a_reader_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ServerError, match="log cannot be written"), logs.rotating_log(tmp_path / "pipe"):
         pass
 
 
