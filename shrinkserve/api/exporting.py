@@ -151,7 +151,7 @@ def export(  # noqa: PLR0913 - the options of the command
     check_runtimes(kinds, wanted)
     if run and extends:
         return _add_engines(run, kinds, wanted, say)
-    destination.check(name or (onnx.stem if onnx else None))
+    destination.check(name if name is not None or onnx is None else onnx.stem)
     options = ExportOptions(root, passes, tune, max_batch, say)
     with tempfile.TemporaryDirectory(prefix="shrinkserve-export-") as folder, _named(run or onnx, Path(folder)):
         if onnx:
