@@ -98,6 +98,7 @@ def serve_http(fake: FakeTriton, context: ssl.SSLContext | None = None) -> Itera
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        wbufsize = 1 << 20  # head and body in one packet
 
         def do_GET(self) -> None:
             fake.headers[self.path] = list(self.headers)

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,12 @@ from shrinkserve.preprocess import Preprocess
 from shrinkserve.runtimes.onnx import OnnxModel
 
 COMMAND = [sys.executable, "-m", "shrinkserve", "predict", "--top", "1"]
+
+
+@pytest.fixture
+def fake_url(fake: Any) -> Iterator[str]:
+    with fake.serve_http() as url:
+        yield url
 
 
 @pytest.fixture(autouse=True)
