@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from shrinkserve.cli.output import say
+from shrinkserve.terminal import print_line
 
 
 def register(app: typer.Typer) -> None:
@@ -77,15 +77,15 @@ def serve(  # noqa: PLR0913 - the options of a server
     try:
         server = TritonServer(repository, options)
         for name, reason in server.skipped.items():
-            say(f"skipped {name}: {reason}", err=True)
+            print_line(f"skipped {name}: {reason}", err=True)
         if token:
-            say("warning: users of this machine can read the token from tritonserver's command line", err=True)
+            print_line("warning: users of this machine can read the token from tritonserver's command line", err=True)
         with server:
             urls = {"http": server.http_url, "grpc": server.grpc_url, "metrics": server.metrics_url}
             if as_json:
                 typer.echo(json.dumps({"models": server.public_names, **urls, "log": str(server.log_file)}))
             else:
-                say(f"serving {', '.join(server.public_names)}; Ctrl-C stops it; log: {server.log_file}")
+                print_line(f"serving {', '.join(server.public_names)}; Ctrl-C stops it; log: {server.log_file}")
                 typer.echo("\n".join(urls.values()))
             server.wait()
     except KeyboardInterrupt:
@@ -110,6 +110,6 @@ def doctor(
     else:
         for finding in findings:
             hint = f"; {finding.hint}" if finding.hint else ""
-            say(f"{finding.level:6}{finding.subject}: {finding.what}{hint}")
+            print_line(f"{finding.level:6}{finding.subject}: {finding.what}{hint}")
     if any(finding.level == "error" for finding in findings):
         raise typer.Exit(1)
