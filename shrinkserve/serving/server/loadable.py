@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from pathlib import Path
 
 from tritonclient.grpc import model_config_pb2 as pb
@@ -12,7 +13,7 @@ from tritonclient.grpc import model_config_pb2 as pb
 from shrinkserve.artifact import CARD, MODEL_NAME
 from shrinkserve.engines import FILE
 from shrinkserve.errors import ArtifactError, ConfigError, ServerError
-from shrinkserve.serving import config_text
+from shrinkserve.serving import config_text, model_config
 from shrinkserve.serving import names as serving_names
 from shrinkserve.serving.model_config import CONFIG
 from shrinkserve.serving.names import CLASSIFIER, PREPROCESS
@@ -82,13 +83,17 @@ class _Scan:
         self.engines: dict[str, list[str]] = {}
         self._reasons: dict[str, Skipped | None] = {}
         for folder in folders:
-            if failed := _attempt(lambda folder=folder: self._read(folder, engine)):  # type: ignore[misc]
+            if failed := _attempt(partial(self._read, folder, engine)):
                 self.failed[folder.name] = failed
-        for name in [name for name in self.configs if ensemble.takes_encoded(root, name)]:
-            public = serving_names.public_name(name)
-            if public not in self.configs:
+        for name in [name for name in self.configs if name.endswith(PREPROCESS) and self._is_ours(name)]:
+            public = name.removesuffix(PREPROCESS)
+            if public not in self.configs and f"{public}{CLASSIFIER}" in self.configs:
                 missing = self._incomplete(public, f"{CONFIG} is missing", Skip.NO_CONFIG)
                 self.failed.setdefault(public, missing)
+
+    def _is_ours(self, name: str) -> bool:
+        """Return True for the preprocessing or ensemble of a classifier; a user's own model may have such a name."""
+        return "preprocess" in model_config.parameters(self.configs[name])
 
     def _read(self, folder: Path, engine: str | None) -> Skipped | None:
         """Read a model's configuration."""
@@ -141,13 +146,13 @@ class _Scan:
             if self.reason(needed):
                 return Skipped(Skip.DEPENDS, f"needs {needed}, which is skipped")
         classifier = serving_names.classifier_name(name)
-        if name != classifier and classifier in self.configs and ensemble.takes_encoded(self.root, classifier):
-            error = ensemble.misfit(self.root, self.root / classifier) if not name.endswith(PREPROCESS) else None
+        if name != classifier and classifier in self.configs and self._is_ours(name):
+            error = ensemble.misfit(self.root, self.root / classifier)
             return self._incomplete(name, error, Skip.MISFIT) if error else None
         return None
 
     def _needed(self, name: str) -> list[str]:
-        if name.endswith(PREPROCESS):  # it decodes for the classifier only
+        if name.endswith(PREPROCESS) and self._is_ours(name):  # it decodes for the classifier only
             classifier = serving_names.classifier_name(name.removesuffix(PREPROCESS))
             return [classifier] if classifier in self.configs or classifier in self.failed else []
         return [step.model_name for step in self.configs[name].ensemble_scheduling.step]

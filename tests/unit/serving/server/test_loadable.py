@@ -15,6 +15,7 @@ from shrinkserve.serving.repository.writer import Repository
 from shrinkserve.serving.server.loadable import Skip, scan, select, shown_names
 
 RIGHTS = "-dac_override,-dac_read_search"
+OURS = 'parameters { key: "shrinkserve.preprocess" value { string_value: "{}" } }'
 WITHOUT_ROOT = ["setpriv", f"--bounding-set={RIGHTS}", f"--inh-caps={RIGHTS}"] if os.geteuid() == 0 else []
 """Runs a program without root's right to read everything."""
 
@@ -114,7 +115,7 @@ def test_older_platform_names_mean_a_backend(root: Path) -> None:
 def test_engine_whose_backend_is_missing_skips_its_preprocessing_too(root: Path) -> None:
     for name, config in {
         "cat": 'platform: "ensemble" ensemble_scheduling { step { model_name: "cat_classifier" } }',
-        "cat_preprocess": 'backend: "python" default_model_filename: "model.py"',
+        "cat_preprocess": 'backend: "python" default_model_filename: "model.py" ' + OURS,
     }.items():
         (root / name / "1").mkdir(parents=True)
         (root / name / "config.pbtxt").write_text(f'name: "{name}" {config}')
@@ -134,6 +135,27 @@ def test_engine_whose_backend_is_missing_skips_its_preprocessing_too(root: Path)
     with pytest.raises(ServerError, match="cat_classifier: needs the backend tensorrt"):
         select(root, ["cat"], "fast", lacks("tensorrt"))
     assert select(root, engine="fast", how_to_get=lacks("tensorrt")).models == ["tiny", "wide"]
+
+
+def test_damaged_preprocessing_skips_the_ensemble_only(root: Path) -> None:
+    shutil.copytree(root / "tiny", root / "cat_classifier")
+    edit(root / "cat_classifier/config.pbtxt", '"tiny"', '"cat_classifier"')
+    for name in ("cat", "cat_preprocess"):
+        (root / name / "1").mkdir(parents=True)
+    text = 'name: "cat" platform: "ensemble" ensemble_scheduling { step { model_name: "cat_preprocess" } } '
+    (root / "cat/config.pbtxt").write_text(text + OURS)
+    (root / "cat_preprocess/config.pbtxt").write_text("damaged {")
+    assert scan(root).models == ["cat_classifier", "tiny", "wide"]
+    assert kinds(root) == {"cat": Skip.DEPENDS, "cat_preprocess": Skip.BAD_CONFIG}
+
+
+def test_users_own_ensemble_with_the_name_of_ours_is_loaded(root: Path) -> None:
+    shutil.copytree(root / "tiny", root / "cat_classifier")
+    edit(root / "cat_classifier/config.pbtxt", '"tiny"', '"cat_classifier"')
+    (root / "cat/1").mkdir(parents=True)
+    text = 'name: "cat" platform: "ensemble" ensemble_scheduling { step { model_name: "cat_classifier" } }'
+    (root / "cat/config.pbtxt").write_text(text)
+    assert scan(root).skipped == {}
 
 
 def test_configuration_of_another_name_is_skipped(root: Path) -> None:
