@@ -23,21 +23,21 @@ Infer = Callable[[Sequence[Inputs], Sequence[str]], Sequence[Array]]
 """Inputs of requests and names of the requested outputs -> these outputs, with the rows of all requests in order."""
 
 
-class Tensor(Protocol):
+class TritonTensor(Protocol):
     """Triton's `pb_utils.Tensor`."""
 
     def name(self) -> str: ...
     def __dlpack__(self, *, stream: None = None) -> Any: ...  # a capsule
 
 
-class Request(Protocol):
+class TritonRequest(Protocol):
     """Triton's `pb_utils.InferenceRequest`."""
 
     def requested_output_names(self) -> Sequence[str]: ...
-    def inputs(self) -> Sequence[Tensor]: ...
+    def inputs(self) -> Sequence[TritonTensor]: ...
 
 
-class Response(Protocol):
+class TritonResponse(Protocol):
     """Triton's `pb_utils.InferenceResponse`."""
 
 
@@ -47,7 +47,7 @@ _set_capsule_name = ctypes.pythonapi.PyCapsule_SetName
 _set_capsule_name.argtypes = [ctypes.py_object, ctypes.c_char_p]
 
 
-def respond(requests: Sequence[Request], arguments: ModelArguments, infer: Infer) -> list[Response]:
+def respond(requests: Sequence[TritonRequest], arguments: ModelArguments, infer: Infer) -> list[TritonResponse]:
     """Run the model once for all requests; if that fails, once for each, so that only bad requests fail.
 
     Args:
@@ -71,20 +71,20 @@ def join_rows(requests: Sequence[Inputs]) -> Inputs:
     return {name: np.concatenate([inputs[name] for inputs in requests]) for name in requests[0]}
 
 
-def _respond_or_refuse(request: Request, arguments: ModelArguments, infer: Infer) -> Response:
+def _respond_or_refuse(request: TritonRequest, arguments: ModelArguments, infer: Infer) -> TritonResponse:
     import triton_python_backend_utils as pb_utils
 
     try:
         return _respond([request], arguments, infer)[0]
     except Exception as exc:  # noqa: BLE001 - a request must not end the model
         reason = " ".join(str(exc).split())
-        response: Response = pb_utils.InferenceResponse(
+        response: TritonResponse = pb_utils.InferenceResponse(
             error=pb_utils.TritonError(reason, pb_utils.TritonError.INVALID_ARG)
         )
         return response
 
 
-def _respond(requests: Sequence[Request], arguments: ModelArguments, infer: Infer) -> list[Response]:
+def _respond(requests: Sequence[TritonRequest], arguments: ModelArguments, infer: Infer) -> list[TritonResponse]:
     import triton_python_backend_utils as pb_utils
 
     wanted = [set(request.requested_output_names()) for request in requests]
@@ -93,7 +93,7 @@ def _respond(requests: Sequence[Request], arguments: ModelArguments, infer: Infe
         {tensor.name(): np.from_dlpack(tensor) for tensor in request.inputs()} for request in requests
     ]
     results = dict(zip(names, infer(given, names), strict=True))
-    responses: list[Response] = []
+    responses: list[TritonResponse] = []
     start = 0
     for inputs, some in zip(given, wanted, strict=True):
         stop = start + len(next(iter(inputs.values())))
@@ -104,7 +104,7 @@ def _respond(requests: Sequence[Request], arguments: ModelArguments, infer: Infe
     return responses
 
 
-def _tensor(name: str, array: Array) -> Tensor:
+def _tensor(name: str, array: Array) -> TritonTensor:
     """Return a Triton tensor of an array, without a copy.
 
     It is made through DLPack, since the stub's own constructor makes empty tensors with numpy 2. The stub gives a
@@ -113,6 +113,6 @@ def _tensor(name: str, array: Array) -> Tensor:
     import triton_python_backend_utils as pb_utils
 
     capsule = array.__dlpack__()
-    tensor: Tensor = pb_utils.Tensor.from_dlpack(name, capsule)
+    tensor: TritonTensor = pb_utils.Tensor.from_dlpack(name, capsule)
     _set_capsule_name(capsule, USED)
     return tensor

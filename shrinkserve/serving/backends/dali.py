@@ -5,7 +5,7 @@ It reads the same configuration as NVIDIA's C++ backend (github.com/triton-infer
 `num_threads` is a parameter. Inputs may be ragged: every row is a sample.
 
 NVIDIA's backend lacks two things. An image that DALI would decode to other pixels than `preprocess.decode` is decoded
-by Pillow first. And memory is limited: no image and no run of the pipeline has more than `MAX_PIXELS`.
+by Pillow first. And memory is limited: no image and no run of the pipeline has more than `MAX_RUN_PIXELS`.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from PIL import Image, UnidentifiedImageError
 
 from shrinkserve.preprocess import FORMATS, dali_bytes
 from shrinkserve.serving.backends.arguments import ModelArguments
-from shrinkserve.serving.backends.batching import Array, Inputs, Request, Response, respond
+from shrinkserve.serving.backends.batching import Array, Inputs, TritonRequest, TritonResponse, respond
 
-MAX_PIXELS = 25_000_000
+MAX_RUN_PIXELS = 25_000_000
 """Most pixels of an image, and of all images of one run. Decoding takes about 6 bytes a pixel."""
 
 
@@ -36,7 +36,7 @@ class TritonPythonModel:
             raise ValueError("max_batch_size: expected at least 1, as a DALI pipeline has one, found 0")
         self._pipeline = self._build()
 
-    def execute(self, requests: Sequence[Request]) -> list[Response]:
+    def execute(self, requests: Sequence[TritonRequest]) -> list[TritonResponse]:
         """Respond to the requests of one batch."""
         return respond(requests, self._arguments, self._infer)
 
@@ -80,7 +80,7 @@ def image_pixels(encoded: Array) -> int:
         encoded: uint8, shape (bytes,).
 
     Raises:
-        ValueError: not an image, or more than `MAX_PIXELS`.
+        ValueError: not an image, or more than `MAX_RUN_PIXELS`.
     """
     try:
         with Image.open(io.BytesIO(encoded.tobytes()), formats=FORMATS) as image:
@@ -89,16 +89,16 @@ def image_pixels(encoded: Array) -> int:
         raise ValueError("cannot decode image: unknown format; expected JPEG, PNG, BMP or WebP") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as exc:
         raise ValueError(f"cannot decode image ({' '.join(str(exc).split())})") from None
-    if width * height > MAX_PIXELS:
-        raise ValueError(f"the image is too large: expected at most {MAX_PIXELS} pixels, found {width}x{height}")
+    if width * height > MAX_RUN_PIXELS:
+        raise ValueError(f"the image is too large: expected at most {MAX_RUN_PIXELS} pixels, found {width}x{height}")
     return width * height
 
 
 def split_runs(pixels: Sequence[int]) -> Iterator[slice]:
-    """Split images into runs of at most `MAX_PIXELS` together, in order."""
+    """Split images into runs of at most `MAX_RUN_PIXELS` together, in order."""
     start = total = 0
     for index, size in enumerate(pixels):
-        if total + size > MAX_PIXELS and index > start:
+        if total + size > MAX_RUN_PIXELS and index > start:
             yield slice(start, index)
             start, total = index, 0
         total += size

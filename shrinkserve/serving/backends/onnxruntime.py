@@ -15,7 +15,7 @@ from typing import Protocol
 import onnxruntime as ort
 
 from shrinkserve.serving.backends.arguments import ModelArguments, Tensors
-from shrinkserve.serving.backends.batching import Array, Inputs, Request, Response, join_rows, respond
+from shrinkserve.serving.backends.batching import Array, Inputs, TritonRequest, TritonResponse, join_rows, respond
 
 TYPES = {
     "tensor(bool)": "TYPE_BOOL",
@@ -46,7 +46,7 @@ SPINS_BRIEFLY_SINCE = (1, 26)
 SHRINKAGE = "memory.enable_memory_arena_shrinkage"
 
 
-class Node(Protocol):
+class SessionTensor(Protocol):
     """An input or output of a session."""
 
     name: str
@@ -69,7 +69,7 @@ class TritonPythonModel:
         if SHRINKAGE in self._arguments.parameters:
             self._run_options.add_run_config_entry(SHRINKAGE, self._arguments.parameters[SHRINKAGE])
 
-    def execute(self, requests: Sequence[Request]) -> list[Response]:
+    def execute(self, requests: Sequence[TritonRequest]) -> list[TritonResponse]:
         """Respond to the requests of one batch."""
         return respond(requests, self._arguments, self._infer)
 
@@ -104,7 +104,7 @@ def session_options(arguments: ModelArguments) -> ort.SessionOptions:
     return options
 
 
-def _tensors(nodes: Sequence[Node]) -> Tensors:
+def _tensors(nodes: Sequence[SessionTensor]) -> Tensors:
     return {
         node.name: (TYPES.get(node.type, node.type), [size if isinstance(size, int) else -1 for size in node.shape])
         for node in nodes

@@ -15,7 +15,7 @@ import openvino as ov
 
 from shrinkserve.runtimes.openvino import FixedBatches
 from shrinkserve.serving.backends.arguments import ModelArguments, Tensors
-from shrinkserve.serving.backends.batching import Array, Inputs, Request, Response, join_rows, respond
+from shrinkserve.serving.backends.batching import Array, Inputs, TritonRequest, TritonResponse, join_rows, respond
 
 TYPES = {
     "boolean": "TYPE_BOOL",
@@ -36,7 +36,7 @@ class TritonPythonModel:
         self._arguments.check("input", _tensors(self._batches.model.inputs))
         self._arguments.check("output", _tensors(self._batches.model.outputs))
 
-    def execute(self, requests: Sequence[Request]) -> list[Response]:
+    def execute(self, requests: Sequence[TritonRequest]) -> list[TritonResponse]:
         """Respond to the requests of one batch."""
         return respond(requests, self._arguments, self._infer)
 

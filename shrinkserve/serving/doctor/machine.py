@@ -49,7 +49,7 @@ def _server() -> Finding:
         pip_server.check_platform(repository)
         with temporary_folder() as folder:
             if pip_server.cached():
-                launch.prepare(repository, Path(folder))
+                launch.prepare_launch(repository, Path(folder))
             else:
                 pip_server.check_cache()
     except ShrinkServeError as exc:

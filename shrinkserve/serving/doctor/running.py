@@ -26,9 +26,9 @@ from shrinkserve.serving.doctor.finding import Finding
 from shrinkserve.serving.doctor.machine import KEEP, OLD, SECONDS
 from shrinkserve.serving.names import CANDIDATE
 from shrinkserve.serving.server import pip_server
-from shrinkserve.serving.server.addresses import is_loopback
+from shrinkserve.serving.server.addresses import resolves_to_loopback
 
-Json = Mapping[str, object]
+JsonObject = Mapping[str, object]
 APIS = {
     "model control": ("POST", "/v2/repository/index", "get_model_repository_index"),
     "shared memory": ("GET", "/v2/systemsharedmemory/status", "get_system_shared_memory_status"),
@@ -48,7 +48,7 @@ class _Reply:
 
     status: int
     reason: str = ""
-    value: Json | None = None
+    value: JsonObject | None = None
 
     @property
     def access(self) -> Access:
@@ -63,7 +63,7 @@ class _Server:
     def __init__(self, host: str, port: int) -> None:
         self._host, self._port = host, port
 
-    def ask(self, method: str, path: str, body: Json | None = None) -> _Reply:
+    def ask(self, method: str, path: str, body: JsonObject | None = None) -> _Reply:
         """Send a request and return the reply; never raises for what the server does."""
         try:
             with closing(HTTPConnection(self._host, self._port, timeout=SECONDS)) as connection:
@@ -138,7 +138,7 @@ def _parse(url: str, scheme: str) -> tuple[str, int, bool]:
         valid = False
     if not valid or not parts.hostname or not parts.port:
         raise RequestError(f"{url}: not an address that can be checked", expected=f"{scheme}://HOST:PORT")
-    return parts.hostname, parts.port, is_loopback(parts.hostname) and not _reachable(parts.port)
+    return parts.hostname, parts.port, resolves_to_loopback(parts.hostname) and not _reachable(parts.port)
 
 
 def _reachable(port: int) -> bool:
@@ -205,13 +205,13 @@ def _failure(server: _Server, name: str) -> str | None:
     return reply.reason if failed or reply.status == 0 or "not healthy" in reply.reason else None
 
 
-def _zeros(metadata: Json) -> tuple[list[Json], bool]:
+def _zeros(metadata: JsonObject) -> tuple[list[JsonObject], bool]:
     """Return one row of zeros for each input of a model, and True if the sizes of all inputs are known.
 
     Raises:
         ValueError: an input that is not numeric, or too large.
     """
-    tensors: list[Json] = []
+    tensors: list[JsonObject] = []
     inputs, known = metadata["inputs"], True
     if not isinstance(inputs, list):
         raise TypeError("inputs")

@@ -15,7 +15,7 @@ from typing import Literal
 
 from shrinkserve.errors import ConfigError, ServerError
 
-Service = Literal["http", "grpc", "metrics"]
+ServiceName = Literal["http", "grpc", "metrics"]
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Address:
         """Return ``HOST:PORT`` as it stands in a URL."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
-    def arguments(self, service: Service) -> list[str]:
+    def arguments(self, service: ServiceName) -> list[str]:
         """Return tritonserver's arguments for a service that listens here."""
         host = self.host
         if ":" in host:
@@ -53,7 +53,7 @@ def resolve_host(host: str) -> str:
     return str(found[0][4][0])
 
 
-def is_loopback(host: str) -> bool:
+def resolves_to_loopback(host: str) -> bool:
     """Return True for an address, or a name of addresses, that only this machine reaches."""
     try:
         return ip_address(resolve_host(host).partition("%")[0]).is_loopback
@@ -61,7 +61,7 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def free_addresses(hosts: Mapping[Service, str], ports: Mapping[Service, int]) -> dict[Service, Address]:
+def free_addresses(hosts: Mapping[ServiceName, str], ports: Mapping[ServiceName, int]) -> dict[ServiceName, Address]:
     """Choose a free port for each 0, and check all ports by binding them for a moment.
 
     Args:
@@ -72,7 +72,7 @@ def free_addresses(hosts: Mapping[Service, str], ports: Mapping[Service, int]) -
         ConfigError: one port for two services.
         ServerError: an address or port that cannot be bound.
     """
-    chosen: dict[Service, Address] = {}
+    chosen: dict[ServiceName, Address] = {}
     with ExitStack() as bound:
         for service, port in sorted(ports.items(), key=lambda item: item[1] == 0):
             if port and any(port == other.port for other in chosen.values()):

@@ -69,7 +69,7 @@ def importable(module: str) -> bool:
         return False
 
 
-def prepare(repository: Path, folder: Path) -> LaunchSpec:
+def prepare_launch(repository: Path, folder: Path) -> LaunchSpec:
     """Find a tritonserver, or fetch one and write its backend directory.
 
     Args:

@@ -15,7 +15,13 @@ from shrinkserve.errors import ConfigError, RequestError, ServerError
 from shrinkserve.serving.client.client import Client
 from shrinkserve.serving.names import RESTRICTED_KEY
 from shrinkserve.serving.server import launch
-from shrinkserve.serving.server.addresses import Address, Service, free_addresses, is_loopback, resolve_host
+from shrinkserve.serving.server.addresses import (
+    Address,
+    ServiceName,
+    free_addresses,
+    resolve_host,
+    resolves_to_loopback,
+)
 from shrinkserve.serving.server.launch import LaunchSpec
 from shrinkserve.serving.server.leftovers import remove_old_logs
 from shrinkserve.serving.server.loadable import select, shown_names
@@ -59,7 +65,7 @@ class TritonServer:
         self.options = options or ServerOptions()
         found = select(self.repository, self.options.models, self.options.engine, launch.how_to_get)
         self.models, self.skipped, self.public_names = found.models, found.skipped, shown_names(found)
-        self._addresses: dict[Service, Address] = {}
+        self._addresses: dict[ServiceName, Address] = {}
         self._resources = ExitStack()
         self._process: ServerProcess | None = None
 
@@ -129,7 +135,7 @@ class TritonServer:
 
     def _start(self) -> None:
         options = self.options
-        if launch.installed() is None and not options.insecure and not is_loopback(options.host):
+        if launch.installed() is None and not options.insecure and not resolves_to_loopback(options.host):
             raise ConfigError(
                 f"--host {options.host}: the server from PyPI is an older Triton with known advisories",
                 expected="a loopback address such as 127.0.0.1",
@@ -141,14 +147,14 @@ class TritonServer:
             raise ServerError("too few files may be open", expected=f"at least {MIN_FILES}", found=hard, hint=hint)
         host = resolve_host(options.host)
         plain = "127.0.0.1" if options.tls else host
-        ports: dict[Service, int] = {
+        ports: dict[ServiceName, int] = {
             "http": options.http_port,
             "grpc": options.grpc_port,
             "metrics": options.metrics_port,
         }
         self._addresses = free_addresses({"http": plain, "grpc": host, "metrics": plain}, ports)
         folder = Path(self._resources.enter_context(temporary_folder()))
-        spec = launch.prepare(self.repository, folder)
+        spec = launch.prepare_launch(self.repository, folder)
         if options.log_file is None:
             remove_old_logs(self.log_file.parent)
         command = [str(spec.executable), *self._arguments(spec, folder), *spec.arguments, *options.arguments]

@@ -50,7 +50,7 @@ STOPPED_SECONDS = 5.0
 """A child that is stopped (SIGSTOP) for this long is a loss."""
 FILES = 1024
 """Open files that the program may have, unless the hard limit is lower."""
-CANDIDATE = ".candidate_"
+CANDIDATE_PART = ".candidate_"
 """Part of the name of processes whose loss is ignored: a version that a publisher tests must not end the server."""
 LOCK, SHARED = "supervisor.lock", "shared_memory"
 """Files in FOLDER: the lock, and the list of shared memory, one path a line."""
@@ -83,7 +83,7 @@ class Watch:
             state, status = _state(pid)
             if pid != self._program:
                 self._names[pid] = _name(pid) or self._names.get(pid, "")  # a dead one has no name any more
-            if state not in "ZT" or CANDIDATE in self._names[pid]:
+            if state not in "ZT" or CANDIDATE_PART in self._names[pid]:
                 continue
             seen.add((pid, state))
             since = self._since.setdefault((pid, state), time.monotonic())

@@ -147,12 +147,12 @@ def test_only_the_request_with_a_bad_image_fails(
 
 
 def test_images_of_many_pixels_are_decoded_in_several_runs() -> None:
-    from shrinkserve.serving.backends.dali import MAX_PIXELS, split_runs
+    from shrinkserve.serving.backends.dali import MAX_RUN_PIXELS, split_runs
 
-    half, tiny = MAX_PIXELS // 2, 1000
+    half, tiny = MAX_RUN_PIXELS // 2, 1000
     assert [run.indices(9)[:2] for run in split_runs([half, half, half, tiny, half])] == [(0, 2), (2, 4), (4, 5)]
     assert [run.indices(9)[:2] for run in split_runs([tiny] * 8)] == [(0, 8)]
-    assert [run.indices(9)[:2] for run in split_runs([MAX_PIXELS, MAX_PIXELS])] == [(0, 1), (1, 2)]
+    assert [run.indices(9)[:2] for run in split_runs([MAX_RUN_PIXELS, MAX_RUN_PIXELS])] == [(0, 1), (1, 2)]
 
 
 def test_large_images_in_one_batch_are_all_decoded(client: triton.InferenceServerClient) -> None:

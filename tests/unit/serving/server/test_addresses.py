@@ -5,7 +5,7 @@ import socket
 import pytest
 
 from shrinkserve.errors import ConfigError, ServerError
-from shrinkserve.serving.server.addresses import Address, free_addresses, is_loopback, resolve_host
+from shrinkserve.serving.server.addresses import Address, free_addresses, resolve_host, resolves_to_loopback
 
 
 @pytest.mark.parametrize(
@@ -36,8 +36,8 @@ def test_host_names_are_resolved() -> None:
     [("localhost", True), ("127.0.0.2", True), ("::1", True), ("0.0.0.0", False), ("::", False), ("192.0.2.1", False)],
 )
 def test_loopback(host: str, loopback: bool) -> None:
-    assert is_loopback(host) is loopback
-    assert not is_loopback("no-such-host.invalid")
+    assert resolves_to_loopback(host) is loopback
+    assert not resolves_to_loopback("no-such-host.invalid")
 
 
 def test_free_ports_are_different_and_can_be_bound() -> None:

@@ -18,7 +18,7 @@ def test_prepare_uses_the_tritonserver_on_path(tmp_path: Path, monkeypatch: pyte
     program.write_text("#!/bin/sh\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    found = launch.prepare(Path("models"), tmp_path / "folder")
+    found = launch.prepare_launch(Path("models"), tmp_path / "folder")
     assert (found.executable, found.from_pip, found.arguments) == (program, False, [])
     assert found.environment == {**os.environ, "TMPDIR": str(tmp_path / "folder")}
 
@@ -29,7 +29,7 @@ def test_backends_import_from_the_paths_of_this_process(tmp_path: Path, monkeypa
     module.touch()
     monkeypatch.syspath_prepend(str(module.parent))
     folder = tmp_path / "folder"
-    found = launch.prepare(Path("models"), folder)
+    found = launch.prepare_launch(Path("models"), folder)
     assert found.from_pip
     assert found.executable.name == "tritonserver"
     python = folder / "backends/python"
@@ -49,7 +49,7 @@ def test_prepare_refuses_a_python_without_a_stub(tmp_path: Path, monkeypatch: py
         stub.touch()
     monkeypatch.setattr(pip_server, "fetch", lambda _repository: home)
     with pytest.raises(ServerError, match=r"expected 3\.8, 3\.9, found 3.*docker run"):
-        launch.prepare(Path("models"), tmp_path / "folder")
+        launch.prepare_launch(Path("models"), tmp_path / "folder")
 
 
 def test_prepare_offers_an_unusual_python_as_python3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,7 +58,7 @@ def test_prepare_offers_an_unusual_python_as_python3(tmp_path: Path, monkeypatch
     other.symlink_to(Path(sys.executable).resolve())
     monkeypatch.setattr(sys, "executable", str(other))
     folder = tmp_path / "folder"
-    path = launch.prepare(Path("models"), folder).environment["PATH"]
+    path = launch.prepare_launch(Path("models"), folder).environment["PATH"]
     assert (Path(path.split(os.pathsep)[0]) / "python3").samefile(other)
 
 
@@ -102,7 +102,7 @@ def test_python_in_a_folder_with_special_characters_gets_plain_paths(
         monkeypatch.setattr(sys, attribute, value)
     monkeypatch.syspath_prepend(str(environment / "lib/own"))
     (tmp_path / "folder").mkdir()
-    path = launch.prepare(Path("models"), tmp_path / "folder").environment["PATH"].split(os.pathsep)[0]
+    path = launch.prepare_launch(Path("models"), tmp_path / "folder").environment["PATH"].split(os.pathsep)[0]
     shim = (tmp_path / "folder/backends/onnxruntime/model.py").read_text().splitlines()[2]
     check = f"import sys; {shim}; import a_module; print(sys.prefix, *sys.path)"
     command = [f"{path}/python3", "-I", "-c", check]
@@ -115,7 +115,7 @@ def test_prepare_does_not_write_the_stub(tmp_path: Path) -> None:
     """Linux does not run a file that any process, such as one forked meanwhile, has open for writing (ETXTBSY)."""
     pip_server.fetch(Path("models"))
     begun = time.time_ns()
-    launch.prepare(Path("models"), tmp_path)
+    launch.prepare_launch(Path("models"), tmp_path)
     stub = tmp_path / "backends/python" / pip_server.STUB
     assert os.access(stub, os.X_OK)
     assert stub.stat().st_mtime_ns < begun

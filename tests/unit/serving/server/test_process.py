@@ -118,7 +118,7 @@ def test_model_that_cannot_be_loaded_later_is_no_loss(tiny_repository: Repositor
 
 
 def test_loss_of_a_candidate_does_not_end_the_server(tiny_repository: Repository, tmp_path: Path) -> None:
-    assert f"{CANDIDATE}_" == supervisor.CANDIDATE
+    assert f"{CANDIDATE}_" == supervisor.CANDIDATE_PART
     name = f"tiny{CANDIDATE}"
     config = config_text.read_config(tiny_repository.root / "tiny/config.pbtxt")
     config.name = name
