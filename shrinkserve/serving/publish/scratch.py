@@ -17,7 +17,7 @@ from shrinkserve.serving import model_config
 from shrinkserve.serving.client.client import Client
 from shrinkserve.serving.client.operations import InferRequest
 from shrinkserve.serving.model_config import CONFIG, ENCODED, LABELS
-from shrinkserve.serving.names import public_name
+from shrinkserve.serving.names import model_names, public_name
 from shrinkserve.serving.publish.version_files import VersionFiles, check_predictions, random_images
 from shrinkserve.serving.repository import ensemble
 from shrinkserve.serving.repository.activation import labels_text
@@ -53,13 +53,16 @@ def check_in_scratch_server(
         if options is None and (repository.root / card.name / CONFIG).is_file():
             (scratch.root / card.name).mkdir(parents=True)
             shutil.copyfile(repository.root / card.name / CONFIG, scratch.root / card.name / CONFIG)
-        scratch.add(card.name, version.model.path, card, options=options, encoded=encoded)
+        approximate = encoded and ensemble.is_approximate(repository.root / model_names(card.name)[1])
+        scratch.add(
+            card.name, version.model.path, card, options=options, encoded=encoded, approximate_decoder=approximate
+        )
         # No other user of this machine may load a model there: its code would run as this user.
         log = folder / "log" / "triton.log"
         server = TritonServer(scratch.root, ServerOptions(fixed=True, token=secrets.token_urlsafe(), log_file=log))
         with server, Client(server.grpc_url) as client:
             worst = check_predictions(client, card.name, version)
-            if encoded:
+            if ensemble.takes_encoded(scratch.root, card.name) and not approximate:
                 _check_decoding(client, version)
     return worst
 

@@ -83,7 +83,7 @@ def stage(change: Change, folder: Path, *, approximate: bool = False) -> str:
     base = smallest_config(folder)
     preprocess = _contract(base)
     decoder, joined = change.copy(pipeline), change.copy(ensemble)
-    approximate = approximate or _is_approximate(decoder)
+    approximate = approximate or is_approximate(decoder)
     pipeline_config = _pipeline_config(base)
     if approximate:
         pipeline_config.parameters[APPROXIMATE].string_value = "true"
@@ -97,7 +97,8 @@ def stage(change: Change, folder: Path, *, approximate: bool = False) -> str:
     return ensemble
 
 
-def _is_approximate(folder: Path) -> bool:
+def is_approximate(folder: Path) -> bool:
+    """Return True if the folder has a pipeline that only approximates its contract."""
     return (folder / CONFIG).is_file() and APPROXIMATE in config_text.read_config(folder / CONFIG).parameters
 
 

@@ -11,6 +11,7 @@ from shrinkserve.preprocess import Preprocess
 from shrinkserve.serving import config_text, model_config
 from shrinkserve.serving.repository.dali_pipeline import pipeline_source
 from shrinkserve.serving.repository.engine_config import CONFIGS
+from shrinkserve.serving.repository.ensemble import is_approximate
 
 KNOWN = frozenset({*SUFFIXES, "dali", "ensemble", "onnxruntime_onnx", "tensorrt_plan"})
 """Backends (and Triton's older platforms) whose models are data: those of `engines` and of `ensemble`."""
@@ -44,6 +45,8 @@ def _is_our_pipeline(folder: Path, path: Path) -> bool:
     try:
         config = config_text.read_config(folder / model_config.CONFIG)
         preprocess = Preprocess.from_dict(json.loads(model_config.parameters(config)["preprocess"]))
-        return path.read_bytes() == pipeline_source(preprocess, config.max_batch_size)
+        return path.read_bytes() == pipeline_source(
+            preprocess, config.max_batch_size, approximate=is_approximate(folder)
+        )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ShrinkServeError):
         return False

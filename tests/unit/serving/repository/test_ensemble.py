@@ -178,6 +178,15 @@ def test_only_our_pipeline_source_is_no_foreign_code(tmp_path: Path, make_model:
     assert runs_code(folder) == "1/dali.py"
 
 
+def test_approximate_pipeline_is_no_foreign_code(tmp_path: Path, make_model: MakeModel) -> None:
+    model_file, card = make_model(0)
+    other = replace(card, preprocess=Preprocess(size=8, interpolation="bicubic_tf1").to_dict())
+    repository = Repository(tmp_path / "models")
+    repository.add(CLASSIFIER, model_file, other, encoded=True, approximate_decoder=True)
+    assert (repository.root / "tiny_preprocess/1/dali.py").is_file()
+    assert runs_code(repository.root / "tiny_preprocess") is None
+
+
 @pytest.mark.parametrize(
     "change",
     [{"antialias": False}, {"interpolation": "bicubic_tf1"}],
