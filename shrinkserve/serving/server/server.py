@@ -135,6 +135,7 @@ class TritonServer:
 
     def _start(self) -> None:
         options = self.options
+        host = resolve_host(options.host)
         if launch.installed() is None and not options.insecure and not resolves_to_loopback(options.host):
             raise ConfigError(
                 f"--host {options.host}: the server from PyPI is an older Triton with known advisories",
@@ -145,7 +146,6 @@ class TritonServer:
         if hard != resource.RLIM_INFINITY and hard < MIN_FILES:
             hint = "raise the hard limit (ulimit -Hn 1024)"
             raise ServerError("too few files may be open", expected=f"at least {MIN_FILES}", found=hard, hint=hint)
-        host = resolve_host(options.host)
         plain = "127.0.0.1" if options.tls else host
         ports: dict[ServiceName, int] = {
             "http": options.http_port,
