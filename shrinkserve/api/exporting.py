@@ -240,7 +240,7 @@ def _engines(made: Exported, kinds: Sequence[Kind], folder: Path, options: Varia
 
 @dataclass(frozen=True)
 class _Destination:
-    """Where an export goes: a repository, a live server with its repository, or a folder."""
+    """Destination of an export: a repository, a live server with its repository, or a folder."""
 
     root: Path
     out: Path | None

@@ -68,9 +68,9 @@ class Exported:
     """A checked ONNX file.
 
     Attributes:
-        card: its card, written beside it.
+        card: its card, in the same folder.
         model: the file.
-        graph: the same file as the last step wrote it, without a card beside it.
+        graph: the same file in the scratch folder.
         plain: the same network before the graph passes, which engines for other targets are made from.
         samples: the images of the checks.
     """

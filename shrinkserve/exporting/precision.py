@@ -164,7 +164,7 @@ class _Group:
 
 
 class _Retyping:
-    """One walk through the nodes in order; each tensor gets at most one cast in each direction."""
+    """Retypes the nodes in their order. Each tensor gets at most one cast in each direction."""
 
     def __init__(self, model: ir.Model, dtype: ir.DataType) -> None:
         self.graph, self.dtype = model.graph, dtype

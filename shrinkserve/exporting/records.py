@@ -77,7 +77,7 @@ class BuiltRecord(TypedDict):
 
 
 class StepDetails(TypedDict, total=False):
-    """What a step reports about its result.
+    """Details that a step reports about its result.
 
     Attributes:
         weights_sha256: of the network's weights (first step).
@@ -137,7 +137,7 @@ class Comparison(TypedDict):
 
 
 class EngineRecord(TypedDict, total=False):
-    """How an engine was made and checked; `built` has an entry for each plan file."""
+    """Steps and checks of an engine; `built` has an entry for each plan file."""
 
     steps: list[StepRecord]
     parity: ParityRecord

@@ -34,7 +34,7 @@ ONNX = StepState("onnx")
 
 
 class Step(Protocol):
-    """One conversion.
+    """A conversion.
 
     Attributes:
         name: for cards and messages; also the name of the file.

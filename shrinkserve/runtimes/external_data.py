@@ -16,7 +16,7 @@ LARGEST = 2**31 - 1
 
 
 def check_external_data(path: Path) -> list[Path]:
-    """Return the files beside an ONNX file that hold its weights, after checking that they lie in its folder.
+    """Return the files with the weights of an ONNX file, after checking that they lie in its folder.
 
     ONNX Runtime 1.23 and onnx-ir 0.1.8 read weights from anywhere, so a model file could copy any file of the user
     into the model that is published.

@@ -18,7 +18,7 @@ MAX_CHARACTERS = 4 << 20
 
 @dataclass(frozen=True)
 class FileDescription:
-    """What a file says about itself; None for what it does not say.
+    """Description of a file in its own metadata; None for missing parts.
 
     Attributes:
         classes: class names in the order of the logits: ours, or `names` of Ultralytics.

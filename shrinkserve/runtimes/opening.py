@@ -22,7 +22,7 @@ def open_artifact(path: Path | str) -> Predictor:
         A model with `size`, `classes` and `predict`, from uint8 images [N, S, S, 3] to logits [N, classes].
 
     Raises:
-        ArtifactError: missing, damaged, of another kind, or an engine that this machine cannot run.
+        ArtifactError: missing, damaged, not an artifact, or an engine that this machine cannot run.
     """
     path = Path(path)
     folder, at, part = path.name.rpartition("@")

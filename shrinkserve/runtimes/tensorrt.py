@@ -23,7 +23,7 @@ class Machine(TypedDict):
 
 
 class BuildInfo(Machine):
-    """What a plan was built by and for.
+    """Library, GPU and options that a plan was built with.
 
     Attributes:
         library: ``"tensorrt"`` or ``"tensorrt_rtx"``.

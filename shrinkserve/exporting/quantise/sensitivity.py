@@ -78,9 +78,9 @@ def _round_trip(value: ir.Value, limits: ActivationRange, scheme: Scheme) -> lis
     return [quantised, ir.node("DequantizeLinear", [quantised.outputs[0], *parameters])]
 
 
-def _constant(name: str, array: npt.NDArray[np.generic], beside: ir.Value) -> ir.Value:
+def _constant(name: str, array: npt.NDArray[np.generic], near: ir.Value) -> ir.Value:
     constant = ir.Value(name=name, const_value=ir.tensor(array, name=name))
-    graph = beside.graph
+    graph = near.graph
     assert isinstance(graph, ir.Graph)
     graph.initializers[name] = constant
     return constant
