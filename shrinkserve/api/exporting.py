@@ -199,7 +199,7 @@ def _export_run(run: Path, weights: Weights, folder: Path, options: ExportOption
 
     if weights == "raw":
         options.report("WARNING: exporting the RAW weights, not the EMA weights that were evaluated")
-    checkpoint = Checkpoint(run, weights)
+    checkpoint = Checkpoint(run, weights, run_code=True)
     made = export_onnx(checkpoint, folder, _scratch(folder), options)
     return made, serving_options(checkpoint, options.max_batch)
 

@@ -26,7 +26,8 @@ class ModelConfig:
     """The network."""
 
     network: str = "shrinkcnn-a"
-    """Name of a network of the zoo, or path of a .prototxt file."""
+    """Name of a network of the zoo, path of a .prototxt file, timm:NAME, or python:package.module:function, a function
+    that takes the number of classes and returns a torch.nn.Module from images [N, 3, S, S] to logits."""
     classes: Positive | None = None
     """Number of classes. Default: the number of classes in the data."""
     input_size: Annotated[int, Ge(32), Le(4096)] = 224

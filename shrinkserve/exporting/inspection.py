@@ -8,6 +8,7 @@ from typing import cast
 
 import onnx_ir as ir
 
+from shrinkserve.arch.code import CODE
 from shrinkserve.arch.counts import count
 from shrinkserve.arch.serialise import from_dict
 from shrinkserve.artifact import CARD, MODEL, Card, Json, read_card, sha256_file
@@ -131,5 +132,5 @@ def _describe(card: Card) -> Summary:
         "engines": {engine.name: f"{engine.precision} by {engine.backend}, {engine.file}" for engine in engines},
         "created": card.created,
         "versions": card.versions,
-        **(_network(card.spec) if card.spec else {}),
+        **(_network(card.spec) if card.spec and CODE not in card.spec else {}),
     }

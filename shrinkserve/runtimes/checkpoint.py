@@ -14,8 +14,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 from torch import Tensor, nn
 
-from shrinkserve.arch.module import Network, compile_spec
-from shrinkserve.arch.serialise import from_dict
+from shrinkserve.arch.code import build, read_network_data
 from shrinkserve.artifact import read_card, verify_file
 from shrinkserve.errors import ArtifactError, ConfigError
 from shrinkserve.preprocess import Preprocess
@@ -50,7 +49,7 @@ class Checkpoint:
         ArtifactError: no run there, or a damaged one.
     """
 
-    def __init__(self, run: Path, weights: str = "ema") -> None:
+    def __init__(self, run: Path, weights: str = "ema", *, run_code: bool = False) -> None:
         self.weights = chosen(weights)
         self.card = read_card(run, "checkpoint", verify=False)
         self.name, self.classes = self.card.name, self.card.classes
@@ -65,7 +64,7 @@ class Checkpoint:
             tensors = load_file(self.path)
         except (OSError, SafetensorError) as exc:
             raise ArtifactError(f"{self.path}: cannot read the weights ({exc})", hint="train again") from exc
-        self.module = restore(self.card.spec, tensors, str(self.path))
+        self.module = restore(self.card.spec, tensors, str(self.path), run_code=run_code)
 
     def predict(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Return the logits.
@@ -95,19 +94,20 @@ def chosen(weights: str) -> Weights:
     return cast(Weights, weights)
 
 
-def restore(spec: Mapping[str, Any], tensors: Arrays, where: str) -> Network:
+def restore(spec: Mapping[str, Any], tensors: Arrays, where: str, *, run_code: bool = False) -> nn.Module:
     """Return the network of a spec with the given weights, in evaluation mode.
 
     Args:
         spec: the network, see `arch.serialise.to_dict`.
         tensors: the state dict; ``num_batches_tracked`` of batch norms may be missing.
         where: name of the source, for messages.
+        run_code: accept a network that is Python code, for one's own run only.
 
     Raises:
-        SpecError: not a network.
+        SpecError: not a network, or code without `run_code`.
         ArtifactError: the weights belong to another network.
     """
-    network = compile_spec(from_dict(dict(spec)))
+    network = build(read_network_data(spec, run_code=run_code))
     load_weights(network, {name: torch.from_numpy(np.array(value)) for name, value in tensors.items()}, where)
     return network.eval()
 

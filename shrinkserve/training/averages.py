@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from shrinkserve.arch.code import is_code
 from shrinkserve.config import Recipe
 
 SETTLED = 2.0
@@ -14,14 +15,14 @@ def warnings_of(recipe: Recipe, steps: int) -> list[str]:
     """Return why a run cannot work well, one text per reason, with the keys to change.
 
     The averaged weights need no warning: their decay warms up (`shrinkserve.training.ema`), the one of the running
-    statistics does not.
+    statistics does not. A network that is code has its own batch norms.
 
     Args:
         recipe: the run.
         steps: updates of the run.
     """
     decay = recipe.model.batch_norm_decay
-    if decay == "auto" or steps >= (needed := SETTLED / (1 - decay)):
+    if is_code(recipe.model.network) or decay == "auto" or steps >= (needed := SETTLED / (1 - decay)):
         return []
     return [
         f"warning: the running statistics of batch norm need about {needed:,.0f} updates to settle, the run has "

@@ -151,11 +151,11 @@ def open_trained(source: Path, weights: str) -> TrainedNetwork:
         ArtifactError: neither, or damaged.
     """
     if source.is_dir():
-        run = Checkpoint(source, weights)
+        run = Checkpoint(source, weights, run_code=True)
         return TrainedNetwork(run.module, run.classes, run.preprocess)
     prefix = "ema." if chosen(weights) == "ema" else "model."
     snapshot = checkpoints.read(source)
     state = RunState.from_dict(snapshot.state, str(source))
     tensors = {name[len(prefix) :]: t.numpy() for name, t in snapshot.tensors.items() if name.startswith(prefix)}
     preprocess = parse_recipe(state.recipe, str(source)).preprocess
-    return TrainedNetwork(restore(state.spec, tensors, str(source)), state.classes, preprocess)
+    return TrainedNetwork(restore(state.spec, tensors, str(source), run_code=True), state.classes, preprocess)

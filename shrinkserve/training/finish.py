@@ -11,8 +11,7 @@ from pathlib import Path
 from safetensors.torch import save
 from torch import nn
 
-from shrinkserve.arch.serialise import to_dict
-from shrinkserve.arch.spec import Spec
+from shrinkserve.arch.code import Description, describe_network
 from shrinkserve.artifact import (
     Card,
     read_card,
@@ -100,7 +99,7 @@ def result_of(folder: Path, card: Card, *, trained: bool) -> TrainResult:
 def write_result(
     out: Path,
     data: Path | None,
-    spec: Spec,
+    spec: Description,
     recipe: Recipe,
     classes: list[str],
     networks: Mapping[str, nn.Module],
@@ -137,7 +136,7 @@ def write_result(
         parents=dict(parents or {}),
         preprocess=recipe.preprocess.to_dict(),
         classes=classes,
-        spec=to_dict(spec),
+        spec=describe_network(spec),
         recipe=recipe.to_dict(),
         metrics=dict(metrics),
         details={

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from shrinkserve.arch.spec import Spec
+from shrinkserve.arch.code import Description, head_prefixes
 from shrinkserve.artifact import read_card, recorded_path, sha256_file
 from shrinkserve.errors import ArtifactError, ConfigError
 from shrinkserve.training import checkpoints
@@ -85,14 +85,9 @@ def _load(path: Path) -> dict[str, Tensor]:
         raise ArtifactError(f"{path}: not readable weights ({exc})", hint=HINT) from exc
 
 
-def head_prefixes(spec: Spec) -> tuple[str, ...]:
-    """Return the prefixes of the classifier's tensors: those of the dense layers."""
-    return tuple(f"{name}." for name, attributes in spec.nodes(data=True) if attributes["op"] == "dense")
-
-
 @torch.no_grad()
 def initialise(
-    networks: Sequence[nn.Module], spec: Spec, initial: InitialWeights, classes: list[str], where: str
+    networks: Sequence[nn.Module], spec: Description, initial: InitialWeights, classes: list[str], where: str
 ) -> InitialReport:
     """Copy every tensor that fits into each of the networks.
 
@@ -108,7 +103,7 @@ def initialise(
     Raises:
         ConfigError: the source is of another network.
     """
-    head, own = head_prefixes(spec), dict(networks[0].state_dict())
+    head, own = head_prefixes(spec, networks[0]), dict(networks[0].state_dict())
     other_classes = initial.classes is not None and initial.classes != classes
 
     def fits(name: str) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from shrinkserve import arch
-from shrinkserve.arch.spec import Spec
+from shrinkserve.arch.code import CodeNetwork, Description, is_code
 from shrinkserve.config import Recipe
 from shrinkserve.data import Dataset, TrainLoader, open_dataset, train_loader
 from shrinkserve.data.folder import FolderDataset
@@ -36,7 +36,7 @@ class RunInputs:
     training: Dataset
     validation: Dataset
     classes: list[str]
-    spec: Spec
+    spec: Description
     loaders: dict[int, TrainLoader]
     total_batch: int
     steps: int
@@ -69,7 +69,12 @@ def open_inputs(recipe: Recipe, data: Path, *, rank: int = 0, world: int = 1) ->
     if not steps:
         raise ConfigError("train.accumulate", expected=f"at most {batches}", found=recipe.train.accumulate)
     recipe = settle_averages(recipe, steps * recipe.schedule.epochs)
-    spec = arch.from_recipe(recipe.model, len(classes))
+    model = recipe.model
+    spec: Description = (
+        CodeNetwork(model.network, len(classes), model.input_size)
+        if is_code(model.network)
+        else arch.from_recipe(model, len(classes))
+    )
     total_batch = recipe.train.batch_size * recipe.train.accumulate * world
     fingerprints = {str(dataset.split): dataset.fingerprint() for dataset in (training, validation)}
     return RunInputs(recipe, training, validation, classes, spec, loaders, total_batch, steps, fingerprints)

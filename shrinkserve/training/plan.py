@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
+from shrinkserve.arch.code import CodeNetwork, Description
 from shrinkserve.arch.counts import count
-from shrinkserve.arch.spec import Spec
 from shrinkserve.config import Recipe, load_recipe
 from shrinkserve.training.averages import warnings_of
 from shrinkserve.training.inputs import open_inputs
@@ -85,7 +85,7 @@ def plan_training(
     """
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     inputs = open_inputs(recipe, Path(data), world=nproc)
-    epochs, parameters = recipe.schedule.epochs, sum(count(inputs.spec).parameters.values())
+    epochs, parameters = recipe.schedule.epochs, parameter_count(inputs.spec)
     evaluations = -(-epochs // recipe.train.evaluate_every)
     work = epochs * inputs.steps * inputs.total_batch + evaluations * len(inputs.validation) * FORWARD_SHARE
     return TrainingPlan(
@@ -107,11 +107,21 @@ def plan_training(
     )
 
 
-def activation_bytes(spec: Spec, recipe: Recipe) -> int:
+def parameter_count(spec: Description) -> int:
+    """Return the number of trained values."""
+    if isinstance(spec, CodeNetwork):
+        return sum(parameter.numel() for parameter in spec.build().parameters())
+    return sum(count(spec).parameters.values())
+
+
+def activation_bytes(spec: Description, recipe: Recipe) -> int:
     """Return the memory that the backward pass of one batch needs: the input of each operation, the output of ReLU.
 
-    The output of a batch norm is kept only if an activation that needs its input follows.
+    The output of a batch norm is kept only if an activation that needs its input follows. For a network
+    that is code the result is 0: unknown.
     """
+    if isinstance(spec, CodeNetwork):
+        return 0
     values = 0
     for operation in count(spec).operations:
         followers = [spec.nodes[name] for name in spec.successors(operation.name)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from shrinkserve.arch.serialise import to_dict
+from shrinkserve.arch.code import describe_network
 from shrinkserve.config import Recipe
 from shrinkserve.errors import ArtifactError, ConfigError, ShrinkServeError
 from shrinkserve.runtimes.predictor import Predictor
@@ -169,7 +169,7 @@ class Run:
                 position=position,
                 recipe=self.recipe.to_dict(),
                 classes=self.inputs.classes,
-                spec=to_dict(self.inputs.spec),
+                spec=describe_network(self.inputs.spec),
                 images=len(self.inputs.training),
                 data=self.inputs.fingerprints,
                 parents=self.parents,

@@ -26,8 +26,8 @@ def train(  # noqa: PLR0913 - the options of the command
     resume: bool = False,
     overwrite: bool = False,
     allow_recipe_change: bool = False,
-    init: str | Path | None = None,
-    teacher: str | Path | Predictor | None = None,
+    init: str | os.PathLike[str] | None = None,
+    teacher: str | os.PathLike[str] | Predictor | None = None,
     stall_timeout: float | None = None,
     callback: Callback | None = None,
 ) -> TrainResult:
@@ -72,9 +72,9 @@ def train(  # noqa: PLR0913 - the options of the command
         raise ConfigError("--resume and --overwrite exclude each other", hint="give one of them")
     loaded = resolve_recipe(recipe, overrides)
     folder = Path(out) if out is not None else Path("runs") / loaded.name
-    predictor = None if teacher is None or isinstance(teacher, str | Path) else teacher
-    teacher_source = None if teacher is None or predictor is not None else str(teacher)
-    init_source = None if init is None else str(init)
+    predictor = None if isinstance(teacher, str | os.PathLike) else teacher
+    teacher_source = os.fspath(teacher) if isinstance(teacher, str | os.PathLike) else None
+    init_source = None if init is None else os.fspath(init)
     options = TrainOptions(resume, overwrite, allow_recipe_change, stall_timeout, init_source, teacher_source)
     if nproc > 1 and "RANK" not in os.environ:
         if predictor is not None:

@@ -13,9 +13,7 @@ from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
 from shrinkserve import arch
-from shrinkserve.arch.counts import count
-from shrinkserve.arch.module import compile_spec
-from shrinkserve.arch.spec import Spec
+from shrinkserve.arch.code import CodeNetwork, Description, build, head_prefixes, smallest_batch
 from shrinkserve.config import Recipe
 from shrinkserve.data import TrainBatch
 from shrinkserve.errors import ConfigError, DataError
@@ -23,7 +21,7 @@ from shrinkserve.runtimes.checkpoint import normalise
 from shrinkserve.training.cuda_graph import GraphedPass
 from shrinkserve.training.distributed import DistContext
 from shrinkserve.training.ema import Ema
-from shrinkserve.training.initial import freeze, head_prefixes
+from shrinkserve.training.initial import freeze
 from shrinkserve.training.metrics import RunningFigures
 from shrinkserve.training.mixing import mix
 from shrinkserve.training.optim import build_optimizer
@@ -62,13 +60,15 @@ class TrainState:
     """
 
     def __init__(
-        self, spec: Spec, recipe: Recipe, ranks: DistContext, *, class_weights: Sequence[float] | None = None
+        self, spec: Description, recipe: Recipe, ranks: DistContext, *, class_weights: Sequence[float] | None = None
     ) -> None:
         self._recipe, self._ranks = recipe, ranks
         self.backbone_factor = recipe.optimizer.backbone_lr
         self._class_weights = None if class_weights is None else torch.tensor(class_weights, device=ranks.device)
         smallest = replace(recipe.model, input_size=min(recipe.schedule.sizes, default=recipe.model.input_size))
-        self._smallest_batch = smallest_batch(spec if not recipe.schedule.sizes else arch.from_recipe(smallest, 2))
+        self._smallest_batch = smallest_batch(
+            arch.from_recipe(smallest, 2) if recipe.schedule.sizes and not isinstance(spec, CodeNetwork) else spec
+        )
         if recipe.train.batch_size < self._smallest_batch:
             raise ConfigError(
                 "train.batch_size",
@@ -76,7 +76,7 @@ class TrainState:
                 found=recipe.train.batch_size,
             )
         torch.manual_seed(recipe.train.seed)  # the same initial weights on every rank
-        network: nn.Module = compile_spec(spec)
+        network = build(spec)
         if recipe.train.sync_batch_norm and ranks.world > 1:
             if ranks.device.type != "cuda":
                 raise ConfigError("train.sync_batch_norm: torch supports it on GPUs only", hint="remove the key")
@@ -88,7 +88,7 @@ class TrainState:
         decay = recipe.train.ema_decay
         self.ema = Ema(self.network, 0.999 if decay == "auto" else decay, buffers=recipe.train.ema_buffers)
         self.running = RunningFigures(ranks.device)
-        self.optimizer = build_optimizer(self.network, recipe.optimizer, head_prefixes(spec))
+        self.optimizer = build_optimizer(self.network, recipe.optimizer, head_prefixes(spec, self.network))
         self._precision = precision_of(recipe, ranks.device)
         # float16 gradients underflow, so the loss is scaled up; bfloat16 has float32's range.
         self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=self._precision is torch.float16)
@@ -255,16 +255,10 @@ class TrainState:
         return not self._ranks.highest(int(not finite) if self._ranks.first else 0)
 
 
-def smallest_batch(spec: Spec) -> int:
-    """Return how many images batch norm needs: 2 if one of its maps has a single pixel, else 1."""
-    maps = [operation.shape for operation in count(spec).operations if operation.kind == "batch_norm"]
-    return 2 if any(height * width == 1 for _, height, width in (tuple(shape) for shape in maps)) else 1
-
-
 def _drop_counters(network: nn.Module) -> None:
     """Remove the counters of batch norms: with a fixed decay nothing reads them, and each costs a kernel per update."""
     for module in network.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.momentum is not None:
             module.num_batches_tracked = None
 
 
