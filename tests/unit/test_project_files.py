@@ -46,3 +46,10 @@ def test_workflow_pins_actions_and_has_read_permissions(workflow: Path) -> None:
         assert re.fullmatch(r"[\w.-]+(/[\w.-]+)+@[0-9a-f]{40}", step["uses"])
         if step["uses"].startswith("actions/checkout@"):
             assert step["with"]["persist-credentials"] is False
+
+
+def test_troubleshooting_quotes_messages_of_the_source() -> None:
+    rows = re.findall(r"(?m)^\| `([^`]+)` \|", (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8"))
+    sources = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "shrinkserve").rglob("*.py"))
+    assert len(rows) > 15
+    assert [row for row in rows if row not in sources] == []
