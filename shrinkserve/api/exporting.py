@@ -282,7 +282,7 @@ class _Destination:
             card = write_version(self.out, made.model, card, engines)
             return ExportResult(self.out, card, engines)
         if self.url is not None:
-            return self._publish(made, card, engines)
+            return self._publish(made, card, engines, serving)
         place = Repository(self.root, say=self.say).add(
             classifier_name(card.name),
             made.model,
@@ -294,13 +294,17 @@ class _Destination:
         )
         return ExportResult(place, card, engines)
 
-    def _publish(self, made: Exported, card: Card, engines: list[Engine]) -> ExportResult:
+    def _publish(
+        self, made: Exported, card: Card, engines: list[Engine], serving: ServingConfig | None
+    ) -> ExportResult:
         from shrinkserve.api.repository import publish
         from shrinkserve.serving.repository.version import write_version
 
         staged = made.model.parent / "version"
         card = write_version(staged, made.model, card, engines)
-        place = publish(staged, self.root, name=card.name, url=self.url, token=self.token, say=self.say)
+        place = publish(
+            staged, self.root, name=card.name, initial=serving, url=self.url, token=self.token, say=self.say
+        )
         return ExportResult(place, card, engines)
 
 
