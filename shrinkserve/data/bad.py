@@ -49,3 +49,9 @@ class BadImages:
 def one_line(error: DataError) -> str:
     """Return the error message on one line, without the hint."""
     return " ".join(str(DataError(error.what, expected=error.expected, found=error.found)).split())
+
+
+def with_skip_hint(error: DataError) -> DataError:
+    """Return the error with the hint how to leave out the image."""
+    hint = "replace it, or skip it with `shrinkserve data verify --quarantine`"
+    return DataError(error.reason, where=error.where, expected=error.expected, found=error.found, hint=hint)

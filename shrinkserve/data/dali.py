@@ -21,7 +21,7 @@ import numpy as np
 from shrinkserve.concurrency import ordered_map
 from shrinkserve.config import Recipe
 from shrinkserve.data.augment import draw, generator
-from shrinkserve.data.bad import BadImages, one_line
+from shrinkserve.data.bad import BadImages, one_line, with_skip_hint
 from shrinkserve.data.batch import Batch, Labels, TrainBatch
 from shrinkserve.data.dali_pipeline import Argument, DaliPipeline, augment_arguments, resize_arguments
 from shrinkserve.data.dataset import Dataset, Record
@@ -91,7 +91,7 @@ def evaluate(
     one_pass = _Pass(dataset, arguments, preprocess, max(1, workers), device, augment=False)
     for images, part in one_pass.batches(parts):
         if part.messages:
-            raise DataError(part.messages[0])
+            raise with_skip_hint(DataError(part.messages[0]))
         yield Batch(images, part.labels, part.indices)
 
 

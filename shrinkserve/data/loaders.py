@@ -11,10 +11,11 @@ import numpy as np
 
 from shrinkserve.concurrency import ordered_map
 from shrinkserve.config import Recipe
+from shrinkserve.data.bad import with_skip_hint
 from shrinkserve.data.batch import Batch, TrainBatch
 from shrinkserve.data.dataset import Dataset
 from shrinkserve.data.order import Indices, evaluation_order
-from shrinkserve.errors import ConfigError
+from shrinkserve.errors import ConfigError, DataError
 from shrinkserve.machine import cores_each
 from shrinkserve.preprocess import Preprocess
 
@@ -103,8 +104,11 @@ def evaluation_batches(  # noqa: PLR0913 - all but three are options with a defa
         images = np.empty((len(indices), *preprocess.shape), dtype=np.uint8)
         labels = np.empty(len(indices), dtype=np.int64)
         for position, index in enumerate(indices.tolist()):
-            record = dataset.record(index)
-            images[position] = preprocess.evaluate_bytes(record.encoded, record.name)
+            try:
+                record = dataset.record(index)
+                images[position] = preprocess.evaluate_bytes(record.encoded, record.name)
+            except DataError as exc:
+                raise with_skip_hint(exc) from exc
             labels[position] = record.label
         return Batch(images, labels, indices)
 

@@ -36,16 +36,26 @@ def open_dataset(root: str | Path, split: Split) -> ShardDataset | FolderDataset
     root = Path(root)
     if not root.is_dir():
         raise DataError(f"{root}: no such folder", hint="make a dataset, e.g. `shrinkserve data digits DIR`")
-    for kind in (ShardDataset, FolderDataset):
-        if (folder := kind.find(root, split)) is not None:
-            return kind(root, split, folder)
+    try:
+        for kind in (ShardDataset, FolderDataset):
+            if (folder := kind.find(root, split)) is not None:
+                return kind(root, split, folder)
+    except PermissionError as exc:
+        raise _unreadable(exc) from exc
     layouts = f"{ShardDataset.layout(split)} or {FolderDataset.layout(split)}"
     raise DataError(f"{root}: no {split} images", expected=layouts, found=_listing(root), hint="check the path")
 
 
 def has_split(root: Path, split: Split) -> bool:
-    """Return True if the dataset has this split in either layout."""
-    return any(kind.find(root, split) is not None for kind in (ShardDataset, FolderDataset))
+    """Return True if the dataset has this split in either layout; raise `DataError` if it cannot be read."""
+    try:
+        return any(kind.find(root, split) is not None for kind in (ShardDataset, FolderDataset))
+    except PermissionError as exc:
+        raise _unreadable(exc) from exc
+
+
+def _unreadable(error: PermissionError) -> DataError:
+    return DataError(f"{error.filename}: cannot be read ({error.strerror})", hint="check its permissions")
 
 
 def _listing(root: Path) -> str:

@@ -14,6 +14,7 @@ BACKGROUND = "background"
 MAX_CLASSES = 100_000
 ALL_RECORDS = 4 << 30
 """Up to this size, in bytes, a split is read completely to find its class names."""
+LABEL_HINT = "write the class names to labels.txt, or skip the record with `shrinkserve data verify --quarantine`"
 SAMPLE = 64
 """Records per shard that are read of a larger split."""
 
@@ -43,7 +44,7 @@ def names_in_records(root: Path, shards: Mapping[Shard, frozenset[int]], *, skip
         skip_damaged: leave out damaged records too, instead of raising.
 
     Raises:
-        DataError: a damaged record, or labels that are not 1..N.
+        DataError: a damaged record, or a label below 1; with shard and offset.
     """
     names: dict[int, str] = {}
     total = sum(int(shard.offsets[-1]) for shard in shards)
@@ -51,9 +52,8 @@ def names_in_records(root: Path, shards: Mapping[Shard, frozenset[int]], *, skip
         step = 1 if total <= ALL_RECORDS else max(1, len(shard) // SAMPLE)
         for label, name in _names(shard, excluded, step, skip_damaged=skip_damaged):
             names.setdefault(label, name)
-    if not names or min(names) < 1 or max(names) > MAX_CLASSES:
-        found = sorted(names)[:3]
-        raise DataError("labels in the records", where=str(root), expected=f"1..N up to {MAX_CLASSES}", found=found)
+    if not names:
+        raise DataError("labels in the records", where=str(root), expected="at least one intact record", found="none")
     return [BACKGROUND, *(names.get(label) or f"class {label}" for label in range(1, max(names) + 1))]
 
 
@@ -63,10 +63,10 @@ def _names(shard: Shard, excluded: frozenset[int], step: int, *, skip_damaged: b
             continue
         try:
             features = Features(shard.read(number))
-            yield (
-                features.int("image/class/label"),
-                (features.text("image/class/text") or features.text("image/class/synset")),
-            )
+            label = features.int("image/class/label")
+            if not 0 < label <= MAX_CLASSES:
+                raise DataError("label", expected=f"1..{MAX_CLASSES}", found=label, hint=LABEL_HINT)
+            yield label, features.text("image/class/text") or features.text("image/class/synset")
         except DataError as exc:
             if not skip_damaged:
                 raise _located(exc, shard.where(number)) from exc

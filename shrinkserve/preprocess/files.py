@@ -70,12 +70,19 @@ def _add(found: Listing, path: Path) -> None:
         found.skipped["hidden file"] += 1
     elif suffix not in IMAGE_SUFFIXES:
         found.skipped[f"suffix {suffix}" if suffix else "no suffix"] += 1
-    elif path.is_file():
+    elif _is_file(path):
         found.images.append(path)
     elif path.is_symlink():
         raise DataError(f"{path}: broken link", hint="remove it, or restore the file that it names")
     else:
         found.skipped["not a file"] += 1
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError as exc:
+        raise DataError(f"{path}: cannot be read ({exc.strerror})", hint="check its permissions") from exc
 
 
 def find_images(paths: Iterable[Path]) -> list[Path]:

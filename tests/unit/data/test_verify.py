@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from shrinkserve.data import open_dataset
+from shrinkserve.data import evaluation_batches, open_dataset
 from shrinkserve.data.names import read_labels
 from shrinkserve.data.quarantine import read_quarantine
 from shrinkserve.data.tfrecord import Shard
 from shrinkserve.data.usage import usage_rows
 from shrinkserve.data.verify import verify_dataset
 from shrinkserve.errors import DataError
+from shrinkserve.preprocess import Preprocess
 
 VALIDATION = "val_tfrecord/validation-00000-of-00001"
 TRAIN = "train_tfrecord/train-00001-of-00002"
@@ -115,3 +116,37 @@ def test_read_labels_refuses_names_with_control_characters(tmp_path: Path, name:
     (tmp_path / "labels.txt").write_text(f"background\n{name}\n", encoding="utf-8")
     with pytest.raises(DataError, match="class names"):
         read_labels(tmp_path / "labels.txt")
+
+
+def test_a_record_with_label_0_is_named(packed: Path) -> None:
+    from shrinkserve.data.example import encode
+    from shrinkserve.data.tfrecord import write_record
+
+    size = (packed / TRAIN).stat().st_size
+    with (packed / TRAIN).open("ab") as stream:
+        write_record(stream, encode({"image/encoded": b"", "image/class/label": 0}))
+    with pytest.raises(DataError, match=rf"train-00001-of-00002 at byte {size}: label: expected 1.*found 0"):
+        open_dataset(packed, "train")
+    verify_dataset(packed, quarantine=True, workers=1)
+    assert len(open_dataset(packed, "train")) == 18
+
+
+def test_evaluation_names_a_bad_image_and_how_to_skip_it(classes: Path) -> None:
+    (classes / "val" / "a" / "001.jpg").write_text("no image")
+    with pytest.raises(DataError, match=r"001\.jpg: cannot decode.*data verify --quarantine"):
+        list(evaluation_batches(open_dataset(classes, "validation"), Preprocess(8), 4, workers=0))
+    verify_dataset(classes, quarantine=True, workers=1)
+    assert sum(map(len, evaluation_batches(open_dataset(classes, "validation"), Preprocess(8), 4))) == 5
+
+
+def test_an_unreadable_dataset_is_an_error(classes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def is_dir(path: Path) -> bool:
+        if path.name == "train_tfrecord":  # root may read everything, so the error of the system is simulated
+            raise PermissionError(13, "Permission denied", str(path))
+        return True
+
+    monkeypatch.setattr(Path, "is_dir", is_dir)
+    with pytest.raises(DataError, match="cannot be read"):
+        open_dataset(classes, "train")
+    with pytest.raises(DataError, match="cannot be read"):
+        verify_dataset(classes)
