@@ -31,6 +31,7 @@ PROGRAMS = (
     "loader",
     "training",
     "transfer",
+    "distillation",
     "serving",
     "jpeg",
     "abuse",
