@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip install --quiet --no-input --disable-pip-version-che
 HASHED := $(PIP) --require-hashes
 STAMPS := $(VENV)/stamps
 TORCH := 2.13.0
-GROUPS_OF_TESTS := test-commands test-package test-comparisons test-serving
+GROUPS_OF_TESTS := test-commands test-serving test-package test-comparisons test-exporting test-runtimes test-examples
 
 .PHONY: help quickstart test $(GROUPS_OF_TESTS) test-slow test-gpu gpu check format bench wheel clean
 
@@ -28,12 +28,18 @@ test: $(STAMPS)/dev $(STAMPS)/chromium ## Run the tests
 test-commands:
 	$(BIN)/python -m pytest tests/integration tests/gpu --ignore=tests/integration/test_comparisons.py
 
+# Separate processes, as in production: torch, DALI, OpenVINO and TensorRT-RTX do not share one with gRPC.
 test-package:
-	@# Separate processes, as in production: torch, DALI, OpenVINO and TensorRT-RTX do not share one with gRPC.
-	$(BIN)/python -m pytest --doctest-modules shrinkserve
 	$(BIN)/python -m pytest tests/unit --ignore=tests/unit/exporting --ignore=tests/unit/runtimes --ignore=tests/unit/serving
+
+test-exporting:
 	$(BIN)/python -m pytest tests/unit/exporting
+
+test-runtimes:
 	$(BIN)/python -m pytest tests/unit/runtimes
+
+test-examples:
+	$(BIN)/python -m pytest --doctest-modules shrinkserve
 
 test-comparisons:
 	$(BIN)/python -m pytest tests/integration/test_comparisons.py
