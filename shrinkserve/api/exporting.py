@@ -77,6 +77,7 @@ def export(  # noqa: PLR0913 - the options of the command
     onnx: Pathlike | None = None,
     preprocess: Pathlike | None = None,
     labels: Pathlike | None = None,
+    approximate_decoder: bool = False,
     say: Say = _silent,
 ) -> ExportResult:
     """Export a run, or an ONNX classifier of another tool, and compare its outputs with those of its source.
@@ -109,6 +110,8 @@ def export(  # noqa: PLR0913 - the options of the command
         preprocess: with `onnx`: its preprocessing, a TOML file, "timm:NAME", "torchvision:NAME" or a .json file of
             Hugging Face. Not needed for files of ShrinkServe.
         labels: with `onnx`: file of class names, one a line. Not needed for files with names in their metadata.
+        approximate_decoder: let the server decode JPEG by DALI's nearest filter if DALI lacks the filter of the
+            preprocessing; otherwise such a model takes pixels only.
         say: is called with each line of progress.
 
     Returns:
@@ -136,7 +139,7 @@ def export(  # noqa: PLR0913 - the options of the command
     passes, kinds = check_target(target), parse_kinds(to)
     extends = run is not None and is_version(run)
     root = _path(data) or (trained_on(run) if run else None)
-    destination = _Destination(Path(repository), _path(out), url, token, version, say)
+    destination = _Destination(Path(repository), _path(out), url, token, version, approximate_decoder, root, say)
     caches = run.resolve().parents[1] if run and extends else destination.root.resolve()
     engine = EngineOptions(1, min(opt_batch, max_batch), max_batch, workspace, level, compatibility, gpu)
     wanted = VariantOptions(
@@ -247,6 +250,8 @@ class _Destination:
     url: str | None
     token: str | None
     version: int | None
+    approximate_decoder: bool
+    data: Path | None
     say: Say
 
     def check(self, name: str | None) -> None:
@@ -283,6 +288,9 @@ class _Destination:
             return ExportResult(self.out, card, engines)
         if self.url is not None:
             return self._publish(made, card, engines, serving)
+        decodes = importable("nvidia.dali")
+        if decodes:
+            self._report_decoder(card)
         place = Repository(self.root, say=self.say).add(
             classifier_name(card.name),
             made.model,
@@ -290,9 +298,23 @@ class _Destination:
             engines=engines,
             version=self.version,
             initial=serving,
-            encoded=importable("nvidia.dali"),
+            encoded=decodes,
+            approximate_decoder=self.approximate_decoder,
         )
         return ExportResult(place, card, engines)
+
+    def _report_decoder(self, card: Card) -> None:
+        """Measure how far DALI's pixels are from the contract's if DALI lacks the filter."""
+        from shrinkserve.preprocess import Preprocess
+
+        preprocess = Preprocess.from_dict(card.preprocess)
+        if preprocess.approximate_in_dali() is None or self.data is None:
+            return
+        from shrinkserve.data import open_dataset
+        from shrinkserve.data.dali import decoder_difference
+
+        difference = decoder_difference(open_dataset(self.data, "validation"), preprocess)
+        self.say(f"DALI's pixels differ from the preprocessing by {difference:.1f} of 255 on average")
 
     def _publish(
         self, made: Exported, card: Card, engines: list[Engine], serving: ServingConfig | None

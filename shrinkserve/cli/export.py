@@ -60,6 +60,9 @@ def export(  # noqa: PLR0913, PLR0917 - a command's options are its arguments
         str | None, typer.Option(help="With --onnx: TOML file, timm:NAME, torchvision:NAME or Hugging Face's .json.")
     ] = None,
     labels: Annotated[Path | None, typer.Option(help="With --onnx: class names, one a line.")] = None,
+    approximate_decoder: Annotated[
+        bool, typer.Option("--approximate-decoder", help="Take JPEG even if DALI lacks the resize filter.")
+    ] = False,
 ) -> None:
     """Export a run or an ONNX classifier to a model repository.
 
@@ -92,6 +95,7 @@ def export(  # noqa: PLR0913, PLR0917 - a command's options are its arguments
         onnx=onnx,
         preprocess=preprocess,
         labels=labels,
+        approximate_decoder=approximate_decoder,
         say=_say,
     )
     _print_result(result, published=out is None and not result.added)
