@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Literal, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -15,12 +15,12 @@ from safetensors.numpy import load_file
 from torch import Tensor, nn
 
 from shrinkserve.arch.code import build, read_network_data
-from shrinkserve.artifact import read_card, verify_file
+from shrinkserve.artifact import Json, read_card, verify_file
 from shrinkserve.errors import ArtifactError, ConfigError
 from shrinkserve.preprocess import Preprocess
 
 Weights = Literal["ema", "raw"]
-Arrays = Mapping[str, npt.NDArray[Any]]
+Arrays = Mapping[str, npt.NDArray[np.generic]]
 
 SMALL_BATCH = 64
 """Images in one forward pass; larger requests are split, so that memory does not grow with them."""
@@ -94,7 +94,7 @@ def chosen(weights: str) -> Weights:
     return cast(Weights, weights)
 
 
-def restore(spec: Mapping[str, Any], tensors: Arrays, where: str, *, run_code: bool = False) -> nn.Module:
+def restore(spec: Json, tensors: Arrays, where: str, *, run_code: bool = False) -> nn.Module:
     """Return the network of a spec with the given weights, in evaluation mode.
 
     Args:

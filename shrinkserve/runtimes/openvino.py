@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -15,8 +15,13 @@ from shrinkserve.errors import ArtifactError
 from shrinkserve.runtimes.external_data import check_external_data
 from shrinkserve.runtimes.predictor import Images, Logits, describe
 
+if TYPE_CHECKING:
+    import openvino
+
 Hint = Literal["f32", "bf16"]
-Arrays = Mapping[str, npt.NDArray[Any]]
+Array = npt.NDArray[np.generic]
+Arrays = Mapping[str, Array]
+Properties = Mapping[str, str | int]
 
 HINTS: Mapping[str, Hint] = {"float32": "f32", "bfloat16": "bf16", "int8": "bf16"}
 """Precision of a graph -> OpenVINO's inference precision. In an int8 graph the tensors between int8 layers, mainly the
@@ -28,7 +33,7 @@ than 1, and 6 to 13 % faster than twice the size."""
 
 
 @cache
-def shared_core() -> Any:
+def shared_core() -> openvino.Core:
     """Return a process-wide Core that is never destroyed.
 
     Each Core installs an alternate signal stack on the compiling thread. Destroying two of them in creation order
@@ -57,10 +62,10 @@ class FixedBatches:
         RuntimeError: OpenVINO cannot load it.
     """
 
-    def __init__(self, path: Path, properties: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, properties: Properties) -> None:
         core = shared_core()
         self.model = core.read_model(str(path))
-        self._requests: dict[int, Any] = {}
+        self._requests: dict[int, openvino.InferRequest] = {}
         shapes = {port.get_any_name(): port.partial_shape for port in self.model.inputs}
         fixed = all(_only_batch_is_dynamic(shape) for shape in shapes.values())
         self.sizes = BATCHES[_between_layers(self.model, properties)] if fixed else (0,)
@@ -70,7 +75,7 @@ class FixedBatches:
                 model.reshape({name: [size, *list(shape)[1:]] for name, shape in shapes.items()})
             self._requests[size] = core.compile_model(model, "CPU", dict(properties)).create_infer_request()
 
-    def infer(self, inputs: Arrays) -> dict[str, npt.NDArray[Any]]:
+    def infer(self, inputs: Arrays) -> dict[str, Array]:
         """Return the outputs by name, in arrays that the caller owns."""
         if 0 in self._requests:
             return _named(self._requests[0].infer(dict(inputs), share_inputs=True))
@@ -83,17 +88,17 @@ class FixedBatches:
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def _between_layers(model: Any, properties: Mapping[str, Any]) -> Hint | Literal["int8"]:
+def _between_layers(model: openvino.Model, properties: Properties) -> Hint | Literal["int8"]:
     if any(node.get_type_name() == "FakeQuantize" for node in model.get_ops()):
         return "int8"
     return "bf16" if properties.get("INFERENCE_PRECISION_HINT") == "bf16" else "f32"
 
 
-def _only_batch_is_dynamic(shape: Any) -> bool:
+def _only_batch_is_dynamic(shape: openvino.PartialShape) -> bool:
     return bool(len(shape)) and shape[0].is_dynamic and not any(size.is_dynamic for size in list(shape)[1:])
 
 
-def _named(results: Any) -> dict[str, npt.NDArray[Any]]:
+def _named(results: openvino.utils.data_helpers.OVDict) -> dict[str, Array]:
     return {port.get_any_name(): array for port, array in results.items()}
 
 
@@ -133,7 +138,7 @@ class OpenVinoModel:
 
     def predict(self, images: Images) -> Logits:
         try:
-            return self.batches.infer({INPUT: images})[LOGITS]
+            return self.batches.infer({INPUT: images})[LOGITS].astype(np.float32, copy=False)
         except RuntimeError as exc:
             reason = _reason(exc, self.path)
             raise ArtifactError(f"{self.path}: OpenVINO cannot run a batch of {len(images)} ({reason})") from exc

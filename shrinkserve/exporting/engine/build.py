@@ -34,6 +34,8 @@ TOLERANCES: dict[Precision, Tolerance] = {
     "int8": Tolerance(0.25, flips=0.05),
 }
 
+TrtObject = Any
+"""Object of TensorRT's API, whose packages have no types."""
 Library = Literal["tensorrt", "tensorrt_rtx"]
 Compatibility = Literal["none", "ampere+", "same_compute_capability"]
 
@@ -153,7 +155,7 @@ def check_builder(library: Library, options: EngineOptions) -> None:
         raise ConfigError(f"no GPU for {library} to build for", hint=hint)
 
 
-def _capability(trt: ModuleType, wanted: str) -> Any:
+def _capability(trt: ModuleType, wanted: str) -> TrtObject:
     """Return the builder's constant for a compute capability."""
     if not hasattr(trt, "ComputeCapability"):
         what = f"{trt.__name__} builds only for the GPU of this machine"
@@ -215,7 +217,7 @@ def _creation_flags(trt: ModuleType) -> int:
     return flags
 
 
-def _parse(trt: ModuleType, network: Any, logger: Any, source: Path) -> None:
+def _parse(trt: ModuleType, network: TrtObject, logger: TrtObject, source: Path) -> None:
     parser = trt.OnnxParser(network, logger)
     if parser.parse_from_file(str(source)):
         return
@@ -226,7 +228,7 @@ def _parse(trt: ModuleType, network: Any, logger: Any, source: Path) -> None:
     raise ArtifactError(f"{source.name}: TensorRT rejects the graph ({shown or logger.last_error})", hint=hint)
 
 
-def _configure(trt: ModuleType, config: Any, options: EngineOptions) -> None:
+def _configure(trt: ModuleType, config: TrtObject, options: EngineOptions) -> None:
     config.builder_optimization_level = options.level
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # layer names for inspection, no cost at run time
     if options.workspace_mib is not None:
@@ -239,7 +241,7 @@ def _configure(trt: ModuleType, config: Any, options: EngineOptions) -> None:
         config.set_compute_capability(capability, 0)
 
 
-def _profile(builder: Any, network: Any, options: EngineOptions) -> Any:
+def _profile(builder: TrtObject, network: TrtObject, options: EngineOptions) -> TrtObject:
     profile = builder.create_optimization_profile()
     image = tuple(network.get_input(0).shape)[1:]
     batches = (options.min_batch, options.opt_batch, options.max_batch)
@@ -247,7 +249,7 @@ def _profile(builder: Any, network: Any, options: EngineOptions) -> Any:
     return profile
 
 
-def _load_cache(config: Any, path: Path | None) -> Any:
+def _load_cache(config: TrtObject, path: Path | None) -> TrtObject:
     if path is None:
         return None
     cache = config.create_timing_cache(path.read_bytes() if path.is_file() else b"")
@@ -259,7 +261,7 @@ def _load_cache(config: Any, path: Path | None) -> Any:
 
 
 @contextmanager
-def _logged(trt: ModuleType, path: Path | None) -> Iterator[Any]:
+def _logged(trt: ModuleType, path: Path | None) -> Iterator[TrtObject]:
     """Return a TensorRT logger that keeps the last error and writes all messages to a file."""
     log = logging.Logger("tensorrt", logging.DEBUG)
     if path is not None:
@@ -271,7 +273,7 @@ def _logged(trt: ModuleType, path: Path | None) -> Iterator[Any]:
             trt.ILogger.__init__(self)
             self.last_error = "no reason given"
 
-        def log(self, severity: Any, message: str) -> None:
+        def log(self, severity: TrtObject, message: str) -> None:
             log.info("%s %s", severity, message)
             if severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR):
                 self.last_error = message.splitlines()[0]

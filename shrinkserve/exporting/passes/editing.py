@@ -14,6 +14,8 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from shrinkserve.exporting.graph import unique_names
 
 Array = npt.NDArray[Any]
+AttributeValue = int | float | str | Sequence[int] | Sequence[float] | Sequence[str]
+Attributes = Mapping[str, AttributeValue]
 CHANNELS = 1
 """The axis of the channels in every image tensor: [N, C, H, W]."""
 
@@ -98,7 +100,7 @@ def producer(value: ir.Value | None, op_type: str) -> ir.Node | None:
     return node if len(value.uses()) == 1 and not value.is_graph_output() else None
 
 
-def attribute(node: ir.Node, name: str, default: Any) -> Any:
+def attribute(node: ir.Node, name: str, default: object) -> Any:
     """Return the value of an attribute."""
     found = node.attributes.get(name)
     return default if found is None else found.value
@@ -139,7 +141,7 @@ def is_dense(node: ir.Node) -> bool:
     return conv_weight(node) is not None and attribute(node, "group", 1) == 1
 
 
-def geometry(node: ir.Node) -> tuple[Any, ...]:
+def geometry(node: ir.Node) -> tuple[object, ...]:
     """Return the kernel size, strides, padding and dilations of a convolution, for comparison."""
     weight = conv_weight(node)
     assert weight is not None
@@ -205,10 +207,14 @@ def add_constant(graph: ir.Graph, name: str, array: Array) -> ir.Value:
 
 
 def insert(
-    before: ir.Node, op_type: str, inputs: Sequence[ir.Value | None], name: str, attributes: Mapping[str, Any] = {}
+    before: ir.Node,
+    op_type: str,
+    inputs: Sequence[ir.Value | None],
+    name: str,
+    attributes: Attributes | None = None,
 ) -> ir.Value:
     """Insert a node with one output right before another node; return the output, which has the node's name."""
-    node = ir.node(op_type, inputs, dict(attributes), name=name)
+    node = ir.node(op_type, inputs, dict(attributes or {}), name=name)
     node.outputs[0].name = name
     first = inputs[0]
     node.outputs[0].type = None if first is None else first.type
