@@ -11,7 +11,8 @@ by Pillow first. And memory is limited: no image and no run of the pipeline has 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,7 @@ class TritonPythonModel:
         self._arguments = ModelArguments.parse(args, "model.dali")
         if not self._arguments.batches:
             raise ValueError("max_batch_size: expected at least 1, as a DALI pipeline has one, found 0")
+        self._apply_exif = _applies_exif(self._arguments.config)
         self._pipeline = self._build()
 
     def execute(self, requests: Sequence[TritonRequest]) -> list[TritonResponse]:
@@ -62,7 +64,7 @@ class TritonPythonModel:
         return [results[self._arguments.outputs.index(name)] for name in names]
 
     def _run(self, name: str, rows: Sequence[Array]) -> list[Array]:
-        decodable = [np.frombuffer(dali_bytes(row.tobytes()), np.uint8) for row in rows]
+        decodable = [np.frombuffer(dali_bytes(row.tobytes(), apply_exif=self._apply_exif), np.uint8) for row in rows]
         self._pipeline.feed_input(name, decodable)
         try:
             outputs = self._pipeline.run()
@@ -71,6 +73,12 @@ class TritonPythonModel:
             raise ValueError(f"cannot decode image ({_cause(exc)})") from None
         # Copies: the memory belongs to the pipeline, whose next run may come before they are sent.
         return [np.array(output.as_tensor()) for output in outputs]
+
+
+def _applies_exif(config: Mapping[str, Any]) -> bool:
+    """Return True if the contract in a model's configuration turns images by their EXIF orientation."""
+    contract = config.get("parameters", {}).get("shrinkserve.preprocess", {}).get("string_value", "{}")
+    return json.loads(contract).get("apply_exif") is True
 
 
 def image_pixels(encoded: Array) -> int:

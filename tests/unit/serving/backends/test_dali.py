@@ -182,3 +182,16 @@ def test_server_names_a_pipeline_that_cannot_be_loaded(tmp_path: Path, change: t
         TritonServer(tmp_path / "models", ServerOptions(log_file=tmp_path / "triton.log")),
     ):
         pass
+
+
+@pytest.mark.parametrize(
+    ("parameters", "applies"),
+    [({}, False), ({"apply_exif": True}, True), ({"size": 8}, False)],
+)
+def test_backend_reads_from_the_contract_if_exif_is_applied(parameters: dict[str, Any], applies: bool) -> None:
+    import json
+
+    from shrinkserve.serving.backends.dali import _applies_exif
+
+    config = {"parameters": {"shrinkserve.preprocess": {"string_value": json.dumps(parameters)}}} if parameters else {}
+    assert _applies_exif(config) is applies
