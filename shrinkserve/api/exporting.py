@@ -78,6 +78,7 @@ def export(  # noqa: PLR0913 - the options of the command
     preprocess: Pathlike | None = None,
     labels: Pathlike | None = None,
     approximate_decoder: bool = False,
+    calibrate: bool = False,
     say: Say = _silent,
 ) -> ExportResult:
     """Export a run, or an ONNX classifier of another tool, and compare its outputs with those of its source.
@@ -112,6 +113,7 @@ def export(  # noqa: PLR0913 - the options of the command
         labels: with `onnx`: file of class names, one a line. Not needed for files with names in their metadata.
         approximate_decoder: let the server decode JPEG by DALI's nearest filter if DALI lacks the filter of the
             preprocessing; otherwise such a model takes pixels only.
+        calibrate: fit a temperature on the validation images, so that probabilities equal the accuracy.
         say: is called with each line of progress.
 
     Returns:
@@ -155,7 +157,7 @@ def export(  # noqa: PLR0913 - the options of the command
     if run and extends:
         return _add_engines(run, kinds, wanted, say)
     destination.check(name if name is not None or onnx is None else onnx.stem)
-    options = ExportOptions(root, passes, tune, max_batch, say)
+    options = ExportOptions(root, passes, tune, max_batch, say, calibrate)
     with tempfile.TemporaryDirectory(prefix="shrinkserve-export-") as folder, _named(run or onnx, Path(folder)):
         if onnx:
             made, serving = _export_file(onnx, preprocess, _path(labels), Path(folder), options), None

@@ -52,6 +52,7 @@ class CardDetails(TypedDict, total=False):
         precision: of the arithmetic of ``model.onnx``.
         target: the runtime that the graph passes were chosen for.
         max_batch: the largest batch that was checked.
+        temperature: divisor of the logits before the softmax of the probabilities; absent without calibration.
         steps: one record for each export step.
         tuning: timings that chose the graph passes.
         engines: name -> other engine of this version.
@@ -63,6 +64,7 @@ class CardDetails(TypedDict, total=False):
     precision: Precision
     target: str
     max_batch: int
+    temperature: float
     steps: list[Json]
     tuning: list[Json]
     engines: dict[str, EngineDetails]

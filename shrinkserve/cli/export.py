@@ -63,6 +63,9 @@ def export(  # noqa: PLR0913, PLR0917 - a command's options are its arguments
     approximate_decoder: Annotated[
         bool, typer.Option("--approximate-decoder", help="Take JPEG even if DALI lacks the resize filter.")
     ] = False,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Fit a temperature on the validation images, for probabilities.")
+    ] = False,
 ) -> None:
     """Export a run or an ONNX classifier to a model repository.
 
@@ -96,6 +99,7 @@ def export(  # noqa: PLR0913, PLR0917 - a command's options are its arguments
         preprocess=preprocess,
         labels=labels,
         approximate_decoder=approximate_decoder,
+        calibrate=calibrate,
         say=_say,
     )
     _print_result(result, published=out is None and not result.added)
@@ -113,6 +117,8 @@ def _print_result(result: ExportResult, *, published: bool) -> None:
         _print_speed(result)
         if result.card.metrics:
             print_line(f"top-1 {result.card.metrics['top1']:.2%} on {result.card.metrics['source']}")
+        if temperature := result.card.details.get("temperature"):
+            print_line(f"calibrated: probabilities with temperature {temperature:g}")
     for engine in result.engines:
         _print_engine(engine)
     print_line(f"{'added to' if result.added else 'wrote'} {result.folder}")

@@ -40,14 +40,14 @@ def check_file(path: Path, step: str) -> FileRecord:
     return {"check": "onnx", "opset": opsets, "ir_version": model.ir_version, "passed": True}
 
 
-def check_probabilities(model: OnnxModel, samples: Samples, step: str) -> DifferenceRecord:
-    """Check that `probabilities` is the softmax of `logits`.
+def check_probabilities(model: OnnxModel, samples: Samples, step: str, temperature: float = 1.0) -> DifferenceRecord:
+    """Check that `probabilities` is the softmax of `logits`, divided by the temperature.
 
     Raises:
         ParityError: names the step and the difference.
     """
     outputs = model.infer(samples.images[:FEW])
-    logits = outputs["logits"].astype(np.float64)
+    logits = outputs["logits"].astype(np.float64) / temperature
     exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
     expected = exponentials / exponentials.sum(axis=1, keepdims=True)
     worst = float(np.abs(outputs["probabilities"] - expected).max())

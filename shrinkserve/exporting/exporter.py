@@ -23,6 +23,7 @@ from shrinkserve.artifact import (
 from shrinkserve.config import ServingConfig, parse_recipe
 from shrinkserve.errors import ArtifactError
 from shrinkserve.exporting import graph
+from shrinkserve.exporting.calibrate import ScaledProbabilities, fit_temperature, scale_probabilities
 from shrinkserve.exporting.check import check_file, check_probabilities, check_unoptimised
 from shrinkserve.exporting.foreign.adapt import AdaptedOnnx
 from shrinkserve.exporting.foreign.reference import ForeignModel, LogProbabilities, check_consistent
@@ -54,6 +55,7 @@ class ExportOptions:
         tuned: find the passes by timing every form of every stage on this machine.
         max_batch: the largest batch that is checked.
         report: is called with a line of progress now and then.
+        calibrate: fit a temperature for the probabilities on the validation images.
     """
 
     data_root: Path | None = None
@@ -61,6 +63,7 @@ class ExportOptions:
     tuned: bool = False
     max_batch: int = 32
     report: Callable[[str], None] = lambda _: None
+    calibrate: bool = False
 
 
 @dataclass(frozen=True)
@@ -183,11 +186,17 @@ def _export(
 ) -> Exported:
     """Run `first` and the graph passes, check the file, and write it with its card."""
     plain = run_steps([first], start, scratch, samples, opener=opener, max_batch=options.max_batch)
+    temperature = None
+    if options.calibrate:
+        preprocess = Preprocess.from_dict(card.preprocess)
+        temperature = fit_temperature(OnnxModel(plain.path), options.data_root, preprocess, list(card.classes))
+        step = ScaledProbabilities(temperature, plain.state)
+        plain = run_steps([step], plain, scratch, samples, opener=_open_onnx, max_batch=options.max_batch)
     product, comparisons = _optimised(plain, scratch, samples, options, measured=start.state == CHECKPOINT)
     model = OnnxModel(product.path)
     tolerance = TOLERANCES[product.state.precision]
     checks: list[CheckRecord] = [record["parity"] for record in product.records]
-    checks += [check_file(product.path, "passes"), check_probabilities(model, samples, "passes")]
+    checks += [check_file(product.path, "passes"), check_probabilities(model, samples, "passes", temperature or 1.0)]
     checks.append(check_unoptimised(product.path, model, samples, tolerance))
     shutil.copyfile(product.path, folder / MODEL)
     finished = replace(
@@ -200,6 +209,7 @@ def _export(
             "precision": product.state.precision,
             "target": options.target,
             "max_batch": options.max_batch,
+            **({} if temperature is None else {"temperature": temperature}),
             "steps": [{**record} for record in product.records],
             "tuning": [{**comparison} for comparison in comparisons],
             # Absolute: engines may be added from another folder, and are checked with the same images.
@@ -223,12 +233,12 @@ def _optimised(
     else:
         plan, comparisons = choose_plan(plain.path, options.target, samples, options.max_batch, measured=measured)
     step = OptimisedOnnx(options.target, plan, plain.state)
-
-    def opener(path: Path, state: StepState) -> Predictor:  # noqa: ARG001
-        return OnnxModel(path)
-
-    product = run_steps([step], plain, scratch, samples, opener=opener, max_batch=options.max_batch)
+    product = run_steps([step], plain, scratch, samples, opener=_open_onnx, max_batch=options.max_batch)
     return product, comparisons
+
+
+def _open_onnx(path: Path, state: StepState) -> Predictor:  # noqa: ARG001
+    return OnnxModel(path)
 
 
 def serving_options(checkpoint: Checkpoint, max_batch: int) -> ServingConfig:
@@ -252,6 +262,10 @@ def export_plain(card: Card, folder: Path) -> Product | None:
     step, target = OnnxFromCheckpoint(checkpoint), folder / "plain.onnx"
     if step.run(source, target, synthetic(checkpoint.size, 1))["weights_sha256"] != card.weights_sha256:
         return None
+    if temperature := card.details.get("temperature"):
+        model = graph.load(target)
+        scale_probabilities(model, temperature)
+        graph.save(model, target)
     return Product(target, ONNX, sha256_file(target))
 
 

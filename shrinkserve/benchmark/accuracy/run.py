@@ -109,7 +109,7 @@ class ChainResult:
         """Return the result before the first image."""
         pairs = [(plan.targets[before], plan.targets[after]) for before, after in plan.links]
         return cls(
-            scores=[Score(target.name) for target in plan.targets],
+            scores=[Score(target.name, temperature=target.temperature) for target in plan.targets],
             comparisons=[Agreement(a.name, b.name, gated=a.exact and b.exact) for a, b in pairs],
         )
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from shrinkserve.benchmark.accuracy.calibration import Calibration, CalibrationRecord
 from shrinkserve.benchmark.stats import Estimate, mcnemar, wilson
 from shrinkserve.benchmark.targets.target import Logits
+from shrinkserve.calibration import Calibration, CalibrationRecord
 
 LISTED_FLIPS = 1000
 """Most flips that a comparison lists; further ones are only counted, so that memory is bounded."""
@@ -68,6 +68,7 @@ class Score:
         top5: images whose label was among the five best classes.
         right: one character for each image, ``"1"`` for a correct prediction, to compare releases image by image.
         calibration: counts by confidence.
+        temperature: divisor of the logits in the probabilities.
     """
 
     stage: str
@@ -76,6 +77,7 @@ class Score:
     top5: int = 0
     right: str = ""
     calibration: Calibration = field(default_factory=Calibration)
+    temperature: float = 1.0
 
     def add(self, logits: Logits, labels: Labels) -> None:
         """Count a batch: logits [N, C], labels [N]."""
@@ -85,7 +87,7 @@ class Score:
         self.right += "".join("01"[int(one)] for one in right)
         self.top5 += int(in_top(logits, labels, 5).sum())
         valid = finite(logits)
-        self.calibration.add(logits[valid], labels[valid])
+        self.calibration.add(logits[valid] / np.float32(self.temperature), labels[valid])
 
     def merge(self, other: Score) -> None:
         """Add the counts of other images."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from shrinkserve.benchmark.accuracy.calibration import ReliabilityBin
 from shrinkserve.benchmark.report.svg import line, linear, log_ticks, logarithmic, marker, path, picture, text, ticks
+from shrinkserve.calibration import ReliabilityBin
 
 WIDTH = 720.0
 """Width of a chart in pixels."""

@@ -118,14 +118,17 @@ def find_stages(wanted: Wanted) -> BenchStages:
     reference = len(stages)
     stages.append(Stage(_checkpoint(checkpoint, shipped), 0 if stages else None))
     left_out: list[str] = []
+    temperature = 1.0
     number = served.version if served else None
     if wanted.repository and (version := find_version(wanted.repository, model, sha256, number)):
         graph = len(stages)
         engines, left_out = engine_targets(version[1])
-        stages += [Stage(graph_target(version[1]), reference), *(Stage(engine, graph) for engine in engines)]
+        exported = graph_target(version[1])
+        temperature = exported.temperature
+        stages += [Stage(exported, reference), *(Stage(engine, graph) for engine in engines)]
     if served is not None:
         parent = _served_stage(served, stages, reference)
-        stages += [Stage(target, parent) for target in _servers(wanted, served)]
+        stages += [Stage(replace(target, temperature=temperature), parent) for target in _servers(wanted, served)]
     return BenchStages(
         model=public_name(model),
         stages=stages,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from shrinkserve.artifact import MODEL, read_card
@@ -37,7 +38,8 @@ def graph_target(folder: Path) -> Target:
     card = read_card(folder)
     precision = card.precision
     graph = OnnxModel(folder / MODEL, spin=False)
-    return _target("onnx", precision, folder, graph, card.files[MODEL])
+    target = _target("onnx", precision, folder, graph, card.files[MODEL])
+    return replace(target, temperature=card.details.get("temperature", 1.0))
 
 
 def engine_targets(folder: Path) -> tuple[list[Target], list[str]]:
@@ -51,7 +53,8 @@ def engine_targets(folder: Path) -> tuple[list[Target], list[str]]:
         except ArtifactError as exc:
             left_out.append(f"{engine.name}: {exc}")
         else:
-            targets.append(_target(runtime, engine.precision, folder, predictor, card.files[engine.file]))
+            target = _target(runtime, engine.precision, folder, predictor, card.files[engine.file])
+            targets.append(replace(target, temperature=card.details.get("temperature", 1.0)))
     return targets, left_out
 
 

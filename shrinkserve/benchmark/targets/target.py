@@ -48,6 +48,7 @@ class Target:
         statistics: reads the cumulative statistics of a server; None for local targets.
         exact: True if its predictions must equal those of other exact targets (same weights, same pixels, float32).
         payload: form of its requests.
+        temperature: divisor of the logits in its probabilities.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Target:
     statistics: Callable[[], Mapping[str, object]] | None = field(default=None, compare=False)
     exact: bool = True
     payload: Payload = "tensor"
+    temperature: float = 1.0
 
     @property
     def remote(self) -> bool:

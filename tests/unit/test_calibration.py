@@ -5,7 +5,7 @@ import pytest
 from scipy.special import softmax
 from sklearn.calibration import calibration_curve
 
-from shrinkserve.benchmark.accuracy.calibration import BINS, Calibration, CalibrationRecord
+from shrinkserve.calibration import BINS, Calibration, CalibrationRecord
 
 RNG = np.random.default_rng(5)
 TRUE = RNG.normal(scale=2.0, size=(20_000, 10))

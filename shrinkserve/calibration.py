@@ -1,4 +1,4 @@
-"""Calibration of a stage: reliability, expected calibration error (ECE) and the best temperature.
+"""Calibration of a classifier: reliability, expected calibration error (ECE) and the best temperature.
 
 The confidence of a prediction is its softmax probability. A calibrated model is correct for 80 % of the images with a
 confidence of 80 % (Guo et al., ICML 2017). All figures are sums over images, so memory is bounded.
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from shrinkserve.benchmark.targets.target import Logits
+Logits = npt.NDArray[np.float32]
 
 BINS = 15
 """Bins of equal width for the confidence, as in Guo et al."""
@@ -30,7 +30,7 @@ class ReliabilityBin:
 
 @dataclass(frozen=True)
 class CalibrationRecord:
-    """Calibration of a stage.
+    """Calibration of a classifier.
 
     Attributes:
         ece: mean difference between confidence and accuracy over the bins, weighted by their images.
