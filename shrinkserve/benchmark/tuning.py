@@ -246,6 +246,5 @@ def _try(repository: Repository, name: str, choice: Choice, timing: Timing, conc
 def _load(url: str, name: str, concurrency: int, timing: Timing) -> Load:
     with Client(url) as client:
         served = client.model_info(name)
-    size = served.preprocess.size
-    images = np.random.default_rng(0).integers(0, 256, (8, 1, size, size, 3), np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (8, 1, *served.preprocess.shape), np.uint8)
     return closed_loop(server_target(url, name, served.precision), list(images), concurrency, timing)

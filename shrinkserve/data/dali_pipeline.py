@@ -85,7 +85,6 @@ class DaliPipeline:
         from nvidia.dali import Pipeline, fn, types
 
         names = (*INPUTS, *(AUGMENT_INPUTS if augment else CUT_INPUTS))
-        self._device = device
 
         def columns() -> list[list[Argument]]:
             return [list(column) for column in zip(*source(), strict=True)]
@@ -113,7 +112,7 @@ class DaliPipeline:
             )
             pipeline.set_outputs(images)
         pipeline.build()
-        self._pipeline = pipeline
+        self._pipeline, self._device = pipeline, device
 
     def run(self) -> Any:
         """Return the next batch: an array, or a torch tensor on the GPU.
