@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from uuid import uuid4
 
 from tritonclient.utils import shared_memory
@@ -38,15 +38,23 @@ class Regions:
         try:
             shared_memory.set_shared_memory_region(region.handle, [pixels])
             yield region.name
-        except BaseException:
+        except Exception:
             region.close()  # a restarted server may not know it, or a late one may still read it
+            raise
+        except BaseException:  # an interrupt does not wait for the server
+            region.remove()
             raise
         self._free.append(region)
 
     def close(self) -> None:
-        """Remove every region."""
+        """Remove every region, and make the server forget them as long as it replies."""
+        replies = True
         while self._free:
-            self._free.pop().close()
+            region = self._free.pop()
+            if replies:
+                replies = region.close()
+            else:
+                region.remove()
 
     def _take(self, size: int) -> Region:
         try:
@@ -72,8 +80,17 @@ class Region:
             shared_memory.destroy_shared_memory_region(self.handle)
             raise
 
-    def close(self) -> None:
-        """Make the server forget the region, and remove it."""
-        with suppress(RequestError):  # a server that is gone has forgotten it
+    def close(self) -> bool:
+        """Make the server forget the region, and remove it; return True if the server replied."""
+        try:
             self._transport.send(UnregisterRegion(self.name))
+        except RequestError:  # a server that is gone has forgotten it
+            return False
+        else:
+            return True
+        finally:
+            self.remove()
+
+    def remove(self) -> None:
+        """Remove the region without a request."""
         shared_memory.destroy_shared_memory_region(self.handle)

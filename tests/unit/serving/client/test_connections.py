@@ -279,3 +279,27 @@ def test_https_to_a_server_without_tls(fake_url: str) -> None:
         with Client(fake_url.replace("http", "https")) as client, pytest.raises(RequestError) as caught:
             client.models()
         assert "check the URL" in str(caught.value)
+
+
+def shared_regions() -> set[str]:
+    return {path.name for path in Path("/dev/shm").glob("shrinkserve-*")}
+
+
+def test_shared_memory_of_a_server_that_stands_still_is_removed(fake: Any, fake_url: str) -> None:
+    before, release, asked = shared_regions(), threading.Event(), []
+
+    def stall(path: str) -> None:
+        if "unregister" in path.lower():
+            asked.append(path)
+            release.wait(30)
+
+    fake.before = stall
+    with Client(fake_url, timeout=0.5, shared_memory=True) as client:
+        threads = [threading.Thread(target=client.classify, args=([IMAGE],)) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    release.set()
+    assert shared_regions() == before
+    assert len(asked) <= 1
