@@ -137,8 +137,16 @@ class Comparison(TypedDict):
 
 
 class EngineRecord(TypedDict, total=False):
-    """Steps and checks of an engine; `built` has an entry for each plan file."""
+    """Steps and checks of an engine.
+
+    Attributes:
+        steps: one record for each step.
+        parity: the comparison, for an engine that shares the float32 file.
+        built: plan file -> what it was built by and for (TensorRT).
+        speed: milliseconds an image (int8 plans).
+    """
 
     steps: list[StepRecord]
     parity: ParityRecord
     built: dict[str, BuiltRecord]
+    speed: dict[str, float]

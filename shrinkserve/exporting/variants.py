@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Literal, get_args
@@ -13,7 +13,7 @@ import numpy as np
 from shrinkserve.artifact import MODEL
 from shrinkserve.data import evaluation_batches, open_dataset
 from shrinkserve.engines import BUILT, Engine
-from shrinkserve.errors import ConfigError
+from shrinkserve.errors import ConfigError, GateError
 from shrinkserve.exporting.engine.build import (
     EngineOptions,
     EngineStep,
@@ -26,7 +26,7 @@ from shrinkserve.exporting.optimise import OptimisedOnnx, PassPlan
 from shrinkserve.exporting.parity import TOLERANCES, assert_parity, compare_outputs
 from shrinkserve.exporting.precision import Lower
 from shrinkserve.exporting.quantise.static import QuantiseTarget
-from shrinkserve.exporting.quantise.step import Int8, open_graph
+from shrinkserve.exporting.quantise.step import Int8, open_graph, timed
 from shrinkserve.exporting.records import EngineRecord
 from shrinkserve.exporting.samples import Samples, load_samples, synthetic
 from shrinkserve.exporting.steps import ONNX, Opener, Product, Step, StepState, run_steps
@@ -180,7 +180,24 @@ class _Maker:
         return self._plan(Lower("float16", self.calibration))
 
     def int8_plan(self) -> Engine:
-        return self._plan(self._int8_step("tensorrt"))
+        """Return the int8 plan; if its GPU is on this machine, only if it is faster than the float16 plan."""
+        engine = self._plan(self._int8_step("tensorrt"))
+        opener = _plan_opener(self.options)
+        eight = opener(self.folder / engine.file, StepState("plan", "int8"))
+        if eight is None:
+            return engine
+        sixteen = opener(self.folder / self.plan().file, StepState("plan", "float16"))
+        assert sixteen is not None
+        before, after = timed(sixteen, eight, self.calibration)
+        if after >= before:
+            raise GateError(
+                "int8 for TensorRT is accurate but not faster than float16 on this GPU",
+                expected=f"below {before * 1e3:.3f} ms an image",
+                found=f"{after * 1e3:.3f} ms",
+                hint="nothing was written; use --to tensorrt",
+            )
+        speed = {"float16_ms": round(before * 1e3, 4), "int8_ms": round(after * 1e3, 4)}
+        return replace(engine, record={**engine.record, "speed": speed})
 
     def _int8_step(self, target: QuantiseTarget) -> Int8:
         source, options = self.source, self.options

@@ -13,7 +13,7 @@ from shrinkserve.arch import load_network
 from shrinkserve.arch.module import compile_spec
 from shrinkserve.arch.serialise import to_dict
 from shrinkserve.artifact import Card, sha256_file
-from shrinkserve.errors import ConfigError
+from shrinkserve.errors import ConfigError, GateError
 from shrinkserve.exporting import graph
 from shrinkserve.exporting.engine.build import TOLERANCES, EngineOptions, EngineStep, import_library
 from shrinkserve.exporting.parity import compare_outputs
@@ -97,3 +97,15 @@ def test_exported_plan_is_checked_on_its_gpu(library: str, float32: Path, tmp_pa
     variant = make_variants(source, ["tensorrt"], tmp_path, options)[0]
     assert variant.record["steps"][-1]["parity"]["passed"] is True
     assert variant.capabilities == {gpu()["compute_capability"]: variant.file}
+
+
+def test_int8_plan_is_faster_than_float16_or_rejected(library: str, float32: Path, tmp_path: Path):
+    options = VariantOptions(None, library=library, max_top1_drop=50, engine=EngineOptions(opt_batch=4, max_batch=8))
+    graph = Product(float32, ONNX, sha256_file(float32))
+    source = Source(graph, graph, Preprocess(size=SIZE), [str(i) for i in range(10)], synthetic(SIZE, 32))
+    try:
+        (engine,) = make_variants(source, ["tensorrt-int8"], tmp_path, options)
+    except GateError as exc:
+        assert "not faster" in str(exc)  # noqa: PT017 - either outcome is right
+    else:
+        assert engine.record["speed"]["int8_ms"] < engine.record["speed"]["float16_ms"]
