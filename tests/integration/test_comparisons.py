@@ -1,4 +1,4 @@
-"""`make bench` works: every program of bench/ in its quick variant, whose times nobody looks at."""
+"""Programs of `make bench` in their quick variants. Their figures have no meaning."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SPEC.loader.exec_module(run)
 
 
 @pytest.mark.parametrize("name", run.PROGRAMS)
-def test_a_quick_run_ends_well_and_is_reported(name: str, tmp_path: Path) -> None:
+def test_quick_run_succeeds_and_is_in_the_report(name: str, tmp_path: Path) -> None:
     command = [sys.executable, BENCH / "run.py", "--quick", "--only", name, "--results", tmp_path]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=580, check=False)
     assert done.returncode == 0, done.stderr
@@ -30,8 +30,8 @@ def test_a_quick_run_ends_well_and_is_reported(name: str, tmp_path: Path) -> Non
     assert report.count("\n| ") >= 2 + len(result["rows"])
 
 
-def test_the_report_is_made_from_what_is_there(tmp_path: Path) -> None:
-    """Results of an earlier run, maybe of another machine, are in it; rows of other columns have their own table."""
+def test_report_has_every_result_file(tmp_path: Path) -> None:
+    """Results of earlier runs on other machines are in the report. Rows with other columns have a separate table."""
     versions = {"python": "3.11.7"}
     environment = {"cpu": "Abacus 3", "cores_usable": 2, "memory_gib": 1.0, "gpus": [], "versions": versions}
     rows = [
@@ -54,7 +54,7 @@ def test_the_report_is_made_from_what_is_there(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-def test_every_committed_result_names_its_machine() -> None:
+def test_every_committed_result_has_its_machine() -> None:
     results = sorted((BENCH / "results").glob("*.json"))
     assert results
     for path in results:
