@@ -59,7 +59,7 @@ def main() -> int:
             rates = [load * replica.unbatched_rate for load in LOADS]
             rows = check(replica, target, ones(scale.images(8)), rates, timing, print)
     result = {
-        "title": "Capacity plan: predicted against measured latency, one replica, gRPC, Poisson arrivals",
+        "title": "Capacity plan: predicted and measured latency of one replica (gRPC, Poisson arrivals)",
         "date": about["date"],
         "command": about["command"],
         "environment": about,

@@ -219,7 +219,7 @@ def main() -> None:
             ),
             *left_out,
             "at 224 ShrinkCNN-A is 384 M, EfficientNet-Lite0 407 M multiply-accumulates",
-            "worst_logit_difference is from torch in float32, in units of the largest logit",
+            "worst_logit_difference is relative to torch in float32, in units of the largest logit",
         ],
     }
     write_atomic(arguments.out, (json.dumps(report, indent=1) + "\n").encode())

@@ -210,16 +210,16 @@ def main() -> None:
     size = statistics.fmean(image.size for image in images) / 1e3
     about = plain(environment("nvidia-dali-cuda120", "nvidia-dali-cuda130"))
     record = {
-        "title": "JPEG in: decoded by the server's ensemble or by the client",
+        "title": "JPEG decoding in the server's ensemble and in the client",
         "date": about["date"],
         "command": about["command"],
         "environment": about,
         "rows": rows,
         "notes": [
-            f"{scale.title} on the pip server, gRPC; photographs of 500x375, {size:.0f} kB of JPEG each; "
+            f"{scale.title} on the server from PyPI, gRPC; photographs of 500x375, {size:.0f} kB of JPEG each; "
             f"pixels of an image are {3 * scale.size**2 / 1e3:.0f} kB",
             f"client and server share {os.cpu_count()} cores; the wire is the loopback device, both directions",
-            "milliseconds are means an image: the client's decoding, Triton's phases of each model, and the rest "
+            "milliseconds are means per image: decoding in the client, Triton's phases of each model, and the rest "
             "(mean latency minus these: the connection, protobuf, Python of the client)",
             *notes,
         ],

@@ -270,7 +270,7 @@ def main() -> None:
             print(f"round {number + 1} of {rounds}", file=sys.stderr)
     rows = [row(name, workers, rates) for name, workers in rates]
     record = {
-        "title": "From JPEG in TFRecords to augmented 224x224 batches",
+        "title": "Data loaders: JPEG in TFRecords to augmented 224x224 batches",
         "date": about["date"],
         "command": about["command"],
         "environment": about,
@@ -278,10 +278,10 @@ def main() -> None:
         "notes": [
             f"{WIDTH}x{HEIGHT} JPEG, {kilobytes:.0f} kB on average; batches of {BATCH} (timm's are normalised floats).",
             f"{rounds} interleaved rounds of {count} batches, medians; workers = cores, the program pinned to them.",
-            "images_per_processor_second is the cost of an image over all processes, and holds on a busy machine too.",
+            "images_per_processor_second is per CPU second of all processes, so other programs matter less.",
             f"times_reference compares images_per_second with Pillow and torchvision's transforms at the same work: "
             f"{REFERENCE!r}, or for {LESS} {PRESET!r}.",
-            "What a loader on a CPU can reach at most is the rate of libjpeg-turbo alone.",
+            "The upper bound for a loader on a CPU is the rate of libjpeg-turbo alone.",
         ],
     }
     write_atomic(options.out, (json.dumps(record, indent=1) + "\n").encode())

@@ -145,7 +145,7 @@ def main() -> None:
         "command": about["command"],
         "environment": about,
         "rows": rows,
-        "notes": ["worst_difference is of a logit from the checkpoint's, in units of the largest logit"],
+        "notes": ["worst_difference is that of a logit from the checkpoint's, in units of the largest logit"],
     }
     write_atomic(arguments.out, (json.dumps(report, indent=1) + "\n").encode())
 

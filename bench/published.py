@@ -44,7 +44,7 @@ def published(folder: Path, run: Path | None, notes: list[str], scale: Scale = F
     models = folder / "models"
     if run is None:
         notes.append(
-            "random weights with calibrated batch norms: as fast as trained ones; no accuracy gate judged them"
+            "random weights with calibrated batch norms are as fast as trained ones; no accuracy gate was applied"
         )
     if models.is_dir():
         return models

@@ -313,8 +313,8 @@ def main() -> None:
         "rows": found,
         "notes": [
             *said,
-            "closed loops; one uint8 image a request, the bare session alone also in batches",
-            "the load generator shares the cores with the server, and no other server runs meanwhile",
+            "closed loops with one uint8 image in a request; the session without a server also in batches",
+            "the load generator shares the cores with the server; no other server runs at the same time",
             "threads spin for 30 us at most while they wait, peers' too (PyTriton's longer: an older ONNX Runtime), "
             "except in the rows that say otherwise",
             *notes,

@@ -138,7 +138,7 @@ def main() -> int:
     print(said)
     about = plain(environment("nvidia-dali-cuda120", "nvidia-dali-cuda130"))
     record = {
-        "title": f"Soak: JPEG to {scale.title} on the pip server, at 80 % load",
+        "title": f"Soak test: JPEG to {scale.title} on the server from PyPI, at 80 % load",
         "date": about["date"],
         "command": about["command"],
         "environment": about,

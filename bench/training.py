@@ -193,7 +193,7 @@ def main() -> int:
         "environment": place,
         "rows": rows,
         "notes": [
-            f"The updates of the first table take turns in one process, {threads} threads each; medians of {rounds}.",
+            f"In the first table the updates take turns in one process, {threads} threads each; medians of {rounds}.",
             "The plain loop: eager, NCHW, float32, tensor by tensor; the same network, optimiser and EMA formula.",
             "timm's: RMSpropTF, ModelEmaV3, label smoothing; by default float32 and NCHW, and with bfloat16 AMP.",
             f"Loss: the mean over the last third of {updates} updates; lowest and highest of {seeds} seeds; 1 thread.",
