@@ -51,9 +51,9 @@ _PUBLIC = {
     "plot_run": "shrinkserve.training.plot:plot_run",
     "predict": "shrinkserve.api.predict:predict",
     "profile_training": "shrinkserve.training.train:profile_training",
-    "publish": "shrinkserve.api.repository:publish",
+    "publish": "shrinkserve.api.publishing:publish",
     "quickstart": "shrinkserve.api.quickstart:quickstart",
-    "rollback": "shrinkserve.api.repository:rollback",
+    "rollback": "shrinkserve.api.publishing:rollback",
     "plot_confusion": "shrinkserve.training.plot:plot_confusion",
     "split_dataset": "shrinkserve.data.splitting:split_dataset",
     "train": "shrinkserve.training.train:train",
@@ -66,8 +66,8 @@ if TYPE_CHECKING:
     from shrinkserve.api.artifacts import compare, inspect, load
     from shrinkserve.api.exporting import export
     from shrinkserve.api.predict import predict
+    from shrinkserve.api.publishing import publish, rollback
     from shrinkserve.api.quickstart import quickstart
-    from shrinkserve.api.repository import publish, rollback
     from shrinkserve.arch.describe import describe
     from shrinkserve.benchmark.bench import bench
     from shrinkserve.benchmark.planning import plan

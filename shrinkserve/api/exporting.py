@@ -321,7 +321,7 @@ class _Destination:
     def _publish(
         self, made: Exported, card: Card, engines: list[Engine], serving: ServingConfig | None
     ) -> ExportResult:
-        from shrinkserve.api.repository import publish
+        from shrinkserve.api.publishing import publish
         from shrinkserve.serving.repository.version import write_version
 
         staged = made.model.parent / "version"

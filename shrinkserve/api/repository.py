@@ -1,9 +1,8 @@
-"""Commands on a model repository as functions: publish, roll back, list, verify, clean up and tune."""
+"""Commands on a model repository as functions: list, show, verify, clean up, add JPEG and tune."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,22 +12,17 @@ from shrinkserve.errors import ArtifactError, ConfigError
 if TYPE_CHECKING:
     from shrinkserve.artifact import Card
     from shrinkserve.benchmark.tuning import Tuning
-    from shrinkserve.config import ServingConfig
-    from shrinkserve.serving.publish.live import Live
-    from shrinkserve.serving.publish.shadow import ShadowLimits
     from shrinkserve.serving.repository.writer import Repository
 
 REPOSITORY = Path("model_repository")
 """The default model repository."""
 WAIT_SECONDS = 600.0
 """Longest wait for another publisher."""
-LOAD_SECONDS = 600.0
-"""Longest load of a model in a live server: a large engine with a warm-up for each batch size takes minutes."""
 
 Say = Callable[[str], None]
 
 
-def _silent(_: str) -> None:
+def silent(_: str) -> None:
     """Discard a line."""
 
 
@@ -91,123 +85,6 @@ class Cleanup:
     active: int
 
 
-def publish(  # noqa: PLR0913 - options by keyword
-    source: Path,
-    repository: Path = REPOSITORY,
-    *,
-    name: str | None = None,
-    options: ServingConfig | None = None,
-    initial: ServingConfig | None = None,
-    url: str | None = None,
-    token: str | None = None,
-    insecure: bool = False,
-    data: Path | None = None,
-    shadow: int = 0,
-    max_flips: float | None = None,
-    max_slowdown: float | None = None,
-    scratch: bool = True,
-    allow_gap: bool = False,
-    wait: float = WAIT_SECONDS,
-    say: Say = _silent,
-) -> Path:
-    """Publish an exported version and make it the active one. A failure changes nothing.
-
-    Args:
-        source: a folder with ``model.onnx`` and ``card.json`` that `export` wrote.
-        repository: the model repository.
-        name: the model's name; that of the card when None.
-        options: serving options; None keeps those of the repository.
-        initial: serving options of a new model, if `options` is None.
-        url: the live server of the repository, ``grpc://HOST:PORT`` or ``http://HOST:PORT``.
-        token: of the server's model control.
-        insecure: allow sending the token without TLS to another machine.
-        data: dataset with the validation images for `shadow`.
-        shadow: number of requests on which the active and the new version are compared.
-        max_flips: largest fraction of predictions that may differ.
-        max_slowdown: largest factor by which the new version may be slower.
-        scratch: load it in a scratch server first.
-        allow_gap: also publish if the input size or classes change; JPEG requests then fail briefly.
-        wait: longest wait for another publisher in seconds.
-        say: receives a line for each step.
-
-    Returns:
-        The version's folder.
-
-    Raises:
-        ConfigError: an invalid name, a missing option, or a gap that is not allowed.
-        ArtifactError: a damaged source, or a repository that cannot be written.
-        ParityError: a server predicts differently from the file.
-        ServerError: the scratch server cannot load it.
-        RequestError: the live server cannot load it.
-        GateError: the comparison exceeds `max_flips` or `max_slowdown`.
-
-    Example::
-
-        shrinkserve.publish("exported/digits", "model_repository", url="grpc://127.0.0.1:8001", token="...")
-    """
-    from shrinkserve.artifact import check_name, read_card
-    from shrinkserve.serving.names import classifier_name
-    from shrinkserve.serving.publish.publish import publish_version
-    from shrinkserve.serving.publish.shadow import ShadowLimits
-    from shrinkserve.serving.server.launch import importable
-
-    if shadow and (url is None or data is None):
-        raise ConfigError("--shadow", expected="--url of the server and --data with the images to send")
-    model = classifier_name(name or read_card(Path(source), "onnx", verify=False).name)
-    check_name(model)
-    images = _validation_images(data, shadow) if data is not None else []
-    limits = ShadowLimits(max_flips, max_slowdown)
-    with _live(url, token, images, limits, insecure=insecure, allow_gap=allow_gap) as live:
-        return publish_version(
-            _repository(repository, wait, say),
-            Path(source),
-            name=model,
-            options=options,
-            initial=initial,
-            encoded=importable("nvidia.dali"),
-            scratch=scratch,
-            live=live,
-            say=say,
-        )
-
-
-def rollback(
-    name: str,
-    repository: Path = REPOSITORY,
-    *,
-    to: int | None = None,
-    url: str | None = None,
-    token: str | None = None,
-    insecure: bool = False,
-    wait: float = WAIT_SECONDS,
-    say: Say = _silent,
-) -> int:
-    """Make an older version the active one.
-
-    Args:
-        name: the model's name.
-        repository: the model repository.
-        to: the version; the one before the active one when None.
-        url: the live server of the repository.
-        token: of the server's model control.
-        insecure: allow sending the token without TLS to another machine.
-        wait: longest wait for another publisher in seconds.
-        say: receives a line for each step.
-
-    Returns:
-        The active version.
-
-    Raises:
-        ConfigError: no such model or version, or no older one.
-        ArtifactError: a damaged version, or a repository that cannot be written.
-        RequestError: the live server cannot load it; the active version stays active.
-    """
-    from shrinkserve.serving.publish.publish import roll_back_version
-
-    with _live(url, token, insecure=insecure) as live:
-        return roll_back_version(_repository(repository, wait, say), name, to, live, say)
-
-
 def list_models(repository: Path = REPOSITORY) -> list[ModelSummary]:
     """Return a summary of each model of a repository.
 
@@ -247,7 +124,7 @@ def add_jpeg(
     *,
     approximate_decoder: bool = False,
     wait: float = WAIT_SECONDS,
-    say: Say = _silent,
+    say: Say = silent,
 ) -> list[Path]:
     """Write the DALI pipeline and the ensemble that let a model take JPEG bytes.
 
@@ -268,7 +145,7 @@ def add_jpeg(
     """
     from shrinkserve.serving.names import model_names
 
-    writer = _repository(repository, wait, say)
+    writer = open_repository(repository, wait, say)
     model = writer.classifier(name)
     writer.add_jpeg(model, approximate_decoder=approximate_decoder)
     return [writer.root / part for part in model_names(model)[1:]]
@@ -311,7 +188,7 @@ def gc(
     keep: int = 2,
     dry_run: bool = False,
     wait: float = WAIT_SECONDS,
-    say: Say = _silent,
+    say: Say = silent,
 ) -> list[Cleanup]:
     """Remove old versions. The active version and the newest others stay.
 
@@ -332,7 +209,7 @@ def gc(
     """
     from shrinkserve.serving.names import public_name
 
-    writer = _repository(repository, wait, say)
+    writer = open_repository(repository, wait, say)
     _chosen(writer, name)  # before the lock, which would make the folder
     results = []
     with writer.locked():
@@ -347,7 +224,7 @@ def gc(
 
 
 def tune(
-    name: str, slo: str, repository: Path = REPOSITORY, *, wait: float = WAIT_SECONDS, say: Say = _silent
+    name: str, slo: str, repository: Path = REPOSITORY, *, wait: float = WAIT_SECONDS, say: Say = silent
 ) -> Tuning:
     """Find the serving options with the highest throughput within a latency limit, and write them.
 
@@ -373,10 +250,11 @@ def tune(
     if quantity != "p99":
         raise ConfigError("--slo", expected="p99=DURATION such as p99=20ms", found=repr(slo))
     limit = parse_duration(duration, "--slo")
-    return tune_serving(_repository(repository, wait, say), name, limit, say=say)
+    return tune_serving(open_repository(repository, wait, say), name, limit, say=say)
 
 
-def _repository(root: Path, wait: float, say: Say) -> Repository:
+def open_repository(root: Path, wait: float, say: Say) -> Repository:
+    """Open a repository to change it."""
     from shrinkserve.serving.repository.writer import Repository
 
     return Repository(Path(root), say=say, wait=wait)
@@ -412,32 +290,3 @@ def _summary(root: Path, name: str) -> ModelSummary:
         top1=float(top1) if isinstance(top1, int | float) else None,
         created=card.created,
     )
-
-
-@contextmanager
-def _live(
-    url: str | None,
-    token: str | None,
-    images: list[bytes] | None = None,
-    limits: ShadowLimits | None = None,
-    *,
-    insecure: bool = False,
-    allow_gap: bool = False,
-) -> Iterator[Live | None]:
-    """Yield the server of a URL, or None without one."""
-    from shrinkserve.serving.client.client import Client
-    from shrinkserve.serving.publish.live import Live
-    from shrinkserve.serving.publish.shadow import ShadowLimits
-
-    if url is None:
-        yield None
-        return
-    with Client(url, token=token, insecure=insecure, timeout=LOAD_SECONDS) as client:
-        yield Live(client, images or [], limits or ShadowLimits(), allow_gap=allow_gap, token=token)
-
-
-def _validation_images(data: Path, count: int) -> list[bytes]:
-    from shrinkserve.data import open_dataset
-
-    dataset = open_dataset(Path(data), "validation")
-    return [dataset.record(index).encoded for index in range(min(count, len(dataset)))]

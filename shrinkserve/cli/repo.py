@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from shrinkserve.api import publishing
 from shrinkserve.api import repository as api
 from shrinkserve.errors import ArtifactError
 from shrinkserve.terminal import print_line, print_table
@@ -98,7 +99,7 @@ def publish(  # noqa: PLR0913, PLR0917 - a command's options
     wait: Wait = api.WAIT_SECONDS,
 ) -> None:
     """Verify a version, try it out and make it the active one. A failure changes nothing."""
-    api.publish(
+    publishing.publish(
         source,
         repository,
         name=name,
@@ -139,7 +140,9 @@ def rollback(
     wait: Wait = api.WAIT_SECONDS,
 ) -> None:
     """Make an older version the active one."""
-    version = api.rollback(name, repository, to=to, url=url, token=token, insecure=insecure, wait=wait, say=print_line)
+    version = publishing.rollback(
+        name, repository, to=to, url=url, token=token, insecure=insecure, wait=wait, say=print_line
+    )
     print_line(f"version {version} of {name} is active")
 
 
