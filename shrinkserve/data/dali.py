@@ -218,5 +218,5 @@ class _Pass:
             labels.append(record.label)
             good.append(index)
         if not samples:
-            raise DataError(f"every image of a batch is bad, the last: {messages[-1]}")
+            raise with_skip_hint(DataError(f"every image of a batch is bad, the last: {messages[-1]}"))
         return _Loaded(part, samples, np.array(labels, dtype=np.int64), np.array(good, dtype=np.int64), messages)

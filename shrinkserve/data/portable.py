@@ -17,7 +17,7 @@ import numpy as np
 from shrinkserve.concurrency import ordered_map
 from shrinkserve.config import Recipe
 from shrinkserve.data.augment import generator
-from shrinkserve.data.bad import BadImages, one_line
+from shrinkserve.data.bad import BadImages, one_line, with_skip_hint
 from shrinkserve.data.batch import Labels, TrainBatch
 from shrinkserve.data.dataset import Dataset
 from shrinkserve.data.order import EpochOrder, Indices, steps_per_epoch
@@ -47,7 +47,7 @@ class PortableLoader:
             for images, part in parts:
                 bad.add(part.messages)
                 if not len(part.labels):
-                    raise DataError(f"every image of a batch is bad, the last: {part.messages[-1]}")
+                    raise with_skip_hint(DataError(f"every image of a batch is bad, the last: {part.messages[-1]}"))
                 yield TrainBatch(images[: len(part.labels)], part.labels, part.indices)
 
     def _parts(self, epoch: _Epoch, start: int) -> Generator[tuple[Pixels, _Part], None, None]:

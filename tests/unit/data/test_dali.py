@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from shrinkserve.config import Recipe, parse_recipe
 from shrinkserve.data import evaluation_batches, open_dataset, train_loader
@@ -166,10 +168,42 @@ def test_dali_approximates_filters_that_it_lacks(photo_folder: Path, interpolati
 
 
 def test_dali_evaluates_an_extreme_panorama(tmp_path: Path) -> None:
-    from PIL import Image
-
     (tmp_path / "val" / "a").mkdir(parents=True)
     Image.new("RGB", (400_000, 2), (9, 8, 7)).save(tmp_path / "val" / "a" / "x.png")
     preprocess = Preprocess(64, geometry="resize_crop", resize_size=256)
     (batch,) = evaluation_batches(open_dataset(tmp_path, "validation"), preprocess, 1, loader="dali")
     assert batch.images[0, 30, 30].tolist() == [9, 8, 7]
+
+
+def save(folder: Path, name: str, image: Image.Image, form: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / name).open("wb") as stream:
+        image.save(stream, form)
+
+
+def test_both_loaders_decode_every_format_the_same_way(tmp_path: Path) -> None:
+    photo = Image.fromarray(np.random.default_rng(0).integers(0, 256, (6, 6, 4), np.uint8), "RGBA").resize((60, 50))
+    grey = Image.fromarray(np.linspace(0, 65535, 3000).astype(np.uint16).reshape(50, 60))
+    folder = tmp_path / "val" / "a"
+    for name, image, form in (
+        ("alpha.png", photo, "PNG"),
+        ("grey16.png", grey, "PNG"),
+        ("palette.png", photo.convert("RGB").quantize(16), "PNG"),
+        ("photo.webp", photo, "WEBP"),
+        ("photo.bmp", photo.convert("RGB"), "BMP"),
+        ("cmyk.jpg", photo.convert("CMYK"), "JPEG"),
+    ):
+        save(folder, name, image, form)
+    dataset = open_dataset(tmp_path, "validation")
+    ours = images(evaluation_batches(dataset, Preprocess(40), 4))
+    theirs = images(evaluation_batches(dataset, Preprocess(40), 4, loader="dali"))
+    assert len(ours) == 6
+    assert (np.abs(ours - theirs).mean((1, 2, 3)) < 0.5).all()
+
+
+@pytest.mark.parametrize("loader", ["portable", "dali"])
+def test_both_loaders_name_a_gif_under_the_name_of_a_jpeg(tmp_path: Path, loader: Literal["portable", "dali"]) -> None:
+    save(tmp_path / "val" / "a", "photo.jpg", Image.new("RGB", (40, 40), (9, 8, 7)), "GIF")
+    batches = evaluation_batches(open_dataset(tmp_path, "validation"), Preprocess(32), 1, loader=loader)
+    with pytest.raises(DataError, match=r"photo\.jpg: cannot decode image: unknown format.*GIF8.*--quarantine"):
+        list(batches)
