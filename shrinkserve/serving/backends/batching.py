@@ -7,6 +7,7 @@ are read in place (DLPack). A batch of one is not copied; a larger one is copied
 from __future__ import annotations
 
 import ctypes
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Protocol
@@ -15,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shrinkserve.serving.backends.arguments import ModelArguments
+from shrinkserve.serving.backends.metrics import ExecutionTimes
 
 Array = npt.NDArray[Any]
 Inputs = dict[str, Array]
@@ -47,21 +49,28 @@ _set_capsule_name = ctypes.pythonapi.PyCapsule_SetName
 _set_capsule_name.argtypes = [ctypes.py_object, ctypes.c_char_p]
 
 
-def respond(requests: Sequence[TritonRequest], arguments: ModelArguments, infer: Infer) -> list[TritonResponse]:
+def respond(
+    requests: Sequence[TritonRequest], arguments: ModelArguments, infer: Infer, times: ExecutionTimes
+) -> list[TritonResponse]:
     """Run the model once for all requests; if that fails, once for each, so that only bad requests fail.
 
     Args:
         requests: the requests of one batch.
         arguments: the model's instance.
         infer: runs the model.
+        times: receives the time that it takes.
 
     Returns:
         A response for each request, in order.
     """
-    if len(requests) > 1 and arguments.batches:
-        with suppress(Exception):  # of any kind: the single runs show which request causes it
-            return _respond(requests, arguments, infer)
-    return [_respond_or_refuse(request, arguments, infer) for request in requests]
+    started = time.perf_counter()
+    try:
+        if len(requests) > 1 and arguments.batches:
+            with suppress(Exception):  # of any kind: the single runs show which request causes it
+                return _respond(requests, arguments, infer)
+        return [_respond_or_refuse(request, arguments, infer) for request in requests]
+    finally:
+        times.add(time.perf_counter() - started, len(requests))
 
 
 def join_rows(requests: Sequence[Inputs]) -> Inputs:

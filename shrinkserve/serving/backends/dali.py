@@ -22,6 +22,7 @@ from PIL import Image, UnidentifiedImageError
 from shrinkserve.preprocess import FORMATS, dali_bytes
 from shrinkserve.serving.backends.arguments import ModelArguments
 from shrinkserve.serving.backends.batching import Array, Inputs, TritonRequest, TritonResponse, respond
+from shrinkserve.serving.backends.metrics import ExecutionTimes
 
 MAX_RUN_PIXELS = 25_000_000
 """Most pixels of an image, and of all images of one run. Decoding takes about 6 bytes a pixel."""
@@ -32,6 +33,7 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Build the pipeline. Triton shows an exception as the reason why the model cannot be loaded."""
+        self._times = ExecutionTimes(args)
         self._arguments = ModelArguments.parse(args, "model.dali")
         if not self._arguments.batches:
             raise ValueError("max_batch_size: expected at least 1, as a DALI pipeline has one, found 0")
@@ -40,7 +42,7 @@ class TritonPythonModel:
 
     def execute(self, requests: Sequence[TritonRequest]) -> list[TritonResponse]:
         """Respond to the requests of one batch."""
-        return respond(requests, self._arguments, self._infer)
+        return respond(requests, self._arguments, self._infer, self._times)
 
     def _build(self) -> Any:  # DALI's classes have no types
         pipeline = dali.Pipeline.deserialize(

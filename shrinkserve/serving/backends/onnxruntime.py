@@ -16,6 +16,7 @@ import onnxruntime as ort
 
 from shrinkserve.serving.backends.arguments import ModelArguments, Tensors
 from shrinkserve.serving.backends.batching import Array, Inputs, TritonRequest, TritonResponse, join_rows, respond
+from shrinkserve.serving.backends.metrics import ExecutionTimes
 
 TYPES = {
     "tensor(bool)": "TYPE_BOOL",
@@ -59,6 +60,7 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Open the session. Triton shows an exception as the reason why the model cannot be loaded."""
+        self._times = ExecutionTimes(args)
         self._arguments = ModelArguments.parse(args, "model.onnx")
         self._session = ort.InferenceSession(
             str(self._arguments.file), session_options(self._arguments), providers=["CPUExecutionProvider"]
@@ -71,7 +73,7 @@ class TritonPythonModel:
 
     def execute(self, requests: Sequence[TritonRequest]) -> list[TritonResponse]:
         """Respond to the requests of one batch."""
-        return respond(requests, self._arguments, self._infer)
+        return respond(requests, self._arguments, self._infer, self._times)
 
     def _infer(self, requests: Sequence[Inputs], names: Sequence[str]) -> Sequence[Array]:
         return self._session.run(names, join_rows(requests), self._run_options)  # type: ignore[no-any-return]

@@ -16,6 +16,7 @@ import openvino as ov
 from shrinkserve.runtimes.openvino import FixedBatches
 from shrinkserve.serving.backends.arguments import ModelArguments, Tensors
 from shrinkserve.serving.backends.batching import Array, Inputs, TritonRequest, TritonResponse, join_rows, respond
+from shrinkserve.serving.backends.metrics import ExecutionTimes
 
 TYPES = {
     "boolean": "TYPE_BOOL",
@@ -31,6 +32,7 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Compile the model. Triton shows an exception as the reason why the model cannot be loaded."""
+        self._times = ExecutionTimes(args)
         self._arguments = ModelArguments.parse(args, "model.xml")
         self._batches = FixedBatches(self._arguments.file, properties(self._arguments))
         self._arguments.check("input", _tensors(self._batches.model.inputs))
@@ -38,7 +40,7 @@ class TritonPythonModel:
 
     def execute(self, requests: Sequence[TritonRequest]) -> list[TritonResponse]:
         """Respond to the requests of one batch."""
-        return respond(requests, self._arguments, self._infer)
+        return respond(requests, self._arguments, self._infer, self._times)
 
     def _infer(self, requests: Sequence[Inputs], names: Sequence[str]) -> Sequence[Array]:
         results = self._batches.infer(join_rows(requests))
