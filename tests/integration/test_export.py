@@ -11,7 +11,9 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import pytest
+from scipy.special import softmax
 
+import shrinkserve as ss
 from shrinkserve.artifact import read_card
 from shrinkserve.cli import main
 from shrinkserve.exporting.passes import FoldBatchNorm
@@ -38,6 +40,16 @@ def test_export_checks_with_dataset_of_run(
 ) -> None:
     assert main(["export", str(smoke_run), "--repository", str(tmp_path)]) == 0
     assert f"256 of 364 validation images of {digits}" in capsys.readouterr().out
+
+
+def test_calibrated_export_scales_probabilities_in_every_engine(smoke_run: Path, digits: Path, tmp_path: Path) -> None:
+    version = ss.export(smoke_run, data=digits, repository=tmp_path, to="fp16", calibrate=True)
+    temperature = version.card.details["temperature"]
+    assert temperature != pytest.approx(1.0, abs=0.01)
+    images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8)
+    for file in ("model.onnx", *(engine.file for engine in version.engines)):
+        outputs = OnnxModel(version.folder / file).infer(images)
+        assert outputs["probabilities"] == pytest.approx(softmax(outputs["logits"] / temperature, axis=1), abs=1e-4)
 
 
 def test_export_version_checks_with_same_images(
