@@ -43,7 +43,7 @@ def split(
     fraction: Annotated[float, typer.Option(help="Validation part of each class.")] = 0.2,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the random choice.")] = 0,
 ) -> None:
-    """Split images into training and validation images, each class by the same fraction. Files are linked or copied."""
+    """Split a folder into training and validation images. Classes get the same fraction; files are linked or copied."""
     from shrinkserve.data.splitting import split_dataset
 
     report = split_dataset(source, target, fraction=fraction, seed=seed)
