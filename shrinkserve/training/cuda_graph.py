@@ -64,7 +64,8 @@ class GraphedPass:
                 self._network.zero_grad(set_to_none=True)
         torch.cuda.current_stream(images.device).wait_stream(side)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        # The thread that copies the next batch may allocate memory meanwhile, which only its own captures forbid.
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             loss, logits = self._compute(images, labels)
         with torch.no_grad():
             for buffer, value in zip(self._network.buffers(), buffers, strict=True):

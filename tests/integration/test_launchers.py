@@ -85,7 +85,7 @@ def test_pytorchjob_fits_pod_security_restricted() -> None:
 
 
 SHIMS = {
-    "srun": 'shift\nexec "$@"',
+    "srun": 'shift\necho "$SRUN_CPUS_PER_TASK" >"$CPUS"\nexec "$@"',
     "scontrol": 'case $1 in show) echo localhost ;; *) echo "$@" >"$REQUEUED" ;; esac',
 }
 """Slurm's commands as a job sees them on one node: the options of srun are those of its first word."""
@@ -95,8 +95,14 @@ def test_slurm_requeues_a_job_that_ran_out_of_time(tmp_path: Path, digits: Path)
     for name, body in SHIMS.items():
         (tmp_path / name).write_text(f"#!/bin/bash\n{body}\n")
         (tmp_path / name).chmod(0o755)
-    job = {"SLURM_JOB_NODELIST": "localhost", "SLURM_NNODES": 1, "SLURM_GPUS_ON_NODE": 2, "SLURM_JOB_ID": 7}
-    names = environment(**job, REQUEUED=tmp_path / "requeued")
+    job = {
+        "SLURM_JOB_NODELIST": "localhost",
+        "SLURM_NNODES": 1,
+        "SLURM_GPUS_ON_NODE": 2,
+        "SLURM_JOB_ID": 7,
+        "SLURM_CPUS_PER_TASK": 3,
+    }
+    names = environment(**job, REQUEUED=tmp_path / "requeued", CPUS=tmp_path / "cpus")
     names["PATH"] = f"{tmp_path}{os.pathsep}{names['PATH']}"
     out = tmp_path / "run"
     words = ["smoke", "--data", str(digits), "--out", str(out)]
@@ -112,6 +118,7 @@ def test_slurm_requeues_a_job_that_ran_out_of_time(tmp_path: Path, digits: Path)
     output = process.communicate(timeout=120)[0]
     assert "SIGTERM: stopped after step" in output
     assert (tmp_path / "requeued").read_text() == "requeue 7\n"
+    assert (tmp_path / "cpus").read_text() == "3\n"  # srun does not inherit --cpus-per-task
     asked = [line for line in Path(command[1]).read_text().splitlines() if line.startswith("#SBATCH --signal")]
     assert asked == ["#SBATCH --signal=B:TERM@120"]  # B: the shell; else only srun's steps would hear of it
 
