@@ -59,7 +59,7 @@ def document_recipe(recipe: Recipe | None = None) -> str:
         >>> print(document_recipe().splitlines()[-1])
         response_cache = false
     """
-    values = None if recipe is None else _flat(recipe.to_dict())
+    values = None if recipe is None else flatten(recipe.to_dict())
     lines, section = [], ""
     for key in recipe_keys():
         before, _, name = key.name.rpartition(".")
@@ -74,11 +74,11 @@ def document_recipe(recipe: Recipe | None = None) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _flat(raw: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+def flatten(raw: Mapping[str, object], prefix: str = "") -> dict[str, object]:
     """Return nested data with keys such as ``section.key``."""
     found: dict[str, object] = {}
     for key, value in raw.items():
-        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+        found |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
     return found
 
 

@@ -6,13 +6,13 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
 
 from shrinkserve.artifact import CARD
 from shrinkserve.atomic import check_writable, unwritable, write_atomic
 from shrinkserve.config import Recipe, load_recipe
+from shrinkserve.config.keys import flatten
 from shrinkserve.errors import ConfigError
 from shrinkserve.training.checkpoints import FOLDER, listed
 from shrinkserve.training.logs import METRICS, TENSORBOARD
@@ -192,16 +192,6 @@ def _remove(path: Path) -> None:
 
 def changes(before: Recipe, now: Recipe) -> list[str]:
     """Return one text for each key that differs, ``section.key (old -> new)``."""
-    old, new = _flat(before.to_dict()), _flat(now.to_dict())
+    old, new = flatten(before.to_dict()), flatten(now.to_dict())
     keys = sorted({*old, *new})
     return [f"{key} ({old.get(key)} -> {new.get(key)})" for key in keys if old.get(key) != new.get(key)]
-
-
-def _flat(section: Mapping[str, object], prefix: str = "") -> dict[str, object]:
-    flat: dict[str, object] = {}
-    for key, value in section.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = list(value) if isinstance(value, tuple) else value
-    return flat
