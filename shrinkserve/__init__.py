@@ -20,6 +20,8 @@ __version__ = "0.1.0"
 # Public name -> module and the name there. The imports below repeat it for type checkers; a test compares them.
 _PUBLIC = {
     "AsyncClient": "shrinkserve.serving.client.async_client:AsyncClient",
+    "BenchRecord": "shrinkserve.benchmark.report.record:BenchRecord",
+    "CapacityPlan": "shrinkserve.benchmark.capacity:CapacityPlan",
     "Client": "shrinkserve.serving.client.client:Client",
     "EvaluationResult": "shrinkserve.training.evaluation:EvaluationResult",
     "ImportResult": "shrinkserve.training.finish:ImportResult",
@@ -70,7 +72,9 @@ if TYPE_CHECKING:
     from shrinkserve.api.quickstart import quickstart
     from shrinkserve.arch.describe import describe
     from shrinkserve.benchmark.bench import bench
+    from shrinkserve.benchmark.capacity import CapacityPlan
     from shrinkserve.benchmark.planning import plan
+    from shrinkserve.benchmark.report.record import BenchRecord
     from shrinkserve.config import load_recipe
     from shrinkserve.data.digits import write_digits
     from shrinkserve.data.indexing import index_dataset
@@ -96,6 +100,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AsyncClient",
+    "BenchRecord",
+    "CapacityPlan",
     "Client",
     "EvaluationResult",
     "ImportResult",
