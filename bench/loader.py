@@ -67,7 +67,7 @@ def make_photos(root: Path, count: int = IMAGES) -> Path:
         photo.resize((WIDTH, HEIGHT), Image.Resampling.LANCZOS, box=box).save(path, quality=QUALITY)
     collection = find_sources(root / "folder")
     shards = packing.plan_shards(collection, root / "shards", {"train": 4, "validation": None})
-    packing.pack(collection, shards, root / "shards", workers=2)
+    packing.write_shards(collection, shards, root / "shards", workers=2)
     return root / "shards"
 
 

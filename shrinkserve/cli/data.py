@@ -14,7 +14,7 @@ from shrinkserve.errors import GateError
 from shrinkserve.terminal import Progress, print_line, print_table
 
 if TYPE_CHECKING:
-    from shrinkserve.data import Usage
+    from shrinkserve.data import SplitUsage
 
 Root = Annotated[Path, typer.Argument(metavar="DIR", help="The dataset: TFRecord shards or an image folder.")]
 Workers = Annotated[int | None, typer.Option(min=1, help="Processes or threads; default: one per usable core.")]
@@ -149,7 +149,7 @@ def info(root: Root, as_json: Json = False) -> None:
     _print_usage([split.usage for split in splits])
 
 
-def _print_usage(usages: Sequence[Usage], *, err: bool = False) -> None:
+def _print_usage(usages: Sequence[SplitUsage], *, err: bool = False) -> None:
     from shrinkserve.data.usage import USAGE_HEADINGS, usage_rows
 
     print_table(USAGE_HEADINGS, usage_rows(usages), left=("why", "classes without images"), err=err)

@@ -7,7 +7,7 @@ open_dataset(root, split) --> Dataset --> evaluation_batches(...) --> Batch, Bat
 """
 
 from shrinkserve.data.batch import Batch, TrainBatch
-from shrinkserve.data.dataset import Dataset, Record, Split, Usage
+from shrinkserve.data.dataset import Dataset, Record, Split, SplitUsage
 from shrinkserve.data.loaders import TrainLoader, evaluation_batches, train_loader
 from shrinkserve.data.opening import open_dataset
 
@@ -16,9 +16,9 @@ __all__ = [
     "Dataset",
     "Record",
     "Split",
+    "SplitUsage",
     "TrainBatch",
     "TrainLoader",
-    "Usage",
     "evaluation_batches",
     "open_dataset",
     "train_loader",

@@ -1,8 +1,8 @@
 """Training-time augmentation: draw its parameters for an image.
 
-`draw` needs only the size of an image, so all loaders apply the same parameters. All colour operations are affine in
-RGB (hue and saturation act in YIQ, as in NVIDIA DALI). A chain of them is one affine map, so pixels are rounded and
-clipped once, at the end.
+`draw_augmentation` needs only the size of an image, so all loaders apply the same parameters. All colour operations
+are affine in RGB (hue and saturation act in YIQ, as in NVIDIA DALI). A chain of them is one affine map, so pixels are
+rounded and clipped once, at the end.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def generator(seed: int, epoch: int, index: int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, epoch, index))))
 
 
-def draw(
+def draw_augmentation(
     config: AugmentConfig, rng: np.random.Generator, width: int, height: int, size: int, default: Interpolation
 ) -> AugmentParams:
     """Draw the augmentation of an image of `width` x `height` pixels that becomes `size` x `size`.

@@ -20,7 +20,7 @@ import numpy as np
 
 from shrinkserve.concurrency import ordered_map
 from shrinkserve.config import Recipe
-from shrinkserve.data.augment import draw, generator
+from shrinkserve.data.augment import draw_augmentation, generator
 from shrinkserve.data.bad import BadImages, one_line, with_skip_hint
 from shrinkserve.data.batch import Batch, Labels, TrainBatch
 from shrinkserve.data.dali_pipeline import Argument, DaliPipeline, augment_arguments, resize_arguments
@@ -28,7 +28,7 @@ from shrinkserve.data.dataset import Dataset, Record
 from shrinkserve.data.order import EpochOrder, Indices, evaluation_order, steps_per_epoch
 from shrinkserve.data.pixels import plain_jpeg_size
 from shrinkserve.errors import DataError
-from shrinkserve.preprocess import MAX_PIXELS, Layout, Preprocess, decode
+from shrinkserve.preprocess import MAX_PIXELS, ImageLayout, Preprocess, decode
 from shrinkserve.preprocess.decode import as_bmp
 
 Arguments = Callable[[int, Record, bool], tuple[Argument, ...]]
@@ -59,7 +59,7 @@ class DaliLoader:
         def arguments(index: int, record: Record, by_pillow: bool) -> tuple[Argument, ...]:
             encoded, width, height = _for_dali(record, by_pillow=by_pillow, apply_exif=preprocess.apply_exif)
             rng = generator(recipe.train.seed, number, index)
-            drawn = draw(recipe.augment, rng, width, height, preprocess.size, preprocess.interpolation)
+            drawn = draw_augmentation(recipe.augment, rng, width, height, preprocess.size, preprocess.interpolation)
             return augment_arguments(encoded, drawn)
 
         bad = BadImages(recipe.data.max_bad_fraction, order.size)
@@ -72,7 +72,7 @@ class DaliLoader:
             yield TrainBatch(images, part.labels, part.indices)
 
 
-def evaluate(
+def dali_batches(
     dataset: Dataset, preprocess: Preprocess, parts: Sequence[Indices], workers: int, device: int | None = None
 ) -> Iterator[Batch]:
     """Yield batches of the images of `parts` with the evaluation pixels; see `evaluation_batches`.
@@ -108,7 +108,7 @@ def decoder_difference(dataset: Dataset, preprocess: Preprocess, limit: int = 64
     """
     order = evaluation_order(len(dataset), rank=0, world=1, limit=limit)
     total = count = 0.0
-    for batch in evaluate(dataset, preprocess, [order[i : i + 16] for i in range(0, len(order), 16)], workers=1):
+    for batch in dali_batches(dataset, preprocess, [order[i : i + 16] for i in range(0, len(order), 16)], workers=1):
         for index, theirs in zip(batch.indices.tolist(), batch.images, strict=True):
             record = dataset.record(index)
             ours = preprocess.evaluate_bytes(record.encoded, record.name)
@@ -126,7 +126,7 @@ def _for_dali(record: Record, *, by_pillow: bool, apply_exif: bool) -> tuple[byt
     return as_bmp(image), *image.size
 
 
-def _prepared(record: Record, preprocess: Preprocess) -> tuple[bytes, Layout]:
+def _prepared(record: Record, preprocess: Preprocess) -> tuple[bytes, ImageLayout]:
     """Return the network's input itself, for an image whose resized picture would be too large."""
     from PIL import Image
 
@@ -134,7 +134,7 @@ def _prepared(record: Record, preprocess: Preprocess) -> tuple[bytes, Layout]:
     rgb = np.repeat(pixels, 3, axis=2) if preprocess.channels == 1 else pixels
     rgb = rgb[..., ::-1] if preprocess.channel_order == "BGR" else rgb
     size = preprocess.size
-    return as_bmp(Image.fromarray(np.ascontiguousarray(rgb))), Layout((0, 0, size, size), (size, size), 0, 0)
+    return as_bmp(Image.fromarray(np.ascontiguousarray(rgb))), ImageLayout((0, 0, size, size), (size, size), 0, 0)
 
 
 @dataclass(frozen=True)

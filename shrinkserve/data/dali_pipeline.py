@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shrinkserve.data.augment import AugmentParams
-from shrinkserve.preprocess import DALI_FILTERS, Layout, Preprocess
+from shrinkserve.preprocess import DALI_FILTERS, ImageLayout, Preprocess
 from shrinkserve.preprocess.resize import Interpolation
 
 Argument = npt.NDArray[np.generic]
@@ -19,7 +19,7 @@ CUT_INPUTS = ("resized", "place")
 AUGMENT_INPUTS = ("flip", "pixel", "mean", "offset", "anchor", "erased", "noise_place", "noise")
 
 
-def resize_arguments(encoded: bytes, layout: Layout, interpolation: Interpolation) -> tuple[Argument, ...]:
+def resize_arguments(encoded: bytes, layout: ImageLayout, interpolation: Interpolation) -> tuple[Argument, ...]:
     """Return the arguments of an evaluation image, in the order of `INPUTS` and `CUT_INPUTS`."""
     width, height = layout.resized
     return (

@@ -33,7 +33,7 @@ class Record:
 
 
 @dataclass(frozen=True)
-class Usage:
+class SplitUsage:
     """The images of a split that are used, and those that are not.
 
     Attributes:
@@ -77,6 +77,6 @@ class Dataset(Protocol):
         """Return a hash of the images' names and labels, with and without those in quarantine the same."""
         ...
 
-    def usage(self) -> Usage:
+    def usage(self) -> SplitUsage:
         """Return how many images are used, and why others are not."""
         ...

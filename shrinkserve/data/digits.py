@@ -15,7 +15,7 @@ from shrinkserve.atomic import staged_folder
 from shrinkserve.data.dataset import Split
 from shrinkserve.data.records import BACKGROUND
 from shrinkserve.data.shards import LABELS, PREFIXES, shard_name
-from shrinkserve.data.tfrecord import write_record
+from shrinkserve.data.tfrecord import append_record
 from shrinkserve.data.writing import example, refuse_foreign_folder
 
 CANVAS, DIGIT = 64, 56
@@ -68,7 +68,7 @@ def _write_split(root: Path, split: Split, images: np.ndarray, digits: np.ndarra
             for index in part:
                 digit = int(digits[index])
                 jpeg = _draw(images[index])
-                write_record(
+                append_record(
                     stream,
                     example(
                         jpeg,

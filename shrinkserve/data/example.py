@@ -16,11 +16,11 @@ from google.protobuf.message import DecodeError
 
 from shrinkserve.errors import DataError
 
-Value = bytes | str | int | float | list[bytes] | list[int] | list[float]
+FeatureValue = bytes | str | int | float | list[bytes] | list[int] | list[float]
 Field = descriptor_pb2.FieldDescriptorProto
 
 
-def encode(features: Mapping[str, Value]) -> bytes:
+def encode_example(features: Mapping[str, FeatureValue]) -> bytes:
     """Serialise features; equal features give equal bytes.
 
     Args:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from shrinkserve.data.dataset import Record, Split, Usage
+from shrinkserve.data.dataset import Record, Split, SplitUsage
 from shrinkserve.data.names import class_folders, normalised
 from shrinkserve.data.quarantine import read_quarantine
 from shrinkserve.errors import DataError
@@ -103,10 +103,10 @@ class FolderDataset:
             digest.update(f"\0{path}\0{label}".encode(errors="surrogateescape"))
         return digest.hexdigest()
 
-    def usage(self) -> Usage:
+    def usage(self) -> SplitUsage:
         skipped = dict(self._skipped)
         if self._excluded:
             skipped["in quarantine"] = len(self._excluded)
         counts = np.bincount(self._labels, minlength=len(self.classes))
         empty = [name for name, count in zip(self.classes, counts, strict=True) if not count]
-        return Usage(self.split, len(self), skipped, empty)
+        return SplitUsage(self.split, len(self), skipped, empty)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from shrinkserve.data.dataset import SPLITS, Split, Usage
+from shrinkserve.data.dataset import SPLITS, Split, SplitUsage
 from shrinkserve.data.folder import FolderDataset
 from shrinkserve.data.opening import has_split, open_dataset
 from shrinkserve.data.order import evaluation_order
@@ -41,7 +41,7 @@ class SplitInfo:
     classes: int
     median_bytes: int
     median_size: tuple[int, int]
-    usage: Usage
+    usage: SplitUsage
 
 
 def describe_dataset(root: str | Path) -> list[SplitInfo]:

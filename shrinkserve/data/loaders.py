@@ -115,9 +115,9 @@ def evaluation_batches(  # noqa: PLR0913 - all but three are options with a defa
     parts = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
     workers = available_workers() if workers is None else workers
     if loader == "dali":
-        from shrinkserve.data.dali import evaluate
+        from shrinkserve.data.dali import dali_batches
 
-        return evaluate(dataset, preprocess, parts, workers)
+        return dali_batches(dataset, preprocess, parts, workers)
     return ordered_map(load, parts, workers)
 
 

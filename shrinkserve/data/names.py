@@ -41,7 +41,7 @@ def normalised(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-def read_labels(path: Path) -> list[str]:
+def read_class_list(path: Path) -> list[str]:
     """Read class names in the order of the logits, one a line, the background first.
 
     Raises:
@@ -58,11 +58,11 @@ def read_labels(path: Path) -> list[str]:
     return names
 
 
-def unique_names(classes: Sequence[str]) -> list[str]:
+def numbered_names(classes: Sequence[str]) -> list[str]:
     """Return the names with their position appended where two classes have the same name, as ImageNet's two "crane".
 
     Example:
-        >>> unique_names(["background", "crane", "crane"])
+        >>> numbered_names(["background", "crane", "crane"])
         ['background', 'crane (1)', 'crane (2)']
     """
     counts = Counter(classes)

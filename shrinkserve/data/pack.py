@@ -17,13 +17,13 @@ from pathlib import Path
 import numpy as np
 
 from shrinkserve.atomic import write_atomic
-from shrinkserve.data.dataset import Split, Usage
+from shrinkserve.data.dataset import Split, SplitUsage
 from shrinkserve.data.loaders import available_workers
 from shrinkserve.data.pixels import plain_jpeg_size
 from shrinkserve.data.records import BACKGROUND
 from shrinkserve.data.shards import LABELS, PREFIXES, shard_name
 from shrinkserve.data.sources import Collection, SourceImage, find_sources
-from shrinkserve.data.tfrecord import write_record
+from shrinkserve.data.tfrecord import append_record
 from shrinkserve.data.writing import example
 from shrinkserve.errors import DataError
 from shrinkserve.preprocess import MAX_BYTES, decode
@@ -58,7 +58,7 @@ class PackReport:
     shards: int
     classes: int
     bad: list[str]
-    usage: list[Usage]
+    usage: list[SplitUsage]
 
 
 def pack_dataset(
@@ -97,7 +97,7 @@ def pack_dataset(
     collection = find_sources(Path(source))
     shards = plan_shards(collection, target, {"train": train_shards, "validation": validation_shards})
     workers = available_workers() if workers is None else workers
-    bad = pack(collection, shards, target, workers=workers, skip_bad=skip_bad, progress=progress)
+    bad = write_shards(collection, shards, target, workers=workers, skip_bad=skip_bad, progress=progress)
     images = {split: len(sources) for split, sources in collection.images.items()}
     return PackReport(images, len(shards), len(collection.synsets), bad, collection.usage)
 
@@ -124,7 +124,7 @@ def plan_shards(
     return shards
 
 
-def pack(
+def write_shards(
     collection: Collection,
     shards: list[ShardPlan],
     target: Path,
@@ -208,7 +208,7 @@ def _write_shard(shard: ShardPlan, *, synsets: list[str], texts: list[str], skip
                 bad.append(" ".join(str(exc).split()))
                 continue
             synset, text = synsets[source.label - 1], texts[source.label - 1]
-            write_record(
+            append_record(
                 stream,
                 example(jpeg, size=size, label=source.label, synset=synset, text=text, filename=source.filename),
             )

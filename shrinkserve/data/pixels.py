@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from shrinkserve.config import AugmentConfig
-from shrinkserve.data.augment import AugmentParams, Colour, draw
+from shrinkserve.data.augment import AugmentParams, Colour, draw_augmentation
 from shrinkserve.data.dataset import Record
 from shrinkserve.preprocess import MAX_BYTES, MAX_PIXELS, Box, Interpolation, Pixels, Preprocess, decode
 
@@ -42,13 +42,13 @@ def augmented(record: Record, config: AugmentConfig, rng: np.random.Generator, p
     size, default = preprocess.size, preprocess.interpolation
     plain = None if preprocess.apply_exif else plain_jpeg_size(record.encoded)
     if plain is not None:
-        drawn = draw(config, rng, *plain, size, default)
+        drawn = draw_augmentation(config, rng, *plain, size, default)
         pixels, box = _decode_jpeg(record, plain, drawn.crop, size)
     else:
         pixels = np.array(decode(record.encoded, record.name, apply_exif=preprocess.apply_exif))
-        drawn = draw(config, rng, pixels.shape[1], pixels.shape[0], size, default)
+        drawn = draw_augmentation(config, rng, pixels.shape[1], pixels.shape[0], size, default)
         box = drawn.crop
-    return _finish(resize(pixels, box, size, drawn.interpolation), drawn)
+    return _finish(resize_uint8(pixels, box, size, drawn.interpolation), drawn)
 
 
 def plain_jpeg_size(encoded: bytes) -> tuple[int, int] | None:
@@ -82,7 +82,7 @@ def _decode_jpeg(record: Record, original: tuple[int, int], crop: Box, size: int
     return pixels, (left // factor, top // factor, right // factor, bottom // factor)
 
 
-def resize(pixels: Pixels, box: Box, size: int, interpolation: Interpolation) -> Pixels:
+def resize_uint8(pixels: Pixels, box: Box, size: int, interpolation: Interpolation) -> Pixels:
     """Resize part of an image, antialiased where it shrinks.
 
     Args:

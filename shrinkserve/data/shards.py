@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from shrinkserve.atomic import write_atomic
-from shrinkserve.data.dataset import SPLITS, Record, Split, Usage
+from shrinkserve.data.dataset import SPLITS, Record, Split, SplitUsage
 from shrinkserve.data.index import open_shard
-from shrinkserve.data.names import read_labels
+from shrinkserve.data.names import read_class_list
 from shrinkserve.data.quarantine import read_quarantine
 from shrinkserve.data.records import names_in_records, parse_record
 from shrinkserve.data.tfrecord import HINT, Shard
@@ -84,7 +84,7 @@ class ShardDataset:
             DataError: an unreadable labels.txt, a damaged record, or labels that are not 1..N.
         """
         if (root / LABELS).exists():
-            return read_labels(root / LABELS)
+            return read_class_list(root / LABELS)
         excluded = _excluded(root)
         shards: dict[Shard, frozenset[int]] = {}
         for split in SPLITS:
@@ -112,7 +112,7 @@ class ShardDataset:
             digest.update(f"\0{shard.path.name}\0".encode() + shard.offsets.astype("<i8").tobytes())
         return digest.hexdigest()
 
-    def usage(self) -> Usage:
+    def usage(self) -> SplitUsage:
         skipped = Counter[str]()
         if self._quarantined:
             skipped["in quarantine"] = self._quarantined
@@ -120,7 +120,7 @@ class ShardDataset:
         for path in self.folder.iterdir():
             if path.is_file() and path.name not in names:
                 skipped["file that is not a shard"] += 1
-        return Usage(self.split, len(self), dict(skipped))
+        return SplitUsage(self.split, len(self), dict(skipped))
 
 
 def _excluded(root: Path) -> dict[Path, frozenset[int]]:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from shrinkserve.data.dataset import SPLITS, Split, Usage
+from shrinkserve.data.dataset import SPLITS, Split, SplitUsage
 from shrinkserve.data.folder import FolderDataset
 from shrinkserve.errors import DataError
 
@@ -46,7 +46,7 @@ class Collection:
     synsets: list[str]
     texts: list[str]
     images: dict[Split, list[SourceImage]]
-    usage: list[Usage] = field(default_factory=list)
+    usage: list[SplitUsage] = field(default_factory=list)
 
 
 def find_sources(folder: Path) -> Collection:
@@ -64,7 +64,7 @@ def find_sources(folder: Path) -> Collection:
 
 def _from_folder(root: Path) -> Collection:
     images: dict[Split, list[SourceImage]] = {}
-    usage: list[Usage] = []
+    usage: list[SplitUsage] = []
     classes: list[str] = []
     for split in SPLITS:
         if (folder := FolderDataset.find(root, split)) is None:

@@ -38,7 +38,7 @@ def masked_crc(data: bytes) -> int:
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
-def write_record(stream: BinaryIO, data: bytes) -> None:
+def append_record(stream: BinaryIO, data: bytes) -> None:
     """Append one record."""
     length = struct.pack("<Q", len(data))
     stream.write(length + FOOTER.pack(masked_crc(length)) + data + FOOTER.pack(masked_crc(data)))

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from shrinkserve.data.dataset import SPLITS, Usage
+from shrinkserve.data.dataset import SPLITS, SplitUsage
 
 USAGE_HEADINGS = ("split", "used", "skipped", "why", "classes without images")
 SHOWN = 5
 
 
-def usage_rows(usages: Sequence[Usage]) -> list[tuple[str, ...]]:
+def usage_rows(usages: Sequence[SplitUsage]) -> list[tuple[str, ...]]:
     """Return the table's rows: one for each split, also for one that the dataset lacks.
 
     Example:
-        >>> from shrinkserve.data.dataset import Usage
-        >>> usage_rows([Usage("train", 3, {"suffix .gif": 2}, ["b"])])
+        >>> from shrinkserve.data.dataset import SplitUsage
+        >>> usage_rows([SplitUsage("train", 3, {"suffix .gif": 2}, ["b"])])
         [('train', '3', '2', '2 suffix .gif', '1: b'), ('validation', 'missing', '', '', '')]
     """
     rows: list[tuple[str, ...]] = []

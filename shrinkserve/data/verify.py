@@ -9,10 +9,10 @@ from functools import partial
 from pathlib import Path
 
 from shrinkserve.concurrency import ordered_map
-from shrinkserve.data.dataset import SPLITS, Split, Usage
+from shrinkserve.data.dataset import SPLITS, Split, SplitUsage
 from shrinkserve.data.folder import FolderDataset
 from shrinkserve.data.loaders import available_workers
-from shrinkserve.data.names import unique_names
+from shrinkserve.data.names import numbered_names
 from shrinkserve.data.opening import has_split, open_dataset
 from shrinkserve.data.quarantine import BadImage, read_quarantine, write_quarantine
 from shrinkserve.data.records import parse_record
@@ -21,7 +21,7 @@ from shrinkserve.data.tfrecord import Shard
 from shrinkserve.errors import DataError
 from shrinkserve.preprocess import decode
 
-Progress = Callable[[Split, int, int], None]
+VerifyProgress = Callable[[Split, int, int], None]
 """Called with the split, the number of finished shards or classes, and their total."""
 
 
@@ -41,7 +41,7 @@ class VerifyReport:
     counts: dict[str, int] = field(default_factory=dict)
     bad: list[BadImage] = field(default_factory=list)
     new: list[BadImage] = field(default_factory=list)
-    usage: Usage = field(default_factory=lambda: Usage("train", 0))
+    usage: SplitUsage = field(default_factory=lambda: SplitUsage("train", 0))
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class _Split:
 
 
 def verify_dataset(
-    root: str | Path, *, quarantine: bool = False, workers: int | None = None, progress: Progress | None = None
+    root: str | Path, *, quarantine: bool = False, workers: int | None = None, progress: VerifyProgress | None = None
 ) -> list[VerifyReport]:
     """Read and decode every image of every split, including those in quarantine.
 
@@ -110,10 +110,10 @@ def verify_dataset(
 def _report(
     split: Split, found: _Split, counts: Counter[int], bad: list[BadImage], new: list[BadImage]
 ) -> VerifyReport:
-    names = unique_names(found.classes)
+    names = numbered_names(found.classes)
     empty = [name for label, name in enumerate(names) if label >= found.first and not counts[label]]
     skipped = found.skipped | ({"bad": len(bad)} if bad else {})
-    usage = Usage(split, sum(counts.values()), skipped, empty)
+    usage = SplitUsage(split, sum(counts.values()), skipped, empty)
     return VerifyReport(split, {names[label]: counts[label] for label in sorted(counts)}, bad, new, usage)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from shrinkserve.data import quarantine
-from shrinkserve.data.example import encode
+from shrinkserve.data.example import encode_example
 from shrinkserve.data.shards import LABELS, PREFIXES
 from shrinkserve.errors import DataError
 
@@ -25,7 +25,7 @@ def example(encoded: bytes, *, size: tuple[int, int], label: int, synset: str, t
     """
     width, height = size
     boxes = {f"image/object/bbox/{edge}": list[float]() for edge in ("xmin", "xmax", "ymin", "ymax")}
-    return encode(
+    return encode_example(
         {
             "image/encoded": encoded,
             "image/class/label": label,

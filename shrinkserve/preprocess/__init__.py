@@ -13,7 +13,7 @@ from shrinkserve.preprocess.checks import MAX_SIZE
 from shrinkserve.preprocess.contract import Preprocess
 from shrinkserve.preprocess.decode import FORMATS, MAX_BYTES, MAX_PIXELS, ChannelOrder, as_decoded, dali_bytes, decode
 from shrinkserve.preprocess.files import IMAGE_SUFFIXES, Listing, find_images, list_images
-from shrinkserve.preprocess.geometry import Box, Geometry, Layout
+from shrinkserve.preprocess.geometry import Box, Geometry, ImageLayout
 from shrinkserve.preprocess.resize import DALI_FILTERS, Interpolation, Pixels
 
 __all__ = [
@@ -26,8 +26,8 @@ __all__ = [
     "Box",
     "ChannelOrder",
     "Geometry",
+    "ImageLayout",
     "Interpolation",
-    "Layout",
     "Listing",
     "Pixels",
     "Preprocess",

@@ -18,7 +18,7 @@ from shrinkserve.preprocess.decode import ChannelOrder, decode
 from shrinkserve.preprocess.geometry import (
     Box,
     Geometry,
-    Layout,
+    ImageLayout,
     crop_box,
     cut_layout,
     letterbox_layout,
@@ -70,7 +70,7 @@ class Preprocess:
     Example:
         >>> timm_default = Preprocess(224, 0.875, geometry="center")
         >>> timm_default.layout(500, 375)
-        Layout(box=(0, 0, 500, 375), resized=(341, 256), left=58, top=16)
+        ImageLayout(box=(0, 0, 500, 375), resized=(341, 256), left=58, top=16)
     """
 
     size: int = 224
@@ -184,14 +184,14 @@ class Preprocess:
         """The shorter side after the resize, for "center" (as timm computes it) and "resize_crop"."""
         return self.resize_size or math.floor(self.size / self.crop_fraction)
 
-    def layout(self, width: int, height: int) -> Layout:
+    def layout(self, width: int, height: int) -> ImageLayout:
         """Return how an image of `width` x `height` pixels becomes the input."""
         size = self.size
         if self.geometry in ("center", "resize_crop"):
             return cut_layout(width, height, self.shorter_side, size)
         if self.geometry == "letterbox":
             return letterbox_layout(width, height, size)
-        return Layout(self._resized_box(width, height), (size, size), 0, 0)
+        return ImageLayout(self._resized_box(width, height), (size, size), 0, 0)
 
     def _resized_box(self, width: int, height: int) -> Box:
         """Return the box of the geometries that resize to the input's size."""

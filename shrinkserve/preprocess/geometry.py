@@ -11,7 +11,7 @@ TPU_PADDING = 32
 """Pixels that Google's EfficientNet code adds to the network's size before it computes the crop."""
 
 
-class Layout(NamedTuple):
+class ImageLayout(NamedTuple):
     """Steps from one image to the network's input: resize `box` to `resized`, then cut out the input.
 
     Attributes:
@@ -48,18 +48,18 @@ def tpu_box(width: int, height: int, size: int) -> Box:
     return left, top, left + side, top + side
 
 
-def cut_layout(width: int, height: int, shorter: int, size: int) -> Layout:
+def cut_layout(width: int, height: int, shorter: int, size: int) -> ImageLayout:
     """Return torchvision's ``Resize(shorter)`` followed by ``CenterCrop(size)``."""
     tall = width <= height
     resized = (shorter, int(shorter * height / width)) if tall else (int(shorter * width / height), shorter)
-    return Layout((0, 0, width, height), resized, _offset(resized[0], size), _offset(resized[1], size))
+    return ImageLayout((0, 0, width, height), resized, _offset(resized[0], size), _offset(resized[1], size))
 
 
-def letterbox_layout(width: int, height: int, size: int) -> Layout:
+def letterbox_layout(width: int, height: int, size: int) -> ImageLayout:
     """Return the layout that fits the whole image into the input, with a border on two sides."""
     factor = min(size / width, size / height)
     resized = (max(1, round(width * factor)), max(1, round(height * factor)))
-    return Layout((0, 0, width, height), resized, -((size - resized[0]) // 2), -((size - resized[1]) // 2))
+    return ImageLayout((0, 0, width, height), resized, -((size - resized[0]) // 2), -((size - resized[1]) // 2))
 
 
 def _offset(length: int, size: int) -> int:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from shrinkserve.preprocess.decode import MAX_PIXELS
-from shrinkserve.preprocess.geometry import Layout
+from shrinkserve.preprocess.geometry import ImageLayout
 from shrinkserve.preprocess.resize import Interpolation, Pixels, resize
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ Border = int | tuple[int, int, int]
 
 
 def render(
-    image: Image.Image, layout: Layout, size: int, border: Border, interpolation: Interpolation, antialias: bool
+    image: Image.Image, layout: ImageLayout, size: int, border: Border, interpolation: Interpolation, antialias: bool
 ) -> Pixels:
     """Return the input: uint8 [size, size, 3], or [size, size] for an image in mode L."""
     if layout.resized[0] * layout.resized[1] > MAX_PIXELS:
@@ -25,7 +25,7 @@ def render(
     return _cut(resize(image, layout.box, layout.resized, interpolation, antialias), layout, size, border)
 
 
-def _cut(resized: Pixels, layout: Layout, size: int, border: Border) -> Pixels:
+def _cut(resized: Pixels, layout: ImageLayout, size: int, border: Border) -> Pixels:
     """Cut the input out of the resized picture and fill its border."""
     width, height = layout.resized
     if layout.left >= 0 and layout.top >= 0:
@@ -39,7 +39,7 @@ def _cut(resized: Pixels, layout: Layout, size: int, border: Border) -> Pixels:
 
 
 def _render_shown_part(
-    image: Image.Image, layout: Layout, size: int, border: Border, interpolation: Interpolation, antialias: bool
+    image: Image.Image, layout: ImageLayout, size: int, border: Border, interpolation: Interpolation, antialias: bool
 ) -> Pixels:
     """Resize only the part that the input shows, for panoramas whose resized picture would be huge.
 
@@ -53,4 +53,4 @@ def _render_shown_part(
     box = (left, top, max(left + 1, right), max(top + 1, bottom))
     width, height = (min(size, length) for length in layout.resized)
     part = resize(image, box, (width, height), interpolation, antialias)
-    return _cut(part, Layout(box, (width, height), min(0, layout.left), min(0, layout.top)), size, border)
+    return _cut(part, ImageLayout(box, (width, height), min(0, layout.left), min(0, layout.top)), size, border)

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos", "bicubic_tf1"]
 Pixels = npt.NDArray[np.uint8]
-Weights = npt.NDArray[np.float32]
-Indices = npt.NDArray[np.int64]
+TapWeights = npt.NDArray[np.float32]
+TapIndices = npt.NDArray[np.int64]
 Distance = npt.NDArray[np.float64]
 
 DALI_FILTERS: dict[Interpolation, str] = {
@@ -63,7 +63,7 @@ def resize(
     return np.rint(columns.swapaxes(0, 1)).clip(0, 255).astype(np.uint8)
 
 
-def _apply(values: Weights, indices: Indices, weights: Weights) -> Weights:
+def _apply(values: TapWeights, indices: TapIndices, weights: TapWeights) -> TapWeights:
     """Return the weighted sum over the first axis."""
     shape = (-1,) + (1,) * (values.ndim - 1)
     total = np.zeros((len(indices), *values.shape[1:]), dtype=np.float32)
@@ -72,7 +72,7 @@ def _apply(values: Weights, indices: Indices, weights: Weights) -> Weights:
     return total
 
 
-def _taps(length: int, size: int, interpolation: Interpolation) -> tuple[Indices, Weights]:
+def _taps(length: int, size: int, interpolation: Interpolation) -> tuple[TapIndices, TapWeights]:
     """Return the input positions and their weights for each output position: [size, taps] each."""
     position: Distance
     if interpolation == "bicubic_tf1":
@@ -90,7 +90,7 @@ def _taps(length: int, size: int, interpolation: Interpolation) -> tuple[Indices
     weights = {"bilinear": _linear, "lanczos": _lanczos}.get(interpolation, _cubic)(distance)
     if interpolation == "lanczos":
         weights /= weights.sum(axis=1, keepdims=True)
-    indices: Indices = (first[:, None] + offsets).astype(np.int64).clip(0, length - 1)
+    indices: TapIndices = (first[:, None] + offsets).astype(np.int64).clip(0, length - 1)
     return indices, weights.astype(np.float32)
 
 

@@ -16,8 +16,8 @@ from PIL import Image
 
 from shrinkserve.cli import main
 from shrinkserve.data import evaluation_batches, open_dataset
-from shrinkserve.data.example import Features, encode
-from shrinkserve.data.tfrecord import Shard, write_record
+from shrinkserve.data.example import Features, encode_example
+from shrinkserve.data.tfrecord import Shard, append_record
 from shrinkserve.preprocess import Preprocess
 
 Command = Callable[..., None]
@@ -202,7 +202,7 @@ def damage(root: Path) -> dict[str, int]:
             {"image/encoded": jpeg(0)},
         ):
             offsets.append(stream.tell())
-            write_record(stream, encode(features))
+            append_record(stream, encode_example(features))
     return dict(zip(("checksum", "frame", "label", "truncated", "keys"), offsets, strict=True))
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from shrinkserve.config import AugmentConfig
-from shrinkserve.data.augment import LUMA, YIQ, YIQ_INVERSE, Colour, draw, generator, turn_hue
+from shrinkserve.data.augment import LUMA, YIQ, YIQ_INVERSE, Colour, draw_augmentation, generator, turn_hue
 from shrinkserve.data.pixels import recolour
 
 CONFIG = AugmentConfig()
@@ -24,7 +24,7 @@ sides = st.integers(1, 900)
 
 @given(sides, sides, st.integers(0, 10**6))
 def test_crop_is_inside_the_image(width: int, height: int, index: int) -> None:
-    drawn = draw(CONFIG, generator(0, 0, index), width, height, 64, "bicubic")
+    drawn = draw_augmentation(CONFIG, generator(0, 0, index), width, height, 64, "bicubic")
     left, top, right, bottom = drawn.crop
     assert 0 <= left < right <= width
     assert 0 <= top < bottom <= height
@@ -33,7 +33,7 @@ def test_crop_is_inside_the_image(width: int, height: int, index: int) -> None:
 def test_draw_keeps_to_the_ranges() -> None:
     areas, ratios, erased, flips = [], [], [], 0
     for index in range(2000):
-        drawn = draw(CONFIG, generator(1, 2, index), 500, 375, 224, "bicubic")
+        drawn = draw_augmentation(CONFIG, generator(1, 2, index), 500, 375, 224, "bicubic")
         left, top, right, bottom = drawn.crop
         areas.append((right - left) * (bottom - top) / (500 * 375))
         ratios.append((right - left) / (bottom - top))
@@ -54,14 +54,14 @@ def test_draw_keeps_to_the_ranges() -> None:
 
 def test_draw_depends_only_on_seed_epoch_and_index() -> None:
     def crop(*key: int) -> tuple[int, int, int, int]:
-        return draw(CONFIG, generator(*key), 500, 375, 224, "bicubic").crop
+        return draw_augmentation(CONFIG, generator(*key), 500, 375, 224, "bicubic").crop
 
     assert crop(1, 2, 3) == crop(1, 2, 3)
     assert len({crop(1, 2, 3), crop(2, 2, 3), crop(1, 3, 3), crop(1, 2, 4)}) == 4
 
 
 def test_draw_is_the_identity_when_all_is_off(off: AugmentConfig) -> None:
-    drawn = draw(off, generator(0, 0, 0), 80, 80, 64, "bilinear")
+    drawn = draw_augmentation(off, generator(0, 0, 0), 80, 80, 64, "bilinear")
     assert (drawn.crop, drawn.interpolation, drawn.flip) == ((0, 0, 80, 80), "bilinear", False)
     assert drawn.colour is None
     assert drawn.erase is None
@@ -69,7 +69,7 @@ def test_draw_is_the_identity_when_all_is_off(off: AugmentConfig) -> None:
 
 def colours(config: AugmentConfig) -> list[Colour]:
     """2000 draws."""
-    drawn = [draw(config, generator(3, 0, index), 64, 64, 64, "bilinear").colour for index in range(2000)]
+    drawn = [draw_augmentation(config, generator(3, 0, index), 64, 64, 64, "bilinear").colour for index in range(2000)]
     assert all(drawn)
     return drawn  # type: ignore[return-value]
 
@@ -96,14 +96,17 @@ def test_colours_fill_the_published_ranges_evenly(off: AugmentConfig) -> None:
 
 
 def test_interpolations_are_drawn_equally_often() -> None:
-    drawn = [draw(CONFIG, generator(4, 0, index), 500, 375, 224, "lanczos").interpolation for index in range(1500)]
+    drawn = [
+        draw_augmentation(CONFIG, generator(4, 0, index), 500, 375, 224, "lanczos").interpolation
+        for index in range(1500)
+    ]
     counts = Counter(drawn)
     assert set(counts) == {"nearest", "bilinear", "bicubic"}
     assert all(440 < count < 560 for count in counts.values())
 
 
 def test_erased_pixels_are_noise_of_the_full_range() -> None:
-    drawn = [draw(CONFIG, generator(5, 0, index), 500, 375, 224, "bicubic") for index in range(20)]
+    drawn = [draw_augmentation(CONFIG, generator(5, 0, index), 500, 375, 224, "bicubic") for index in range(20)]
     noise = np.concatenate([d.noise.ravel() for d in drawn if d.erase])
     assert (noise.min(), noise.max()) == (0, 255)
     assert np.abs(np.bincount(noise // 16) / len(noise) - 1 / 16).max() < 0.002

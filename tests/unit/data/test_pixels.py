@@ -11,7 +11,7 @@ from PIL import Image
 from shrinkserve.config import AugmentConfig
 from shrinkserve.data.augment import generator
 from shrinkserve.data.dataset import Record
-from shrinkserve.data.pixels import _decode_jpeg, augmented, plain_jpeg_size, resize
+from shrinkserve.data.pixels import _decode_jpeg, augmented, plain_jpeg_size, resize_uint8
 from shrinkserve.errors import DataError
 from shrinkserve.preprocess import Interpolation, Preprocess
 
@@ -47,7 +47,7 @@ def test_plain_jpeg_size_is_none_for_files_that_libjpeg_cannot_convert(photo_fol
 def test_resize_equals_pillow(photo_folder: Path, interpolation: Interpolation) -> None:
     image = Image.open(photo_folder / "train" / "cup" / "00.jpg").convert("RGB")
     box = (11, 5, 107, 80)
-    ours = resize(np.array(image), box, 48, interpolation).astype(int)
+    ours = resize_uint8(np.array(image), box, 48, interpolation).astype(int)
     theirs = np.asarray(image.resize((48, 48), Image.Resampling[interpolation.upper()], box=box), int)
     assert np.abs(ours - theirs).mean() < 0.3
 

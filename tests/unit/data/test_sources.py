@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from shrinkserve.data.names import class_folders
-from shrinkserve.data.pack import pack, pack_dataset, plan_shards
+from shrinkserve.data.pack import pack_dataset, plan_shards, write_shards
 from shrinkserve.data.quarantine import BadImage, read_quarantine, write_quarantine
 from shrinkserve.data.sources import (
     SYNSETS,
@@ -47,7 +47,7 @@ def test_pack_rejects_class_names_before_it_writes(tmp_path: Path) -> None:
     collection = Collection(["n1", "n2"], ["a\nb", "zz"], {"train": images})
     shards = plan_shards(collection, tmp_path / "out", {"train": 1, "validation": 1})
     with pytest.raises(DataError, match="class names: expected one line each"):
-        pack(collection, shards, tmp_path / "out", workers=1)
+        write_shards(collection, shards, tmp_path / "out", workers=1)
     assert not (tmp_path / "out").exists()
 
 

@@ -10,14 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shrinkserve.data.index import index_path, open_shard
-from shrinkserve.data.tfrecord import OVERHEAD, Shard, masked_crc, write_record
+from shrinkserve.data.tfrecord import OVERHEAD, Shard, append_record, masked_crc
 from shrinkserve.errors import DataError
 
 
 def write(path: Path, *records: bytes) -> Path:
     with path.open("wb") as stream:
         for data in records:
-            write_record(stream, data)
+            append_record(stream, data)
     return path
 
 

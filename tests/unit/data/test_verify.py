@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from shrinkserve.data import evaluation_batches, open_dataset
-from shrinkserve.data.names import read_labels
+from shrinkserve.data.names import read_class_list
 from shrinkserve.data.quarantine import read_quarantine
 from shrinkserve.data.tfrecord import Shard
 from shrinkserve.data.usage import usage_rows
@@ -108,23 +108,23 @@ def test_shard_fingerprint_changes_with_class_names_but_not_with_quarantine(pack
 @pytest.mark.parametrize("text", ["background\r\na\r\nb\r\n", "\ufeffbackground\na\nb\n", "background\na\nb"])
 def test_read_labels_accepts_crlf_and_a_byte_order_mark(tmp_path: Path, text: str) -> None:
     (tmp_path / "labels.txt").write_bytes(text.encode())
-    assert read_labels(tmp_path / "labels.txt") == ["background", "a", "b"]
+    assert read_class_list(tmp_path / "labels.txt") == ["background", "a", "b"]
 
 
 @pytest.mark.parametrize("name", ["a\x85b", "a\u2028b", "a\x0bb", "\x1b[1m"])
 def test_read_labels_refuses_names_with_control_characters(tmp_path: Path, name: str) -> None:
     (tmp_path / "labels.txt").write_text(f"background\n{name}\n", encoding="utf-8")
     with pytest.raises(DataError, match="class names"):
-        read_labels(tmp_path / "labels.txt")
+        read_class_list(tmp_path / "labels.txt")
 
 
 def test_a_record_with_label_0_is_named(packed: Path) -> None:
-    from shrinkserve.data.example import encode
-    from shrinkserve.data.tfrecord import write_record
+    from shrinkserve.data.example import encode_example
+    from shrinkserve.data.tfrecord import append_record
 
     size = (packed / TRAIN).stat().st_size
     with (packed / TRAIN).open("ab") as stream:
-        write_record(stream, encode({"image/encoded": b"", "image/class/label": 0}))
+        append_record(stream, encode_example({"image/encoded": b"", "image/class/label": 0}))
     with pytest.raises(DataError, match=rf"train-00001-of-00002 at byte {size}: label: expected 1.*found 0"):
         open_dataset(packed, "train")
     verify_dataset(packed, quarantine=True, workers=1)
