@@ -329,8 +329,8 @@ def main() -> int:
         "notes": [
             f"valid requests by two clients over HTTP and two over gRPC: {right} right, {failed.total()} "
             f"failed or wrong {dict(failed) or ''}; {again.total()} sent again {dict(again) or ''}",
-            "Triton 2.51 takes the number of rows as 32 bits: a request that claims 2^62 of them passes its check, and "
-            "the batch that it joins is refused as a whole; our client then asks again",
+            "Triton 2.51 reads the number of rows as 32 bits. A request with 2^62 rows passes its check, and its whole "
+            "batch is refused; our client then sends its requests again",
             f"memory of the server's processes: {before:.0f} MiB before, {after:.0f} MiB after",
         ],
     }
