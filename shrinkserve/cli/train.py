@@ -73,7 +73,7 @@ def run(  # noqa: PLR0913, PLR0917 - a command's options
     if profile:
         from shrinkserve.training.train import profile_training
 
-        _print_profile(profile_training(loaded, data, nproc=nproc))
+        _print_profile(profile_training(loaded, data, nproc=nproc, teacher=_open_teacher(teacher)))
         return 0
     from shrinkserve.training.loop import Stopped
     from shrinkserve.training.train import train

@@ -41,9 +41,9 @@ def launch_training(
     return read_result(out, trained=trained, verify=False)
 
 
-def launch_profile(recipe: Recipe, data: Path, *, nproc: int) -> StepProfile:
-    """Profile updates in several processes. See `shrinkserve.training.profile.profile_training`."""
-    job = Job(sys.argv, recipe.to_dict(), str(data), "", {}, profile=True)
+def launch_profile(recipe: Recipe, data: Path, *, nproc: int, teacher: str | None = None) -> StepProfile:
+    """Profile updates in several processes. See `shrinkserve.training.train.profile_training`."""
+    job = Job(sys.argv, recipe.to_dict(), str(data), "", {"teacher": teacher}, profile=True)
     with tempfile.TemporaryDirectory(prefix="shrinkserve-") as folder:
         _launch(job, Path(folder), nproc, 0)
         return read_profile(Path(folder))

@@ -13,8 +13,10 @@ import torch.distributed as dist
 
 from shrinkserve.config import Recipe
 from shrinkserve.data import TrainBatch
+from shrinkserve.runtimes.predictor import Predictor
 from shrinkserve.training.distributed import DistContext, join
 from shrinkserve.training.inputs import open_inputs
+from shrinkserve.training.teacher import Teacher
 from shrinkserve.training.torch_settings import torch_settings
 from shrinkserve.training.train_state import TrainState
 
@@ -43,11 +45,12 @@ class StepProfile:
     device: str
 
 
-def profile_here(recipe: Recipe, data: Path) -> StepProfile:
+def profile_here(recipe: Recipe, data: Path, teacher: str | Predictor | None = None) -> StepProfile:
     """Profile updates in this process. See `shrinkserve.training.train.profile_training`."""
     with torch_settings(deterministic=recipe.train.deterministic), join(recipe.train.threads) as ranks:
         inputs = open_inputs(recipe, data, rank=ranks.rank, world=ranks.world)
         state, loader = TrainState(inputs.spec, recipe, ranks), inputs.loader()
+        learned = None if teacher is None else Teacher(teacher, inputs.classes, ranks.device)
         taken: dict[str, list[float]] = defaultdict(list)
         epoch, batches = 0, iter(loader.epoch(0))
         for step in range(WARM_UP + STEPS):
@@ -56,6 +59,9 @@ def profile_here(recipe: Recipe, data: Path) -> StepProfile:
                 epoch += 1
                 batches = iter(loader.epoch(epoch))
             times = {PARTS[0]: clock.lap()}
+            if learned is not None:
+                learned.logits(torch.as_tensor(batch.images))
+                times["teacher (in a thread)"] = clock.lap()
             times |= _parts(state, ranks, batch, clock)
             clock.lap()
             state.update([batch], step, recipe.optimizer.lr * 1e-3)

@@ -98,13 +98,20 @@ def resolve_recipe(recipe: Recipe | str | Path, overrides: Sequence[str] | Mappi
     raise ConfigError("overrides", expected="a recipe's name or file", hint="use load_recipe(source, overrides)")
 
 
-def profile_training(recipe: Recipe | str | Path, data: str | Path, *, nproc: int = 1) -> StepProfile:
+def profile_training(
+    recipe: Recipe | str | Path,
+    data: str | Path,
+    *,
+    nproc: int = 1,
+    teacher: str | os.PathLike[str] | Predictor | None = None,
+) -> StepProfile:
     """Profile updates: ``train --profile``. Writes nothing.
 
     Args:
         recipe: the run, or what `load_recipe` takes.
         data: root of the dataset.
         nproc: processes on this machine.
+        teacher: as for `train`. Its part is the time of its logits alone; in training a thread computes them.
 
     Returns:
         Medians over some updates, single parts and complete updates in turn.
@@ -118,8 +125,12 @@ def profile_training(recipe: Recipe | str | Path, data: str | Path, *, nproc: in
         415.2
     """
     loaded = resolve_recipe(recipe)
+    predictor = None if isinstance(teacher, str | os.PathLike) else teacher
+    source = os.fspath(teacher) if isinstance(teacher, str | os.PathLike) else None
     if nproc > 1 and "RANK" not in os.environ:
+        if predictor is not None:
+            raise ConfigError("teacher", expected="the path of an artifact with nproc > 1", found=predictor.name)
         from shrinkserve.training.launch import launch_profile
 
-        return launch_profile(loaded, Path(data), nproc=nproc)
-    return profile_here(loaded, Path(data))
+        return launch_profile(loaded, Path(data), nproc=nproc, teacher=source)
+    return profile_here(loaded, Path(data), predictor or source)

@@ -84,8 +84,9 @@ def _run(folder: Path) -> None:
     recipe = parse_recipe(job.recipe, "the launcher's recipe")
     if job.profile:
         from shrinkserve.training.profile import profile_here
+        from shrinkserve.training.session import TrainOptions
 
-        profile = profile_here(recipe, Path(job.data))
+        profile = profile_here(recipe, Path(job.data), validate(TrainOptions, job.options, JOB).teacher)
         if _rank() == "0":
             _write(folder / PROFILE, asdict(profile))
         return

@@ -15,7 +15,7 @@ from shrinkserve.runtimes.checkpoint import Checkpoint
 from shrinkserve.runtimes.predictor import Images, Logits
 from shrinkserve.training.prefetch import DeviceBatch
 from shrinkserve.training.teacher import Teacher, distillation_loss
-from shrinkserve.training.train import train
+from shrinkserve.training.train import profile_training, train
 from shrinkserve.training.train_state import TrainState
 
 Make = Callable[..., Recipe]
@@ -97,3 +97,8 @@ def test_distilled_run_records_and_needs_its_teacher(
         train(recipe, colours, tmp_path / "broken", resume=True)
     broken = train(recipe, colours, tmp_path / "broken", teacher=run, resume=True)
     assert broken.card.weights_sha256 == whole.card.weights_sha256
+
+
+def test_profile_has_the_time_of_the_teacher(run: Path, colours: Path, tiny: Make) -> None:
+    assert any("teacher" in part for part in profile_training(tiny(), colours, teacher=run).seconds)
+    assert not any("teacher" in part for part in profile_training(tiny(), colours).seconds)
