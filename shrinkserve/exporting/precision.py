@@ -108,15 +108,31 @@ def lower(model: ir.Model, dtype: ir.DataType, seen: Mapping[str, ActivationHist
 def _kept(model: ir.Model, dtype: ir.DataType, seen: Mapping[str, ActivationHistogram]) -> dict[str, str]:
     """Return the float nodes that stay in float32, with the reason."""
     reasons: dict[str, str] = {}
-    opset, weighted = model.opset_imports.get("", 0), False
+    opset, weighted, logarithms = model.opset_imports.get("", 0), False, _before_logarithms(model)
     for node in model.graph:
         weighted = weighted or node.op_type in WEIGHTED
         if not any(v is not None and v.dtype == FLOAT for v in (*node.inputs, *node.outputs)):
             continue
         reason = "no schema of its types" if _schema(node, opset) is None else _reason(node, dtype, seen, weighted)
+        if reason is None and node in logarithms:
+            reason = "a logarithm reads it"
         if reason is not None:
             reasons[str(node.name)] = reason
     return reasons
+
+
+def _before_logarithms(model: ir.Model) -> set[ir.Node]:
+    """Return the nodes between a weighted layer and a Log: small probabilities become zero in sixteen bits."""
+    found: set[ir.Node] = set()
+    waiting = [node for node in model.graph if node.op_type == "Log"]
+    while waiting:
+        node = waiting.pop()
+        if node in found or node.op_type in WEIGHTED:
+            continue
+        found.add(node)
+        producers = [value.producer() for value in node.inputs if value is not None]
+        waiting += [producer for producer in producers if producer is not None]
+    return found
 
 
 def _reason(node: ir.Node, dtype: ir.DataType, seen: Mapping[str, ActivationHistogram], weighted: bool) -> str | None:
@@ -128,6 +144,8 @@ def _reason(node: ir.Node, dtype: ir.DataType, seen: Mapping[str, ActivationHist
         limit = float(np.finfo(np.float16).max) / HEADROOM
         for value in (*node.inputs, *node.outputs):
             peak = _peak(value, seen)
+            if _underflows(value):
+                return "a constant that would become zero"
             if peak > limit:
                 return f"values up to {peak:.4g}" if value in node.outputs else f"reads values up to {peak:.4g}"
     return None
@@ -140,6 +158,14 @@ def _peak(value: ir.Value | None, seen: Mapping[str, ActivationHistogram]) -> fl
         array = value.const_value.numpy()
         return float(np.abs(array).max()) / HEADROOM if array.size else 0.0  # constants need no headroom
     return seen[str(value.name)].peak if str(value.name) in seen else 0.0
+
+
+def _underflows(value: ir.Value | None) -> bool:
+    """Return True for a constant of which all values become zero in float16, e.g. a lower limit of 1e-30."""
+    if value is None or value.dtype != FLOAT or value.const_value is None:
+        return False
+    array = value.const_value.numpy()
+    return bool(array.any() and not array.astype(np.float16).any())
 
 
 def _schema(node: ir.Node, opset: int) -> onnx.defs.OpSchema | None:

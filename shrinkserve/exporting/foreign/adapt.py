@@ -143,6 +143,8 @@ def _return_logits(model: ir.Model, name: str, classes: int, *, is_logits: bool,
         else:
             least = add_constant(model.graph, "logits.least", np.array(np.finfo(np.float32).tiny, np.float32))
             logits = _append(model, "Log", [_append(model, "Max", [probabilities, least], "logits.clip")], "logits.log")
+            # The file's probabilities may sum to 1 only roughly, e.g. after a cast to float16.
+            probabilities = _append(model, "Softmax", [logits], "probabilities.softmax", {"axis": 1})
     for value, wanted in zip((logits, probabilities), OUTPUTS, strict=True):
         value.name, value.type = wanted, ir.TensorType(ir.DataType.FLOAT)
         value.shape = ir.Shape(["batch", classes])

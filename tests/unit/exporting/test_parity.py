@@ -56,7 +56,7 @@ def test_compare_names_each_difference(flaw: Callable[[np.ndarray], np.ndarray],
 
 
 def test_compare_finds_row_that_depends_on_position() -> None:
-    """The largest batch is asked in whole batches only, so nothing but the permutation can show it."""
+    """All other batches are full, so that only the permutation can show it."""
     flawed = Linear("by place", lambda y: y + (np.arange(len(y)) == 3)[:, None] * (y[:, :1] > 0))
     assert any(
         error.startswith("permuted rows") for error in compare_outputs(RIGHT, flawed, SAMPLES, max_batch=12).violations
@@ -69,10 +69,10 @@ def test_flips_are_sorted_by_margin() -> None:
     )
     assert outcome.flips == 12
     assert sorted(flip.image for flip in outcome.flipped) == list(range(12))
-    answers = RIGHT.predict(SAMPLES.images)
+    logits = RIGHT.predict(SAMPLES.images)
     for flip in outcome.flipped:
-        assert (flip.right, flip.found) == (answers[flip.image].argmax(), 3 - answers[flip.image].argmax())
-        assert flip.margin == answers[flip.image, flip.right] - answers[flip.image, flip.found]
+        assert (flip.right, flip.found) == (logits[flip.image].argmax(), 3 - logits[flip.image].argmax())
+        assert flip.margin == logits[flip.image, flip.right] - logits[flip.image, flip.found]
     margins = [flip.margin for flip in outcome.flipped]
     assert margins == sorted(margins, reverse=True)
 
@@ -90,7 +90,7 @@ def test_flips_within_allowed_fraction_pass(rows: int, passes: bool) -> None:
 
 
 class Fixed:
-    """Given answers, whatever the images; one row an image, told apart by their first pixel."""
+    """Returns given logits; the first pixel of an image is its row."""
 
     size = 8
 
@@ -109,7 +109,7 @@ def numbered(count: int) -> Samples:
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from([FLOAT32, Tolerance(0.01), Tolerance(0.08)]))
 def test_errors_within_near_tie_pass(seed: int, tolerance: Tolerance) -> None:
-    """Logits of few values, so that many classes are tied or nearly so and many answers do change."""
+    """Use few values, so that many classes are tied or nearly tied and many predictions change."""
     rng = np.random.default_rng(seed)
     logits = (rng.integers(-3, 4, (40, 5)) * rng.choice([1e-3, 1, 30])).astype(np.float32)
     error = 0.99 * NEAR_TIE / 2 * tolerance.absolute * max(1.0, float(np.abs(logits).max()))
@@ -119,7 +119,7 @@ def test_errors_within_near_tie_pass(seed: int, tolerance: Tolerance) -> None:
 
 @given(st.integers(0, 2**32 - 1), st.integers(0, 39), st.sampled_from([FLOAT32, Tolerance(0.01), Tolerance(0.08)]))
 def test_flip_beyond_near_tie_fails(seed: int, image: int, tolerance: Tolerance) -> None:
-    """One among forty, and every logit within the tolerance."""
+    """One flip among forty images; every logit is within the tolerance."""
     logits = np.random.default_rng(seed).normal(size=(40, 5)).astype(np.float32)
     limit = tolerance.absolute * max(1.0, float(np.abs(logits).max()))
     first, second = np.argsort(-logits[image])[:2]

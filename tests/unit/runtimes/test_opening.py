@@ -1,4 +1,4 @@
-"""What is opened by a path, and how another engine of a version is named."""
+"""Open artifacts by path and engines by name."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PREPROCESS = Preprocess(size=4)
 
 
 def version(folder: Path) -> Path:
-    """A version whose network answers with the mean of the pixels, with engines of every backend."""
+    """Write a version whose logits are the mean of the pixels, with engines of every backend."""
     nodes = [
         helper.make_node("Cast", ["images"], ["floats"], to=TensorProto.FLOAT),
         helper.make_node("ReduceMean", ["floats", "axes"], ["logits"], keepdims=0),

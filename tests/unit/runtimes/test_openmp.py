@@ -21,7 +21,7 @@ print(work()); release_helpers(); print(count()); print(work(), torch.get_num_th
 
 @pytest.mark.skipif(sys.platform != "linux", reason="counts the threads of GNU's OpenMP")
 def test_release_helpers_ends_threads_until_next_operator() -> None:
-    """In a process of its own: nobody else's threads come or go there."""
+    """Runs in a separate process, in which no other threads start or end."""
     done = subprocess.run([sys.executable, "-c", ALONE], capture_output=True, text=True, timeout=120, check=True)
     busy, released, again, threads = (int(word) for word in done.stdout.split())
     assert (busy - released, again, threads) == (2, busy, 3)

@@ -43,7 +43,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def test_signal_after_models_were_closed_is_handled(path: Path) -> None:
-    """In a process of its own: what this is about ends it."""
+    """Runs in a separate process, because the error would end it."""
     program = """
 import os, pathlib, signal, sys
 from shrinkserve.runtimes.openvino import OpenVinoModel
@@ -107,10 +107,10 @@ def test_openvino_model_rejects_file_in_one_line(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="Linux tells where a thread may run")
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs Linux's list of cores of a thread")
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="with one core there is nothing to share")
 def test_two_models_of_one_thread_do_not_share_a_core(path: Path) -> None:
-    """Each thread may run on every core while it answers: pinned ones all were on the first."""
+    """Threads may use every core while they predict: pinned threads were all on the first core."""
     images = np.zeros((8, SIZE, SIZE, 3), np.uint8)
     ended, thread = threading.Event(), []
 
@@ -133,4 +133,4 @@ def test_two_models_of_one_thread_do_not_share_a_core(path: Path) -> None:
     finally:
         ended.set()
         worker.join()
-    assert len(allowed) == 1, "pinned while it answers, and free between answers"
+    assert len(allowed) == 1, "pinned during a prediction, free otherwise"

@@ -38,7 +38,7 @@ def trt():
 
 
 def used_names() -> set[str]:
-    """What the builder and the runtime ask of TensorRT's module and objects, read from their source."""
+    """Return the names of TensorRT's API that the builder and the runtime use, from their source."""
     names = {"AMPERE_PLUS", "SAME_COMPUTE_CAPABILITY"}
     for module in (build_module, progress_module, runtime):
         tree = ast.parse(Path(str(module.__file__)).read_text(encoding="utf-8"))

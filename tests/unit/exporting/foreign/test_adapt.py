@@ -62,7 +62,7 @@ def test_export_foreign_keeps_predictions(tmp_path: Path, softmax: bool) -> None
 
 
 def test_export_foreign_names_nodes_without_name(tmp_path: Path) -> None:
-    """ONNX does not ask for names; int8 tells layers apart by them."""
+    """ONNX does not require names; int8 identifies layers by them."""
     path, _ = write(tmp_path)
     model = onnx.load(path)
     for node in model.graph.node:

@@ -22,7 +22,7 @@ class Drawing:
         self.channels = {"x": draw(st.integers(1, 6))}
 
     def pick(self) -> str:
-        # The last tensors are the likely ones, so that graphs are deep and still have siblings.
+        # Prefer the last tensors, so that graphs are deep and still have branches.
         names = list(self.channels)[-4:]
         return self.draw(st.sampled_from(names))
 
@@ -84,7 +84,7 @@ class Drawing:
             self.add(op, [x], self.channels[x], **pool)
 
     def model(self) -> ir.Model:
-        """The graph with a global pool and a dense layer behind its last tensor."""
+        """Return the graph with a global pool and a dense layer after its last tensor."""
         last = list(self.channels)[-1]
         axes = numpy_helper.from_array(np.array([2, 3]), "axes")
         head = self.weight(4, self.channels[last])
@@ -110,7 +110,7 @@ def models(draw: st.DrawFn) -> ir.Model:
 
 
 def run(model: ir.Model) -> np.ndarray:
-    """What a model computes for two fixed random images, without the runtime's own rewrites."""
+    """Return the output for two fixed random images, without the runtime's own rewrites."""
     proto = ir.serde.serialize_model(model)
     onnx.checker.check_model(proto, full_check=True)
     options = onnxruntime.SessionOptions()

@@ -1,4 +1,4 @@
-"""That each pass does what it is for, on the smallest graph that has the pattern."""
+"""Each pass on the smallest graph that has its pattern."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from shrinkserve.exporting.passes.editing import GraphPass, conv_weight
 
 
 def drawing(channels: int = 3) -> Drawing:
-    """A drawing that is given every choice but the biases, which are always there."""
+    """Return a drawing whose choices are made by the caller; convolutions always have a bias."""
     empty = Drawing.__new__(Drawing)
     empty.draw, empty.rng = lambda _: True, np.random.default_rng(0)
     empty.nodes, empty.weights, empty.channels = [], [], {"x": channels}
