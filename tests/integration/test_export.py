@@ -16,6 +16,7 @@ from scipy.special import softmax
 import shrinkserve as ss
 from shrinkserve.artifact import read_card
 from shrinkserve.cli import main
+from shrinkserve.exporting.optimise import PassPlan
 from shrinkserve.exporting.passes import FoldBatchNorm
 from shrinkserve.preprocess import Preprocess
 from shrinkserve.runtimes.onnx import OnnxModel
@@ -107,6 +108,7 @@ def test_export_publishes_nothing_when_outputs_differ(
         return right(self, model)
 
     monkeypatch.setattr(FoldBatchNorm, "call", wrong)
+    monkeypatch.setattr("shrinkserve.exporting.exporter.choose_plan", lambda *_, **__: (PassPlan(), []))
     assert main(["export", str(smoke_run), "--repository", str(tmp_path / "repository")]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: step passes: expected logits within")
