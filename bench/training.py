@@ -12,9 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -31,6 +29,7 @@ from loader import import_torchvision_transforms
 from network import QUICK
 from training_peers import Plain, Timm
 
+import shrinkserve as ss
 from shrinkserve import arch
 from shrinkserve.atomic import write_atomic
 from shrinkserve.benchmark.plain import plain
@@ -141,24 +140,19 @@ def curves(ranks: Any, data: Path, model: Model, updates: int, seeds: int) -> li
 
 
 def scaling(data: Path, model: Model, batch: int) -> list[dict[str, Any]]:
-    """Run `shrinkserve train --profile` with one process and with two, with one thread each."""
+    """Profile the trainer with one process and with two, with one thread each."""
     rows: list[dict[str, Any]] = []
     size = model["input_size"]
+    settings = {f"model.{key}": value for key, value in model.items()}
+    settings |= {"train.batch_size": batch, "train.threads": 1, "train.precision": "bfloat16"}
     for processes in (1, 2):
-        sets = [f"model.{key}={value}" for key, value in model.items()]
-        sets += [f"train.batch_size={batch}", "train.threads=1", "train.precision=bfloat16"]
-        command = [sys.executable, "-m", "shrinkserve", "train", "digits", "--data", str(data), "--profile"]
-        command += [word for setting in sets for word in ("--set", setting)] + ["--nproc", str(processes)]
-        output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-        parts = {name.strip(): float(ms) for name, ms in re.findall(r"^(.{16}) +([\d.]+) ms", output, re.MULTILINE)}
-        speed = re.search(r"^speed +([\d.,]+) images/s", output, re.MULTILINE)
-        assert speed is not None, output
+        found = ss.profile_training(ss.load_recipe("digits", settings), data, nproc=processes)
         rows.append(
             {
                 "what": f"train --profile at {size}x{size}, bfloat16, batch {batch} and 1 thread a process",
                 "who": f"{processes} process{'es' if processes > 1 else ''}",
-                "images_per_second": float(speed[1].replace(",", "")),
-                "milliseconds": parts,
+                "images_per_second": found.images_per_second,
+                "milliseconds": {name: 1e3 * seconds for name, seconds in found.seconds.items()},
             }
         )
     rows[1]["times_one"] = rows[1]["images_per_second"] / rows[0]["images_per_second"]
