@@ -79,7 +79,8 @@ def _exists(word: str) -> bool:
     except FileNotFoundError:
         return False
     except (OSError, ValueError) as exc:
-        raise DataError(f"{word[:200]}: cannot be read ({exc})", hint="check the path") from exc
+        reason = getattr(exc, "strerror", None) or exc
+        raise DataError(f"{word[:200]}: cannot be read ({reason})", hint="check the path") from exc
     return True
 
 
