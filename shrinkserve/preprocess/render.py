@@ -28,7 +28,7 @@ def render(
 def _cut(resized: Pixels, layout: ImageLayout, size: int, border: Border) -> Pixels:
     """Cut the input out of the resized picture and fill its border."""
     width, height = layout.resized
-    if layout.left >= 0 and layout.top >= 0:
+    if min(width, height) >= size:
         return resized[layout.top : layout.top + size, layout.left : layout.left + size]
     canvas = np.empty((size, size, *resized.shape[2:]), dtype=np.uint8)
     canvas[:] = border

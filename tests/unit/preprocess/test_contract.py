@@ -118,3 +118,12 @@ def test_scale_and_shift_normalise_as_the_formula() -> None:
     scale, shift = described.scale_and_shift()
     assert (np.array([255, 11, 10], np.float32) * scale + shift).tolist() == [1.0, 5.0, 2.0]
     assert scale.dtype == shift.dtype == np.float32
+
+
+@pytest.mark.parametrize(("width", "height"), [(21, 22), (22, 21)])
+def test_letterbox_fills_a_border_of_one_pixel(width: int, height: int) -> None:
+    preprocess = Preprocess(size=32, geometry="letterbox", fill=(200, 100, 50))
+    pixels = preprocess.evaluate(Image.new("RGB", (width, height)))
+    bordered = pixels[:, -1] if width < height else pixels[-1]
+    assert (bordered == (200, 100, 50)).all()
+    assert (pixels != 0).any(axis=2).sum() == 32

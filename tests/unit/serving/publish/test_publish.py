@@ -93,7 +93,7 @@ def test_publish_rejects_graph_that_does_not_load(tmp_path: Path, source: Path, 
     repository = Repository(tmp_path / "models")
     publish_version(repository, source, scratch=False)
     before = {path: path.read_bytes() for path in (repository.root / "tiny").rglob("*") if path.is_file()}
-    with pytest.raises(ArtifactError, match="ONNX Runtime cannot load it"):
+    with pytest.raises(ArtifactError, match=r"not a readable ONNX file|ONNX Runtime cannot load it"):
         publish_version(repository, refused_source(make_model), scratch=False)
     assert {path: path.read_bytes() for path in (repository.root / "tiny").rglob("*") if path.is_file()} == before
 
