@@ -88,10 +88,10 @@ def open_plan(path: Path) -> TensorRtModel:
     Raises:
         ArtifactError: the card does not list the plan, or the plan does not fit this machine.
     """
-    for engine in engines_of(read_card(path.parent, verify=False)):
-        if path.name in engine.plans:
-            built = validate(BuildInfo, engine.plans[path.name], str(path), error=ArtifactError)
-            kind = "tensorrt-int8" if engine.precision == "int8" else "tensorrt"
+    for entry in engines_of(read_card(path.parent, verify=False)):
+        if path.name in entry.plans:
+            built = validate(BuildInfo, entry.plans[path.name], str(path), error=ArtifactError)
+            kind = "tensorrt-int8" if entry.precision == "int8" else "tensorrt"
             builder = "" if built["library"] == "tensorrt" else f" --builder {built['library']}"
             return TensorRtModel(path, built, f"shrinkserve export {path.parent} --to {kind}{builder}")
     what = f"{path}: its card does not record what it was built by and for"

@@ -114,10 +114,10 @@ class EngineStep:
     def run(self, source: Path, target: Path, _samples: Samples, /) -> StepDetails:
         """Build the plan; report what it was built by and for."""
         trt = import_library(self.library)
-        cache = self.timing_cache
-        if cache is not None:
-            cache = cache.with_name(f"{cache.name}.{cache_name(trt, self.options)}")
-        plan = build_engine(trt, source, self.options, timing_cache=cache, log=self.log, progress=self.progress)
+        timings = self.timing_cache
+        if timings is not None:
+            timings = timings.with_name(f"{timings.name}.{cache_name(trt, self.options)}")
+        plan = build_engine(trt, source, self.options, timing_cache=timings, log=self.log, progress=self.progress)
         write_atomic(target, plan)
         return {"built": {**build_info(trt, self.options)}, "graph_sha256": sha256_file(source)}
 
