@@ -24,7 +24,7 @@ from published import random_run
 from shrinkserve.artifact import MODEL
 from shrinkserve.atomic import write_atomic
 from shrinkserve.benchmark.capacity import Replica
-from shrinkserve.benchmark.capacity_check import check
+from shrinkserve.benchmark.capacity_check import measure_rates
 from shrinkserve.benchmark.load.run import closed_loop
 from shrinkserve.benchmark.plain import plain
 from shrinkserve.benchmark.report.environment import environment
@@ -57,7 +57,7 @@ def main() -> int:
             target = server(running.grpc_url, "capacity", "float32")
             replica = calibrated(target, scale.images(8), timing)
             rates = [load * replica.unbatched_rate for load in LOADS]
-            rows = check(replica, target, ones(scale.images(8)), rates, timing, print)
+            rows = measure_rates(replica, target, ones(scale.images(8)), rates, timing, print)
     result = {
         "title": "Capacity plan: predicted and measured latency of one replica (gRPC, Poisson arrivals)",
         "date": about["date"],

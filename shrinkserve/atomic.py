@@ -31,7 +31,7 @@ def write_atomic(path: Path, content: bytes) -> None:
     """
     with unwritable(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside = beside(path)
+        aside = temporary_name(path)
         try:
             with aside.open("xb") as stream:
                 stream.write(content)
@@ -52,7 +52,7 @@ def staged_folder(target: Path) -> Iterator[Path]:
     """
     with unwritable(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        aside = beside(target)
+        aside = temporary_name(target)
         aside.mkdir()
     try:
         yield aside
@@ -92,7 +92,7 @@ def _exchange_in_one_step(new: Path, target: Path) -> bool:
 
 
 def _exchange_by_renames(new: Path, target: Path) -> None:
-    aside = beside(new)
+    aside = temporary_name(new)
     try:
         os.rename(target, aside)
     except OSError as exc:
@@ -175,7 +175,7 @@ def _fsync(handle: int) -> None:
             raise
 
 
-def beside(path: Path) -> Path:
+def temporary_name(path: Path) -> Path:
     """Return an unused hidden name in the folder of `path`."""
     return path.with_name(f".{path.name[:200]}.{secrets.token_hex(4)}")
 

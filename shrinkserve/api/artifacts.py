@@ -38,7 +38,7 @@ def compare(
         max_batch: largest batch.
 
     Returns:
-        The differences. `violations` is empty if they are within the tolerance; see `check`.
+        The differences. `violations` is empty if they are within the tolerance; see `check_parity`.
 
     Raises:
         ArtifactError: an artifact is missing, damaged or does not run on this machine.
@@ -60,7 +60,7 @@ def compare(
     return replace(outcome, reference=str(reference), candidate=str(candidate), classes=list(right.classes))
 
 
-def check(outcome: Parity) -> None:
+def check_parity(outcome: Parity) -> None:
     """Check that a comparison is within its tolerance.
 
     Raises:

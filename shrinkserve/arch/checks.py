@@ -33,11 +33,11 @@ def check_spec(spec: Spec) -> None:
     Raises:
         SpecError: lists all problems, each with the name of its node.
     """
-    if found := problems(spec):
+    if found := spec_problems(spec):
         raise SpecError(join_messages(found))
 
 
-def problems(spec: Spec) -> list[SpecProblem]:
+def spec_problems(spec: Spec) -> list[SpecProblem]:
     """Return all problems of a network; empty if it is valid."""
     found = [*_name_problems(spec), *_attribute_problems(spec), *_slot_problems(spec), *_flow_problems(spec)]
     # Shapes follow from attributes and edges: their problems would only repeat those.

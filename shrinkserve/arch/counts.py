@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 
-from shrinkserve.arch.shapes import Shape, infer_shapes
+from shrinkserve.arch.shapes import Shape, node_shapes
 from shrinkserve.arch.spec import Spec, inputs, order
 
 KINDS = ("convolution", "depthwise", "dense", "batch_norm")
@@ -116,7 +116,7 @@ def count(spec: Spec, input_size: int | None = None) -> Counts:
     Raises:
         SpecError: names the node whose shapes do not fit at this size.
     """
-    shapes = infer_shapes(spec, input_size)
+    shapes = node_shapes(spec, input_size)
     operations = tuple(_count(spec, name, shapes) for name in order(spec))
     size = next(c.shape[-1] for c in operations if c.kind == "input")
     activations = sum(math.prod(c.shape) for c in operations)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shrinkserve.arch.builder import Builder
-from shrinkserve.arch.checks import join_messages, problems
+from shrinkserve.arch.checks import join_messages, spec_problems
 from shrinkserve.arch.prototxt import Layer, malformed, parse, read_bytes
 from shrinkserve.arch.spec import Spec, input_node
 from shrinkserve.errors import SpecError
@@ -100,7 +100,7 @@ class _Import:
         """Return the network after the last section, which starts at `line`."""
         if "Model" not in self.last or "Dense" not in self.last:
             raise malformed(line, "the network is incomplete", "a [Model] and a [Dense] section")
-        if found := problems(self.net.spec):
+        if found := spec_problems(self.net.spec):
             raise SpecError(
                 join_messages([f"line {self.lines.get(problem.node, line)}: {problem}" for problem in found])
             )

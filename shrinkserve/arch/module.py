@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from shrinkserve.arch.checks import check_spec
-from shrinkserve.arch.shapes import infer_shapes, same_padding
+from shrinkserve.arch.shapes import node_shapes, same_padding
 from shrinkserve.arch.spec import Attributes, Spec, inputs, order, output_node
 from shrinkserve.errors import SpecError
 
@@ -35,7 +35,7 @@ def compile_spec(spec: Spec) -> Network:
         SpecError: the spec is invalid, or a part of a node's name is an attribute of `torch.nn.Module`.
     """
     check_spec(spec)
-    shapes = infer_shapes(spec)
+    shapes = node_shapes(spec)
     graph = fx.Graph()
     values: dict[str, fx.Node] = {}
     modules: dict[str, nn.Module] = {}

@@ -31,7 +31,7 @@ def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
     return total // 2, total - total // 2
 
 
-def infer_shapes(spec: Spec, input_size: int | None = None) -> dict[str, Shape]:
+def node_shapes(spec: Spec, input_size: int | None = None) -> dict[str, Shape]:
     """Return the output shape of every operation.
 
     Args:

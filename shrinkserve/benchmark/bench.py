@@ -233,7 +233,7 @@ def _measure_loads(
         for target in targets:
             sent = requests.of(target)
             record.slo.append(search(target, sent, options.slo, plan.in_flight, plan.timing, progress.say))
-    if stages.served and perf_analyzer.path():
+    if stages.served and perf_analyzer.program():
         for target in targets:
             if target.remote and target.payload == "tensor":
                 progress.say(f"perf_analyzer: {target.name}")

@@ -42,10 +42,10 @@ def check_plan(
     requests = payload(open_dataset(real.data, "validation"), served.preprocess, 1)
     target = server(real.url, served.model, served.precision)
     rates = [*(load * replica.unbatched_rate for load in CHECKED_LOADS), plan.requests_per_second_each]
-    return check(replica, target, requests, rates, Timing(), say, slo)
+    return measure_rates(replica, target, requests, rates, Timing(), say, slo)
 
 
-def check(
+def measure_rates(
     replica: Replica,
     target: Target,
     requests: Sequence[Images],

@@ -18,10 +18,10 @@ HEADINGS = (
     "batched",
     "note",
 )
-"""Columns of `table`: `requests` in flight, images `batched` in an execution by the statistics of the server."""
+"""Columns of `trial_table`: `requests` in flight, images `batched` in an execution by the statistics of the server."""
 
 
-def table(tuning: Tuning) -> Iterator[tuple[object, ...]]:
+def trial_table(tuning: Tuning) -> Iterator[tuple[object, ...]]:
     """Return a row for each trial at its best load; a star marks the chosen one. A failed trial has its outcome."""
     for trial in tuning.trials:
         choice, options = trial.choice, trial.choice.options

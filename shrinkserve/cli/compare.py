@@ -46,7 +46,7 @@ def compare(
         for flip in outcome.flipped:
             right, found = (outcome.classes[index] for index in (flip.right, flip.found))
             print_line(f"image {flip.image}: {right} became {found}, {flip.margin:.3g} apart in the reference")
-    artifacts.check(outcome)
+    artifacts.check_parity(outcome)
 
 
 def inspect(

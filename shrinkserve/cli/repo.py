@@ -184,13 +184,13 @@ def tune(
     wait: Wait = api.WAIT_SECONDS,
 ) -> None:
     """Find the best serving options on this machine. They are measured and written into the configuration."""
-    from shrinkserve.benchmark.tuning_report import HEADINGS, explain_batching, table
+    from shrinkserve.benchmark.tuning_report import HEADINGS, explain_batching, trial_table
 
     tuning = api.tune(name, slo, repository, wait=wait, say=_to_stderr if as_json else print_line)
     if as_json:
         print_line(json.dumps(tuning.to_dict(), indent=1))
         return
-    print_table(HEADINGS, table(tuning), left=("note",))
+    print_table(HEADINGS, trial_table(tuning), left=("note",))
     print_line(explain_batching(tuning))
     if tuning.duel:
         rounds = ", ".join(f"{before:.0f} -> {after:.0f}" for before, after in tuning.duel)

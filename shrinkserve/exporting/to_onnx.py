@@ -47,7 +47,7 @@ class OnnxFromCheckpoint:
     def run(self, _source: Path, target: Path, _samples: Samples, /) -> StepDetails:
         """Write the graph of the checkpoint."""
         checkpoint = self.checkpoint
-        digest = weights_sha256(checkpoint.module)
+        digest = module_sha256(checkpoint.module)
         model = from_network(checkpoint.module, checkpoint.preprocess)
         model.metadata_props.update(
             {
@@ -61,7 +61,7 @@ class OnnxFromCheckpoint:
         return {"weights_sha256": digest, "operators": graph.operators(model)}
 
 
-def weights_sha256(network: nn.Module) -> str:
+def module_sha256(network: nn.Module) -> str:
     """Return the hash that binds a checkpoint to its exports."""
     return tensors_sha256({name: value.numpy() for name, value in weights(network).items()})
 

@@ -64,7 +64,7 @@ class Checkpoint:
             tensors = load_file(self.path)
         except (OSError, SafetensorError) as exc:
             raise ArtifactError(f"{self.path}: cannot read the weights ({exc})", hint="train again") from exc
-        self.module = restore(self.card.spec, tensors, str(self.path), run_code=run_code)
+        self.module = restore_module(self.card.spec, tensors, str(self.path), run_code=run_code)
 
     def predict(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Return the logits.
@@ -94,7 +94,7 @@ def chosen(weights: str) -> Weights:
     return cast(Weights, weights)
 
 
-def restore(spec: Json, tensors: Arrays, where: str, *, run_code: bool = False) -> nn.Module:
+def restore_module(spec: Json, tensors: Arrays, where: str, *, run_code: bool = False) -> nn.Module:
     """Return the network of a spec with the given weights, in evaluation mode.
 
     Args:

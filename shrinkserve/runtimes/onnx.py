@@ -13,7 +13,7 @@ import numpy.typing as npt
 from shrinkserve.artifact import INPUT, LOGITS, PROBABILITIES
 from shrinkserve.errors import ArtifactError
 from shrinkserve.runtimes.external_data import check_external_data
-from shrinkserve.runtimes.predictor import Images, Logits, describe
+from shrinkserve.runtimes.predictor import Images, Logits, describe_file
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -43,7 +43,7 @@ class OnnxModel:
         self.session = open_session(path, threads, spin=spin, optimise=optimise)
         self.size, logits = self._interface()
         properties: dict[str, str] = self.session.get_modelmeta().custom_metadata_map
-        self.classes, self.preprocess = describe(path, logits, properties)
+        self.classes, self.preprocess = describe_file(path, logits, properties)
 
     @property
     def name(self) -> str:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from shrinkserve.artifact import INPUT, LOGITS
 from shrinkserve.errors import ArtifactError
 from shrinkserve.runtimes.external_data import check_external_data
-from shrinkserve.runtimes.predictor import Images, Logits, describe
+from shrinkserve.runtimes.predictor import Images, Logits, describe_file
 
 if TYPE_CHECKING:
     import openvino
@@ -130,7 +130,7 @@ class OpenVinoModel:
         self.path, self.precision = path, precision
         self.size = int(self.batches.model.input(INPUT).partial_shape[1].get_length())
         count = int(self.batches.model.output(LOGITS).partial_shape[1].get_length())
-        self.classes, self.preprocess = describe(path, count)
+        self.classes, self.preprocess = describe_file(path, count)
 
     @property
     def name(self) -> str:

@@ -40,7 +40,7 @@ class Predictor(Protocol):
         ...
 
 
-def describe(
+def describe_file(
     path: Path, logits: int, properties: Mapping[str, str] | None = None
 ) -> tuple[list[str], Preprocess | None]:
     """Return the class names and the preprocessing of a model file.

@@ -11,7 +11,7 @@ from typing_extensions import TypedDict
 from shrinkserve.artifact import CARD, INPUT, LOGITS, read_card, verify_file
 from shrinkserve.engines import engines_of
 from shrinkserve.errors import ArtifactError
-from shrinkserve.runtimes.predictor import Images, Logits, describe
+from shrinkserve.runtimes.predictor import Images, Logits, describe_file
 from shrinkserve.toml import validate
 
 
@@ -129,7 +129,7 @@ class TensorRtModel:
         shape = tuple(self.engine.get_tensor_shape(INPUT))
         self.size, self.max_batch = int(shape[1]), int(self.engine.get_tensor_profile_shape(INPUT, 0)[2][0])
         count = int(tuple(self.engine.get_tensor_shape(LOGITS))[1])
-        self.classes, self.preprocess = describe(path, count)
+        self.classes, self.preprocess = describe_file(path, count)
 
     @property
     def name(self) -> str:

@@ -140,12 +140,12 @@ def join(threads: int | None = None) -> Iterator[DistContext]:
 def one_machine() -> Iterator[None]:
     """Restrict the sockets of gloo and NCCL to loopback, for processes that are started in the block."""
     loopback = "lo0" if sys.platform == "darwin" else "lo"
-    with environment({name: form.format(loopback) for name, form in SOCKETS.items()}):
+    with set_environment({name: form.format(loopback) for name, form in SOCKETS.items()}):
         yield
 
 
 @contextmanager
-def environment(names: dict[str, str]) -> Iterator[None]:
+def set_environment(names: dict[str, str]) -> Iterator[None]:
     """Set environment variables, and restore them at the end of the block."""
     before = {name: os.environ.get(name) for name in names}
     os.environ |= names

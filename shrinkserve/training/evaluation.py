@@ -12,7 +12,7 @@ from shrinkserve.config import parse_recipe
 from shrinkserve.data import open_dataset
 from shrinkserve.errors import DataError
 from shrinkserve.preprocess import Preprocess
-from shrinkserve.runtimes.checkpoint import Checkpoint, chosen, restore
+from shrinkserve.runtimes.checkpoint import Checkpoint, chosen, restore_module
 from shrinkserve.training import checkpoints
 from shrinkserve.training.distributed import join
 from shrinkserve.training.metrics import evaluate_network
@@ -158,4 +158,4 @@ def open_trained(source: Path, weights: str) -> TrainedNetwork:
     state = RunState.from_dict(snapshot.state, str(source))
     tensors = {name[len(prefix) :]: t.numpy() for name, t in snapshot.tensors.items() if name.startswith(prefix)}
     preprocess = parse_recipe(state.recipe, str(source)).preprocess
-    return TrainedNetwork(restore(state.spec, tensors, str(source), run_code=True), state.classes, preprocess)
+    return TrainedNetwork(restore_module(state.spec, tensors, str(source), run_code=True), state.classes, preprocess)

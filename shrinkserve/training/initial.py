@@ -86,7 +86,7 @@ def _load(path: Path) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def initialise(
+def apply_initial(
     networks: Sequence[nn.Module], spec: Description, initial: InitialWeights, classes: list[str], where: str
 ) -> InitialReport:
     """Copy every tensor that fits into each of the networks.

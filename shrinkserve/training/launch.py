@@ -21,7 +21,7 @@ from shrinkserve import errors
 from shrinkserve.config import Recipe
 from shrinkserve.errors import ShrinkServeError
 from shrinkserve.machine import cores_each
-from shrinkserve.training.distributed import OWN_STORE, STORE, environment, one_machine
+from shrinkserve.training.distributed import OWN_STORE, STORE, one_machine, set_environment
 from shrinkserve.training.finish import TrainResult, read_result
 from shrinkserve.training.loop import Stopped
 from shrinkserve.training.profile import StepProfile
@@ -68,7 +68,7 @@ def _launch(job: Job, folder: Path, nproc: int, max_restarts: int) -> None:
     names = {OWN_STORE: "1", STORE: str(folder / "ranks"), LAUNCH: secrets.token_hex(8)}
     threads = {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": str(cores_each(nproc))}
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
-    with environment({**names, **threads}), one_machine():
+    with set_environment({**names, **threads}), one_machine():
         config, command, words = config_from_args(arguments)
         try:
             elastic_launch(config, command)(*words)

@@ -142,7 +142,7 @@ class TrainingLoop(Run):
         )
         if self.teacher is not None:
             batches = self.teacher.taught(batches)
-        for group in islice(chunks(batches, recipe.train.accumulate), self.steps - done):
+        for group in islice(full_groups(batches, recipe.train.accumulate), self.steps - done):
             rate = learning_rate(recipe, epoch, done / self.steps, self.total_batch)
             self.state.update(group, position.step + 1, rate)
             done, position.step, position.images = done + 1, position.step + 1, position.images + self.total_batch
@@ -229,7 +229,7 @@ class TrainingLoop(Run):
             )
 
 
-def chunks(items: Iterator[T], size: int) -> Iterator[list[T]]:
+def full_groups(items: Iterator[T], size: int) -> Iterator[list[T]]:
     """Return consecutive lists of `size` items; the rest at the end is dropped."""
     while len(group := list(islice(items, size))) == size:
         yield group

@@ -13,7 +13,7 @@ from shrinkserve.training import checkpoints, snapshot
 from shrinkserve.training.checkpoints import TrainingSnapshot
 from shrinkserve.training.display import duration
 from shrinkserve.training.distributed import DistContext
-from shrinkserve.training.initial import initialise, read_initial
+from shrinkserve.training.initial import apply_initial, read_initial
 from shrinkserve.training.inputs import class_weights, open_inputs
 from shrinkserve.training.run_folder import RunFolder
 from shrinkserve.training.state import Position, RunState
@@ -67,7 +67,7 @@ class Run:
             ConfigError: the weights are of another network.
         """
         initial, networks = read_initial(source), (self.state.network, self.state.ema.network)
-        report = initialise(networks, self.inputs.spec, initial, self.inputs.classes, str(source))
+        report = apply_initial(networks, self.inputs.spec, initial, self.inputs.classes, str(source))
         self.parents = initial.parents
         self.say(f"{source}: {report}")
 

@@ -40,7 +40,7 @@ def restore(state: TrainState, tensors: dict[str, Tensor], ranks: DistContext) -
         tensors: of a checkpoint.
         ranks: the processes of the run.
     """
-    parts = split(tensors)
+    parts = by_owner(tensors)
     # Not load_state_dict: it adds the counters of batch norms, which the networks do not have.
     for network, values in ((state.network, parts["model"]), (state.ema.network, parts["ema"])):
         for name, value in network.state_dict().items():
@@ -64,7 +64,7 @@ def check(tensors: dict[str, Tensor], state: TrainState, recipe: Recipe, where: 
     Raises:
         ConfigError: the weights or the optimiser's state do not fit; lists the first differences.
     """
-    parts = split(tensors)
+    parts = by_owner(tensors)
     expected = {name: tuple(value.shape) for name, value in state.network.state_dict().items()}
     for owner in ("model", "ema"):
         found = {name: tuple(value.shape) for name, value in parts[owner].items()}
@@ -88,7 +88,7 @@ def check(tensors: dict[str, Tensor], state: TrainState, recipe: Recipe, where: 
         )
 
 
-def split(tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+def by_owner(tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     """Return the tensors by owner. Counters of batch norms, which older versions wrote, are left out."""
     parts: dict[str, dict[str, Tensor]] = {owner: {} for owner in OWNERS}
     for name, value in tensors.items():

@@ -104,7 +104,7 @@ class Score:
             images=self.images,
             top1=self._proportion(self.top1),
             top5=self._proportion(self.top5),
-            right=pack(self.right),
+            right=pack_flags(self.right),
             calibration=self.calibration.to_record(),
         )
 
@@ -192,14 +192,14 @@ class Agreement:
         return ComparisonRecord(**vars(self), mcnemar_p=mcnemar(self.lost, self.gained))
 
 
-def pack(right: str) -> str:
+def pack_flags(right: str) -> str:
     """Return `Score.right` as base64 text, eight images in a byte."""
     flags = np.frombuffer(right.encode(), np.uint8) == ord("1")
     return b64encode(np.packbits(flags).tobytes()).decode()
 
 
-def unpack(packed: str, images: int) -> Flags:
-    """Return the result of `pack` as flags [images]."""
+def unpack_flags(packed: str, images: int) -> Flags:
+    """Return the result of `pack_flags` as flags [images]."""
     bits: Flags = np.unpackbits(np.frombuffer(b64decode(packed), np.uint8), count=images).astype(np.bool_)
     return bits
 

@@ -32,7 +32,7 @@ class PerfAnalyzerRecord:
     error: str | None = field(default=None, metadata=OPTIONAL)
 
 
-def path() -> str | None:
+def program() -> str | None:
     """Return the path of the program; None if it is not on PATH."""
     return shutil.which(PROGRAM)
 

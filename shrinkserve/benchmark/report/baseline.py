@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from shrinkserve.benchmark.accuracy.run import AccuracyRecord
-from shrinkserve.benchmark.accuracy.score import ScoreRecord, unpack
+from shrinkserve.benchmark.accuracy.score import ScoreRecord, unpack_flags
 from shrinkserve.benchmark.report.record import BenchRecord, FigureRecord, Verdict
 from shrinkserve.benchmark.stats import CONFIDENCE, Estimate, mcnemar
 from shrinkserve.errors import DataError
@@ -61,7 +61,7 @@ def _without_version(stage: str) -> str:
 
 def _by_image(figure: str, was: ScoreRecord, now: ScoreRecord) -> FigureRecord:
     """Compare by McNemar's test, which finds drops that are far inside the intervals."""
-    then, current = (unpack(one.right, one.images) for one in (was, now))
+    then, current = (unpack_flags(one.right, one.images) for one in (was, now))
     lost, gained = int((then & ~current).sum()), int((~then & current).sum())
     p = mcnemar(lost, gained)
     verdict: Verdict = _SAME if p >= 1 - CONFIDENCE else "regression" if lost > gained else "better"

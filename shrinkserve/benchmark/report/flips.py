@@ -19,7 +19,7 @@ SIDE = 160
 
 
 @dataclass(frozen=True)
-class Prediction:
+class StagePrediction:
     """Prediction of one stage."""
 
     who: str
@@ -35,7 +35,7 @@ class FlipFigure:
     name: str
     picture: str
     label: str
-    predictions: tuple[Prediction, Prediction]
+    predictions: tuple[StagePrediction, StagePrediction]
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,8 @@ def flip_groups(record: BenchRecord, dataset: Dataset) -> list[FlipGroup]:
 
 def _figure(flip: Flip, classes: list[str], dataset: Dataset) -> FlipFigure:
     predictions = (
-        Prediction("before", classes[flip.before], flip.margin_before, flip.before == flip.label),
-        Prediction("after", classes[flip.after], flip.margin_after, flip.after == flip.label),
+        StagePrediction("before", classes[flip.before], flip.margin_before, flip.before == flip.label),
+        StagePrediction("after", classes[flip.after], flip.margin_after, flip.after == flip.label),
     )
     return FlipFigure(flip.name, _thumbnail(dataset, flip.index), classes[flip.label], predictions)
 

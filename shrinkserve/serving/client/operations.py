@@ -18,7 +18,7 @@ Flow = Generator["Operation[Any]", Any, T]
 """Logic without input and output: yields operations, receives their results or errors, and returns a result."""
 
 
-class Count(TypedDict, total=False):
+class StatisticDuration(TypedDict, total=False):
     """Number and total duration of some events."""
 
     count: int
@@ -28,21 +28,21 @@ class Count(TypedDict, total=False):
 class RequestStatistics(TypedDict, total=False):
     """Time of requests in each phase inside the server."""
 
-    success: Count
-    fail: Count
-    queue: Count
-    compute_input: Count
-    compute_infer: Count
-    compute_output: Count
+    success: StatisticDuration
+    fail: StatisticDuration
+    queue: StatisticDuration
+    compute_input: StatisticDuration
+    compute_infer: StatisticDuration
+    compute_output: StatisticDuration
 
 
 class BatchStatistics(TypedDict, total=False):
     """Executions of one batch size."""
 
     batch_size: int
-    compute_input: Count
-    compute_infer: Count
-    compute_output: Count
+    compute_input: StatisticDuration
+    compute_infer: StatisticDuration
+    compute_output: StatisticDuration
 
 
 class ModelStatistics(TypedDict, total=False):

@@ -92,7 +92,7 @@ class HttpTransport:
         connection = self._take()
         self._busy.add(connection)
         try:
-            response, body = exchange(connection, request, time.monotonic() + self._endpoint.timeout)
+            response, body = http_exchange(connection, request, time.monotonic() + self._endpoint.timeout)
         except (OSError, HTTPException, ReplyTooLongError) as exc:
             connection.close()
             raise _error(url, exc) from exc
@@ -162,7 +162,7 @@ class _TimedSocket:
         self._sock.shutdown(how)
 
     def close(self) -> None:
-        """Do nothing: `http.client` closes before it has read the last reply of a connection; `exchange` closes."""
+        """Do nothing: `http.client` closes before it has read the last reply; `http_exchange` closes."""
 
     def _limit(self) -> None:
         left = self._deadline - time.monotonic()
@@ -182,7 +182,7 @@ class _TimedReader(io.RawIOBase):
         return self._sock.recv_into(buffer)
 
 
-def exchange(
+def http_exchange(
     connection: HTTPConnection, request: http_codec.HttpRequest, deadline: float
 ) -> tuple[HTTPResponse, bytes]:
     """Send a request and read the reply.

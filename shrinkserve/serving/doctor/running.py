@@ -21,7 +21,7 @@ from shrinkserve.errors import RequestError
 from shrinkserve.serving import containers
 from shrinkserve.serving import names as serving_names
 from shrinkserve.serving.client.http_codec import HttpRequest
-from shrinkserve.serving.client.transport import ReplyTooLongError, exchange
+from shrinkserve.serving.client.transport import ReplyTooLongError, http_exchange
 from shrinkserve.serving.doctor.finding import Finding
 from shrinkserve.serving.doctor.machine import KEEP, OLD, SECONDS
 from shrinkserve.serving.names import CANDIDATE
@@ -68,7 +68,7 @@ class _Server:
         try:
             with closing(HTTPConnection(self._host, self._port, timeout=SECONDS)) as connection:
                 request = HttpRequest(method, path, body=json.dumps(body).encode() if body else b"", limit=MAX_REPLY)
-                response, content = exchange(connection, request, time.monotonic() + SECONDS)
+                response, content = http_exchange(connection, request, time.monotonic() + SECONDS)
         except (OSError, HTTPException, ReplyTooLongError) as exc:
             return _Reply(0, getattr(exc, "strerror", None) or type(exc).__name__)
         try:

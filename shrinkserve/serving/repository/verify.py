@@ -101,9 +101,9 @@ def _misfits(where: str, config: pb.ModelConfig, model: OnnxModel) -> Iterator[s
     if isinstance(batch, int) and batch != config.max_batch_size:  # a name stands for any number
         real["batch"], promised["batch"] = f"{batch} images", f"up to {config.max_batch_size}"
     for key in sorted(real.keys() | promised.keys()):
-        file, said = real.get(key, "none"), promised.get(key, "none")
-        if file != said:
-            yield f"{where}: {key}: the file has {file}, the config {said}"
+        file, written = real.get(key, "none"), promised.get(key, "none")
+        if file != written:
+            yield f"{where}: {key}: the file has {file}, the config {written}"
 
 
 def _engine_problems(folder: Path, config: pb.ModelConfig, card: Card) -> Iterator[str]:

@@ -107,10 +107,10 @@ def test_compare_and_load_accept_every_artifact(run: Path, tmp_path: Path) -> No
         np.testing.assert_allclose(artifacts.load(source).predict(images), right, atol=0.02 * np.abs(right).max())
     outcome = artifacts.compare(run, version.folder)
     assert (outcome.violations, outcome.flips, outcome.images) == ([], 0, 64)
-    artifacts.check(outcome)
+    artifacts.check_parity(outcome)
     raw = artifacts.compare(run, f"{run}@raw")
     with pytest.raises(GateError):
-        artifacts.check(raw)
+        artifacts.check_parity(raw)
 
 
 def test_inspect_returns_contents_and_differences(run: Path, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from shrinkserve.arch import load_network
-from shrinkserve.arch.checks import check_spec, problems
+from shrinkserve.arch.checks import check_spec, spec_problems
 from shrinkserve.arch.spec import Spec, add
 from shrinkserve.errors import SpecError
 
@@ -94,14 +94,14 @@ def test_problems_are_found_all_at_once(spec: Spec) -> None:
     spec.nodes["stem.conv"]["stride"] = 0
     spec.nodes["head.logits"]["units"] = "many"
     add_end(spec)
-    assert [problem.node for problem in problems(spec)] == ["stem.conv", "head.logits", "extra"]
+    assert [problem.node for problem in spec_problems(spec)] == ["stem.conv", "head.logits", "extra"]
 
 
 def test_problems_of_shape_exclude_consequences(spec: Spec) -> None:
     spec.nodes["stage1.cell1.right.conv"]["channels"] = 8
-    assert [problem.node for problem in problems(spec)] == ["stage1.cell1.add"]
+    assert [problem.node for problem in spec_problems(spec)] == ["stage1.cell1.add"]
     spec.nodes["stage1.cell1.left.depthwise"]["groups"] = 7
-    assert [problem.node for problem in problems(spec)] == ["stage1.cell1.left.depthwise"]
+    assert [problem.node for problem in spec_problems(spec)] == ["stage1.cell1.left.depthwise"]
 
 
 def test_check_spec_shows_first_problems_and_counts_rest(spec: Spec) -> None:
@@ -112,4 +112,4 @@ def test_check_spec_shows_first_problems_and_counts_rest(spec: Spec) -> None:
 
 
 def test_problems_of_valid_network_are_none(spec: Spec) -> None:
-    assert problems(spec) == []
+    assert spec_problems(spec) == []

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from shrinkserve.arch import load_network, zoo
 from shrinkserve.arch.importer import import_network, read_network
-from shrinkserve.arch.shapes import infer_shapes
+from shrinkserve.arch.shapes import node_shapes
 from shrinkserve.arch.spec import Spec, add
 from shrinkserve.errors import SpecError
 
@@ -57,7 +57,7 @@ def test_read_network_names_nodes_after_layers() -> None:
 
 def test_load_network_applies_options_to_file() -> None:
     spec = load_network(SMALL, classes=3, input_size=49, dropout=0.5, batch_norm_decay=0.9)
-    assert infer_shapes(spec)["stage2.cell1.out"] == (14, 13, 13)
+    assert node_shapes(spec)["stage2.cell1.out"] == (14, 13, 13)
     assert (spec.nodes["logits"]["units"], spec.nodes["drop"]["rate"]) == (3, 0.5)
     assert spec.nodes["first.norm"]["decay"] == 0.9
     assert same(load_network(SMALL), small_by_hand())
@@ -155,7 +155,7 @@ def test_import_network_gives_network_or_line_after_any_change(changes: list[tup
         lines[index] = line
     with contextlib.suppress(SpecError):
         network = import_network(b"\n".join(lines))
-        assert infer_shapes(network.spec)["logits"] == (network.classes,)
+        assert node_shapes(network.spec)["logits"] == (network.classes,)
         return
     with pytest.raises(SpecError, match=r"^line \d+: "):
         import_network(b"\n".join(lines))

@@ -14,7 +14,7 @@ from torch import nn
 
 from shrinkserve.arch import load_network
 from shrinkserve.arch.module import Concat, Network, SameConv2d, SameMaxPool2d, compile_spec
-from shrinkserve.arch.shapes import infer_shapes
+from shrinkserve.arch.shapes import node_shapes
 from shrinkserve.arch.spec import Spec, add
 from shrinkserve.errors import SpecError
 
@@ -80,7 +80,7 @@ def test_every_node_has_inferred_shape(size: int) -> None:
             module.register_forward_hook(lambda _m, _x, out, name=name: found.update({name: tuple(out.shape[1:])}))
     with torch.no_grad():
         network(images(1, size))
-    assert found == infer_shapes(spec, size)
+    assert found == node_shapes(spec, size)
 
 
 @pytest.mark.parametrize("size", [8, 9])

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from shrinkserve.benchmark.accuracy.run import AccuracyRecord
-from shrinkserve.benchmark.accuracy.score import ComparisonRecord, Proportion, ScoreRecord, pack
+from shrinkserve.benchmark.accuracy.score import ComparisonRecord, Proportion, ScoreRecord, pack_flags
 from shrinkserve.benchmark.load.histogram import LatencyHistogram
 from shrinkserve.benchmark.load.record import LoadRecord, Throughput
 from shrinkserve.benchmark.load.resources import Resources
@@ -128,7 +128,7 @@ def make_score() -> Callable[..., ScoreRecord]:
 
     def make(stage: str, top1: float = 0.98, right: str = "1" * IMAGES) -> ScoreRecord:
         proportion = Proportion(top1 - 0.005, top1 + 0.005, top1, right=round(top1 * IMAGES))
-        return ScoreRecord(stage, len(right), proportion, proportion, pack(right))
+        return ScoreRecord(stage, len(right), proportion, proportion, pack_flags(right))
 
     return make
 

@@ -13,7 +13,7 @@ from shrinkserve.benchmark.load.run import Load
 from shrinkserve.benchmark.load.triton_stats import BatchTime, Phases, ServerTime
 from shrinkserve.benchmark.timing import Timing
 from shrinkserve.benchmark.tuning import Choice, Trial, Tuning, tune_serving
-from shrinkserve.benchmark.tuning_report import HEADINGS, explain_batching, table
+from shrinkserve.benchmark.tuning_report import HEADINGS, explain_batching, trial_table
 from shrinkserve.config import ServingConfig
 from shrinkserve.errors import GateError
 from shrinkserve.serving import model_config
@@ -76,7 +76,7 @@ def test_table_has_a_row_for_each_trial_and_marks_the_chosen_one() -> None:
     lost = Trial(Choice(ServingConfig(), "tensorrt"), error="needs a GPU")
     slow = trial(load(50, 0.5), instances=4)
     tuned = Tuning(0.02, [trial(load(100, 0.01)), trial(load(150, 0.01, 2), instances=2), slow, lost], [(90.0, 150.0)])
-    rows = [[str(cell) for cell in row] for row in table(tuned)]
+    rows = [[str(cell) for cell in row] for row in trial_table(tuned)]
     assert [row[0] for row in rows] == ["default", "*default", "default", "tensorrt"]
     assert rows[1][1:] == ["2 x all", "32", "0", "150", "2", "10.0", "10.0", "1.00"]
     assert all(len(row) == len(HEADINGS) for row in rows[2:])

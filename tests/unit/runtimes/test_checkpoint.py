@@ -14,7 +14,7 @@ from shrinkserve.arch.serialise import to_dict
 from shrinkserve.artifact import Card, sha256_file, tensors_sha256
 from shrinkserve.errors import ArtifactError, ConfigError
 from shrinkserve.preprocess import Preprocess
-from shrinkserve.runtimes.checkpoint import Checkpoint, normalise, restore, weights
+from shrinkserve.runtimes.checkpoint import Checkpoint, normalise, restore_module, weights
 
 PREPROCESS = Preprocess(size=32, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
 
@@ -103,7 +103,7 @@ def test_checkpoint_rejects_damaged_weights(run: Path, tmp_path: Path, damage: s
 def test_restore_rejects_weights_of_other_network(run: Path) -> None:
     spec = to_dict(load_network("shrinkcnn-b", classes=5, input_size=32, width=0.25))
     with pytest.raises(ArtifactError, match="x: weights of another network"):
-        restore(spec, load_file(run / "ema.safetensors"), "x")
+        restore_module(spec, load_file(run / "ema.safetensors"), "x")
 
 
 def test_weights_leave_out_batch_counters(run: Path) -> None:

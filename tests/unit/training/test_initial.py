@@ -16,7 +16,7 @@ from shrinkserve.config import Recipe
 from shrinkserve.errors import ArtifactError, ConfigError
 from shrinkserve.training import checkpoints
 from shrinkserve.training.distributed import join
-from shrinkserve.training.initial import InitialWeights, freeze, head_prefixes, initialise, read_initial
+from shrinkserve.training.initial import InitialWeights, apply_initial, freeze, head_prefixes, read_initial
 from shrinkserve.training.train import train
 from shrinkserve.training.train_state import TrainState
 
@@ -50,7 +50,7 @@ def test_read_initial_takes_averaged_weights(run: Path, kind: str) -> None:
 def test_initialise_takes_all_but_the_classifier_of_other_classes(run: Path, tiny: Make) -> None:
     spec = arch.from_recipe(tiny().model, 3)
     state, initial = state_of(tiny(), 3), read_initial(run)
-    report = initialise((state.network, state.ema.network), spec, initial, ["a", "b", "c"], "run")
+    report = apply_initial((state.network, state.ema.network), spec, initial, ["a", "b", "c"], "run")
     assert report.new == [name for name in state.network.state_dict() if name.startswith(head_prefixes(spec))]
     assert sorted(report.left_out) == sorted(report.new)
     for network in (state.network, state.ema.network):
@@ -60,8 +60,8 @@ def test_initialise_takes_all_but_the_classifier_of_other_classes(run: Path, tin
 
 def test_initialise_takes_no_classifier_of_equally_many_other_classes(run: Path, tiny: Make) -> None:
     spec, state = arch.from_recipe(tiny().model, 2), state_of(tiny(), 2)
-    assert initialise([state.network], spec, read_initial(run), ["cats", "dogs"], "run").new
-    assert not initialise([state.network], spec, read_initial(run), ["blue", "red"], "run").new
+    assert apply_initial([state.network], spec, read_initial(run), ["cats", "dogs"], "run").new
+    assert not apply_initial([state.network], spec, read_initial(run), ["blue", "red"], "run").new
 
 
 def test_initialise_rejects_another_network(run: Path, tiny: Make) -> None:
@@ -69,7 +69,7 @@ def test_initialise_rejects_another_network(run: Path, tiny: Make) -> None:
     state = state_of(wide, 2)
     before = {name: value.clone() for name, value in state.network.state_dict().items()}
     with pytest.raises(ConfigError, match="another network"):
-        initialise([state.network], arch.from_recipe(wide.model, 2), read_initial(run), ["blue", "red"], "run")
+        apply_initial([state.network], arch.from_recipe(wide.model, 2), read_initial(run), ["blue", "red"], "run")
     assert all(torch.equal(value, before[name]) for name, value in state.network.state_dict().items())
 
 
@@ -78,7 +78,7 @@ def test_initialise_rejects_weights_that_are_not_finite(run: Path, tiny: Make) -
     next(iter(tensors.values())).flatten()[0] = float("nan")
     state = state_of(tiny(), 2)
     with pytest.raises(ArtifactError, match="not finite"):
-        initialise(
+        apply_initial(
             [state.network], arch.from_recipe(tiny().model, 2), InitialWeights(tensors, None, {}), ["a", "b"], "x"
         )
 

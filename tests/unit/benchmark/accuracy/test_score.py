@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import top_k_accuracy_score
 
-from shrinkserve.benchmark.accuracy.score import LISTED_FLIPS, Agreement, Score, margin, unpack
+from shrinkserve.benchmark.accuracy.score import LISTED_FLIPS, Agreement, Score, margin, unpack_flags
 
 RNG = np.random.default_rng(7)
 LABELS = RNG.integers(0, 10, 400)
@@ -37,7 +37,7 @@ def test_correct_predictions_are_kept_image_by_image() -> None:
     score = Score("stage")
     for start in range(0, 400, 30):
         score.add(LOGITS[start : start + 30], LABELS[start : start + 30])
-    kept = unpack(score.to_record().right, 400)
+    kept = unpack_flags(score.to_record().right, 400)
     assert (kept == (LOGITS.argmax(axis=1) == LABELS)).all()
     assert len(score.to_record().right) < 80  # six images a character
 

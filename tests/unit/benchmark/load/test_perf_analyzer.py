@@ -32,7 +32,7 @@ def install(folder: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
 
 def test_measure_returns_milliseconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install(tmp_path, monkeypatch, PROGRAM)
-    assert perf_analyzer.path() == str(tmp_path / "perf_analyzer")
+    assert perf_analyzer.program() == str(tmp_path / "perf_analyzer")
     (row,) = perf_analyzer.measure("grpc://127.0.0.1:8001", "digits", [4])
     assert row == PerfAnalyzerRecord("server grpc", 4, 812.5, 4.512, 5.12, 5.81, 9.024)
 
@@ -45,4 +45,4 @@ def test_failed_run_has_its_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_path_is_none_without_the_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert perf_analyzer.path() is None
+    assert perf_analyzer.program() is None
