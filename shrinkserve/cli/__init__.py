@@ -48,6 +48,9 @@ RUNTIMES = (
     *("nvidia-dali-cuda120", "tritonclient"),
 )
 
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as of a shell."""
+
 app = typer.Typer(
     name="shrinkserve",
     help="Train a compact image classifier, deploy it to NVIDIA Triton, and verify its predictions.",
@@ -89,12 +92,17 @@ def main(argv: list[str] | None = None) -> int:
     """Run a command line and return its exit code: 0, 1 for a missed gate, 2 for an error, 130 for Ctrl-C."""
     try:
         result = app(argv, prog_name="shrinkserve", standalone_mode=False)
+        if result == INTERRUPTED:  # typer turns Ctrl-C into this exit code
+            return _fail("interrupted", INTERRUPTED)
         return result if isinstance(result, int) else 0
-    except BrokenPipeError:  # e.g. `| head`
+    except SystemExit as exc:
+        if not isinstance(exc.__context__, BrokenPipeError):
+            raise
+        # The reader of the output has ended, e.g. `| head`. typer exits with 1 then.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (KeyboardInterrupt, typer.Abort):
-        return _fail("interrupted", 130)
+        return _fail("interrupted", INTERRUPTED)
     except typer.TyperException as exc:
         return _explain_usage(exc, sys.argv[1:] if argv is None else argv)
     except (ShrinkServeError, ModuleNotFoundError, OSError) as exc:

@@ -111,3 +111,27 @@ def test_version_option_prints_version(capsys: pytest.CaptureFixture[str]) -> No
     first, *others = capsys.readouterr().out.splitlines()
     assert first == f"shrinkserve {__version__}"
     assert f"numpy {metadata.version('numpy')}" in others
+
+
+def run_with_command(body: str) -> subprocess.Popen[str]:
+    """Start the command line with a further command `extra`, whose body is one line."""
+    script = f"import os, signal, sys; from shrinkserve.cli import app, main\n@app.command()\ndef extra(): {body}\n"
+    script += "sys.exit(main(['extra']))"
+    command = [sys.executable, "-c", script]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_output_that_is_not_read_to_its_end_is_no_error() -> None:
+    with run_with_command("print('line\\n' * 1_000_000)") as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "line\n"
+        process.stdout.close()
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
+    assert process.returncode == 0
+
+
+def test_ctrl_c_gives_one_line_and_exit_code_130() -> None:
+    with run_with_command("os.kill(os.getpid(), signal.SIGINT)") as process:
+        _, error = process.communicate()
+    assert (process.returncode, error) == (130, "error: interrupted\n")
