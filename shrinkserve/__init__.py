@@ -22,79 +22,128 @@ _PUBLIC = {
     "AsyncClient": "shrinkserve.serving.client.async_client:AsyncClient",
     "BenchRecord": "shrinkserve.benchmark.report.record:BenchRecord",
     "CapacityPlan": "shrinkserve.benchmark.capacity:CapacityPlan",
+    "Card": "shrinkserve.artifact:Card",
+    "ClassifyResult": "shrinkserve.serving.client.prediction:ClassifyResult",
+    "Cleanup": "shrinkserve.api.repository:Cleanup",
     "Client": "shrinkserve.serving.client.client:Client",
+    "Counts": "shrinkserve.arch.counts:Counts",
     "EvaluationResult": "shrinkserve.training.evaluation:EvaluationResult",
+    "ExportResult": "shrinkserve.api.exporting:ExportResult",
+    "Finding": "shrinkserve.serving.doctor.finding:Finding",
     "ImportResult": "shrinkserve.training.finish:ImportResult",
+    "ModelSummary": "shrinkserve.api.repository:ModelSummary",
     "PackReport": "shrinkserve.data.pack:PackReport",
+    "Parity": "shrinkserve.exporting.parity:Parity",
+    "Prediction": "shrinkserve.serving.client.prediction:Prediction",
+    "Predictor": "shrinkserve.runtimes.predictor:Predictor",
     "Preprocess": "shrinkserve.preprocess:Preprocess",
+    "QuickstartSummary": "shrinkserve.api.quickstart:QuickstartSummary",
+    "Recipe": "shrinkserve.config:Recipe",
     "Server": "shrinkserve.serving.server.server:TritonServer",
     "ServerOptions": "shrinkserve.serving.server.options:ServerOptions",
     "SplitInfo": "shrinkserve.data.info:SplitInfo",
+    "SplitReport": "shrinkserve.data.splitting:SplitReport",
+    "StepProfile": "shrinkserve.training.profile:StepProfile",
     "Stopped": "shrinkserve.training.loop:Stopped",
     "TrainEvent": "shrinkserve.training.events:TrainEvent",
     "TrainResult": "shrinkserve.training.finish:TrainResult",
+    "TrainingPlan": "shrinkserve.training.plan:TrainingPlan",
+    "Tuning": "shrinkserve.benchmark.tuning:Tuning",
+    "Verification": "shrinkserve.api.repository:Verification",
     "VerifyReport": "shrinkserve.data.verify:VerifyReport",
+    "WrittenIndex": "shrinkserve.data.index:WrittenIndex",
+    "add_jpeg": "shrinkserve.api.repository:add_jpeg",
     "bench": "shrinkserve.benchmark.bench:bench",
+    "check_parity": "shrinkserve.api.artifacts:check_parity",
     "compare": "shrinkserve.api.artifacts:compare",
     "describe": "shrinkserve.arch.describe:describe",
     "describe_dataset": "shrinkserve.data.info:describe_dataset",
     "doctor": "shrinkserve.serving.doctor:doctor",
+    "document_recipe": "shrinkserve.config:document_recipe",
     "evaluate": "shrinkserve.training.evaluation:evaluate",
     "export": "shrinkserve.api.exporting:export",
+    "import_recipe": "shrinkserve.arch.solver:import_recipe",
     "import_tensorflow": "shrinkserve.training.tensorflow_import:import_tensorflow",
     "index_dataset": "shrinkserve.data.indexing:index_dataset",
     "inspect": "shrinkserve.api.artifacts:inspect",
+    "list_models": "shrinkserve.api.repository:list_models",
     "load": "shrinkserve.api.artifacts:load",
     "load_recipe": "shrinkserve.config:load_recipe",
     "open_dataset": "shrinkserve.data.opening:open_dataset",
     "pack_dataset": "shrinkserve.data.pack:pack_dataset",
     "plan": "shrinkserve.benchmark.planning:plan",
     "plan_training": "shrinkserve.training.plan:plan_training",
+    "plot_confusion": "shrinkserve.training.plot:plot_confusion",
     "plot_run": "shrinkserve.training.plot:plot_run",
     "predict": "shrinkserve.api.predict:predict",
     "profile_training": "shrinkserve.training.train:profile_training",
     "publish": "shrinkserve.api.publishing:publish",
     "quickstart": "shrinkserve.api.quickstart:quickstart",
+    "recipe_names": "shrinkserve.config:recipe_names",
+    "remove_old_versions": "shrinkserve.api.repository:remove_old_versions",
     "rollback": "shrinkserve.api.publishing:rollback",
-    "plot_confusion": "shrinkserve.training.plot:plot_confusion",
+    "show_version": "shrinkserve.api.repository:show_version",
     "split_dataset": "shrinkserve.data.splitting:split_dataset",
     "train": "shrinkserve.training.train:train",
+    "tune_model": "shrinkserve.api.repository:tune_model",
     "verify_dataset": "shrinkserve.data.verify:verify_dataset",
+    "verify_repository": "shrinkserve.api.repository:verify_repository",
     "write_digits": "shrinkserve.data.digits:write_digits",
 }
 
 if TYPE_CHECKING:
     from shrinkserve import arch, artifact, benchmark, config, data, errors, exporting, runtimes, serving, training
-    from shrinkserve.api.artifacts import compare, inspect, load
-    from shrinkserve.api.exporting import export
+    from shrinkserve.api.artifacts import check_parity, compare, inspect, load
+    from shrinkserve.api.exporting import ExportResult, export
     from shrinkserve.api.predict import predict
     from shrinkserve.api.publishing import publish, rollback
-    from shrinkserve.api.quickstart import quickstart
+    from shrinkserve.api.quickstart import QuickstartSummary, quickstart
+    from shrinkserve.api.repository import (
+        Cleanup,
+        ModelSummary,
+        Verification,
+        add_jpeg,
+        list_models,
+        remove_old_versions,
+        show_version,
+        tune_model,
+        verify_repository,
+    )
+    from shrinkserve.arch.counts import Counts
     from shrinkserve.arch.describe import describe
+    from shrinkserve.arch.solver import import_recipe
+    from shrinkserve.artifact import Card
     from shrinkserve.benchmark.bench import bench
     from shrinkserve.benchmark.capacity import CapacityPlan
     from shrinkserve.benchmark.planning import plan
     from shrinkserve.benchmark.report.record import BenchRecord
-    from shrinkserve.config import load_recipe
+    from shrinkserve.benchmark.tuning import Tuning
+    from shrinkserve.config import Recipe, document_recipe, load_recipe, recipe_names
     from shrinkserve.data.digits import write_digits
+    from shrinkserve.data.index import WrittenIndex
     from shrinkserve.data.indexing import index_dataset
     from shrinkserve.data.info import SplitInfo, describe_dataset
     from shrinkserve.data.opening import open_dataset
     from shrinkserve.data.pack import PackReport, pack_dataset
-    from shrinkserve.data.splitting import split_dataset
+    from shrinkserve.data.splitting import SplitReport, split_dataset
     from shrinkserve.data.verify import VerifyReport, verify_dataset
+    from shrinkserve.exporting.parity import Parity
     from shrinkserve.preprocess import Preprocess
+    from shrinkserve.runtimes.predictor import Predictor
     from shrinkserve.serving.client.async_client import AsyncClient
     from shrinkserve.serving.client.client import Client
+    from shrinkserve.serving.client.prediction import ClassifyResult, Prediction
     from shrinkserve.serving.doctor import doctor
+    from shrinkserve.serving.doctor.finding import Finding
     from shrinkserve.serving.server.options import ServerOptions
     from shrinkserve.serving.server.server import TritonServer as Server
     from shrinkserve.training.evaluation import EvaluationResult, evaluate
     from shrinkserve.training.events import TrainEvent
     from shrinkserve.training.finish import ImportResult, TrainResult
     from shrinkserve.training.loop import Stopped
-    from shrinkserve.training.plan import plan_training
+    from shrinkserve.training.plan import TrainingPlan, plan_training
     from shrinkserve.training.plot import plot_confusion, plot_run
+    from shrinkserve.training.profile import StepProfile
     from shrinkserve.training.tensorflow_import import import_tensorflow
     from shrinkserve.training.train import profile_training, train
 
@@ -102,36 +151,59 @@ __all__ = [
     "AsyncClient",
     "BenchRecord",
     "CapacityPlan",
+    "Card",
+    "ClassifyResult",
+    "Cleanup",
     "Client",
+    "Counts",
     "EvaluationResult",
+    "ExportResult",
+    "Finding",
     "ImportResult",
+    "ModelSummary",
     "PackReport",
+    "Parity",
+    "Prediction",
+    "Predictor",
     "Preprocess",
+    "QuickstartSummary",
+    "Recipe",
     "Server",
     "ServerOptions",
     "SplitInfo",
+    "SplitReport",
+    "StepProfile",
     "Stopped",
     "TrainEvent",
     "TrainResult",
+    "TrainingPlan",
+    "Tuning",
+    "Verification",
     "VerifyReport",
+    "WrittenIndex",
     "__version__",
+    "add_jpeg",
     "arch",
     "artifact",
     "bench",
     "benchmark",
+    "check_parity",
     "compare",
     "config",
     "data",
     "describe",
     "describe_dataset",
     "doctor",
+    "document_recipe",
     "errors",
     "evaluate",
     "export",
     "exporting",
+    "import_recipe",
     "import_tensorflow",
     "index_dataset",
     "inspect",
+    "list_models",
     "load",
     "load_recipe",
     "open_dataset",
@@ -144,13 +216,18 @@ __all__ = [
     "profile_training",
     "publish",
     "quickstart",
+    "recipe_names",
+    "remove_old_versions",
     "rollback",
     "runtimes",
     "serving",
+    "show_version",
     "split_dataset",
     "train",
     "training",
+    "tune_model",
     "verify_dataset",
+    "verify_repository",
     "write_digits",
 ]
 

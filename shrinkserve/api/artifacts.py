@@ -63,8 +63,15 @@ def compare(
 def check_parity(outcome: Parity) -> None:
     """Check that a comparison is within its tolerance.
 
+    Args:
+        outcome: result of `compare`.
+
     Raises:
         GateError: names the differences.
+
+    Example::
+
+        shrinkserve.check_parity(shrinkserve.compare("runs/digits", "models/digits_classifier/1"))
     """
     if outcome.violations:
         found = "; ".join(outcome.violations)
@@ -103,6 +110,9 @@ def inspect(artifact: Pathlike, other: Pathlike | None = None) -> Summary | dict
     Args:
         artifact: run folder, version folder, .onnx file or .plan file.
         other: return only what differs from this one, with both values.
+
+    Returns:
+        The values by name; with `other`, pairs of values by name.
 
     Raises:
         ArtifactError: not an artifact, or damaged.

@@ -129,6 +129,10 @@ def rollback(
         ConfigError: no such model or version, or no older one.
         ArtifactError: a damaged version, or a repository that cannot be written.
         RequestError: the live server cannot load it; the active version stays active.
+
+    Example::
+
+        version = shrinkserve.rollback("digits", "model_repository", to=1)
     """
     from shrinkserve.serving.publish.publish import roll_back_version
 

@@ -55,7 +55,7 @@ class ModelSummary:
 
 @dataclass(frozen=True)
 class Verification:
-    """Result of `verify` for one model.
+    """Result of `verify_repository` for one model.
 
     Attributes:
         name: its public name.
@@ -72,7 +72,7 @@ class Verification:
 
 @dataclass(frozen=True)
 class Cleanup:
-    """Result of `gc` for one model.
+    """Result of `remove_old_versions` for one model.
 
     Attributes:
         name: its public name.
@@ -88,8 +88,19 @@ class Cleanup:
 def list_models(repository: Path = REPOSITORY) -> list[ModelSummary]:
     """Return a summary of each model of a repository.
 
+    Args:
+        repository: the model repository.
+
+    Returns:
+        One summary for each model, in the order of their names.
+
     Raises:
         ArtifactError: no such repository, or a card or configuration that cannot be read.
+
+    Example::
+
+        for model in shrinkserve.list_models("model_repository"):
+            print(model.name, model.active, model.versions)
     """
     from shrinkserve.serving.repository.reader import RepositoryReader
 
@@ -97,7 +108,7 @@ def list_models(repository: Path = REPOSITORY) -> list[ModelSummary]:
     return [_summary(reader.root, name) for name in reader.classifiers()]
 
 
-def show(name: str, repository: Path = REPOSITORY, *, version: int | None = None) -> tuple[Card, str]:
+def show_version(name: str, repository: Path = REPOSITORY, *, version: int | None = None) -> tuple[Card, str]:
     """Return the card of a version and the text of the model's configuration.
 
     Args:
@@ -105,9 +116,16 @@ def show(name: str, repository: Path = REPOSITORY, *, version: int | None = None
         repository: the model repository.
         version: its number; the active one when None.
 
+    Returns:
+        The card, and the text of ``config.pbtxt``.
+
     Raises:
         ConfigError: no such model or version.
         ArtifactError: a damaged version, or a configuration that cannot be read.
+
+    Example::
+
+        card, config = shrinkserve.show_version("digits", "model_repository", version=2)
     """
     from shrinkserve.serving import config_text
     from shrinkserve.serving.repository.reader import RepositoryReader
@@ -142,6 +160,10 @@ def add_jpeg(
     Raises:
         ConfigError: no such model, another model has one of the names, or DALI is not installed.
         ArtifactError: a repository that cannot be written.
+
+    Example::
+
+        shrinkserve.add_jpeg("digits", "model_repository")
     """
     from shrinkserve.serving.names import model_names
 
@@ -151,7 +173,7 @@ def add_jpeg(
     return [writer.root / part for part in model_names(model)[1:]]
 
 
-def verify(name: str | None = None, repository: Path = REPOSITORY) -> list[Verification]:
+def verify_repository(name: str | None = None, repository: Path = REPOSITORY) -> list[Verification]:
     """Check files against cards, and configurations against graphs.
 
     Args:
@@ -164,6 +186,10 @@ def verify(name: str | None = None, repository: Path = REPOSITORY) -> list[Verif
     Raises:
         ConfigError: no such model.
         ArtifactError: no such repository, or none of our models in it.
+
+    Example::
+
+        problems = [line for model in shrinkserve.verify_repository() for line in model.problems]
     """
     from shrinkserve.serving.names import names_of_ensemble, public_name
     from shrinkserve.serving.repository.trust import runs_code
@@ -181,7 +207,7 @@ def verify(name: str | None = None, repository: Path = REPOSITORY) -> list[Verif
     return results
 
 
-def gc(
+def remove_old_versions(
     name: str | None = None,
     repository: Path = REPOSITORY,
     *,
@@ -206,6 +232,11 @@ def gc(
     Raises:
         ConfigError: no such model.
         ArtifactError: no such repository, none of our models in it, or it cannot be written.
+
+    Example::
+
+        for model in shrinkserve.remove_old_versions(keep=2, dry_run=True):
+            print(model.name, model.removed)
     """
     from shrinkserve.serving.names import public_name
 
@@ -223,7 +254,7 @@ def gc(
     return results
 
 
-def tune(
+def tune_model(
     name: str, slo: str, repository: Path = REPOSITORY, *, wait: float = WAIT_SECONDS, say: Say = silent
 ) -> Tuning:
     """Find the serving options with the highest throughput within a latency limit, and write them.
@@ -240,8 +271,12 @@ def tune(
 
     Raises:
         ConfigError: no such model, or not a limit.
-        GateError: no choice holds the limit.
+        GateError: no choice meets the limit.
         ServerError: a scratch server cannot load the model.
+
+    Example::
+
+        print(shrinkserve.tune_model("digits", "p99=20ms").chosen)
     """
     from shrinkserve.benchmark.timing import parse_duration
     from shrinkserve.benchmark.tuning import tune_serving

@@ -68,20 +68,27 @@ def parse_solver(content: bytes) -> dict[str, Parsed]:
     return values
 
 
-def import_recipe(proto: Path, solver: Path) -> Recipe:
+def import_recipe(proto: Path | str, solver: Path | str) -> Recipe:
     """Return the recipe of a network and a solver file; other settings have the defaults of a recipe.
 
     Args:
         proto: the network file; the recipe refers to it by this path.
         solver: the solver file.
 
+    Returns:
+        The recipe; `Recipe.to_toml` gives the text of its file.
+
     Raises:
         SpecError: cannot read a file, or it is invalid; names the line.
         ConfigError: the values are no valid recipe.
+
+    Example::
+
+        recipe = shrinkserve.import_recipe("net.prototxt", "net.solver")
     """
-    network = read_network(proto)
+    network = read_network(Path(proto))
     try:
-        values = parse_solver(read_bytes(solver))
+        values = parse_solver(read_bytes(Path(solver)))
     except SpecError as exc:
         raise SpecError(f"{solver}, {exc}") from None
     raw = {

@@ -45,6 +45,9 @@ def plan(  # noqa: PLR0913 - the options of the command
         json: file of the plan.
         say: receives a line before each measurement of `check`.
 
+    Returns:
+        The number of replicas, the predicted latency, and the measurements of `check`.
+
     Raises:
         ArtifactError: the record cannot be read or lacks the load tests.
         ConfigError: the objective cannot be met, or `check` has no `data`.

@@ -66,7 +66,7 @@ def show(
     version: Annotated[int | None, typer.Option(help="The version; the active one by default.")] = None,
 ) -> None:
     """Print a version's card and the model's configuration."""
-    card, config = api.show(name, repository, version=version)
+    card, config = api.show_version(name, repository, version=version)
     shown = asdict(card)
     if len(card.classes) > 20:
         shown["classes"] = [*card.classes[:20], f"... {len(card.classes)} in all"]
@@ -148,7 +148,7 @@ def rollback(
 
 def verify(name: AnyName = None, repository: Root = api.REPOSITORY) -> None:
     """Check files, cards and configurations. The graphs' real inputs, outputs and batches are compared."""
-    results = api.verify(name, repository)
+    results = api.verify_repository(name, repository)
     for result in results:
         for line in result.problems:
             print_line(f"error: {line}", err=True)
@@ -171,7 +171,7 @@ def gc(
 ) -> None:
     """Remove old versions. The active version and the newest others stay."""
     verb = "would remove" if dry_run else "removed"
-    for model in api.gc(name, repository, keep=keep, dry_run=dry_run, wait=wait, say=_to_stderr):
+    for model in api.remove_old_versions(name, repository, keep=keep, dry_run=dry_run, wait=wait, say=_to_stderr):
         removed = ", ".join(map(str, model.removed)) or "nothing"
         print_line(f"{model.name}: {verb} {removed}; version {model.active} is active")
 
@@ -186,7 +186,7 @@ def tune(
     """Find the best serving options on this machine. They are measured and written into the configuration."""
     from shrinkserve.benchmark.tuning_report import HEADINGS, explain_batching, trial_table
 
-    tuning = api.tune(name, slo, repository, wait=wait, say=_to_stderr if as_json else print_line)
+    tuning = api.tune_model(name, slo, repository, wait=wait, say=_to_stderr if as_json else print_line)
     if as_json:
         print_line(json.dumps(tuning.to_dict(), indent=1))
         return

@@ -52,7 +52,15 @@ def parse_recipe(raw: Mapping[str, object], where: str = "recipe") -> Recipe:
 
 
 def recipe_names() -> list[str]:
-    """Return the names of the recipes that come with the package."""
+    """Return the names of the recipes that come with the package.
+
+    Returns:
+        Sorted names, which `load_recipe` and `train` accept.
+
+    Example:
+        >>> "digits" in recipe_names()
+        True
+    """
     return sorted(path.stem for folder in _recipe_folders() for path in folder.glob("*.toml"))
 
 

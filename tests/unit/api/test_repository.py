@@ -58,33 +58,33 @@ def test_list_models_returns_typed_summaries(root: Path) -> None:
 
 
 def test_show_returns_card_and_configuration(root: Path) -> None:
-    card, config = api.show("tiny", root, version=2)
+    card, config = api.show_version("tiny", root, version=2)
     assert card == Repository(root).card("tiny", 2)
     assert "versions: 4" in config
 
 
 def test_verify_returns_problems_and_warnings(root: Path) -> None:
-    (result,) = api.verify(repository=root)
+    (result,) = api.verify_repository(repository=root)
     assert (result.name, result.versions, result.problems, result.warning) == ("tiny", [1, 2, 3, 4], [], "")
     (root / "tiny_classifier/3/model.onnx").write_bytes(b"damaged")
     (root / "foreign").mkdir()
     (root / "foreign/config.pbtxt").write_text('backend: "python"\n')
-    damaged, foreign = api.verify(repository=root)
+    damaged, foreign = api.verify_repository(repository=root)
     assert len(damaged.problems) == 1
     assert "backend python" in foreign.warning
     with pytest.raises(ArtifactError, match="no such model repository"):
-        api.verify(repository=root / "nowhere")
+        api.verify_repository(repository=root / "nowhere")
 
 
 def test_gc_keeps_the_active_and_the_newest_versions(root: Path) -> None:
     shrinkserve.rollback("tiny", root, to=2)
-    (planned,) = api.gc(repository=root, keep=1, dry_run=True)
+    (planned,) = api.remove_old_versions(repository=root, keep=1, dry_run=True)
     assert (planned.removed, planned.active) == ([1, 3], 2)
     assert Repository(root).versions("tiny") == [1, 2, 3, 4]
-    assert api.gc("tiny", root, keep=1) == [planned]
+    assert api.remove_old_versions("tiny", root, keep=1) == [planned]
     assert Repository(root).versions("tiny") == [2, 4]
     with pytest.raises(ArtifactError, match="no such model repository"):
-        api.gc(repository=root / "nowhere")
+        api.remove_old_versions(repository=root / "nowhere")
     assert not (root / "nowhere").exists()
 
 
@@ -93,12 +93,12 @@ def test_add_jpeg_returns_the_folders_that_it_wrote(root: Path) -> None:
     folders = api.add_jpeg("tiny", root)
     assert folders == [root / "tiny_preprocess", root / "tiny"]
     assert api.list_models(root)[0].takes == ["JPEG", "pixels"]
-    assert api.verify("tiny", root)[0].problems == []
+    assert api.verify_repository("tiny", root)[0].problems == []
 
 
 def test_tune_rejects_a_limit_that_is_none(root: Path) -> None:
     with pytest.raises(ConfigError, match="p99=DURATION"):
-        api.tune("tiny", "p50=20ms", root)
+        api.tune_model("tiny", "p50=20ms", root)
 
 
 def test_publish_checks_its_options_before_the_work(tmp_path: Path) -> None:
