@@ -106,9 +106,9 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--run", type=Path)
-    said: list[str] = []
+    lines: list[str] = []
     chosen = parser.parse_args()
-    print(made := published(chosen.folder, chosen.run, said))
+    print(made := published(chosen.folder, chosen.run, lines))
     if chosen.run is None:
         add_precisions(made)
-    print("\n".join(said))
+    print("\n".join(lines))

@@ -253,27 +253,27 @@ def verdict(rows: list[dict[str, Any]], peers: set[str]) -> list[str]:
         return (min if key == "p50_ms" else max)(found)
 
     served = {row["server"] for row in rows if row["server"].startswith("shrinkserve")}
-    said = []
+    verdicts = []
     sessions = {f"bare session{waits}" for waits in WAITS}
     bare, one = best(sessions, 1, "p50_ms", batch=1), best({"shrinkserve float32"}, 1, "p50_ms")
-    said.append(f"p50 at concurrency 1: {one:.2f} ms, {one / bare:.2f} x the fastest session's {bare:.2f} ms")
+    verdicts.append(f"p50 at concurrency 1: {one:.2f} ms, {one / bare:.2f} x the fastest session's {bare:.2f} ms")
     handed = {"shrinkserve float32, shared memory"}
     if handed <= served:
         shared = best(handed, 1, "p50_ms")
-        said.append(f"the same with images in shared memory: {shared:.2f} ms, {shared / bare:.2f} x")
+        verdicts.append(f"the same with images in shared memory: {shared:.2f} ms, {shared / bare:.2f} x")
     session_best, many = (
         best(names, at, "images_per_second") for names, at in ((sessions, 1), ({"shrinkserve float32"}, 8))
     )
-    said.append(f"float32 at concurrency 8: {many:.1f} images/s, {many / session_best:.2f} x the best session's")
+    verdicts.append(f"float32 at concurrency 8: {many:.1f} images/s, {many / session_best:.2f} x the best session's")
     tested = {row["concurrency"] for row in rows if row["server"] in peers}
     for concurrency in sorted(tested):
         rival = best(peers, concurrency, "images_per_second")
         equal, fastest = (best(names, concurrency, "images_per_second") for names in ({"shrinkserve float32"}, served))
-        said.append(
+        verdicts.append(
             f"concurrency {concurrency}: {equal / rival:.2f} x the best peer at float32, "
             f"{fastest / rival:.2f} x with the fastest precision ({rival:.1f}, {equal:.1f}, {fastest:.1f} images/s)"
         )
-    return said
+    return verdicts
 
 
 def main() -> None:
@@ -302,8 +302,8 @@ def main() -> None:
             notes.append(f"quick: one way of each kind, and of the peers {peers[0].name if peers else 'none'}")
         compared = deployments(models, scale.size, peers, quick=options.quick)
         found = measure(compared, scale.size, rounds, timing, notes)
-    said = verdict(found, PEERS & {row["server"] for row in found})
-    print("\n".join(said))
+    verdicts = verdict(found, PEERS & {row["server"] for row in found})
+    print("\n".join(verdicts))
     about = plain(environment())
     record = {
         "title": f"Serving {scale.title}: the server from PyPI and its peers",
@@ -312,7 +312,7 @@ def main() -> None:
         "environment": about,
         "rows": found,
         "notes": [
-            *said,
+            *verdicts,
             "closed loops with one uint8 image in a request; the session without a server also in batches",
             "the load generator shares the cores with the server; no other server runs at the same time",
             "threads spin for 30 us at most while they wait, peers' too (PyTriton's longer: an older ONNX Runtime), "

@@ -130,12 +130,12 @@ def main() -> int:
             load = open_loop(target, images, OpenSchedule(rate), 64, Timing(0.0, window, count + 1, count))
     errors = sum(window.errors for window in load.windows)
     slope, first, last = memory.slope(), memory.samples[0][1], memory.samples[-1][1]
-    said = (
+    summary = (
         f"{load.throughput:.1f} images/s, {LOAD:.0%} of {most:.1f}, for {seconds:g} s: {errors} errors, "
         f"{load.unsent} unsent; memory {first:.0f} MiB at first, {last:.0f} MiB at last, "
         f"{slope:+.2f} MiB a minute"
     )
-    print(said)
+    print(summary)
     about = plain(environment("nvidia-dali-cuda120", "nvidia-dali-cuda130"))
     record = {
         "title": f"Soak test: JPEG to {scale.title} on the server from PyPI, at 80 % load",
@@ -149,7 +149,7 @@ def main() -> int:
         "errors": errors,
         "latency": plain(load.latency.to_record()),
         "notes": [
-            said,
+            summary,
             f"memory: PSS of the server and its backends, sampled every {every:g} s; windows of {window:g} s",
             *notes,
         ],

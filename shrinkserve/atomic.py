@@ -1,6 +1,6 @@
 """Atomic changes of files and folders: readers see the old content or the complete new one.
 
-This also holds after ``kill -9`` and after a power cut. New files and folders get the permissions of the umask.
+This is also true after ``kill -9`` and after a power cut. New files and folders get the permissions of the umask.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Cards: what an artifact is, what it was made from, and the sha256 of its files.
 
-Every stage writes ``card.json`` last, beside its files. A folder with a card is a finished artifact.
+Every stage writes ``card.json`` last, next to the files. A folder with a card is a finished artifact.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ EngineDetails.__pydantic_config__ = CardDetails.__pydantic_config__ = _STRICT  #
 
 @dataclass(frozen=True)
 class Card:
-    """Provenance of one artifact, stored as ``card.json`` beside its files.
+    """Provenance of one artifact, stored as ``card.json`` in its folder.
 
     Attributes:
         kind: ``"checkpoint"`` or ``"onnx"``.
@@ -142,7 +142,7 @@ def read_card(folder: Path, kind: str | None = None, *, verify: bool = True) -> 
         verify: hash every file of the card and reject a mismatch.
 
     Raises:
-        ArtifactError: the card is missing, invalid or of another kind, or a file is missing or changed.
+        ArtifactError: the card is missing or invalid, its kind differs, or a file is missing or changed.
     """
     path = folder / CARD
     try:

@@ -78,13 +78,13 @@ class RunFolder:
         check_writable(out)
         if not (out / RECIPE).is_file():
             if out.is_dir() and any(out.iterdir()):
-                raise ConfigError(f"{out}: holds files, and no run", hint="name a new or an empty folder")
+                raise ConfigError(f"{out}: has files but no run", hint="name a new or an empty folder")
             return Start.NEW
         if overwrite:
             return Start.OVERWRITE
         if not resume:
             raise ConfigError(
-                f"{out}: holds a run already", hint="give --resume to continue it, --overwrite to begin again"
+                f"{out}: has a run already", hint="give --resume to continue it, --overwrite to start again"
             )
         if changed := changes(load_recipe(out / RECIPE), recipe):
             if not allow_recipe_change:
@@ -97,7 +97,7 @@ class RunFolder:
         if (out / CARD).is_file() and not listed(out / FOLDER):
             raise ConfigError(
                 f"{out}: the run is complete and has no checkpoint to continue from",
-                hint="name another --out, or give --overwrite to begin again",
+                hint="name another --out, or give --overwrite to start again",
             )
         return Start.RESUME
 

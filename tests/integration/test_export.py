@@ -158,8 +158,8 @@ def test_export_int8_names_images_of_top1(tmp_path: Path, smoke_run: Path, capsy
     ahead = ["--to", "tensorrt-int8", "--builder", "tensorrt_rtx", "--gpu", "8.9", "--max-batch", "4"]
     gate = ["--max-top1-drop", "20"]
     assert main(["export", str(smoke_run), "--repository", str(tmp_path / "models"), *ahead, *gate]) == 0
-    (said,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("int8-tensorrt: top-1")]
-    assert said.endswith("than in float32 on 364 images with labels") or "the same as in float32 on 364" in said
+    (printed,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("int8-tensorrt: top-1")]
+    assert printed.endswith("than in float32 on 364 images with labels") or "the same as in float32 on 364" in printed
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,9 @@ def test_predict_json_equals_checkpoint(
     assert {(record["model"], record["version"], len(record["top"])) for record in records} == {("smoke", 1, 3)}
 
 
-def test_predict_table(server: TritonServer, photos: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
+def test_predict_prints_sorted_classes(
+    server: TritonServer, photos: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["predict", str(photos[0]), str(photos[1]), "--url", server.grpc_url, "--model", "smoke"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [lines[0], lines[6]] == [str(photos[0]), str(photos[1])]

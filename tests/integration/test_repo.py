@@ -56,9 +56,9 @@ def test_publish_roll_back_and_gc_on_live_server(
     live = ["--repository", str(root), "--url", server.grpc_url]
     shadow = ["--data", str(digits), "--shadow", "20", "--max-flips", "0"]
     assert main(["repo", "publish", str(source), *live, *shadow]) == 0
-    said = capsys.readouterr().out
-    assert "scratch server: loads it and predicts as the file does" in said
-    assert "compared on 20 requests: 0 predictions differ" in said
+    printed = capsys.readouterr().out
+    assert "scratch server: loads it and predicts as the file does" in printed
+    assert "compared on 20 requests: 0 predictions differ" in printed
     with Client(server.http_url) as client:
         assert client.model_info("smoke").version == 2
         assert main(["repo", "rollback", "smoke", *live]) == 0

@@ -152,7 +152,7 @@ def fails(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
     return error
 
 
-def test_taken_port(smoke_repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_serve_reports_port_that_is_taken(smoke_repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = str(other.getsockname()[1])
         error = fails(capsys, "serve", "--repository", str(smoke_repository), "--grpc-port", port, "--http-port", "0")

@@ -231,5 +231,5 @@ def test_python_function_trains_in_two_processes(tmp_path: Path, colours: Path) 
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
     profile = ss.profile_training(ss.load_recipe("smoke", overrides), colours, nproc=2)
     assert (profile.processes, profile.images_per_second > 0) == (2, True)
-    with pytest.raises(ss.errors.ConfigError, match="holds a run"):
+    with pytest.raises(ss.errors.ConfigError, match="has a run"):
         ss.train("smoke", colours, tmp_path / "run", overrides=overrides, nproc=2)

@@ -122,9 +122,9 @@ def test_versions_include_build_of_loaded_package(monkeypatch: pytest.MonkeyPatc
     plain = metadata.version("networkx")
     loaded = types.ModuleType("networkx")
     monkeypatch.setitem(sys.modules, "networkx", loaded)
-    for own, told in {f"{plain}+cu130": f"{plain}+cu130", "0.0": plain, plain: plain}.items():
+    for own, expected in {f"{plain}+cu130": f"{plain}+cu130", "0.0": plain, plain: plain}.items():
         loaded.__version__ = own  # type: ignore[attr-defined]
-        assert artifact.versions(["networkx", "no-such-package"]).get("networkx") == told
+        assert artifact.versions(["networkx", "no-such-package"]).get("networkx") == expected
     assert "no-such-package" not in artifact.versions(["no-such-package"])
 
 

@@ -157,7 +157,7 @@ def test_document_recipe_is_a_recipe_file(tmp_path: Path) -> None:
     assert config.load_recipe(path, {"name": "x"}) == config.parse_recipe({"name": "x"})
 
 
-def test_examples_run() -> None:
+def test_examples_of_config_run() -> None:
     for module in (keys, loading):
         result = doctest.testmod(module)
         assert (result.failed, result.attempted > 0) == (0, True)

@@ -32,7 +32,7 @@ def errors(raw: dict[str, object]) -> str:
     return str(caught.value)
 
 
-def test_examples_run() -> None:
+def test_examples_of_toml_run() -> None:
     assert doctest.testmod(toml).failed == 0
     assert doctest.testmod(toml).attempted > 5
 

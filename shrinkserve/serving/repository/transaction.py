@@ -47,7 +47,7 @@ class Change:
 
         Args:
             hidden: a folder that depends on the others. It is moved away first and put back last, so that it is never
-                visible beside others that it does not fit.
+                visible together with others that it does not fit.
 
         Raises:
             ArtifactError: the folder cannot be written; the originals are in their places.
@@ -123,7 +123,7 @@ def _keep(staging: Path) -> Path:
 
 @contextmanager
 def scratch_folder(root: Path) -> Iterator[Path]:
-    """Yield an empty folder beside a repository; later calls remove what killed ones left.
+    """Yield an empty folder next to a repository; later calls remove what killed ones left.
 
     The caller holds the lock `PUBLISH`.
 
@@ -140,7 +140,7 @@ def scratch_folder(root: Path) -> Iterator[Path]:
 
 
 def staging_place(root: Path) -> Path:
-    """Return the folder for unfinished work: beside the repository if that is possible, else the repository.
+    """Return the folder for unfinished work: next to the repository if that is possible, else the repository.
 
     A Triton that serves everything in a repository would take a folder inside it for a model. If a
     repository is a mount point, there is no other place on its file system.

@@ -5,7 +5,7 @@ ROOT/MODEL/config.pbtxt        active version, contract and serving options
 ROOT/MODEL/configs/*.pbtxt     the same for other engines of that version
 ROOT/MODEL/labels.txt          class names in the order of the logits
 ROOT/MODEL/VERSION/model.onnx
-ROOT/MODEL/VERSION/card.json   provenance, and the sha256 of the files beside it
+ROOT/MODEL/VERSION/card.json   provenance, and the sha256 of the other files
 ```
 
 MODEL is Triton's name of a classifier: ``NAME_classifier`` if `export` wrote it (`names`). Methods also take NAME. The

@@ -138,11 +138,11 @@ def test_exported_file_alone_is_enough(run: Path, tmp_path: Path) -> None:
 def test_export_measures_the_decoder_and_approximates_it_on_request(digits: Path, tmp_path: Path) -> None:
     pytest.importorskip("nvidia.dali", reason="DALI is not installed")
     run = write_run(tmp_path / "run", Preprocess(size=32, interpolation="bicubic_tf1"), "relu")
-    said: list[str] = []
+    printed: list[str] = []
     models = tmp_path / "models"
-    exporting.export(run, data=digits, repository=models, max_batch=2, say=said.append)
-    assert any("DALI's pixels differ" in line for line in said)
-    assert any("takes pixels only" in line for line in said)
+    exporting.export(run, data=digits, repository=models, max_batch=2, say=printed.append)
+    assert any("DALI's pixels differ" in line for line in printed)
+    assert any("takes pixels only" in line for line in printed)
     assert len(list(models.glob("*/config.pbtxt"))) == 1
     exporting.export(run, data=digits, repository=models, max_batch=2, approximate_decoder=True)
     assert len(list(models.glob("*/config.pbtxt"))) == 3

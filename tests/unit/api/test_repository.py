@@ -31,12 +31,12 @@ def test_publish_makes_an_exported_folder_the_active_version(tmp_path: Path, mak
     model_file, card = make_model(0)
     exported = tmp_path / "exported"
     write_version(exported, model_file, card)
-    said: list[str] = []
+    printed: list[str] = []
     root = tmp_path / "models"
     initial = ServingConfig(instances=3)
-    place = shrinkserve.publish(exported, root, scratch=False, initial=initial, say=said.append)
+    place = shrinkserve.publish(exported, root, scratch=False, initial=initial, say=printed.append)
     assert place == root / "tiny_classifier" / "1"
-    assert said[-1] == f"published {place}"
+    assert printed[-1] == f"published {place}"
     assert Repository(root).config("tiny_classifier").instance_group[0].count == 3
     again = shrinkserve.publish(exported, root, scratch=False, initial=ServingConfig(instances=9))
     assert again.name == "2"

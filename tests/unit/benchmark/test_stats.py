@@ -66,6 +66,6 @@ def test_quantile_ranks_of_few_samples_are_inside() -> None:
     assert quantile_ranks(0.5, 1) == (1, 1)
 
 
-def test_overlap() -> None:
+def test_interval_overlaps_interval_with_common_point() -> None:
     assert Interval(1, 2).overlaps(Interval(2, 3))
     assert not Interval(1, 2).overlaps(Interval(2.1, 3))

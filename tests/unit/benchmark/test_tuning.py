@@ -95,9 +95,9 @@ def test_best_choice_is_written(changed: Repository, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(tuning, "DELAYS_US", (500,))
     monkeypatch.setattr(tuning, "BATCHES", (1,))
     monkeypatch.setattr(tuning, "DUELS", 1)
-    said: list[str] = []
-    result = tune_serving(changed, "smoke_classifier", limit=60.0, timing=QUICK, concurrencies=(1, 2), say=said.append)
-    assert len(said) == len(result.trials) >= 3
+    lines: list[str] = []
+    result = tune_serving(changed, "smoke_classifier", limit=60.0, timing=QUICK, concurrencies=(1, 2), say=lines.append)
+    assert len(lines) == len(result.trials) >= 3
     assert all(len(t.loads) == 2 for t in result.trials)
     written = model_config.options_of(changed.config("smoke_classifier"))
     assert written == result.chosen.options

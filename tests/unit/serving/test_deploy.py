@@ -38,7 +38,7 @@ def load(path: Path) -> Any:
     return yaml.safe_load(path.read_text())
 
 
-def test_compose_files_hold_the_compose_specification() -> None:
+def test_compose_files_follow_the_compose_specification() -> None:
     pytest.importorskip("check_jsonschema", reason="needs check-jsonschema, which carries the schema")
     files = [str(DEPLOY / name) for name in ("compose.yaml", "compose.gpu.yaml", "compose.tracing.yaml")]
     command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", *files]
@@ -70,7 +70,7 @@ def deserialise(data: Any, kind: str, models: types.ModuleType) -> Any:
 
 
 @pytest.mark.parametrize("path", OBJECTS, ids=lambda path: path.stem)
-def test_kubernetes_objects(path: Path) -> None:
+def test_kubernetes_objects_have_only_known_fields(path: Path) -> None:
     models = pytest.importorskip("kubernetes.client.models", reason="needs the Kubernetes client")
     data = load(path)
     version = data["apiVersion"].rpartition("/")[2]
@@ -274,7 +274,7 @@ def test_alert_rules_have_what_prometheus_wants() -> None:
     assert load(DEPLOY / "prometheus" / "prometheus.yml")["rule_files"] == [ALERTS.name]
 
 
-def test_dashboard_holds_grafanas_schema() -> None:
+def test_dashboard_follows_grafanas_schema() -> None:
     dashboard = pytest.importorskip("grafana_foundation_sdk.models.dashboard", reason="needs grafana-foundation-sdk")
     sdk = importlib.import_module("grafana_foundation_sdk.cog.encoder")
     data = json.loads(DASHBOARD.read_text())

@@ -72,5 +72,5 @@ def test_display_prints_one_line_per_epoch(capsys: pytest.CaptureFixture[str]) -
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (125, "2:05"), (111725, "31:02:05"), (59.6, "1:00")])
-def test_duration(seconds: float, text: str) -> None:
+def test_duration_shows_minutes_and_hours(seconds: float, text: str) -> None:
     assert duration(seconds) == text

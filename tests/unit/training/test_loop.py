@@ -121,7 +121,7 @@ def test_resume_of_a_complete_run_trains_nothing(run: Path, colours: Path, tiny:
 
 
 def test_train_rejects_a_folder_with_a_run(run: Path, colours: Path, tiny: Make) -> None:
-    with pytest.raises(ConfigError, match=r"holds a run already; give --resume .* --overwrite"):
+    with pytest.raises(ConfigError, match=r"has a run already; give --resume .* --overwrite"):
         train(tiny(schedule={"epochs": 4}), colours, run)
 
 
@@ -149,7 +149,7 @@ def test_overwrite_replaces_the_run(tmp_path: Path, colours: Path, tiny: Make) -
 def test_train_rejects_a_folder_with_other_files(tmp_path: Path, colours: Path, tiny: Make) -> None:
     (tmp_path / "thesis.tex").write_text("precious")
     for options in ({}, {"resume": True}, {"overwrite": True}):
-        with pytest.raises(ConfigError, match="holds files, and no run"):
+        with pytest.raises(ConfigError, match="has files but no run"):
             train(tiny(), colours, tmp_path, **options)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 

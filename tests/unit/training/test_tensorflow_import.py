@@ -181,7 +181,7 @@ def test_import_checks_labels_and_folder_first(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="expected 11 class names, found 2"):
         import_tensorflow(tmp_path / "absent", PROTO, tmp_path / "run", labels=["a", "b"])
     (tmp_path / "thesis.tex").touch()
-    with pytest.raises(ConfigError, match="holds files"):
+    with pytest.raises(ConfigError, match="has files"):
         import_tensorflow(tmp_path / "absent", PROTO, tmp_path)
 
 

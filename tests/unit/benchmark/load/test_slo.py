@@ -23,13 +23,13 @@ SHORT = Timing(warmup=0.05, window=0.3, agree=2, most=2, drain=0.5)
         ("p95=500us", Slo(95.0, 0.0005), "p95=0.5ms"),
     ],
 )
-def test_parse(text: str, slo: Slo, shown: str) -> None:
+def test_slo_parse_reads_percentile_and_duration(text: str, slo: Slo, shown: str) -> None:
     assert Slo.parse(text) == slo
     assert str(slo) == shown
 
 
 @pytest.mark.parametrize("text", ["20ms", "p99", "p100=20ms", "p99=fast", "p0=1s", "max=20ms"])
-def test_parse_refuses_other_text(text: str) -> None:
+def test_slo_parse_rejects_other_text(text: str) -> None:
     with pytest.raises(ConfigError, match="--slo"):
         Slo.parse(text)
 

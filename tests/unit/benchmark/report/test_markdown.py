@@ -18,7 +18,7 @@ from shrinkserve.benchmark.report.markdown import escape, table, to_markdown
         ("smoke_1: 99.5 %", "smoke_1: 99.5 %"),
     ],
 )
-def test_escape(text: str, escaped: str) -> None:
+def test_escape_of_markdown_characters(text: str, escaped: str) -> None:
     assert escape(text) == escaped
 
 

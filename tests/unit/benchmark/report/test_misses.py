@@ -9,7 +9,7 @@ from shrinkserve.benchmark.report.gates import Gates
 from shrinkserve.benchmark.report.misses import misses
 
 
-def test_gates_that_hold_give_no_line(make_record, make_load) -> None:
+def test_misses_are_empty_if_gates_pass(make_record, make_load) -> None:
     gates = Gates(min_top1=0.97, max_flips=0, max_p99=0.02, min_throughput=100)
     assert misses(make_record({"server http": 0}, loads=[make_load("server http", 120.0, 15.0)]), gates) == []
 

@@ -68,12 +68,14 @@ def test_used_names_finds_names():
 
 
 def test_every_name_is_in_tensorrt_10():
+    """The stubs are no valid Python (arguments without a default follow others), so a regex reads them, not ast."""
     surface = wheel("tensorrt_stubs-10*.whl").read("tensorrt_bindings/tensorrt.pyi").decode()
     known = set(re.findall(r"(?:def|class)\s+(\w+)", surface)) | set(re.findall(r"^\s+(\w+):", surface, re.MULTILINE))
     assert used_names() - known == set()
 
 
 def test_every_name_is_in_tensorrt_11():
+    """There are no stubs of TensorRT 11 on PyPI, so the strings of its library are searched."""
     library = wheel("tensorrt_cu12_bindings-11*.whl").read("tensorrt_bindings/tensorrt.so")
     known = {part.decode() for part in re.findall(rb"[A-Za-z_][A-Za-z0-9_]{2,}", library)}
     assert used_names() - known == set()

@@ -29,7 +29,7 @@ TOKEN = "only-for-friends"
         ("grpcs://10.0.0.1:1/", "10.0.0.1:1", ""),
     ],
 )
-def test_parse_url(url: str, address: str, path: str) -> None:
+def test_parse_url_splits_address_and_path(url: str, address: str, path: str) -> None:
     endpoint = parse_url(url, 1)
     assert (endpoint.address, endpoint.path) == (address, path)
 

@@ -81,10 +81,10 @@ def photos(count: int) -> list[bytes]:
 
 
 def test_scratch_server_loads_version_first(tmp_path: Path, source: Path) -> None:
-    repository, said = Repository(tmp_path / "models"), []
-    place = publish_version(repository, source, options=ONE_INSTANCE, say=said.append)
+    repository, printed = Repository(tmp_path / "models"), []
+    place = publish_version(repository, source, options=ONE_INSTANCE, say=printed.append)
     assert place == repository.root / "tiny" / "1"
-    assert [line.split(":")[0].split()[0] for line in said] == ["verified", "scratch", "published"]
+    assert [line.split(":")[0].split()[0] for line in printed] == ["verified", "scratch", "published"]
     assert list(problems(repository, "tiny")) == []
     assert repository.config("tiny").max_batch_size == 4
 
@@ -178,16 +178,16 @@ def test_publish_rejects_name_of_a_candidate(tmp_path: Path, source: Path) -> No
 
 @pytest.mark.parametrize("protocol", ["http", "grpc"])
 def test_live_comparison_gate_and_rollback(live_server: TritonServer, source: Path, protocol: str) -> None:
-    repository, said = Repository(live_server.repository), []
+    repository, printed = Repository(live_server.repository), []
     with Client(getattr(live_server, f"{protocol}_url")) as client:
         active = client.model_info("tiny").version
         refusing = Live(client, photos(12), ShadowLimits(flips=0.0))
         with pytest.raises(GateError, match=r"of the predictions differ, at most 0\.00%"):
             publish_version(repository, source, live=refusing, scratch=False)
         assert (client.model_info("tiny").version, client.models()) == (active, ["tiny"])
-        place = publish_version(repository, source, live=Live(client, photos(12)), scratch=False, say=said.append)
+        place = publish_version(repository, source, live=Live(client, photos(12)), scratch=False, say=printed.append)
         assert client.model_info("tiny").version == int(place.name) > active
-        assert any(line.startswith("compared on 12 requests:") for line in said)
+        assert any(line.startswith("compared on 12 requests:") for line in printed)
         assert roll_back_version(repository, "tiny", active, Live(client)) == active
         assert client.model_info("tiny").version == repository.active("tiny") == active
         assert client.models() == ["tiny"], "the candidate is gone"
@@ -236,12 +236,12 @@ def test_publish_compares_the_engine_that_the_server_runs(tmp_path: Path, make_m
         expected = OnnxModel(place / int8.file).predict(images)
         np.testing.assert_allclose(client.infer("tiny", images)[0], expected, rtol=1e-5)
         assert roll_back_version(repository, "tiny", None, Live(client)) == 1
-        said: list[str] = []
+        printed: list[str] = []
         without = written(*make_model(seed=9))
-        publish_version(repository, without, live=Live(client, photos(4)), scratch=False, say=said.append)
-        assert "version 3 is served in float32 (before: int8)" in "\n".join(said)
-        roll_back_version(repository, "tiny", 2, Live(client), said.append)
-        assert "version 2 is served in int8 (before: float32)" in said[-1]
+        publish_version(repository, without, live=Live(client, photos(4)), scratch=False, say=printed.append)
+        assert "version 3 is served in float32 (before: int8)" in "\n".join(printed)
+        roll_back_version(repository, "tiny", 2, Live(client), printed.append)
+        assert "version 2 is served in int8 (before: float32)" in printed[-1]
 
 
 def engine_of(engine: Engine) -> dict[str, object]:

@@ -197,13 +197,13 @@ def test_pipeline_rejects_contract_that_it_cannot_compute(change: dict[str, obje
 
 
 def test_model_with_unsupported_contract_takes_pixels_only(tmp_path: Path, make_model: MakeModel) -> None:
-    said: list[str] = []
+    printed: list[str] = []
     model_file, card = make_model(0)
     other = replace(card, preprocess=Preprocess(size=8, interpolation="bicubic_tf1").to_dict())
-    repository = Repository(tmp_path / "models", say=said.append)
+    repository = Repository(tmp_path / "models", say=printed.append)
     repository.add(CLASSIFIER, model_file, other, encoded=True)
     assert repository.models() == [CLASSIFIER]
-    assert "takes pixels only" in said[0]
+    assert "takes pixels only" in printed[0]
 
 
 def test_approximate_decoder_is_written_on_request_and_kept(tmp_path: Path, make_model: MakeModel) -> None:

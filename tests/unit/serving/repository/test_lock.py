@@ -18,16 +18,16 @@ from shrinkserve.serving.repository.writer import Repository
 
 
 def test_locked_calls_back_before_it_waits(tmp_path: Path) -> None:
-    said, inside = threading.Event(), threading.Event()
+    called, inside = threading.Event(), threading.Event()
 
     def second() -> None:
-        with locked(tmp_path, waits=lambda _: said.set()):
+        with locked(tmp_path, waits=lambda _: called.set()):
             inside.set()
 
     with ThreadPoolExecutor() as pool:
         with locked(tmp_path, waits=lambda _: pytest.fail("the lock is free")):
             waiting = pool.submit(second)
-            assert said.wait(60)
+            assert called.wait(60)
             assert not inside.is_set()
         waiting.result()
     assert inside.is_set()
@@ -46,12 +46,12 @@ def test_locked_rejects_a_file_as_folder(tmp_path: Path) -> None:
 
 def test_locked_gives_up_and_names_the_holder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["/bin/shrinkserve", "repo", "publish", "--token", "only-for-friends"])
-    said: list[str] = []
+    printed: list[str] = []
     refused = pytest.raises(ArtifactError, match=f"still at work after 0.1 s .pid {os.getpid()} on ")
-    with locked(tmp_path), refused as caught, locked(tmp_path, waits=said.append, seconds=0.1):
+    with locked(tmp_path), refused as caught, locked(tmp_path, waits=printed.append, seconds=0.1):
         pass
     assert len(str(caught.value).splitlines()) == 1
-    (line,) = said
+    (line,) = printed
     assert line.startswith(f"pid {os.getpid()} on {os.uname().nodename} since 2")
     assert line.endswith(": shrinkserve repo publish")
 

@@ -76,22 +76,22 @@ def test_shared_memory_needs_the_token(url: str) -> None:
 
 
 def test_full_queue_is_reported(url: str) -> None:
-    said: list[str] = []
+    printed: list[str] = []
 
     def ask() -> None:
         try:
             with Client(url) as client:
                 client.infer("waiting", IMAGE)
         except RequestError as exc:
-            said.append(str(exc))
+            printed.append(str(exc))
 
     threads = [threading.Thread(target=ask) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert said
-    assert all("the queue is full" in line for line in said)
+    assert printed
+    assert all("the queue is full" in line for line in printed)
 
 
 def test_request_beyond_queue_timeout_is_rejected(url: str) -> None:

@@ -22,7 +22,7 @@ def repository(tmp_path: Path, make_model: Callable[..., tuple[Path, Card]]) -> 
     return repository
 
 
-def test_whole(repository: Repository) -> None:
+def test_problems_of_valid_repository_are_none(repository: Repository) -> None:
     assert list(problems(repository, "tiny")) == []
 
 

@@ -35,7 +35,7 @@ def test_host_names_are_resolved() -> None:
     ("host", "loopback"),
     [("localhost", True), ("127.0.0.2", True), ("::1", True), ("0.0.0.0", False), ("::", False), ("192.0.2.1", False)],
 )
-def test_loopback(host: str, loopback: bool) -> None:
+def test_resolves_to_loopback_for_local_hosts_only(host: str, loopback: bool) -> None:
     assert resolves_to_loopback(host) is loopback
     assert not resolves_to_loopback("no-such-host.invalid")
 

@@ -94,7 +94,7 @@ def test_ensemble_that_contains_itself_ends(root: Path) -> None:
     assert scan(root).models == ["loop", "tiny", "wide"]
 
 
-def test_missing_backend(root: Path) -> None:
+def test_select_skips_models_without_backend(root: Path) -> None:
     assert kinds(root, None, "onnxruntime") == {"tiny": Skip.NO_BACKEND, "wide": Skip.NO_BACKEND}
     with pytest.raises(ServerError) as caught:
         select(root, ["tiny"], how_to_get=lacks("onnxruntime"))

@@ -92,7 +92,7 @@ def test_wheel_that_is_not_there(wheel: Path) -> None:
     assert content_of_cache() == ["tritonserver.lock"]
 
 
-def test_broken_archive(wheel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fetch_rejects_archive_with_wrong_crc(wheel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     body = wheel.read_bytes()
     wheel.write_bytes(body.replace(b"library", b"librarx"))
     monkeypatch.setattr(pip_server, "WHEEL_SHA256", sha256_file(wheel))

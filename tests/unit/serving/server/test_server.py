@@ -168,7 +168,7 @@ def test_traces_every_request(tiny_repository: Repository, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("service", ["http", "grpc", "metrics"])
-def test_taken_port(tiny_repository: Repository, tmp_path: Path, service: str) -> None:
+def test_server_reports_port_that_is_taken(tiny_repository: Repository, tmp_path: Path, service: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         server = TritonServer(tiny_repository.root, options(tmp_path, **{f"{service}_port": port}))
