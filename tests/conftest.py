@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import sys
 import time
@@ -23,10 +24,12 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # OpenMP threads that spin 
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
-CORPUS = DirectoryBasedExampleDatabase(Path(__file__).with_name("corpus"))
-"""Examples that failed once. `make test-slow` adds to it, every test run replays it."""
+CORPUS = DirectoryBasedExampleDatabase(Path(__file__).parent / "corpus" / "hypothesis")
+"""Examples that failed. `make test-slow` adds to it, every test run replays it, until the property is edited."""
 FUZZ_SECONDS = float(os.environ.get("FUZZ_SECONDS", "0"))
 """How long each property is tested; 0 for hypothesis's number of examples."""
+MAX_FUZZ_MEMORY = 1 << 30
+"""Bytes by which the process may grow while it fuzzes a property. pytest's --timeout limits the time of an example."""
 
 # No deadline: the time of an example depends on the load of the machine.
 local = MultiplexedDatabase(ReadOnlyDatabase(CORPUS), DirectoryBasedExampleDatabase(Path(".hypothesis/examples")))
@@ -41,10 +44,16 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     if not (FUZZ_SECONDS and is_hypothesis_test(pyfuncitem.obj)):
         return None
     arguments = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
-    end = time.monotonic() + FUZZ_SECONDS
+    end, before = time.monotonic() + FUZZ_SECONDS, peak_memory()
     while time.monotonic() < end:
         pyfuncitem.obj(**arguments)
+    assert peak_memory() - before < MAX_FUZZ_MEMORY, "an example took too much memory"
     return True
+
+
+def peak_memory() -> int:
+    """Return the largest memory of this process so far, in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
 
 
 @pytest.fixture(scope="session")
