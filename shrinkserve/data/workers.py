@@ -36,6 +36,7 @@ AHEAD = 2
 """Batches that each worker computes ahead of the reader."""
 WATCHDOG_SECONDS = 300.0
 """Without a batch for so long the run ends: a worker hangs, for example on a file system that does not respond."""
+WATCHDOG_PARTS = 10
 PARENT_CHECK_SECONDS = 1.0
 MEMORY_HINT = (
     "it may be out of memory: set a smaller data.workers or train.batch_size, or give the container more memory"
@@ -84,7 +85,7 @@ class _Pool(Generic[T]):
     def receive(self, worker: _Worker) -> T:
         """Return the worker's next result; raise `DataError` if the worker ends or stands still."""
         process, connection = worker.process, worker.connection
-        if not wait([connection, process.sentinel], timeout=self._watchdog):
+        if not self._ready(worker):
             what = f"data loader process {process.pid}: no batch for {self._watchdog:.0f} seconds"
             raise DataError(what, hint="check that the storage of the dataset responds")
         try:
@@ -95,6 +96,11 @@ class _Pool(Generic[T]):
             hint = MEMORY_HINT if result.memory else "set data.workers=0 to see the traceback, and report it"
             raise DataError(f"data loader process failed: {result.error} (at {result.place})", hint=hint)
         return result
+
+    def _ready(self, worker: _Worker) -> bool:
+        """Wait for a result or the end of the worker. Time in which this process is suspended counts as one part."""
+        part = self._watchdog / WATCHDOG_PARTS
+        return any(wait([worker.connection, worker.process.sentinel], timeout=part) for _ in range(WATCHDOG_PARTS))
 
     def kill(self) -> None:
         """End all processes at once. They ignore SIGTERM, and have nothing to save."""

@@ -81,8 +81,12 @@ class Watchdog:
         self._last, self._step = time.monotonic(), step
 
     def _watch(self, timeout: float) -> None:
-        while not self._done.wait(min(1.0, timeout / 4)):
+        interval, before = min(1.0, timeout / 4), time.monotonic()
+        while not self._done.wait(interval):
             allowed = min(timeout, STOP_GRACE) if self._stop.signal else timeout
+            now = time.monotonic()
+            self._last += max(0.0, now - before - 2 * interval)  # this process was suspended, for example by Ctrl-Z
+            before = now
             if time.monotonic() - self._last > allowed:
                 end_process(
                     f"error: training made no progress for {allowed:.0f} s after {self._step}; "

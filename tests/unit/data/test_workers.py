@@ -128,6 +128,30 @@ def test_training_batches_need_no_shared_memory_device(digits: Path) -> None:
     assert int(done.stdout.split()[-1]) == 1432 - 8
 
 
+SUSPENDED = """
+import time
+from shrinkserve.data.workers import in_processes
+def load(number, buffer):
+    print("loading", flush=True)
+    began = time.process_time()
+    while time.process_time() < began + 0.5:
+        pass
+print(len(list(in_processes(load, range(1), (1,), 1, watchdog=3.0))))
+"""
+
+
+def test_time_of_suspended_processes_is_not_counted() -> None:
+    command = [sys.executable, "-c", SUSPENDED]
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
+    assert process.stdout is not None
+    process.stdout.readline()
+    os.killpg(process.pid, signal.SIGSTOP)
+    time.sleep(4)
+    os.killpg(process.pid, signal.SIGCONT)
+    assert process.communicate(timeout=60) == ("1\n", "")
+
+
 def test_in_processes_refuses_when_no_process_can_start(monkeypatch: pytest.MonkeyPatch) -> None:
     def fork() -> int:
         raise BlockingIOError(11, "Resource temporarily unavailable")

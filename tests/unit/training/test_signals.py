@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import psutil
 
@@ -60,6 +61,28 @@ with StopRequest() as stop, Watchdog(2.0, stop) as watchdog:
         time.sleep(0.1)
         watchdog.progress(f"update {step}")
 """
+
+
+BUSY = """
+import time
+from shrinkserve.training.signals import StopRequest, Watchdog
+with StopRequest() as stop, Watchdog(3.0, stop) as watchdog:
+    began = time.process_time()
+    print("began", flush=True)
+    while time.process_time() < began + 0.5:
+        pass
+"""
+
+
+def test_watchdog_does_not_count_the_time_of_a_suspended_process() -> None:
+    pipe = subprocess.PIPE
+    process = subprocess.Popen([sys.executable, "-c", BUSY], stdout=pipe, stderr=pipe, text=True)
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.send_signal(signal.SIGSTOP)
+    time.sleep(4)
+    process.send_signal(signal.SIGCONT)
+    assert (process.communicate(timeout=60)[1], process.returncode) == ("", 0)
 
 
 def test_watchdog_lets_a_run_with_progress_go_on() -> None:
