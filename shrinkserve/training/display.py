@@ -20,7 +20,14 @@ class Display:
         self._progress.__exit__()
 
     def __call__(self, event: TrainEvent) -> None:
-        """Show an event."""
+        """Show an event. The run goes on when the reader of the output has ended; rich then drops what follows."""
+        try:
+            self._show(event)
+        except SystemExit as exc:
+            if not isinstance(exc.__context__, BrokenPipeError):
+                raise
+
+    def _show(self, event: TrainEvent) -> None:
         if event.kind is EventKind.MESSAGE:
             self._progress.say(event.message)
         elif event.kind is EventKind.STEP:

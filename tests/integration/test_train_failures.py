@@ -126,6 +126,15 @@ def test_diverged_run_is_an_error(tmp_path: Path, colours: Path, capsys: pytest.
         json.loads(line, parse_constant=pytest.fail)
 
 
+def test_run_goes_on_without_a_reader_of_its_output(tmp_path: Path, colours: Path) -> None:
+    words = [*SMOKE, "--data", str(colours), "--out", str(tmp_path / "run"), "--set", "schedule.epochs=2"]
+    with subprocess.Popen([sys.executable, "-m", "shrinkserve", *words], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.wait(timeout=60) == 0
+    assert read_card(tmp_path / "run").metrics["epochs"] == 2
+
+
 def test_batch_of_one_is_refused_where_batch_norm_cannot_work(
     tmp_path: Path, colours: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
