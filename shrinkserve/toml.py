@@ -77,7 +77,7 @@ def read_toml(path: Path) -> dict[str, object]:
     if len(content) > MAX_BYTES:
         raise ConfigError(f"{path}: the file is too large", expected=f"at most {MAX_BYTES} bytes")
     try:
-        return parse_toml(content.decode())
+        return parse_toml(content.decode("utf-8-sig"))  # some editors write a byte order mark
     except (ValueError, RecursionError) as exc:
         raise ConfigError(f"{path}: not valid TOML ({exc})", hint="fix the line that it names") from exc
 

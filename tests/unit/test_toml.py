@@ -88,6 +88,12 @@ def test_read_toml_rejects_other_files(tmp_path: Path, content: bytes) -> None:
         toml.read_toml(path)
 
 
+def test_read_toml_accepts_a_byte_order_mark_and_crlf(tmp_path: Path) -> None:
+    path = tmp_path / "a.toml"
+    path.write_bytes(b"\xef\xbb\xbf[section]\r\nsize = 3\r\n")
+    assert toml.read_toml(path) == {"section": {"size": 3}}
+
+
 def test_read_toml_rejects_missing_and_large_files(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot read"):
         toml.read_toml(tmp_path / "none.toml")
