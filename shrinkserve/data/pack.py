@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from shrinkserve.atomic import write_atomic
+from shrinkserve.atomic import unwritable, write_atomic
 from shrinkserve.data.dataset import Split, SplitUsage
 from shrinkserve.data.loaders import available_workers
 from shrinkserve.data.pixels import plain_jpeg_size
@@ -197,7 +197,7 @@ def _write_shard(shard: ShardPlan, *, synsets: list[str], texts: list[str], skip
         return log.read_text(encoding="utf-8").splitlines() if log.exists() else []
     aside = shard.path.with_name(f".{shard.path.name}.part")
     bad: list[str] = []
-    with aside.open("wb") as stream:
+    with unwritable(aside), aside.open("wb") as stream:
         for source in shard.sources:
             try:
                 jpeg, size = _as_jpeg(_read(source), source)

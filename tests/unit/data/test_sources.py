@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import resource
 import signal
 import tarfile
 import tempfile
@@ -29,7 +30,7 @@ from shrinkserve.data.sources import (
     _source,
     find_sources,
 )
-from shrinkserve.errors import DataError
+from shrinkserve.errors import ArtifactError, DataError
 
 
 @pytest.mark.parametrize("name", ["a\nb", "a\u2028b", "a\x85b", "\x1b[1m", "\u202eabc"])
@@ -97,6 +98,16 @@ def test_pack_ends_when_a_process_is_killed_and_continues_later(classes: Path, t
         pack_dataset(classes, tmp_path / "out", train_shards=6, workers=2)
     thread.join()
     assert pack_dataset(classes, tmp_path / "out", train_shards=6, workers=2).images == {"train": 18, "validation": 6}
+
+
+def test_pack_names_the_shard_that_cannot_be_written(classes: Path, tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(ArtifactError, match=r"train-00000-of-00001.*File too large"):
+            pack_dataset(classes, tmp_path / "out", workers=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_pack_refuses_a_shard_without_a_good_image(classes: Path, tmp_path: Path) -> None:
