@@ -35,6 +35,8 @@ def open_dataset(root: str | Path, split: Split) -> ShardDataset | FolderDataset
     """
     root = Path(root)
     if not root.is_dir():
+        if root.exists():
+            raise DataError(f"{root}: a file", expected="a folder with a dataset", hint="unpack it if it is an archive")
         raise DataError(f"{root}: no such folder", hint="make a dataset, e.g. `shrinkserve data digits DIR`")
     try:
         for kind in (ShardDataset, FolderDataset):

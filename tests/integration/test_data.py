@@ -279,6 +279,8 @@ def test_info_refuses_a_folder_without_a_dataset(
     prepare(tmp_path)
     assert message in refused(capsys, "data", "info", tmp_path)
     assert "no such folder" in refused(capsys, "data", "info", tmp_path / "none")
+    (tmp_path / "data.zip").write_bytes(b"PK")
+    assert "unpack it" in refused(capsys, "data", "info", tmp_path / "data.zip")
 
 
 def test_training_reports_bad_images_that_it_leaves_out(
