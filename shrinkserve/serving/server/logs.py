@@ -27,6 +27,7 @@ _VERSION = re.compile(r"version \d+ is at UNAVAILABLE state: ")
 _FAILED = re.compile(r"\"failed to load '(?P<model>[^']+)' version \d+: (?P<why>.+?)(?:\\n\\nAt:|\"$)", re.MULTILINE)
 _SERVICE = re.compile(r"failed to start (?P<service>\w+) service: (?P<why>[^\"\n]+)")
 _POLL = re.compile(r"Poll failed for model directory '(?P<model>[^']+)': (?P<why>[^\"\n]+)")
+_ABORT = re.compile(r"^terminate called after throwing .*\n\s*what\(\): +(?P<why>.+)$", re.MULTILINE)
 _OTHER = re.compile(r"^error: (?P<why>.+)$", re.MULTILINE)
 
 
@@ -75,6 +76,6 @@ def explain(lines: Iterable[str]) -> str | None:
         return f"model {found['model']!r} cannot be loaded: {' '.join(reason.split())}"
     if found := _SERVICE.search(text):
         return f"tritonserver cannot start its {found['service']} service: {found['why'].strip()}"
-    if found := _OTHER.search(text):
+    if found := _OTHER.search(text) or _ABORT.search(text):
         return f"tritonserver: {found['why']}"
     return None

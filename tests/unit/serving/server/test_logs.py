@@ -36,6 +36,10 @@ NOT_POLLED = (
     "E1125 08:38:16.938200 5980 model_repository_manager.cc:1335] \"Poll failed for model directory 'tiny': unexpected "
     "name 'other' for model\"\nerror: creating server: Internal - failed to load all models\n"
 )
+ABORT = (
+    "terminate called after throwing an instance of 'triton::backend::python::PythonBackendException'\n"
+    "  what():  Failed to create temporary directory for Python environments.\n"
+)
 OTHER = "error: creating server: Internal - failed to load all models\n"
 
 
@@ -51,6 +55,7 @@ OTHER = "error: creating server: Internal - failed to load all models\n"
         (ALL_FAILED, "model 'tiny' cannot be loaded: Internal: Protobuf parsing failed."),
         (NOT_POLLED, "model 'tiny' cannot be loaded: unexpected name 'other' for model"),
         (OTHER, "tritonserver: creating server: Internal - failed to load all models"),
+        (ABORT, "tritonserver: Failed to create temporary directory for Python environments."),
         ("I1125 all is well\n", None),
     ],
 )
