@@ -51,7 +51,9 @@ def test_initialise_takes_all_but_the_classifier_of_other_classes(run: Path, tin
     spec = arch.from_recipe(tiny().model, 3)
     state, initial = state_of(tiny(), 3), read_initial(run)
     report = apply_initial((state.network, state.ema.network), spec, initial, ["a", "b", "c"], "run")
-    assert report.new == [name for name in state.network.state_dict() if name.startswith(head_prefixes(spec))]
+    assert report.new == [
+        name for name in state.network.state_dict() if name.startswith(head_prefixes(spec, state.network))
+    ]
     assert sorted(report.left_out) == sorted(report.new)
     for network in (state.network, state.ema.network):
         for name in report.loaded:
@@ -170,7 +172,7 @@ def test_backbone_learns_slower(colours: Path, tiny: Make) -> None:
             state.update([batch], 1, 0.1)
             moved.append({n: (v.detach() - before[n]).norm() for n, v in state.network.named_parameters()})
     for name, distance in moved[0].items():
-        factor = 1.0 if name.startswith(head_prefixes(spec)) else 0.25
+        factor = 1.0 if name.startswith(head_prefixes(spec, state.network)) else 0.25
         assert moved[1][name] == pytest.approx(float(distance) * factor, rel=1e-2, abs=1e-7)
 
 
