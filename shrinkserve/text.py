@@ -2,16 +2,40 @@
 
 from __future__ import annotations
 
+import errno
 import unicodedata
 from collections.abc import Sequence
+from pathlib import Path
 
 from shrinkserve.errors import ShrinkServeError
 
 BIDI_CONTROLS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 """Characters that make a terminal show the text after them in another order."""
 
+MAX_TEXT = 12 << 20
+"""The longest list of names or bad images that is read, in characters."""
+
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 """A cell that begins with one of these may be run as a formula by a spreadsheet."""
+
+
+def read_text(path: Path, encoding: str = "utf-8-sig", limit: int = MAX_TEXT) -> str:
+    """Return the text of a file.
+
+    Args:
+        path: the file.
+        encoding: of the file; the default ignores a byte order mark.
+        limit: the longest text in characters.
+
+    Raises:
+        OSError: the file cannot be read, or it is longer than `limit`.
+        UnicodeDecodeError: it is not text in this encoding.
+    """
+    with path.open(encoding=encoding) as stream:
+        text = stream.read(limit + 1)
+    if len(text) > limit:
+        raise OSError(errno.EFBIG, f"more than {limit} characters", str(path))
+    return text
 
 
 def printable(text: str, keep: str = "") -> str:

@@ -27,10 +27,11 @@ def tensorflow(
 ) -> None:
     """Import a checkpoint of AutoShrink's TensorFlow code. Needs the extra `tensorflow`."""
     from shrinkserve.errors import DataError
+    from shrinkserve.text import read_text
     from shrinkserve.training.tensorflow_import import import_tensorflow
 
     try:
-        names = None if labels is None else labels.read_text(encoding="utf-8-sig").splitlines()
+        names = None if labels is None else read_text(labels).splitlines()
     except (OSError, UnicodeDecodeError) as exc:
         raise DataError(f"{labels}: cannot read the class names ({exc})", hint="check --labels") from exc
     found = import_tensorflow(checkpoint, proto, out, solver=solver, labels=names)

@@ -16,6 +16,9 @@ from shrinkserve.atomic import write_atomic
 from shrinkserve.data.tfrecord import OVERHEAD, Shard
 from shrinkserve.errors import ArtifactError
 
+LONGEST = 3
+"""The most bytes of an index for a byte of its shard: a line of 40 characters for a record of 16 bytes."""
+
 
 @dataclass(frozen=True)
 class WrittenIndex:
@@ -63,8 +66,10 @@ def _read_index(path: Path) -> Shard | None:
     try:
         if index.stat().st_mtime_ns < path.stat().st_mtime_ns:
             return None
-        numbers = np.array(index.read_bytes().split(), dtype=np.int64)
         size = path.stat().st_size
+        if index.stat().st_size > LONGEST * size:
+            return None
+        numbers = np.array(index.read_bytes().split(), dtype=np.int64)
     except (OSError, ValueError, OverflowError):
         return None
     starts, sizes = numbers[::2], numbers[1::2]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from shrinkserve.errors import DataError
 from shrinkserve.preprocess.files import is_ignored
-from shrinkserve.text import check_class_names
+from shrinkserve.text import check_class_names, read_text
 
 
 def class_folders(folder: Path) -> dict[str, Path]:
@@ -48,7 +48,7 @@ def read_class_list(path: Path) -> list[str]:
         DataError: no such file, or no text with at least two names.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path)
     except (OSError, UnicodeDecodeError) as exc:
         raise DataError(f"{path}: cannot be read ({exc})", hint="write one class name a line, in UTF-8") from exc
     names = [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from shrinkserve.atomic import write_atomic
 from shrinkserve.errors import DataError
-from shrinkserve.text import printable
+from shrinkserve.text import MAX_TEXT, printable, read_text
 
 FILE = "quarantine.tsv"
 HINT = "write it again with `shrinkserve data verify --quarantine`"
@@ -40,7 +40,7 @@ def read_quarantine(root: Path) -> dict[str, frozenset[int]]:
     """
     path = root / FILE
     try:
-        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+        lines = read_text(path, "utf-8").removesuffix("\n").split("\n")
     except FileNotFoundError:
         return {}
     except (OSError, UnicodeDecodeError) as exc:
@@ -60,11 +60,17 @@ def read_quarantine(root: Path) -> dict[str, frozenset[int]]:
 
 
 def write_quarantine(root: Path, bad: Sequence[BadImage]) -> Path:
-    """Replace the skip list, or remove it if `bad` is empty. Return its path."""
+    """Replace the skip list, or remove it if `bad` is empty. Return its path.
+
+    Raises:
+        DataError: the list would be too long to be read.
+    """
     path = root / FILE
     if bad:
-        lines = (f"{_quoted(b.path)}\t{b.offset}\t{printable(' '.join(b.reason.split()))}\n" for b in bad)
-        write_atomic(path, "".join(lines).encode())
+        text = "".join(f"{_quoted(b.path)}\t{b.offset}\t{printable(' '.join(b.reason.split()))}\n" for b in bad)
+        if len(text) > MAX_TEXT:
+            raise DataError(f"{path}: {len(bad)} bad images are too many for a list", hint="make the dataset again")
+        write_atomic(path, text.encode())
     else:
         path.unlink(missing_ok=True)
     return path

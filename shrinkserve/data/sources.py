@@ -14,6 +14,7 @@ from pathlib import Path
 from shrinkserve.data.dataset import SPLITS, Split, SplitUsage
 from shrinkserve.data.folder import FolderDataset
 from shrinkserve.errors import DataError
+from shrinkserve.text import read_text
 
 TRAIN_TAR, VALIDATION_TAR = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
 SYNSETS = "imagenet_lsvrc_2015_synsets.txt"
@@ -135,7 +136,7 @@ def _source(path: Path, offset: int, member: tarfile.TarInfo) -> SourceImage:
 
 def _lines(path: Path) -> list[str]:
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path)
     except (OSError, UnicodeDecodeError) as exc:
         raise DataError(f"{path}: cannot be read ({exc})", hint="put this list into the folder of the tars") from exc
     return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]

@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from shrinkserve.cli import main, predict
 from shrinkserve.errors import ArtifactError, ConfigError, DataError
 from shrinkserve.serving.client.prediction import ClassifyResult
-from shrinkserve.text import check_class_names, printable, spreadsheet_cell
+from shrinkserve.text import MAX_TEXT, check_class_names, printable, read_text, spreadsheet_cell
 
 EVIL = "\x1b[31mRED\x1b]0;owned\x07\x9b2J\u202e\x7f"
 
@@ -73,3 +74,15 @@ def test_main_escapes_errors(
     assert main([]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.isprintable()
+
+
+def test_read_text_rejects_endless_file(tmp_path: Path) -> None:
+    with (tmp_path / "labels.txt").open("wb") as stream:
+        stream.truncate(8 << 30)
+    with pytest.raises(OSError, match=f"more than {MAX_TEXT}"):
+        read_text(tmp_path / "labels.txt")
+
+
+def test_read_text_ignores_byte_order_mark(tmp_path: Path) -> None:
+    (tmp_path / "labels.txt").write_bytes(b"\xef\xbb\xbfcat\r\ndog")
+    assert read_text(tmp_path / "labels.txt") == "cat\ndog"

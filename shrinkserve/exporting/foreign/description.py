@@ -7,6 +7,7 @@ from pathlib import Path
 from shrinkserve.errors import ConfigError, DataError
 from shrinkserve.exporting.foreign.presets import read_preset
 from shrinkserve.preprocess import Preprocess
+from shrinkserve.text import read_text
 from shrinkserve.toml import read_toml, validate
 
 REQUIRED = ("size", "interpolation", "mean", "std")
@@ -52,7 +53,7 @@ def read_labels(path: Path) -> list[str]:
         DataError: cannot read the file, or it has no names, an empty name or a name twice.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path)
     except OSError as exc:
         raise DataError(f"{path}: cannot read the labels ({exc.strerror})", hint="check --labels") from exc
     except UnicodeDecodeError as exc:

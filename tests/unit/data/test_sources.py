@@ -117,6 +117,15 @@ def test_pack_refuses_a_shard_without_a_good_image(classes: Path, tmp_path: Path
         pack_dataset(classes, tmp_path / "out", skip_bad=True, workers=1)
 
 
+def test_quarantine_has_a_longest_list(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="too many"):
+        write_quarantine(tmp_path, [BadImage("a", 0, "x" * (17 << 20))])
+    with (tmp_path / "quarantine.tsv").open("wb") as stream:
+        stream.truncate(8 << 30)
+    with pytest.raises(DataError, match="cannot be read"):
+        read_quarantine(tmp_path)
+
+
 @given(st.text(max_size=60) | st.binary(max_size=60))
 def test_read_quarantine_raises_only_data_error(text: str | bytes) -> None:
     with tempfile.TemporaryDirectory() as folder:

@@ -111,6 +111,16 @@ def test_open_shard_replaces_an_index_with_records_that_are_too_small(tmp_path: 
     assert [shard.read(number) for number in range(len(shard))] == [b"first record", b"second record, longer"]
 
 
+def test_open_shard_replaces_an_index_that_is_too_long(tmp_path: Path) -> None:
+    path = write(tmp_path / "s", b"first record")
+    index_path(path).parent.mkdir()
+    with index_path(path).open("wb") as stream:
+        stream.write(b"0 28\n")
+        stream.truncate(8 << 30)
+    assert open_shard(path).read(0) == b"first record"
+    assert index_path(path).read_text() == "0 28\n"
+
+
 def frame(data: bytes, length: int | None = None) -> bytes:
     """Return a record whose header is valid and claims `length`."""
     header = struct.pack("<Q", len(data) if length is None else length)
