@@ -13,7 +13,7 @@ from shrinkserve.errors import ArtifactError
 
 BUILT = {
     "library": "tensorrt_rtx", "version": "0.1", "compute_capability": "8.9", "gpu": None,
-    "hardware_compatibility": "none",
+    "hardware_compatibility": "none", "batches": [1, 8, 32],
 }  # fmt: skip
 
 
