@@ -78,7 +78,7 @@ def test_every_precision_and_every_payload_is_a_stage(
 
 def test_perf_analyzer_measures_the_same_server(server: TritonServer) -> None:
     """The number of requests agrees with the statistics of the server."""
-    program = perf_analyzer.path()
+    program = perf_analyzer.program()
     if program is None:
         pytest.skip("no perf_analyzer on PATH (pip install perf-analyzer; needs glibc 2.38)")
     tried = subprocess.run([program, "--version"], capture_output=True, text=True, check=False)
