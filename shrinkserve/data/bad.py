@@ -36,7 +36,8 @@ class BadImages:
         if len(self.found) <= self.allowed:
             return
         if not self.fraction:
-            hint = "skip it with `shrinkserve data verify --quarantine`, or allow some with data.max_bad_fraction"
+            skip = "skip a damaged one with `shrinkserve data verify --quarantine`"
+            hint = f"restore a missing image and give --resume; {skip}, or allow some with data.max_bad_fraction"
             raise DataError(self.found[0], hint=hint)
         raise DataError(
             f"too many bad images, the last: {self.found[-1]}",
@@ -53,5 +54,5 @@ def one_line(error: DataError) -> str:
 
 def with_skip_hint(error: DataError) -> DataError:
     """Return the error with the hint how to leave out the image."""
-    hint = "replace it, or skip it with `shrinkserve data verify --quarantine`"
+    hint = "restore it, or skip a damaged image with `shrinkserve data verify --quarantine`"
     return DataError(error.reason, where=error.where, expected=error.expected, found=error.found, hint=hint)

@@ -189,6 +189,23 @@ def wait_until(condition: Callable[[], bool], process: subprocess.Popen[bytes], 
         time.sleep(0.02)
 
 
+def test_run_continues_when_a_missing_image_is_restored(
+    tmp_path: Path, colours: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, out = Path(shutil.copytree(colours, tmp_path / "data")), tmp_path / "run"
+    words = [*SMOKE, "--data", str(data), "--out", str(out), "--set", "schedule.epochs=4"]
+    line = [sys.executable, "-m", "shrinkserve", *words]
+    process = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    wait_until((out / "checkpoints").is_dir, process)  # type: ignore[arg-type]
+    image = data / "train" / "a" / "000.jpg"
+    image.rename(tmp_path / "000.jpg")
+    errors = process.communicate(timeout=60)[1]
+    assert process.returncode == 2
+    assert "000.jpg: file not found; restore a missing image and give --resume" in errors
+    (tmp_path / "000.jpg").rename(image)
+    assert main([*words, "--resume"]) == 0
+
+
 @pytest.mark.parametrize("nproc", [1, 2])
 def test_killed_loader_process_ends_the_run(tmp_path: Path, colours: Path, nproc: int) -> None:
     out = tmp_path / "run"
