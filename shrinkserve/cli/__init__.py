@@ -105,7 +105,7 @@ def main(argv: list[str] | None = None) -> int:
         return _fail("interrupted", INTERRUPTED)
     except typer.TyperException as exc:
         return _explain_usage(exc, sys.argv[1:] if argv is None else argv)
-    except (ShrinkServeError, ModuleNotFoundError, OSError) as exc:
+    except (ShrinkServeError, ModuleNotFoundError, OSError, MemoryError) as exc:
         message = _explain(exc)
         if message is None or os.environ.get("SHRINKSERVE_DEBUG"):
             raise
@@ -119,6 +119,8 @@ def _explain(error: Exception) -> str | None:
     """Return the message for the user; None if the error is a bug."""
     if isinstance(error, ShrinkServeError):
         return str(error)
+    if isinstance(error, MemoryError):
+        return "out of memory; give this process more memory, or smaller batches"
     if isinstance(error, OSError):
         place = error.filename or "output file"
         message = f"{place}: {error.strerror}; free some space or choose another path"

@@ -77,6 +77,16 @@ def test_full_disk_gives_one_line_and_leaves_nothing(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_lack_of_memory_gives_one_line() -> None:
+    script = "import resource, sys, shrinkserve.cli as cli, psutil\n"
+    script += "cli.app.command()(lambda: bytearray(1 << 40) and None)\n"
+    script += "resource.setrlimit(resource.RLIMIT_AS, (psutil.Process().memory_info().vms + (1 << 26),) * 2)\n"
+    script += "sys.exit(cli.main(['<lambda>']))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "out of memory" in done.stderr
+
+
 def test_missing_library_gives_one_line_with_its_extra() -> None:
     script = "import sys; sys.modules['torch'] = None; from shrinkserve.cli import main; sys.exit(main(sys.argv[1:]))"
     command = [sys.executable, "-c", script, "eval", "run", "--data", "data"]
