@@ -141,7 +141,7 @@ def test_encoded_images_are_served_like_prepared_ones(
     capsys.readouterr()
     assert main(["repo", "list", "--repository", str(root)]) == 0
     (line,) = capsys.readouterr().out.splitlines()
-    assert "takes JPEG and pixels" in line, "what belongs to a model is no model of its own"
+    assert "takes JPEG and pixels" in line, "the pipeline and the ensemble of a model are not listed"
 
 
 def test_add_jpeg_restores_removed_ensemble(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
