@@ -61,8 +61,10 @@ def command() -> Iterator[Run]:
         line = [*prefix, sys.executable, "-m", "shrinkserve", *map(str, words)]
         return subprocess.run(line, capture_output=True, text=True, timeout=seconds, check=False)
 
+    before = set(psutil.Process().children(recursive=True))  # e.g. multiprocessing's resource tracker of other tests
     yield run
-    assert not [p for p in psutil.Process().children(recursive=True) if p.status() != psutil.STATUS_ZOMBIE]
+    after = [p for p in psutil.Process().children(recursive=True) if p not in before]
+    assert not [p for p in after if p.status() != psutil.STATUS_ZOMBIE]
 
 
 def content(folder: Path) -> dict[str, bytes]:
