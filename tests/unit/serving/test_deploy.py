@@ -59,6 +59,7 @@ def test_compose_has_no_default_login_and_limits_every_service() -> None:
     services = load(DEPLOY / "compose.yaml")["services"]
     assert services["grafana"]["environment"]["GF_SECURITY_DISABLE_INITIAL_ADMIN_CREATION"] == "true"
     assert all({"mem_limit", "pids_limit"} <= service.keys() for service in services.values())
+    assert all(service["read_only"] for service in services.values())
 
 
 def deserialise(data: Any, kind: str, models: types.ModuleType) -> Any:
