@@ -1,10 +1,10 @@
 """Measure distillation and the cost of mixing images, on the digits.
 
-    python bench/distillation.py --out bench/results/distillation.json [--quick]
+    python bench/distillation.py --out bench/results/distillation.json [--quick] [--widths 0.25 0.5] [--jobs 6]
 
-A teacher of width 1 is trained on the digits. Then students of width 0.25 are trained with and without it, with the
-same recipe, order of images and number of updates. Each figure has three seeds. The cost of mixup and cutmix is the
-time that they take alone, as a part of the time of an update.
+A teacher of width 1 is trained on the digits. Then students of a smaller width are trained with and without it, with
+the same recipe, order of images and number of updates. The cost of mixup and cutmix is the time of an update with them
+against one without, in turn. A GPU is used where there is one; hide it with CUDA_VISIBLE_DEVICES="".
 """
 
 from __future__ import annotations
@@ -15,17 +15,32 @@ import statistics
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from pathlib import Path
 
+import numpy as np
 import torch
+from jobs import Job, device, train_all
 
-import shrinkserve as ss
+from shrinkserve import arch
 from shrinkserve.atomic import write_atomic
 from shrinkserve.benchmark.plain import plain
 from shrinkserve.benchmark.report.environment import environment
-from shrinkserve.config import AugmentConfig
+from shrinkserve.config import Recipe, load_recipe
+from shrinkserve.data import TrainBatch
 from shrinkserve.data.digits import write_digits
-from shrinkserve.training.mixing import mix
+from shrinkserve.training.distributed import DistContext, join
+from shrinkserve.training.torch_settings import torch_settings
+from shrinkserve.training.train_state import TrainState
+
+KINDS = ("distilled", "plain")
+MIXING = {
+    "none": ["augment.mixup=0", "augment.cutmix=0"],
+    "mixup": ["augment.mixup=0.2", "augment.cutmix=0"],
+    "cutmix": ["augment.mixup=0", "augment.cutmix=1"],
+}
+CLASSES = 100
+Row = dict[str, object]
 
 
 def main() -> int:
@@ -33,30 +48,15 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--quick", action="store_true", help="one seed, few epochs")
     parser.add_argument("--epochs", type=int, default=6, help="of a student; the teacher has twice as many")
+    parser.add_argument("--widths", type=float, nargs="+", default=[0.25, 0.5], help="of the students")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=1, help="runs at the same time")
     options = parser.parse_args()
-    about = plain(environment())
-    seeds, epochs = (1, 1) if options.quick else (3, options.epochs)
-    with tempfile.TemporaryDirectory(prefix="shrinkserve-bench-") as name:
-        folder = Path(name)
-        write_digits(folder / "data")
-        schedule = {"schedule.warmup_epochs": 0 if options.quick else 1, "model.batch_norm_decay": "auto"}
-        wide = {**schedule, "schedule.epochs": 2 * epochs, "model.width": 1.0, "train.evaluate_every": 2 * epochs}
-        teacher = ss.train("digits", folder / "data", folder / "teacher", overrides=wide)
-        found: dict[str, list[float]] = {"distilled": [], "plain": []}
-        small = {**schedule, "schedule.epochs": epochs, "model.width": 0.25, "train.evaluate_every": epochs}
-        for seed in range(seeds):
-            for kind, source in (("distilled", teacher.folder), ("plain", None)):
-                overrides = {**small, "train.seed": seed, "distill.weight": 0.7, "distill.temperature": 3.0}
-                out = folder / f"{kind}-{seed}"
-                found[kind].append(
-                    100 * ss.train("digits", folder / "data", out, overrides=overrides, teacher=source).top1
-                )
-        update = ss.profile_training(ss.load_recipe("digits"), folder / "data").update
-    rows: list[dict[str, object]] = [
-        {"student": kind, "top1": statistics.median(values), "range": [min(values), max(values)]}
-        for kind, values in found.items()
-    ]
-    rows += [cost(name, update) for name in ("mixup", "cutmix")]
+    if options.quick:
+        options.epochs, options.widths, options.seeds = 1, [0.25], 1
+    about, began = plain(environment()), time.monotonic()
+    teacher, rows = students(options)
+    rows += mixing_rows(options.quick)
     result = {
         "title": "Distillation, and the cost of mixing images",
         "date": about["date"],
@@ -64,26 +64,94 @@ def main() -> int:
         "environment": about,
         "rows": rows,
         "notes": [
-            f"Top-1 on the validation images of the digits; students of width 0.25, {epochs} epochs, {seeds} seeds. "
-            f"The teacher of width 1 has {teacher.top1:.1%} after {2 * epochs} epochs.",
-            "Cost of mixing: median time of a batch of 32 images at 32x32, in percent of an update of recipe `digits`.",
+            f"Top-1 on the validation images of the digits, {options.epochs} epochs, medians of {options.seeds} seeds. "
+            f"The teacher of width 1 has {teacher:.1f} % after {2 * options.epochs} epochs.",
+            "Mixing: medians of updates with and without it, in turn, on random images and without loading.",
+            f"Device: {device()}; {time.monotonic() - began:.0f} s in all, {options.jobs} runs at the same time.",
         ],
     }
     write_atomic(options.out, (json.dumps(result, indent=1) + "\n").encode())
-    for row in rows:
-        print(json.dumps(row))
+    for line in rows:
+        print(json.dumps(line))
     return 0
 
 
-def cost(name: str, update: float) -> dict[str, object]:
-    """Return the row of mixup or cutmix."""
-    images, labels, config = torch.rand(32, 3, 32, 32), torch.arange(32), AugmentConfig(**{name: 1.0})
-    times = []
-    for _ in range(200):
-        began = time.perf_counter()
-        mix(images, labels, config)
-        times.append(time.perf_counter() - began)
-    return {"mixing": name, "percent_of_update": 100 * statistics.median(times) / update}
+def students(options: argparse.Namespace) -> tuple[float, list[Row]]:
+    """Return the teacher's top-1, and a row per width."""
+    epochs = options.epochs
+    schedule = {"schedule.warmup_epochs": 0 if options.quick else 1, "model.batch_norm_decay": "auto"}
+    with tempfile.TemporaryDirectory(prefix="shrinkserve-bench-") as name:
+        folder = Path(name)
+        data = folder / "data"
+        write_digits(data)
+        wide = {**schedule, "schedule.epochs": 2 * epochs, "model.width": 1.0, "train.evaluate_every": 2 * epochs}
+        (teacher,) = train_all([Job("digits", data, folder / "teacher", wide)], 1)
+        kinds = [(width, kind, seed) for width in options.widths for kind in KINDS for seed in range(options.seeds)]
+        runs = []
+        for width, kind, seed in kinds:
+            small = {**schedule, "schedule.epochs": epochs, "model.width": width, "train.evaluate_every": epochs}
+            small |= {"train.seed": seed, "distill.weight": 0.7, "distill.temperature": 3.0}
+            source = folder / "teacher" if kind == "distilled" else None
+            runs.append(Job("digits", data, folder / f"{kind}-{width}-{seed}", small, teacher=source))
+        found: dict[tuple[float, str], list[float]] = defaultdict(list)
+        for (width, kind, _), done in zip(kinds, train_all(runs, options.jobs), strict=True):
+            found[width, kind].append(done.top1)
+    rows = []
+    for width in options.widths:
+        distilled, alone = (found[width, kind] for kind in KINDS)
+        gained = statistics.median(distilled) - statistics.median(alone)
+        row: Row = {"student_width": width}
+        for kind, values in zip(KINDS, (distilled, alone), strict=True):
+            row |= {f"{kind}_top1": statistics.median(values), f"{kind}_values": values}
+        rows.append(row | {"points_gained": gained})
+    return teacher.top1, rows
+
+
+def mixing_rows(quick: bool) -> list[Row]:
+    """Return the cost of mixup and cutmix for an update of the digits and of ShrinkCNN-B."""
+    gpu = torch.cuda.is_available()
+    large = ["model.input_size=224", "train.batch_size=128"] if gpu else ["model.input_size=96", "train.batch_size=16"]
+    shapes = {"digits": [], "shrinkcnn-b": large, **({} if gpu else {"smoke": []})}
+    with torch_settings(deterministic=False), join() as ranks:
+        return [
+            {"recipe": recipe, "mixing": name, "update_ms": 1000 * seconds, "percent_more": percent}
+            for recipe in (["smoke"] if quick else ["digits", "shrinkcnn-b"])
+            for name, seconds, percent in update_times(recipe, shapes[recipe], ranks, 2 if quick else 60)
+        ]
+
+
+def update_times(name: str, settings: list[str], ranks: DistContext, rounds: int) -> list[tuple[str, float, float]]:
+    """Return for each kind of mixing the median time of an update, and how many percent longer it is than without."""
+    states: dict[str, TrainState] = {}
+    for kind, mixing in MIXING.items():
+        recipe = load_recipe(name, [*settings, *mixing])
+        states[kind] = TrainState(arch.from_recipe(recipe.model, CLASSES), recipe, ranks)
+    batch, times = random_batch(recipe), defaultdict(list)
+    for step in range(1, rounds + 6):
+        for kind, state in states.items():
+            wait(ranks)
+            began = time.perf_counter()
+            state.update([batch], step, 1e-3)
+            wait(ranks)
+            if step > 5:
+                times[kind].append(time.perf_counter() - began)
+    # The ratio of neighbours does not depend on a clock that changes during the measurement.
+    ratio = {
+        kind: statistics.median(own / plain for own, plain in zip(taken, times["none"], strict=True))
+        for kind, taken in times.items()
+    }
+    return [(kind, statistics.median(taken), 100 * (ratio[kind] - 1)) for kind, taken in times.items()]
+
+
+def random_batch(recipe: Recipe) -> TrainBatch:
+    rng, count, size = np.random.default_rng(0), recipe.train.batch_size, recipe.model.input_size
+    images = rng.integers(0, 256, (count, size, size, 3), dtype=np.uint8)
+    return TrainBatch(images, rng.integers(0, CLASSES, count), np.arange(count))
+
+
+def wait(ranks: DistContext) -> None:
+    if ranks.device.type == "cuda":
+        torch.cuda.synchronize()
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 """Measure how much fine-tuning helps on few images: digits 5 to 9 from a network trained on 0 to 4.
 
-    python bench/transfer.py --out bench/results/transfer.json [--quick] [--images 5 20 100]
+    python bench/transfer.py --out bench/results/transfer.json [--quick] [--images 5 20 100] [--jobs 9]
 
 A network is trained on the digits 0 to 4. Then the digits 5 to 9 are learned from 5, 20 and 100 images of each class,
 starting with the weights of that network or with random weights. Both use the same recipe, images, order and number of
-updates. Each figure has three seeds, which also choose the images.
+updates. The seeds also choose the images. A GPU is used where there is one; hide it with CUDA_VISIBLE_DEVICES="".
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ import json
 import statistics
 import sys
 import tempfile
-from collections import Counter
+import time
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
+from jobs import Job, device, train_all
 
 import shrinkserve as ss
 from shrinkserve.atomic import write_atomic
@@ -28,6 +30,7 @@ from shrinkserve.data.digits import write_digits
 
 OLD, NEW = "01234", "56789"
 BATCH = 16
+STARTS = ("fine_tuned", "from_scratch")
 
 
 def main() -> int:
@@ -35,16 +38,25 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--quick", action="store_true", help="one seed, one size, few updates")
     parser.add_argument("--images", type=int, nargs="+", default=[5, 20, 100], help="images of each class")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--updates", type=int, default=150, help="of each run; an epoch more where they do not fit")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at the same time")
     options = parser.parse_args()
-    about = plain(environment())
-    sizes, seeds, updates, epochs = ([4], 1, 3, 1) if options.quick else (options.images, 3, 150, 12)
+    if options.quick:
+        options.images, options.seeds, options.updates = [4], 1, 3
+    about, began = plain(environment()), time.monotonic()
     with tempfile.TemporaryDirectory(prefix="shrinkserve-bench-") as name:
         folder = Path(name)
         write_digits(folder / "digits")
         write_folder(folder / "old", folder / "digits", OLD, None, 0)
-        overrides = {"schedule.epochs": epochs, "schedule.warmup_epochs": 0} if options.quick else {}
-        parent = ss.train("digits", folder / "old", folder / "parent", overrides=overrides)
-        rows = [compared(folder, size, seeds, updates) for size in sizes]
+        short = {"schedule.epochs": 1, "schedule.warmup_epochs": 0} if options.quick else {}
+        (parent,) = train_all([Job("digits", folder / "old", folder / "parent", short)], 1)
+        kinds = [(size, start, seed) for size in options.images for start in STARTS for seed in range(options.seeds)]
+        runs = [job(folder, size, start, seed, options.updates) for size, start, seed in kinds]
+        found: dict[tuple[int, str], list[float]] = defaultdict(list)
+        for (size, start, _), done in zip(kinds, train_all(runs, options.jobs), strict=True):
+            found[size, start].append(done.top1)
+    rows = [row(size, *(found[size, start] for start in STARTS)) for size in options.images]
     result = {
         "title": "Fine-tuning on few images against training from random weights",
         "date": about["date"],
@@ -52,47 +64,50 @@ def main() -> int:
         "environment": about,
         "rows": rows,
         "notes": [
-            f"Top-1 on all validation images of the digits 5 to 9; the network on 0 to 4 has {parent.top1:.1%}.",
-            f"About {updates} updates of {BATCH} images, recipe `digits`; medians of {seeds} seeds, and their range.",
+            f"Top-1 on all validation images of the digits 5 to 9; the network on 0 to 4 has {parent.top1:.1f} %.",
+            f"About {options.updates} updates of {BATCH} images, recipe `digits`; medians of {options.seeds} seeds. "
+            f"The result file has the range. Device: {device()}; {time.monotonic() - began:.0f} s in all, "
+            f"{options.jobs} runs at the same time.",
         ],
     }
     write_atomic(options.out, (json.dumps(result, indent=1) + "\n").encode())
-    for row in rows:
-        print(json.dumps(row))
+    for line in rows:
+        print(json.dumps(line))
     return 0
 
 
-def compared(folder: Path, size: int, seeds: int, updates: int) -> dict[str, object]:
-    """Return the row of one number of images: top-1 of both starts over the seeds."""
-    found: dict[str, list[float]] = {"fine_tuned": [], "from_scratch": []}
-    for seed in range(seeds):
-        data = folder / f"new-{size}-{seed}"
+def job(folder: Path, size: int, start: str, seed: int, updates: int) -> Job:
+    """Return the run of one start on `size` images of each class; write its images."""
+    data = folder / f"new-{size}-{seed}"
+    if not data.exists():
         write_folder(data, folder / "digits", NEW, size, seed)
-        epochs = -(-updates // max(1, size * len(NEW) // BATCH))
-        overrides = {
-            "schedule.epochs": epochs,
-            "schedule.warmup_epochs": epochs // 10,
-            "train.batch_size": BATCH,
-            "train.evaluate_every": epochs,
-            "train.seed": seed,
-            "train.ema_decay": "auto",
-            "model.batch_norm_decay": "auto",
-        }
-        for name, init in (("fine_tuned", folder / "parent"), ("from_scratch", None)):
-            run = ss.train("digits", data, folder / f"{name}-{size}-{seed}", overrides=overrides, init=init)
-            found[name].append(100 * run.top1)
-    row: dict[str, object] = {"images_of_a_class": size}
-    for name, values in found.items():
-        row |= {f"{name}_top1": statistics.median(values), f"{name}_range": [min(values), max(values)]}
-    row["points_gained"] = statistics.median(found["fine_tuned"]) - statistics.median(found["from_scratch"])
-    return row
+    epochs = -(-updates // max(1, size * len(NEW) // BATCH))
+    overrides: dict[str, object] = {
+        "schedule.epochs": epochs,
+        "schedule.warmup_epochs": epochs // 10,
+        "train.batch_size": BATCH,
+        "train.evaluate_every": epochs,
+        "train.seed": seed,
+        "train.ema_decay": "auto",
+        "model.batch_norm_decay": "auto",
+    }
+    init = folder / "parent" if start == "fine_tuned" else None
+    return Job("digits", data, folder / f"{start}-{size}-{seed}", overrides, init)
+
+
+def row(size: int, tuned: list[float], scratch: list[float]) -> dict[str, object]:
+    """Return the row of one number of images."""
+    found: dict[str, object] = {"images_of_a_class": size}
+    for name, values in zip(STARTS, (tuned, scratch), strict=True):
+        found |= {f"{name}_top1": statistics.median(values), f"{name}_values": values}
+    return found | {"points_gained": statistics.median(tuned) - statistics.median(scratch)}
 
 
 def write_folder(target: Path, digits: Path, names: str, size: int | None, seed: int) -> None:
     """Write the digits `names` as an image folder, with `size` training images of each class; None for all."""
     for split, part in (("train", "train"), ("validation", "val")):
         dataset = ss.open_dataset(digits, split)
-        written: Counter[str] = Counter()
+        written: dict[str, int] = defaultdict(int)
         for index in order(dataset, seed):
             record = dataset.record(index)
             name = dataset.classes[record.label]
