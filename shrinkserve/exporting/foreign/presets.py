@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import cast, get_args
+from typing import cast
 
-from shrinkserve.errors import ConfigError, DataError
+from shrinkserve.errors import ConfigError
 from shrinkserve.preprocess import Interpolation, Preprocess
+from shrinkserve.preprocess.timm_config import TIMM, completed, from_timm_config, numbers, timm_preprocess
 
-TIMM, TORCHVISION = "timm:", "torchvision:"
+TORCHVISION = "torchvision:"
 MAX_BYTES = 1 << 20
 """Largest JSON file that is read."""
 RESAMPLING: Sequence[Interpolation] = ("nearest", "lanczos", "bilinear", "bicubic")
@@ -39,46 +40,14 @@ def read_preset(spec: str) -> Preprocess | None:
         ConfigError: an unknown name, an unknown key, or a preprocessing that the contract cannot express.
     """
     if spec.startswith(TIMM):
-        return _from_timm(_timm_config(spec.removeprefix(TIMM)), spec)
+        return timm_preprocess(spec)
     if spec.startswith(TORCHVISION):
         return _from_torchvision(spec.removeprefix(TORCHVISION), spec)
     if spec.endswith(".json"):
         raw = _read_json(Path(spec))
         nested = raw.get("pretrained_cfg")
-        return _from_timm(cast(Raw, nested), spec) if isinstance(nested, dict) else _from_hugging_face(raw, spec)
+        return from_timm_config(cast(Raw, nested), spec) if isinstance(nested, dict) else _from_hugging_face(raw, spec)
     return None
-
-
-def _timm_config(name: str) -> Raw:
-    try:
-        from timm.models import get_pretrained_cfg
-    except (ImportError, RuntimeError) as exc:
-        raise ConfigError(f"{TIMM}{name}: cannot import timm ({exc})", hint="pip install timm") from exc
-    try:
-        found = get_pretrained_cfg(name, allow_unregistered=False)
-    except RuntimeError:
-        found = None
-    if found is None:
-        raise ConfigError(f"{TIMM}{name}: timm has no such network", hint="see timm.list_models()")
-    return asdict(found)
-
-
-def _from_timm(raw: Raw, where: str) -> Preprocess:
-    """Return the preprocessing of timm's evaluation for a ``pretrained_cfg``."""
-    missing = [key for key in ("input_size", "interpolation", "mean", "std") if key not in raw]
-    if missing:
-        raise ConfigError(f"{where}: missing keys", expected=", ".join(missing))
-    channels, height, width = _numbers(where, "input_size", raw["input_size"], 3)
-    if height != width or channels != 3:
-        raise ConfigError(f"{where}: input_size", expected="3, S, S", found=f"{channels:g}, {height:g}, {width:g}")
-    crop, mode = raw.get("crop_pct") or 0.875, raw.get("crop_mode") or "center"
-    if mode == "squash" and crop == 1:
-        geometry = Preprocess(int(width), 1.0, geometry="stretch")
-    elif mode == "center" and isinstance(crop, int | float):
-        geometry = Preprocess(int(width), float(crop), geometry="center")
-    else:
-        raise ConfigError(f"{where}: crop_mode", expected="center, or squash with crop_pct 1", found=f"{mode}, {crop}")
-    return _completed(where, geometry, raw["interpolation"], raw["mean"], raw["std"])
 
 
 def _from_torchvision(name: str, where: str) -> Preprocess:
@@ -97,7 +66,7 @@ def _from_torchvision(name: str, where: str) -> Preprocess:
     (size,), (resize_size,) = transforms.crop_size, transforms.resize_size
     antialias = transforms.antialias is not False
     geometry = Preprocess(size, geometry="resize_crop", resize_size=resize_size, antialias=antialias)
-    return _completed(where, geometry, transforms.interpolation.value, transforms.mean, transforms.std)
+    return completed(where, geometry, transforms.interpolation.value, transforms.mean, transforms.std)
 
 
 def _from_hugging_face(raw: Raw, where: str) -> Preprocess:
@@ -108,7 +77,7 @@ def _from_hugging_face(raw: Raw, where: str) -> Preprocess:
     geometry = _hugging_face_geometry(raw, where)
     scale = 1.0
     if raw.get("do_rescale", True):
-        (scale,) = _numbers(where, "rescale_factor", [raw.get("rescale_factor", 1 / 255)], 1)
+        (scale,) = numbers(where, "rescale_factor", [raw.get("rescale_factor", 1 / 255)], 1)
     mean, std = raw.get("image_mean"), raw.get("image_std")
     if raw.get("do_normalize", True) is False:
         mean, std = [0.0] * 3, [1.0] * 3
@@ -116,7 +85,7 @@ def _from_hugging_face(raw: Raw, where: str) -> Preprocess:
         raise ConfigError(f"{where}: missing keys", expected="image_mean and image_std")
     number = raw.get("resample", 2)
     name = RESAMPLING[number] if isinstance(number, int) and 0 <= number < len(RESAMPLING) else number
-    return _completed(where, _replace(geometry, scale=scale), name, mean, std)
+    return completed(where, _replace(geometry, scale=scale), name, mean, std)
 
 
 def _hugging_face_geometry(raw: Raw, where: str) -> Preprocess:
@@ -141,7 +110,7 @@ def _hugging_face_geometry(raw: Raw, where: str) -> Preprocess:
 def _size(where: str, key: str, value: object) -> tuple[int | None, int | None]:
     """Return a size as (shorter side, None) or (None, side of a square)."""
     if isinstance(value, dict) and set(value) == {"shortest_edge"}:
-        return int(_numbers(where, key, [value["shortest_edge"]], 1)[0]), None
+        return int(numbers(where, key, [value["shortest_edge"]], 1)[0]), None
     if isinstance(value, dict) and set(value) == {"height", "width"} and value["height"] == value["width"]:
         value = value["height"]
     if isinstance(value, int) and not isinstance(value, bool):
@@ -150,34 +119,8 @@ def _size(where: str, key: str, value: object) -> tuple[int | None, int | None]:
     raise ConfigError(f"{where}: {key}", expected=expected, found=str(value)[:80])
 
 
-def _completed(where: str, geometry: Preprocess, interpolation: object, mean: object, std: object) -> Preprocess:
-    """Return a preprocessing with the filter and the normalisation, after checking it."""
-    if interpolation not in get_args(Interpolation):
-        expected = ", ".join(get_args(Interpolation))
-        raise ConfigError(f"{where}: interpolation", expected=f"one of {expected}", found=str(interpolation)[:40])
-    found = _replace(
-        geometry,
-        interpolation=interpolation,
-        mean=tuple(_numbers(where, "mean", mean, 3)),
-        std=tuple(_numbers(where, "std", std, 3)),
-    )
-    try:
-        found.check()
-    except DataError as exc:
-        raise ConfigError(f"{where}: {exc.what}", expected=exc.expected, found=exc.found) from exc
-    return found
-
-
 def _replace(preprocess: Preprocess, **changes: object) -> Preprocess:
     return replace(preprocess, **changes)  # type: ignore[arg-type]
-
-
-def _numbers(where: str, key: str, value: object, count: int) -> list[float]:
-    given = list(value) if isinstance(value, list | tuple) else [value]
-    numbers = [float(n) for n in given if isinstance(n, int | float) and not isinstance(n, bool)]
-    if len(numbers) != count or len(given) != count:
-        raise ConfigError(f"{where}: {key}", expected=f"{count} numbers", found=str(value)[:80])
-    return numbers
 
 
 def _read_json(path: Path) -> Raw:
