@@ -8,9 +8,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
+import pytest
+
 TUTORIALS = Path(__file__).parents[2] / "docs" / "tutorials"
+AUTOSHRINK = Path(__file__).parents[1] / "unit" / "training" / "autoshrink"
 SERVER = "shrinkserve serve"
 PORTS = ["--http-port", "0", "--grpc-port", "0", "--metrics-port", "0"]
 
@@ -78,3 +82,11 @@ def test_tutorial_publish(tmp_path: Path) -> None:
     assert before.startswith("digits: version 1 ")
     assert published.startswith("digits: version 2 ")
     assert back.startswith("digits: version 1 ")
+
+
+@pytest.mark.skipif(find_spec("tensorflow") is None, reason="the extra tensorflow is not installed")
+def test_tutorial_autoshrink(tmp_path: Path) -> None:
+    for file in (*AUTOSHRINK.glob("model.ckpt.*"), AUTOSHRINK / "small.prototxt"):
+        shutil.copy(file, tmp_path)
+    *_, compared = follow("autoshrink.md", tmp_path)
+    assert "0 of 64 top-1 changed" in compared
