@@ -39,11 +39,11 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="one seed, one size, few updates")
     parser.add_argument("--images", type=int, nargs="+", default=[5, 20, 100], help="images of each class")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--updates", type=int, default=150, help="of each run; an epoch more where they do not fit")
+    parser.add_argument("--updates", type=int, nargs="+", default=[40, 150], help="of a run; whole epochs")
     parser.add_argument("--jobs", type=int, default=1, help="runs at the same time")
     options = parser.parse_args()
     if options.quick:
-        options.images, options.seeds, options.updates = [4], 1, 3
+        options.images, options.seeds, options.updates = [4], 1, [3]
     about, began = plain(environment()), time.monotonic()
     with tempfile.TemporaryDirectory(prefix="shrinkserve-bench-") as name:
         folder = Path(name)
@@ -51,12 +51,13 @@ def main() -> int:
         write_folder(folder / "old", folder / "digits", OLD, None, 0)
         short = {"schedule.epochs": 1, "schedule.warmup_epochs": 0} if options.quick else {}
         (parent,) = train_all([Job("digits", folder / "old", folder / "parent", short)], 1)
-        kinds = [(size, start, seed) for size in options.images for start in STARTS for seed in range(options.seeds)]
-        runs = [job(folder, size, start, seed, options.updates) for size, start, seed in kinds]
-        found: dict[tuple[int, str], list[float]] = defaultdict(list)
-        for (size, start, _), done in zip(kinds, train_all(runs, options.jobs), strict=True):
-            found[size, start].append(done.top1)
-    rows = [row(size, *(found[size, start] for start in STARTS)) for size in options.images]
+        cases = [(updates, size) for updates in options.updates for size in options.images]
+        kinds = [(*case, start, seed) for case in cases for start in STARTS for seed in range(options.seeds)]
+        runs = [job(folder, *kind) for kind in kinds]
+        found: dict[tuple[int, int, str], list[float]] = defaultdict(list)
+        for (updates, size, start, _), done in zip(kinds, train_all(runs, options.jobs), strict=True):
+            found[updates, size, start].append(done.top1)
+    rows = [row(*case, *(found[(*case, start)] for start in STARTS)) for case in cases]
     result = {
         "title": "Fine-tuning on few images against training from random weights",
         "date": about["date"],
@@ -65,7 +66,7 @@ def main() -> int:
         "rows": rows,
         "notes": [
             f"Top-1 on all validation images of the digits 5 to 9; the network on 0 to 4 has {parent.top1:.1f} %.",
-            f"About {options.updates} updates of {BATCH} images, recipe `digits`; medians of {options.seeds} seeds. "
+            f"Updates of {BATCH} images, recipe `digits`, in whole epochs; medians of {options.seeds} seeds. "
             f"The result file has the range. Device: {device()}; {time.monotonic() - began:.0f} s in all, "
             f"{options.jobs} runs at the same time.",
         ],
@@ -76,12 +77,12 @@ def main() -> int:
     return 0
 
 
-def job(folder: Path, size: int, start: str, seed: int, updates: int) -> Job:
+def job(folder: Path, updates: int, size: int, start: str, seed: int) -> Job:
     """Return the run of one start on `size` images of each class; write its images."""
     data = folder / f"new-{size}-{seed}"
     if not data.exists():
         write_folder(data, folder / "digits", NEW, size, seed)
-    epochs = -(-updates // max(1, size * len(NEW) // BATCH))
+    epochs = -(-updates // epoch(size))
     overrides: dict[str, object] = {
         "schedule.epochs": epochs,
         "schedule.warmup_epochs": epochs // 10,
@@ -92,15 +93,20 @@ def job(folder: Path, size: int, start: str, seed: int, updates: int) -> Job:
         "model.batch_norm_decay": "auto",
     }
     init = folder / "parent" if start == "fine_tuned" else None
-    return Job("digits", data, folder / f"{start}-{size}-{seed}", overrides, init)
+    return Job("digits", data, folder / f"{start}-{updates}-{size}-{seed}", overrides, init)
 
 
-def row(size: int, tuned: list[float], scratch: list[float]) -> dict[str, object]:
-    """Return the row of one number of images."""
-    found: dict[str, object] = {"images_of_a_class": size}
+def row(updates: int, size: int, tuned: list[float], scratch: list[float]) -> dict[str, object]:
+    """Return the row of one number of updates and of images."""
+    found: dict[str, object] = {"updates": -(-updates // epoch(size)) * epoch(size), "images_of_a_class": size}
     for name, values in zip(STARTS, (tuned, scratch), strict=True):
         found |= {f"{name}_top1": statistics.median(values), f"{name}_values": values}
     return found | {"points_gained": statistics.median(tuned) - statistics.median(scratch)}
+
+
+def epoch(size: int) -> int:
+    """Return the updates of an epoch on `size` images of each class."""
+    return max(1, size * len(NEW) // BATCH)
 
 
 def write_folder(target: Path, digits: Path, names: str, size: int | None, seed: int) -> None:

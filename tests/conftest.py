@@ -9,12 +9,17 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from hypothesis import HealthCheck, is_hypothesis_test, settings
 from hypothesis.database import DirectoryBasedExampleDatabase, MultiplexedDatabase, ReadOnlyDatabase
 
 from shrinkserve.cli import main
+
+# The compiled operators of PyPI's torchvision do not load with the CPU build of torch. Its transforms, and timm, are
+# Python code that does not use them, but importing the package registers their meta functions, which fails.
+sys.modules.setdefault("torchvision._meta_registrations", ModuleType("torchvision._meta_registrations"))
 
 if not ("-m" in sys.argv and "gpu" in sys.argv[sys.argv.index("-m") + 1 :]):
     # Only `pytest -m gpu` uses a GPU: the other tests start several ranks on one machine, and compare with the CPU.

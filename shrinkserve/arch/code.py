@@ -14,10 +14,13 @@ from torch import Tensor, nn
 from shrinkserve.arch.counts import count
 from shrinkserve.arch.module import compile_spec
 from shrinkserve.arch.serialise import from_dict, to_dict
+from shrinkserve.arch.sources import PYTHON, is_code
 from shrinkserve.arch.spec import Spec
+from shrinkserve.arch.timm_networks import create_timm
+from shrinkserve.config import ModelConfig
 from shrinkserve.errors import SpecError
+from shrinkserve.preprocess.timm_config import TIMM
 
-TIMM, PYTHON = "timm:", "python:"
 CODE = "code"
 """Key in the data of a network that is code."""
 
@@ -30,11 +33,15 @@ class CodeNetwork:
         source: ``python:package.module:function`` or ``timm:NAME``.
         classes: number of logits.
         input_size: height and width of the images.
+        dropout: for timm's networks, see `ModelConfig`.
+        stochastic_depth: for timm's networks, see `ModelConfig`.
     """
 
     source: str
     classes: int
     input_size: int
+    dropout: float = 0.0
+    stochastic_depth: float = 0.0
 
     def build(self) -> nn.Module:
         """Import the code, call it, and check that it maps images [N, 3, S, S] to logits [N, classes].
@@ -47,9 +54,13 @@ class CodeNetwork:
             module.eval()
             with torch.no_grad():
                 logits = module(torch.zeros(2, 3, self.input_size, self.input_size))
-        except (ImportError, AttributeError, TypeError, ValueError, RuntimeError) as exc:
+        except SpecError:
+            raise
+        except Exception as exc:  # the code is the user's
             hint = "the module must be importable (PYTHONPATH), and its function take the number of classes"
-            raise SpecError(f"{self.source}: cannot make the network ({exc})", hint=hint) from exc
+            reason = " ".join(f"{type(exc).__name__}: {exc}".split())[:300]
+            where = f"{self.source} at {self.input_size}x{self.input_size}"
+            raise SpecError(f"{where}: cannot make the network ({reason})", hint=hint) from exc
         shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         if shape != (2, self.classes):
             raise SpecError(f"{self.source}: wrong output", expected=f"logits {(2, self.classes)}", found=shape)
@@ -57,8 +68,8 @@ class CodeNetwork:
 
     def _create(self) -> nn.Module:
         if self.source.startswith(TIMM):
-            create: Callable[..., nn.Module] = importlib.import_module("timm").create_model
-            return create(self.source.removeprefix(TIMM), pretrained=False, num_classes=self.classes)
+            size, depth = self.input_size, self.stochastic_depth
+            return create_timm(self.source, self.classes, size, dropout=self.dropout, stochastic_depth=depth)
         name, _, function = self.source.removeprefix(PYTHON).partition(":")
         call: Callable[..., nn.Module] = getattr(importlib.import_module(name), function)
         module = call(self.classes) if inspect.signature(call).parameters else call()
@@ -70,9 +81,14 @@ class CodeNetwork:
 Description: TypeAlias = "Spec | CodeNetwork"
 
 
-def is_code(network: str) -> bool:
-    """Return True if a recipe's `model.network` names code."""
-    return network.startswith((TIMM, PYTHON))
+def is_timm(network: str) -> bool:
+    """Return True if a recipe's `model.network` is one of timm."""
+    return network.startswith(TIMM)
+
+
+def code_from_recipe(model: ModelConfig, classes: int) -> CodeNetwork:
+    """Return the network of a recipe whose `model.network` names code."""
+    return CodeNetwork(model.network, classes, model.input_size, model.dropout, model.stochastic_depth)
 
 
 def build(network: Description) -> nn.Module:
@@ -87,6 +103,11 @@ def describe_network(network: Description) -> dict[str, object]:
     return to_dict(network)
 
 
+def is_code_data(raw: Mapping[str, object]) -> bool:
+    """Return True if the result of `describe_network` is of a network that is code."""
+    return CODE in raw
+
+
 def read_network_data(raw: Mapping[str, object], *, run_code: bool) -> Description:
     """Read the result of `describe_network`.
 
@@ -98,7 +119,7 @@ def read_network_data(raw: Mapping[str, object], *, run_code: bool) -> Descripti
     Raises:
         SpecError: not a network, or code without `run_code`.
     """
-    if CODE not in raw:
+    if not is_code_data(raw):
         return from_dict(dict(raw))
     source, classes, size = raw[CODE], raw.get("classes"), raw.get("input_size")
     if not isinstance(source, str) or not is_code(source) or not isinstance(classes, int) or not isinstance(size, int):
@@ -112,10 +133,16 @@ def read_network_data(raw: Mapping[str, object], *, run_code: bool) -> Descripti
 
 
 def head_prefixes(network: Description, module: nn.Module) -> tuple[str, ...]:
-    """Return the prefixes of the classifier's tensors: the dense layers of a spec, or the last linear layer of code."""
-    if isinstance(network, CodeNetwork):
-        return tuple([f"{name}." for name, part in module.named_modules() if isinstance(part, nn.Linear)][-1:])
-    return tuple(f"{name}." for name, attributes in network.nodes(data=True) if attributes["op"] == "dense")
+    """Return the prefixes of the classifier's tensors.
+
+    These are the dense layers of a spec, the layers that timm names, or the last linear layer of other code.
+    """
+    if not isinstance(network, CodeNetwork):
+        return tuple(f"{name}." for name, attributes in network.nodes(data=True) if attributes["op"] == "dense")
+    named = getattr(module, "pretrained_cfg", {}).get("classifier") if network.source.startswith(TIMM) else None
+    if not named:
+        named = [name for name, part in module.named_modules() if isinstance(part, nn.Linear)][-1:]
+    return tuple(f"{name}." for name in ([named] if isinstance(named, str) else named))
 
 
 def smallest_batch(network: Description) -> int:

@@ -9,15 +9,16 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Literal
 
 from shrinkserve.arch.shapes import Shape, node_shapes
 from shrinkserve.arch.spec import Spec, inputs, order
 
 KINDS = ("convolution", "depthwise", "dense", "batch_norm")
 IN_PLACE = ("batch_norm", "activation", "dropout")
-CELL = re.compile(r"(stage\d+)\.(cell\d+)\.")
+CELL = re.compile(r"(\w+)\.(cell\d+|\d+)\.")
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class Counts:
     @property
     def parameters(self) -> dict[str, int]:
         """Return the trained values by kind."""
-        return {kind: sum(c.parameters for c in self.operations if c.kind == kind) for kind in KINDS}
+        return self._by_kind(KINDS, "parameters")
 
     @property
     def statistics(self) -> int:
@@ -81,8 +82,15 @@ class Counts:
     @property
     def macs(self) -> dict[str, int]:
         """Return the multiply-accumulates per image, by kind."""
-        kinds = KINDS[:3]
-        return {kind: sum(c.macs for c in self.operations if c.kind == kind) for kind in kinds}
+        return self._by_kind(KINDS[:3], "macs")
+
+    def _by_kind(self, kinds: Sequence[str], cost: Literal["parameters", "macs"]) -> dict[str, int]:
+        """Return sums for `kinds`, and for each other kind that has such a cost."""
+        found = dict.fromkeys(kinds, 0)
+        for operation in self.operations:
+            if operation.kind in kinds or getattr(operation, cost):
+                found[operation.kind] = found.get(operation.kind, 0) + getattr(operation, cost)
+        return found
 
     @property
     def blocks(self) -> list[Block]:
@@ -146,27 +154,38 @@ def _count(spec: Spec, name: str, shapes: Mapping[str, Shape]) -> Count:
     return Count(name, kind, shape, parameters=parameters, macs=math.prod(shape) * kernel)
 
 
-def _peak(spec: Spec, shapes: Mapping[str, Shape]) -> int:
-    """Return the peak number of values in memory; a tensor is freed after its last reader."""
-    owner: dict[str, str] = {}  # operation -> the operation that allocated the memory of its output
-    readers: dict[str, int] = {}
-    live = peak = 0
-    for name in order(spec):
-        sources = inputs(spec, name)
-        in_place = spec.nodes[name]["op"] in IN_PLACE and readers[owner[sources[0]]] == 1
-        owner[name] = owner[sources[0]] if in_place else name
-        if in_place:
-            readers[owner[name]] = spec.out_degree(name)
+def peak_values(sources: Mapping[str, Sequence[str]], values: Mapping[str, int], in_place: Collection[str]) -> int:
+    """Return the peak number of values in memory; a tensor is freed after its last reader.
+
+    Args:
+        sources: what each operation reads, in topological order. A name that is read and not in it is an input.
+        values: size of each output and input.
+        in_place: operations that overwrite their first source if nothing else reads it.
+    """
+    reads = Counter(source for read in sources.values() for source in read)
+    owner = {name: name for name in values if name not in sources}  # operation -> the one that allocated its memory
+    readers = {name: reads[name] for name in owner}
+    live = peak = sum(values[name] for name in owner)
+    for name, read in sources.items():
+        reused = name in in_place and readers[owner[read[0]]] == 1
+        owner[name] = owner[read[0]] if reused else name
+        readers[owner[name]] = reads[name]
+        if reused:
             continue
-        readers[name] = spec.out_degree(name)
-        live += math.prod(shapes[name])
+        live += values[name]
         peak = max(peak, live)
-        for source in sources:
+        for source in read:
             memory = owner[source]
             readers[memory] -= 1
             if not readers[memory]:
-                live -= math.prod(shapes[memory])
+                live -= values[memory]
     return peak
+
+
+def _peak(spec: Spec, shapes: Mapping[str, Shape]) -> int:
+    sources = {name: inputs(spec, name) for name in order(spec) if inputs(spec, name)}
+    in_place = {name for name in sources if spec.nodes[name]["op"] in IN_PLACE}
+    return peak_values(sources, {name: math.prod(shape) for name, shape in shapes.items()}, in_place)
 
 
 def _summed(name: str, members: Iterable[Count]) -> Block:

@@ -5,8 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from shrinkserve.arch.counts import Counts, count
-from shrinkserve.arch.sources import load_network
+from shrinkserve.arch.sources import is_code, load_network
 from shrinkserve.errors import ConfigError
+from shrinkserve.preprocess.timm_config import TIMM, timm_preprocess
+
+CODE_CLASSES, CODE_SIZE = 1000, 224
+"""Classes and size for networks that are code and do not state their own."""
 
 
 def describe(
@@ -19,10 +23,11 @@ def describe(
     whole: bool = False,
     cell: str | None = None,
 ) -> Counts:
-    """Return the shapes, parameters and multiply-accumulates of a network. Needs no torch.
+    """Return the shapes, parameters and multiply-accumulates of a network. Needs torch only for networks that are code.
 
     Args:
-        network: a name in the zoo (shrinkcnn-a, shrinkcnn-b), or the path of a .prototxt file.
+        network: a name in the zoo (shrinkcnn-a, shrinkcnn-b), the path of a .prototxt file, or a network that is code:
+            ``timm:NAME`` or ``python:package.module:function``. Code is run, and counted in its traced graph.
         input_size: height and width of the image; that of the network if None.
         width: multiplier of the channels of a network in the zoo.
         classes: number of logits; that of the network if None.
@@ -48,6 +53,12 @@ def describe(
         raise ConfigError("--whole and --cell select what to draw", hint="add --plot FILE")
     if whole and cell:
         raise ConfigError("--whole and --cell", expected="one of them")
+    if is_code(str(network)):
+        if width != 1 or plot is not None:
+            raise ConfigError(
+                f"{network}: --width and --plot are for networks of the zoo and files", hint="leave them out"
+            )
+        return _describe_code(str(network), classes, input_size)
     spec = load_network(network, classes=classes, input_size=input_size, width=width)
     counts = count(spec)
     if plot is not None:
@@ -55,3 +66,12 @@ def describe(
 
         save_plot(spec, counts, plot, Path(network).stem, whole=whole, cell=cell)
     return counts
+
+
+def _describe_code(network: str, classes: int | None, input_size: int | None) -> Counts:
+    from shrinkserve.arch.code import CodeNetwork
+    from shrinkserve.arch.traced import count_code
+
+    if input_size is None:
+        input_size = timm_preprocess(network).size if network.startswith(TIMM) else CODE_SIZE
+    return count_code(CodeNetwork(network, CODE_CLASSES if classes is None else classes, input_size))

@@ -134,12 +134,32 @@ class _ConcatWithCopiedGradients(torch.autograd.Function):
 
 
 class Add(nn.Module):
-    """Sum of tensors of the same shape."""
+    """Sum of a shortcut and residual branches, tensors of the same shape.
+
+    Attributes:
+        drop: probability in training that the branches of an image are left out (stochastic depth).
+    """
+
+    drop = 0.0
 
     def forward(self, first: Tensor, *others: Tensor) -> Tensor:
         for other in others:
-            first = first + other
+            first = first + self._kept(other)
         return first
+
+    def _kept(self, branch: Tensor) -> Tensor:
+        """Return a branch that is zero for some of the images, with the same mean."""
+        if not (self.drop and self.training):
+            return branch
+        keep = torch.rand((len(branch), 1, 1, 1), device=branch.device) >= self.drop
+        return branch * (keep / (1 - self.drop)).to(branch.dtype)
+
+
+def set_stochastic_depth(network: nn.Module, rate: float) -> None:
+    """Set the probabilities of the residual branches of a compiled network, from almost 0 to `rate` at the last."""
+    additions = [module for module in network.modules() if isinstance(module, Add)]
+    for number, module in enumerate(additions, start=1):
+        module.drop = rate * number / len(additions)
 
 
 class GlobalAvgPool(nn.Module):

@@ -10,6 +10,14 @@ from shrinkserve.arch.importer import read_network
 from shrinkserve.arch.spec import Spec, output_node
 from shrinkserve.config import ModelConfig
 from shrinkserve.errors import SpecError
+from shrinkserve.preprocess.timm_config import TIMM
+
+PYTHON = "python:"
+
+
+def is_code(network: str) -> bool:
+    """Return True if a recipe's `model.network` names code."""
+    return network.startswith((TIMM, PYTHON))
 
 
 def load_network(

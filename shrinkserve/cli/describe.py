@@ -17,7 +17,12 @@ def register(app: typer.Typer) -> None:
 
 
 def describe(
-    network: Annotated[str, typer.Argument(help="Name in the zoo (shrinkcnn-a, shrinkcnn-b), or a .prototxt file.")],
+    network: Annotated[
+        str,
+        typer.Argument(
+            help="Name in the zoo (shrinkcnn-a, shrinkcnn-b), .prototxt file, timm:NAME or python:MODULE:FUNCTION."
+        ),
+    ],
     input_size: Annotated[int | None, typer.Option(help="Height and width of the image.")] = None,
     width: Annotated[float, typer.Option(help="Multiplier of the channels of a network in the zoo.")] = 1.0,
     classes: Annotated[int | None, typer.Option(help="Number of logits.")] = None,

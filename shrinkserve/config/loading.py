@@ -9,7 +9,11 @@ from pathlib import Path
 
 from shrinkserve.config.schema import Recipe, inconsistencies
 from shrinkserve.errors import ConfigError
+from shrinkserve.preprocess.timm_config import TIMM, timm_preprocess
 from shrinkserve.toml import parse_toml, read_toml, validate
+
+TIMM_KEYS = {"geometry", "crop_fraction", "interpolation", "mean", "std"}
+"""Keys of the section `input` that timm's description of a network decides."""
 
 
 def load_recipe(source: str | Path, overrides: Sequence[str] | Mapping[str, object] = ()) -> Recipe:
@@ -21,7 +25,7 @@ def load_recipe(source: str | Path, overrides: Sequence[str] | Mapping[str, obje
             value is written as in TOML; a bare word is a string.
 
     Returns:
-        The recipe.
+        The recipe. For a network ``timm:NAME``, keys of ``input`` and the input size that it leaves out are timm's.
 
     Raises:
         ConfigError: no such recipe, or not TOML, or keys that are unknown or out of range (all are listed).
@@ -35,6 +39,7 @@ def load_recipe(source: str | Path, overrides: Sequence[str] | Mapping[str, obje
     pairs = overrides.items() if isinstance(overrides, Mapping) else map(_parse_override, overrides)
     for key, value in pairs:
         _set(raw, key, value)
+    _fill_from_timm(raw)
     return parse_recipe(raw, str(path))
 
 
@@ -92,6 +97,21 @@ def _parse_override(override: str) -> tuple[str, object]:
         return key.strip(), parse_toml(f"value = {text}")["value"]
     except ValueError:
         return key.strip(), text
+
+
+def _fill_from_timm(raw: dict[str, object]) -> None:
+    """Fill the preprocessing that a recipe for a network of timm leaves out."""
+    model, given = raw.get("model"), raw.get("input", {})
+    if not isinstance(model, dict) or not isinstance(given, dict):
+        return
+    network = model.get("network")
+    if not isinstance(network, str) or not network.startswith(TIMM):
+        return
+    if given.keys() >= TIMM_KEYS and "input_size" in model:  # the complete recipe of a run
+        return
+    preprocess = timm_preprocess(network)
+    model.setdefault("input_size", preprocess.size)
+    raw["input"] = {**{key: getattr(preprocess, key) for key in TIMM_KEYS}, **given}
 
 
 def _set(raw: dict[str, object], key: str, value: object) -> None:

@@ -35,7 +35,12 @@ class ModelConfig:
     width: Annotated[float, Gt(0)] = 1.0
     """Factor on the number of channels."""
     dropout: Decay = 0.0
-    """Probability that a value before the classifier is set to zero."""
+    """Probability that a value before the classifier is set to zero. Not for python:."""
+    stochastic_depth: Decay = 0.0
+    """Probability that the last residual branch is left out of an image's path; it grows linearly from the first one.
+    Not for python:."""
+    pretrained: bool = True
+    """For timm:NAME without --init: begin with timm's pretrained weights; false: random weights."""
     batch_norm_decay: Decay | Literal["auto"] = 0.999
     """Decay of the running statistics per update (TensorFlow's convention: 1 - torch's momentum). auto: chosen by the
     number of updates."""

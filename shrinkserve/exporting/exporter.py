@@ -10,11 +10,13 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
+from shrinkserve.arch.code import is_code_data
 from shrinkserve.artifact import (
     CARD,
     MODEL,
     Card,
     open_recorded,
+    read_card,
     recorded_path,
     sha256_file,
     utc_now,
@@ -249,7 +251,9 @@ def serving_options(checkpoint: Checkpoint, max_batch: int) -> ServingConfig:
 
 
 def export_plain(card: Card, folder: Path) -> Product | None:
-    """Export the run of a version again, without graph passes; None if the run is no longer there.
+    """Export the run of a version again, without graph passes.
+
+    The result is None if the run is no longer there, or if its network is Python code: a card must not run code.
 
     Args:
         card: of the version.
@@ -257,6 +261,8 @@ def export_plain(card: Card, folder: Path) -> Product | None:
     """
     source = next((open_recorded(path) for path in card.parents), None)
     if source is None or source.suffix != ".safetensors" or not source.is_file():
+        return None
+    if is_code_data(read_card(source.parent, verify=False).spec):
         return None
     checkpoint = Checkpoint(source.parent, source.stem)
     step, target = OnnxFromCheckpoint(checkpoint), folder / "plain.onnx"

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 from torch import Tensor, nn
 
 from shrinkserve.arch.code import build, read_network_data
-from shrinkserve.artifact import Json, read_card, verify_file
+from shrinkserve.artifact import Card, Json, read_card, verify_file
 from shrinkserve.errors import ArtifactError, ConfigError
 from shrinkserve.preprocess import Preprocess
 
@@ -56,14 +56,8 @@ class Checkpoint:
         self.preprocess = Preprocess.from_dict(self.card.preprocess)
         self.size = self.preprocess.size
         self.path = run / f"{self.weights}.safetensors"
-        if self.path.name not in self.card.files:
-            raise ArtifactError(f"{run}: its card has no {self.path.name}", hint="train again")
+        tensors = read_weights(run, self.card, self.weights)
         self.file_sha256 = self.card.files[self.path.name]
-        verify_file(self.path, self.file_sha256)
-        try:
-            tensors = load_file(self.path)
-        except (OSError, SafetensorError) as exc:
-            raise ArtifactError(f"{self.path}: cannot read the weights ({exc})", hint="train again") from exc
         self.module = restore_module(self.card.spec, tensors, str(self.path), run_code=run_code)
 
     def predict(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
@@ -81,6 +75,27 @@ class Checkpoint:
                 part = torch.from_numpy(images[start : start + SMALL_BATCH])
                 logits[start : start + SMALL_BATCH] = self.module(normalise(part, self.preprocess)).numpy()
         return logits
+
+
+def read_weights(run: Path, card: Card, which: Weights) -> Arrays:
+    """Return the tensors of a run.
+
+    Args:
+        run: the run's folder.
+        card: its card.
+        which: "ema" or "raw".
+
+    Raises:
+        ArtifactError: the run does not have them, or the file is damaged.
+    """
+    path = run / f"{which}.safetensors"
+    if path.name not in card.files:
+        raise ArtifactError(f"{run}: its card has no {path.name}", hint="train again")
+    verify_file(path, card.files[path.name])
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as exc:
+        raise ArtifactError(f"{path}: cannot read the weights ({exc})", hint="train again") from exc
 
 
 def chosen(weights: str) -> Weights:

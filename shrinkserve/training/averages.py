@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from shrinkserve.arch.code import is_code
+from shrinkserve.arch.sources import is_code
 from shrinkserve.config import Recipe
 
 SETTLED = 2.0

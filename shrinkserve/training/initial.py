@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from shrinkserve.arch.code import Description, head_prefixes
-from shrinkserve.artifact import read_card, recorded_path, sha256_file
+from shrinkserve.arch.timm_networks import pretrained_weights
+from shrinkserve.artifact import read_card, recorded_path, sha256_file, tensors_sha256
 from shrinkserve.errors import ArtifactError, ConfigError
 from shrinkserve.training import checkpoints
 from shrinkserve.training.state import RunState
@@ -76,6 +77,17 @@ def read_initial(source: Path) -> InitialWeights:
         return InitialWeights(tensors, None, parents)
     state = RunState.from_dict(checkpoints.read(source).state, str(source))
     return InitialWeights(averaged, state.classes, parents)
+
+
+def read_pretrained(source: str, input_size: int) -> InitialWeights:
+    """Read timm's pretrained weights of ``timm:NAME``.
+
+    Raises:
+        SpecError: no timm, no such network, or no weights for it.
+    """
+    tensors = pretrained_weights(source, input_size)
+    digest = tensors_sha256({name: tensor.numpy() for name, tensor in tensors.items()})
+    return InitialWeights(tensors, None, {source: digest})
 
 
 def _load(path: Path) -> dict[str, Tensor]:

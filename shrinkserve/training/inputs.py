@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from shrinkserve import arch
-from shrinkserve.arch.code import CodeNetwork, Description, is_code
+from shrinkserve.arch.code import Description, code_from_recipe
+from shrinkserve.arch.sources import is_code
 from shrinkserve.config import Recipe
 from shrinkserve.data import Dataset, TrainLoader, open_dataset, train_loader
 from shrinkserve.data.folder import FolderDataset
@@ -71,9 +72,7 @@ def open_inputs(recipe: Recipe, data: Path, *, rank: int = 0, world: int = 1) ->
     recipe = settle_averages(recipe, steps * recipe.schedule.epochs)
     model = recipe.model
     spec: Description = (
-        CodeNetwork(model.network, len(classes), model.input_size)
-        if is_code(model.network)
-        else arch.from_recipe(model, len(classes))
+        code_from_recipe(model, len(classes)) if is_code(model.network) else arch.from_recipe(model, len(classes))
     )
     total_batch = recipe.train.batch_size * recipe.train.accumulate * world
     fingerprints = {str(dataset.split): dataset.fingerprint() for dataset in (training, validation)}

@@ -9,7 +9,9 @@ from pathlib import Path
 import torch
 
 from shrinkserve.arch.code import CodeNetwork, Description
-from shrinkserve.arch.counts import count
+from shrinkserve.arch.counts import Counts, count
+from shrinkserve.arch.spec import Spec
+from shrinkserve.arch.traced import count_code
 from shrinkserve.config import Recipe, load_recipe
 from shrinkserve.training.averages import warnings_of
 from shrinkserve.training.inputs import open_inputs
@@ -107,26 +109,33 @@ def plan_training(
     )
 
 
+def counted(spec: Description) -> Counts:
+    """Return the costs of a network."""
+    return count_code(spec) if isinstance(spec, CodeNetwork) else count(spec)
+
+
 def parameter_count(spec: Description) -> int:
     """Return the number of trained values."""
-    if isinstance(spec, CodeNetwork):
-        return sum(parameter.numel() for parameter in spec.build().parameters())
-    return sum(count(spec).parameters.values())
+    return sum(counted(spec).parameters.values())
 
 
 def activation_bytes(spec: Description, recipe: Recipe) -> int:
     """Return the memory that the backward pass of one batch needs: the input of each operation, the output of ReLU.
 
-    The output of a batch norm is kept only if an activation that needs its input follows. For a network
-    that is code the result is 0: unknown.
+    The output of a batch norm is kept only if an activation that needs its input follows. For a network that is code
+    all outputs count.
     """
-    if isinstance(spec, CodeNetwork):
-        return 0
+    values = counted(spec).activations if isinstance(spec, CodeNetwork) else kept_values(spec)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return values * precision_of(recipe, device).itemsize * recipe.train.batch_size
+
+
+def kept_values(spec: Spec) -> int:
+    """Return the number of values that the backward pass of one image needs."""
     values = 0
     for operation in count(spec).operations:
         followers = [spec.nodes[name] for name in spec.successors(operation.name)]
         needed = any(follower.get("function") == "silu" for follower in followers)
         if operation.kind != "batch_norm" or needed:
             values += math.prod(operation.shape)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return values * precision_of(recipe, device).itemsize * recipe.train.batch_size
+    return values

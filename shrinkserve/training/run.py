@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from shrinkserve.arch.code import describe_network
+from shrinkserve.arch.code import describe_network, is_timm
 from shrinkserve.config import Recipe
 from shrinkserve.errors import ArtifactError, ConfigError, ShrinkServeError
 from shrinkserve.runtimes.predictor import Predictor
@@ -13,7 +13,7 @@ from shrinkserve.training import checkpoints, snapshot
 from shrinkserve.training.checkpoints import TrainingSnapshot
 from shrinkserve.training.display import duration
 from shrinkserve.training.distributed import DistContext
-from shrinkserve.training.initial import apply_initial, read_initial
+from shrinkserve.training.initial import apply_initial, read_initial, read_pretrained
 from shrinkserve.training.inputs import class_weights, open_inputs
 from shrinkserve.training.run_folder import RunFolder
 from shrinkserve.training.state import Position, RunState
@@ -59,15 +59,23 @@ class Run:
         """Pass a message on to the user."""
         raise NotImplementedError
 
-    def initialise(self, source: Path) -> None:
-        """Begin with the weights of another run.
+    def initialise(self, source: str | None) -> None:
+        """Begin with the weights of another run, or else with timm's pretrained ones if the recipe asks for them.
 
         Raises:
             ArtifactError: no such weights, or damaged ones.
             ConfigError: the weights are of another network.
+            SpecError: timm's weights cannot be loaded.
         """
-        initial, networks = read_initial(source), (self.state.network, self.state.ema.network)
-        report = apply_initial(networks, self.inputs.spec, initial, self.inputs.classes, str(source))
+        model = self.recipe.model
+        if source is not None:
+            initial = read_initial(Path(source))
+        elif model.pretrained and is_timm(model.network):
+            source, initial = model.network, read_pretrained(model.network, model.input_size)
+        else:
+            return
+        networks = (self.state.network, self.state.ema.network)
+        report = apply_initial(networks, self.inputs.spec, initial, self.inputs.classes, source)
         self.parents = initial.parents
         self.say(f"{source}: {report}")
 

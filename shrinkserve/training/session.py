@@ -72,8 +72,8 @@ def train_here(
         if (source := teacher or options.teacher) is not None:
             loop.learn_from(source)
         resumed = start is Start.RESUME and loop.resume()
-        if options.init is not None and not resumed:
-            loop.initialise(Path(options.init))
+        if not resumed:
+            loop.initialise(options.init)
         for warning in [*usage_lines(loop.inputs), *warnings_of(recipe, loop.steps * recipe.schedule.epochs)]:
             loop.say(warning)
         if ranks.first:

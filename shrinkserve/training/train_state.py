@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from shrinkserve import arch
 from shrinkserve.arch.code import CodeNetwork, Description, build, head_prefixes, smallest_batch
+from shrinkserve.arch.module import set_stochastic_depth
 from shrinkserve.config import Recipe
 from shrinkserve.data import TrainBatch
 from shrinkserve.errors import ConfigError, DataError
@@ -77,6 +78,7 @@ class TrainState:
             )
         torch.manual_seed(recipe.train.seed)  # the same initial weights on every rank
         network = build(spec)
+        set_stochastic_depth(network, recipe.model.stochastic_depth)
         if recipe.train.sync_batch_norm and ranks.world > 1:
             if ranks.device.type != "cuda":
                 raise ConfigError("train.sync_batch_norm: torch supports it on GPUs only", hint="remove the key")

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from shrinkserve.arch.code import is_code_data
+from shrinkserve.artifact import read_card
 from shrinkserve.benchmark.targets.find_run import find_run
 from shrinkserve.benchmark.targets.local_targets import engine_targets, find_version, graph_target
 from shrinkserve.benchmark.targets.target import Payload, Target, local, server
-from shrinkserve.errors import ConfigError, RequestError
+from shrinkserve.errors import ArtifactError, ConfigError, RequestError
 from shrinkserve.preprocess import Preprocess
 from shrinkserve.runtimes.checkpoint import Checkpoint, Weights
 from shrinkserve.serving.client.client import Client
@@ -36,13 +38,14 @@ class BenchStages:
     Attributes:
         model: name of the model.
         stages: in the order of the pipeline.
-        reference: position of the checkpoint; every later stage is compared with it.
+        reference: position of the checkpoint, or of the graph if the network is code; every later stage is compared
+            with it.
         preprocess: preprocessing of all stages.
         classes: class names in the order of the logits.
         max_batch_size: most images in a request.
         weights_sha256: hash of the exported weights of the checkpoint.
         served: the served model; None without a server.
-        left_out: a line for each engine that this machine cannot run.
+        left_out: a line for each stage that this machine cannot run.
     """
 
     model: str
@@ -110,13 +113,11 @@ def find_stages(wanted: Wanted) -> BenchStages:
         raise ConfigError("nothing to measure", expected="--url of a server, --checkpoint RUN, or both")
     served = _served_model(wanted) if wanted.urls else None
     run, shipped, sha256 = find_run(wanted.run, wanted.runs, served.weights_sha256 if served else None)
-    checkpoint = Checkpoint(run, shipped)
-    model = served.model if served else checkpoint.name
-    stages: list[Stage] = []
-    if shipped == "ema":
-        stages.append(Stage(_checkpoint(Checkpoint(run, "raw"), "raw", exact=False), None))
-    reference = len(stages)
-    stages.append(Stage(_checkpoint(checkpoint, shipped), 0 if stages else None))
+    card = read_card(run, "checkpoint", verify=False)
+    model = served.model if served else card.name
+    code = is_code_data(card.spec)
+    stages = [] if code else _checkpoints(run, shipped)
+    reference = max(0, len(stages) - 1)
     left_out: list[str] = []
     temperature = 1.0
     number = served.version if served else None
@@ -125,7 +126,12 @@ def find_stages(wanted: Wanted) -> BenchStages:
         engines, left_out = engine_targets(version[1])
         exported = graph_target(version[1])
         temperature = exported.temperature
-        stages += [Stage(exported, reference), *(Stage(engine, graph) for engine in engines)]
+        stages += [Stage(exported, None if code else reference), *(Stage(engine, graph) for engine in engines)]
+    if code:
+        left_out.append("checkpoint: its network is Python code, which only `train`, `eval` and `export` run")
+    if not stages:
+        hint = "export the run, and name the model repository"
+        raise ArtifactError(f"{run}: the network is Python code, and no version has its weights", hint=hint)
     if served is not None:
         parent = _served_stage(served, stages, reference)
         stages += [Stage(replace(target, temperature=temperature), parent) for target in _servers(wanted, served)]
@@ -133,13 +139,19 @@ def find_stages(wanted: Wanted) -> BenchStages:
         model=public_name(model),
         stages=stages,
         reference=reference,
-        preprocess=checkpoint.preprocess,
-        classes=list(checkpoint.classes),
+        preprocess=Preprocess.from_dict(card.preprocess),
+        classes=list(card.classes),
         max_batch_size=max(1, served.max_batch_size) if served else LOCAL_BATCH,
         weights_sha256=sha256,
         served=served,
         left_out=left_out,
     )
+
+
+def _checkpoints(run: Path, shipped: Weights) -> list[Stage]:
+    """Return the run with its raw weights, if the averaged ones are served, and with the served ones."""
+    first = [Stage(_checkpoint(Checkpoint(run, "raw"), "raw", exact=False), None)] if shipped == "ema" else []
+    return [*first, Stage(_checkpoint(Checkpoint(run, shipped), shipped), 0 if first else None)]
 
 
 def _served_stage(served: ModelInfo, stages: Sequence[Stage], reference: int) -> int:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from shrinkserve.artifact import CARD, Card, read_card, tensors_sha256
 from shrinkserve.errors import ArtifactError
-from shrinkserve.runtimes.checkpoint import Checkpoint, Weights, weights
+from shrinkserve.runtimes.checkpoint import Weights, read_weights
 
 
 def find_run(named: Path | None, runs: Path, served: str | None) -> tuple[Path, Weights, str]:
@@ -51,5 +51,4 @@ def _which(run: Path, card: Card, sha256: str) -> Weights | None:
     """Return which of a run's weights have this hash; None for neither."""
     if card.weights_sha256 == sha256:
         return "ema"
-    raw = weights(Checkpoint(run, "raw").module)
-    return "raw" if tensors_sha256({name: tensor.numpy() for name, tensor in raw.items()}) == sha256 else None
+    return "raw" if tensors_sha256(read_weights(run, card, "raw")) == sha256 else None

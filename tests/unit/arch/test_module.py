@@ -13,7 +13,15 @@ from scipy import stats
 from torch import nn
 
 from shrinkserve.arch import load_network
-from shrinkserve.arch.module import Concat, Network, SameConv2d, SameMaxPool2d, compile_spec
+from shrinkserve.arch.module import (
+    Add,
+    Concat,
+    Network,
+    SameConv2d,
+    SameMaxPool2d,
+    compile_spec,
+    set_stochastic_depth,
+)
 from shrinkserve.arch.shapes import node_shapes
 from shrinkserve.arch.spec import Spec, add
 from shrinkserve.errors import SpecError
@@ -178,6 +186,19 @@ def test_every_parameter_has_gradient(network: Network) -> None:
     other = copy.deepcopy(network).train()
     nn.functional.cross_entropy(other(images(4, 32)), torch.arange(4)).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in other.parameters())
+
+
+def test_stochastic_depth_leaves_out_branches_in_training_only() -> None:
+    network = compile_spec(load_network("shrinkcnn-a", classes=3, input_size=32, width=0.25))
+    set_stochastic_depth(network, 0.5)
+    additions = [module for module in network.modules() if isinstance(module, Add)]
+    assert [module.drop for module in additions] == pytest.approx([0.5 * n / 18 for n in range(1, 19)])
+    shortcut, branch = torch.zeros(4000, 2, 1, 1), torch.ones(4000, 2, 1, 1)
+    found = additions[-1](shortcut, branch)
+    assert set(found.unique().tolist()) == {0.0, 2.0}
+    assert torch.equal(found[:, 0], found[:, 1])
+    assert float(found.mean()) == pytest.approx(1.0, abs=0.1)
+    assert torch.equal(network.eval().get_submodule("stage5.cell4.add")(shortcut, branch), branch)
 
 
 @pytest.mark.parametrize("name", ["training", "forward", "a.weight", "graph.conv"])

@@ -48,7 +48,7 @@ def recipe(**sections: dict[str, Any]) -> Recipe:
     return parse_recipe(raw)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny() -> Callable[..., Recipe]:
     """Return a function that makes a recipe for `colours`; keywords are sections with the keys to change."""
     return recipe

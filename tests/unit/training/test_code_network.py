@@ -13,7 +13,7 @@ from torch import nn
 import shrinkserve as ss
 from shrinkserve.arch.code import CodeNetwork, build, describe_network, head_prefixes, read_network_data
 from shrinkserve.config import Recipe
-from shrinkserve.errors import ConfigError, ShrinkServeError, SpecError
+from shrinkserve.errors import SpecError
 from shrinkserve.runtimes.checkpoint import Checkpoint
 from shrinkserve.training.train import train
 
@@ -134,9 +134,3 @@ def test_network_data_round_trip() -> None:
 def test_head_of_a_code_network_is_its_last_linear_layer() -> None:
     module = nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.Linear(2, 2), nn.ReLU()))
     assert head_prefixes(CodeNetwork("python:a:b", 2, 32), module) == ("1.0.",)
-
-
-def test_timm_network_without_timm_is_an_error(tmp_path: Path, colours: Path, tiny: Make) -> None:
-    with pytest.raises(ShrinkServeError) as caught:
-        train(recipe_of(tiny, "timm:no_such_network"), colours, tmp_path / "run")
-    assert isinstance(caught.value, SpecError | ConfigError)

@@ -26,7 +26,7 @@ def steps(run: Path) -> list[tuple[str, int]]:
 
 MORE = {
     "optimizer": {"name": "adamw", "lr": 1e-3, "epsilon": 1e-8},
-    "model": {"dropout": 0.3},
+    "model": {"dropout": 0.3, "stochastic_depth": 0.3},
     "train": {"precision": "float16", "accumulate": 2, "ema_buffers": True},
 }
 
@@ -35,7 +35,7 @@ MORE = {
     ("world", "sections"),
     [
         pytest.param(2, {}, id="2-rmsprop"),
-        pytest.param(2, MORE, id="2-adamw-dropout-float16-accumulated"),
+        pytest.param(2, MORE, id="2-adamw-random-depth-float16-accumulated"),
         pytest.param(3, {}, id="3-rmsprop"),  # from three on, the order of a sum depends on how gradients are grouped
     ],
 )

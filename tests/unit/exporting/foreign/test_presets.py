@@ -1,9 +1,7 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -11,9 +9,6 @@ from PIL import Image
 
 from shrinkserve.errors import ConfigError
 from shrinkserve.exporting.foreign.presets import read_preset
-
-# See tests/unit/preprocess/conftest.py.
-sys.modules.setdefault("torchvision._meta_registrations", ModuleType("torchvision._meta_registrations"))
 
 TIMM = [
     "resnet50",
