@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 
+from shrinkserve import __version__
 from shrinkserve.errors import ShrinkServeError
 from shrinkserve.machine import usable_cores
 from shrinkserve.serving.doctor.finding import Finding
@@ -29,7 +30,7 @@ KEEP = "keep it on loopback; in production use NVIDIA's container"
 
 def check_machine() -> Iterator[Finding]:
     """Check the server, the runtimes, the GPU, shared memory and the ports of this machine."""
-    here = f"shrinkserve {metadata.version('shrinkserve')}, Python {platform.python_version()}, {platform.platform()}"
+    here = f"shrinkserve {__version__}, Python {platform.python_version()}, {platform.platform()}"
     yield Finding("ok", "machine", f"{here}, {usable_cores()} cores")
     yield _server()
     gpus = _gpus()
