@@ -166,8 +166,8 @@ class TrainConfig:
     """Memory format of images and weights."""
     compile: bool | Literal["default", "reduce-overhead", "max-autotune"] = False
     """Compile the network with torch.compile, in a mode; true: default."""
-    cuda_graph: bool = False
-    """Capture forward and backward pass as a CUDA graph (one GPU, accumulate = 1, without compile)."""
+    cuda_graph: bool | Literal["auto"] = "auto"
+    """Capture forward and backward pass as a CUDA graph. auto: with one GPU, accumulate = 1, no mixup and cutmix."""
     sync_batch_norm: bool = False
     """Compute batch statistics over all processes (GPUs only)."""
     deterministic: bool = False

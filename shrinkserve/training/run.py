@@ -86,7 +86,7 @@ class Run:
             ArtifactError: no such teacher.
             ConfigError: the teacher has other classes, or the recipe asks for a CUDA graph.
         """
-        if self.recipe.train.cuda_graph:
+        if self.recipe.train.cuda_graph is True:
             raise ConfigError("train.cuda_graph: does not work with a teacher", hint="remove the key")
         self.teacher = Teacher(source, self.inputs.classes, self.ranks.device)
         self.say(f"teacher: {self.teacher.name}")

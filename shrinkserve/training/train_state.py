@@ -19,7 +19,7 @@ from shrinkserve.config import Recipe
 from shrinkserve.data import TrainBatch
 from shrinkserve.errors import ConfigError, DataError
 from shrinkserve.runtimes.checkpoint import normalise
-from shrinkserve.training.cuda_graph import GraphedPass
+from shrinkserve.training.cuda_graph import GraphedPass, captures
 from shrinkserve.training.distributed import DistContext
 from shrinkserve.training.ema import Ema
 from shrinkserve.training.initial import freeze
@@ -98,7 +98,8 @@ class TrainState:
         self._forward: nn.Module = self._parallel or self.network
         if mode := recipe.train.compile:
             self._forward = torch.compile(self._forward, mode=None if mode is True else mode)  # type: ignore[assignment]
-        self._graphed = self._graph() if recipe.train.cuda_graph else None
+        captured = captures(recipe, ranks, spec)
+        self._graphed = GraphedPass(self._gradients, self.network, recipe.train.batch_size) if captured else None
         if ranks.world > 2:
             self._rehearse()
         torch.manual_seed(recipe.train.seed + 1 + ranks.rank)  # different random numbers on each rank from here on
@@ -114,16 +115,6 @@ class TrainState:
             static_graph=self._ranks.device.type == "cuda" and self._recipe.train.accumulate == 1,
             **no_buffers,  # type: ignore[arg-type]
         )
-
-    def _graph(self) -> GraphedPass:
-        train, mixes = self._recipe.train, self._recipe.augment.mixup or self._recipe.augment.cutmix
-        if mixes or self._ranks.device.type != "cuda" or self._ranks.world > 1 or train.accumulate > 1 or train.compile:
-            raise ConfigError(
-                "train.cuda_graph",
-                expected="one process with a GPU, train.accumulate=1, without compile, mixup and cutmix",
-                hint="remove the key",
-            )
-        return GraphedPass(self._gradients, self.network)
 
     def _rehearse(self) -> None:
         """Run one pass and discard its gradients.
@@ -153,14 +144,15 @@ class TrainState:
         """
         for number, batch in enumerate(batches, start=1):
             images, labels = self.place(batch)
-            if self._graphed is not None and self._graphed.fits(images):
+            teacher = getattr(batch, "teacher", None)
+            if self._graphed is not None and teacher is None and self._graphed.fits(images):
                 self.running.add(step, *self._graphed(images, labels), labels)
                 continue
             if self._graphed is not None:  # a smaller batch; the captured gradients stay where they are
                 self.optimizer.zero_grad(set_to_none=False)
             # Only the last backward pass exchanges gradients; the earlier ones accumulate on each rank.
             with nullcontext() if number == len(batches) else self.alone():
-                loss, logits = self.loss(images, labels, getattr(batch, "teacher", None))
+                loss, logits = self.loss(images, labels, teacher)
                 self.backward(loss / len(batches))
             self.running.add(step, loss.detach(), logits.detach(), labels)
         self.apply(rate)

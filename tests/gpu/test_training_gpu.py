@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ torch = pytest.importorskip("torch")
 
 from shrinkserve import arch  # noqa: E402
 from shrinkserve.cli import main  # noqa: E402
-from shrinkserve.config import Recipe, parse_recipe  # noqa: E402
+from shrinkserve.config import ModelConfig, Recipe, parse_recipe  # noqa: E402
 from shrinkserve.data import TrainBatch, open_dataset  # noqa: E402
 from shrinkserve.training import snapshot  # noqa: E402
 from shrinkserve.training.distributed import DistContext, join  # noqa: E402
@@ -26,12 +27,20 @@ from shrinkserve.training.train_state import TrainState  # noqa: E402
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU that torch can see")]
 
 CLASSES, BATCH, SIZE, RATE = 11, 16, 64, 1e-3
+QUICK = Path(__file__).parents[2] / "bench" / "quick.prototxt"
 CPU = torch.device("cpu")
 
 
 def recipe(**train: Any) -> Recipe:
     keys = {"batch_size": BATCH, "deterministic": True, **train}
-    return parse_recipe({"name": "gpu", "model": {"input_size": SIZE, "width": 0.25}, "train": keys})
+    model = {"input_size": SIZE, "width": 0.25, "dropout": 0.2}
+    return parse_recipe({"name": "gpu", "model": model, "train": keys})
+
+
+def small(**train: Any) -> Recipe:
+    """Return a recipe of a network of two cells, which is compiled in seconds."""
+    found = recipe(precision="float32", **train)
+    return replace(found, model=ModelConfig(str(QUICK), SIZE))
 
 
 @pytest.fixture(autouse=True)
@@ -105,9 +114,12 @@ def test_update_does_not_wait_for_the_gpu(
     assert math.isfinite(state.running.report(ranks)[0])
 
 
+@pytest.mark.parametrize("captured", [True, False])
 @pytest.mark.parametrize("precision", ["float32", "float16"])
-def test_snapshot_and_restore_are_exact(ranks: DistContext, batches: list[TrainBatch], precision: str) -> None:
-    found = recipe(precision=precision)
+def test_snapshot_and_restore_are_exact(
+    ranks: DistContext, batches: list[TrainBatch], precision: str, captured: bool
+) -> None:
+    found = recipe(precision=precision, cuda_graph=captured)
     whole = make(found, ranks)
     losses(whole, batches[:4], ranks)
     first = make(found, ranks)
@@ -124,20 +136,31 @@ def test_snapshot_and_restore_are_exact(ranks: DistContext, batches: list[TrainB
         assert torch.equal(value, second.ema.network.state_dict()[name]), name
 
 
-@pytest.mark.parametrize("options", [{"compile": True}, {"compile": "reduce-overhead"}, {"cuda_graph": True}])
+OPTIONS: list[dict[str, Any]] = [
+    {"cuda_graph": True},
+    {"compile": True, "cuda_graph": False},
+    {"compile": True, "cuda_graph": True},
+    {"compile": "reduce-overhead"},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS)
 def test_compiled_and_captured_updates_match_plain_ones(
     ranks: DistContext, batches: list[TrainBatch], options: dict[str, Any]
 ) -> None:
-    plain = losses(make(recipe(precision="float32"), ranks), batches, ranks)
-    fast = losses(make(recipe(precision="float32", **options), ranks), batches, ranks)
+    plain = losses(make(small(cuda_graph=False), ranks), batches, ranks)
+    fast = losses(make(small(**options), ranks), batches, ranks)
     assert fast == pytest.approx(plain, rel=2e-3)
 
 
-def test_captured_update_takes_a_smaller_batch(ranks: DistContext, batches: list[TrainBatch]) -> None:
-    small = TrainBatch(batches[1].images[:9], batches[1].labels[:9], batches[1].indices[:9])
-    mixed = [batches[0], small, batches[2]]
-    plain = losses(make(recipe(precision="float32"), ranks), mixed, ranks)
-    captured = losses(make(recipe(precision="float32", cuda_graph=True), ranks), mixed, ranks)
+def test_captured_update_takes_smaller_batches_and_other_image_sizes(
+    ranks: DistContext, batches: list[TrainBatch]
+) -> None:
+    fewer = TrainBatch(batches[1].images[:9], batches[1].labels[:9], batches[1].indices[:9])
+    images = batches[2].images[:, :48, :48]
+    mixed = [batches[0], fewer, TrainBatch(images, batches[2].labels, batches[2].indices), batches[3], batches[4]]
+    plain = losses(make(small(cuda_graph=False), ranks), mixed, ranks)
+    captured = losses(make(small(cuda_graph=True), ranks), mixed, ranks)
     assert captured == pytest.approx(plain, rel=2e-3)
 
 
