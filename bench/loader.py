@@ -128,6 +128,12 @@ def import_torchvision_transforms() -> Any:
     If torchvision was built for another torch, its compiled operators for detection do not load, and the import of
     the package fails. So their names are declared here; none of them is called.
     """
+    with contextlib.suppress(ImportError, RuntimeError):
+        from torchvision import transforms
+
+        return transforms
+    for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
+        del sys.modules[name]
     place = find_spec("torchvision")
     source = Path(str(place and place.origin)).with_name("_meta_registrations.py").read_text(encoding="utf-8")
     # Must not be garbage-collected, or the declarations are lost.

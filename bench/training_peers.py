@@ -25,8 +25,8 @@ def network_of(recipe: Recipe, classes: int, device: torch.device) -> nn.Module:
 
 
 def placed(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor]:
-    images = torch.from_numpy(batch.images).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
-    return images, torch.from_numpy(batch.labels).to(device)
+    images = torch.as_tensor(batch.images).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return images, torch.as_tensor(batch.labels).to(device)
 
 
 class Plain:
