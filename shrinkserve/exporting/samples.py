@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,9 +13,12 @@ import numpy.typing as npt
 
 from shrinkserve.artifact import open_recorded, read_card
 from shrinkserve.data import evaluation_batches, open_dataset
+from shrinkserve.data.order import evaluation_order
 from shrinkserve.preprocess import Preprocess
 
 SYNTHETIC_SEED = 0
+SYNTHETIC_SIZES = ((500, 375), (375, 500), (224, 224), (1024, 683), (97, 131), (640, 480), (300, 300), (256, 341))
+"""Width and height of synthetic image files."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,50 @@ def load_samples(
     if classes is not None and list(classes) != list(dataset.classes):
         return Samples(images, None, f"{source}, whose classes are not those of the network: labels are ignored")
     return Samples(images, labels, source)
+
+
+@dataclass(frozen=True)
+class EncodedSamples:
+    """Image files.
+
+    Attributes:
+        images: their content.
+        source: description of the images, for cards and messages.
+    """
+
+    images: list[bytes]
+    source: str
+
+
+def load_encoded(data_root: Path | None, modes: Sequence[str], limit: int = 32) -> EncodedSamples:
+    """Return validation images as they are stored, spread evenly over the dataset; else synthetic ones.
+
+    Args:
+        data_root: the dataset; None for synthetic images.
+        modes: Pillow's modes of the images to take; others are left out.
+        limit: largest number of images.
+
+    Raises:
+        DataError: no dataset there, or an image cannot be read.
+    """
+    from PIL import Image
+
+    found = []
+    if data_root is not None:
+        dataset = open_dataset(data_root, "validation")
+        for index in evaluation_order(len(dataset), rank=0, world=1, limit=limit).tolist():
+            encoded = dataset.record(index).encoded
+            with suppress(OSError), Image.open(io.BytesIO(encoded)) as image:
+                if image.mode in modes:
+                    found.append(encoded)
+        if found:
+            return EncodedSamples(found, f"{len(found)} encoded validation images of {data_root}")
+    for number, size in enumerate(SYNTHETIC_SIZES):
+        stream = io.BytesIO()
+        picture = Image.fromarray(synthetic(64, number + 1).images[number])
+        picture.resize(size, Image.Resampling.BICUBIC).save(stream, "JPEG", quality=95)
+        found.append(stream.getvalue())
+    return EncodedSamples(found, f"{len(found)} synthetic JPEG images, seed {SYNTHETIC_SEED}")
 
 
 def is_version(folder: Path) -> bool:

@@ -18,7 +18,7 @@ from shrinkserve.exporting.records import StepDetails
 from shrinkserve.exporting.samples import Samples
 from shrinkserve.exporting.steps import CHECKPOINT, ONNX, StepState
 from shrinkserve.preprocess import Preprocess
-from shrinkserve.runtimes.checkpoint import Checkpoint, weights
+from shrinkserve.runtimes.checkpoint import TorchClassifier, weights
 from shrinkserve.runtimes.metadata import to_metadata
 from shrinkserve.runtimes.onnx import OUTPUTS
 
@@ -31,10 +31,10 @@ class OnnxFromCheckpoint:
     """`torch.onnx.export` of the network behind its normalisation: one file, dynamic batch, clean names.
 
     Args:
-        checkpoint: the run, already open.
+        checkpoint: the network with its weights.
     """
 
-    checkpoint: Checkpoint = field(repr=False)
+    checkpoint: TorchClassifier = field(repr=False)
     name: str = "onnx"
     requires: StepState = CHECKPOINT
     ensures: StepState = ONNX

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal, cast, get_args
@@ -26,39 +27,28 @@ SMALL_BATCH = 64
 """Images in one forward pass; larger requests are split, so that memory does not grow with them."""
 
 
-class Checkpoint:
-    """The network of a run folder, in float32 on the CPU, in evaluation mode.
-
-    Reads and hashes each file once: the card, and the one file of weights.
-
-    Args:
-        run: the folder that `shrinkserve train` wrote.
-        weights: "ema", the weights that were evaluated, or "raw", the optimiser's last ones.
+@dataclass
+class TorchClassifier:
+    """A network in torch with its weights, in float32 on the CPU, in evaluation mode.
 
     Attributes:
         name: the model's name.
-        size: height and width of an image, in pixels.
         classes: class names in the order of the logits.
         preprocess: the preprocessing of an image before `predict`.
-        card: the run's card.
         weights: the name of the weights.
-        path: the file of the weights.
         module: float images [N, 3, S, S], normalised, -> logits [N, classes].
-
-    Raises:
-        ArtifactError: no run there, or a damaged one.
     """
 
-    def __init__(self, run: Path, weights: str = "ema", *, run_code: bool = False) -> None:
-        self.weights = chosen(weights)
-        self.card = read_card(run, "checkpoint", verify=False)
-        self.name, self.classes = self.card.name, self.card.classes
-        self.preprocess = Preprocess.from_dict(self.card.preprocess)
-        self.size = self.preprocess.size
-        self.path = run / f"{self.weights}.safetensors"
-        tensors = read_weights(run, self.card, self.weights)
-        self.file_sha256 = self.card.files[self.path.name]
-        self.module = restore_module(self.card.spec, tensors, str(self.path), run_code=run_code)
+    name: str
+    classes: list[str]
+    preprocess: Preprocess
+    weights: str
+    module: nn.Module = field(repr=False)
+
+    @property
+    def size(self) -> int:
+        """Height and width of an image, in pixels."""
+        return self.preprocess.size
 
     def predict(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Return the logits.
@@ -75,6 +65,34 @@ class Checkpoint:
                 part = torch.from_numpy(images[start : start + SMALL_BATCH])
                 logits[start : start + SMALL_BATCH] = self.module(normalise(part, self.preprocess)).numpy()
         return logits
+
+
+class Checkpoint(TorchClassifier):
+    """The network of a run folder, in float32 on the CPU, in evaluation mode.
+
+    Reads and hashes each file once: the card, and the one file of weights.
+
+    Args:
+        run: the folder that `shrinkserve train` wrote.
+        weights: "ema", the weights that were evaluated, or "raw", the optimiser's last ones.
+
+    Attributes:
+        card: the run's card.
+        path: the file of the weights.
+        file_sha256: its hash.
+
+    Raises:
+        ArtifactError: no run there, or a damaged one.
+    """
+
+    def __init__(self, run: Path, weights: str = "ema", *, run_code: bool = False) -> None:
+        which = chosen(weights)
+        self.card = card = read_card(run, "checkpoint", verify=False)
+        self.path = run / f"{which}.safetensors"
+        tensors = read_weights(run, card, which)
+        self.file_sha256 = card.files[self.path.name]
+        module = restore_module(card.spec, tensors, str(self.path), run_code=run_code)
+        super().__init__(card.name, card.classes, Preprocess.from_dict(card.preprocess), which, module)
 
 
 def read_weights(run: Path, card: Card, which: Weights) -> Arrays:
