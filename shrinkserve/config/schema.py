@@ -97,6 +97,9 @@ class AugmentConfig:
     """Area of the erased rectangle, as a fraction of the image: lowest and highest, from above 0 to 1."""
     erase_aspect: Range = (0.3, 3.3)
     """Width / height of the erased rectangle: lowest and highest, above 0."""
+    rand_augment: str = ""
+    """RandAugment after the flip, in timm's notation, such as rand-m9-mstd0.5-inc1; empty: off. Needs timm, and the
+    portable loader."""
     mixup: Annotated[float, Ge(0)] = 0.0
     """Alpha of mixup, which blends pairs of images of a batch; 0: off."""
     cutmix: Annotated[float, Ge(0)] = 0.0

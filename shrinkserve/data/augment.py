@@ -65,6 +65,7 @@ class AugmentParams:
         colour: colour map; None for no change.
         erase: box in the result that is overwritten; None for no change.
         noise: uint8 [height, width, 3], the new pixels of `erase`; else empty.
+        policy_seed: of RandAugment, which follows the flip; None without it.
     """
 
     crop: Box
@@ -73,6 +74,7 @@ class AugmentParams:
     colour: Colour | None
     erase: Box | None
     noise: Pixels
+    policy_seed: int | None = None
 
 
 def generator(seed: int, epoch: int, index: int) -> np.random.Generator:
@@ -103,7 +105,8 @@ def draw_augmentation(
     if erase is not None:
         left, top, right, bottom = erase
         noise = rng.integers(0, 256, (bottom - top, right - left, 3), dtype=np.uint8)
-    return AugmentParams(crop, interpolation, flip, colour, erase, noise)
+    policy_seed = int(rng.integers(1 << 32)) if config.rand_augment else None
+    return AugmentParams(crop, interpolation, flip, colour, erase, noise, policy_seed)
 
 
 def _crop(config: AugmentConfig, rng: np.random.Generator, width: int, height: int) -> Box:

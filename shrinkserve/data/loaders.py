@@ -49,7 +49,7 @@ def train_loader(dataset: Dataset, recipe: Recipe, *, rank: int = 0, world: int 
     With DALI, `TrainBatch.images` is a torch tensor on this process's GPU, or an array if there is no GPU.
 
     Raises:
-        ConfigError: DALI is requested and not installed.
+        ConfigError: DALI is requested and not installed, or RandAugment is not possible.
         DataError: fewer images than one step of all ranks needs.
     """
     workers = available_workers() if recipe.data.workers is None else recipe.data.workers
@@ -59,7 +59,10 @@ def train_loader(dataset: Dataset, recipe: Recipe, *, rank: int = 0, world: int 
     if wanted == "dali" and not installed:
         what = "data.loader=dali: NVIDIA DALI is not installed"
         raise ConfigError(what, hint="pip install 'shrinkserve[dali]', or set data.loader=portable")
-    if wanted == "dali" or (wanted == "auto" and installed and device is not None):
+    policy = bool(recipe.augment.rand_augment)
+    if wanted == "dali" and policy:
+        raise ConfigError("augment.rand_augment: DALI's loader does not have it", hint="set data.loader=portable")
+    if wanted == "dali" or (wanted == "auto" and installed and device is not None and not policy):
         from shrinkserve.data.dali import DaliLoader
 
         return DaliLoader(dataset, recipe, rank=rank, world=world, workers=workers, device=device)

@@ -9,6 +9,8 @@ from shrinkserve.data.folder import FolderDataset
 from shrinkserve.data.shards import ShardDataset
 from shrinkserve.errors import DataError
 
+SPLIT_HINT = "check the path; `shrinkserve data split` makes both splits from a folder with one folder per class"
+
 
 def open_dataset(root: str | Path, split: Split) -> ShardDataset | FolderDataset:
     """Open one split of a dataset; the layout is detected.
@@ -45,7 +47,7 @@ def open_dataset(root: str | Path, split: Split) -> ShardDataset | FolderDataset
     except PermissionError as exc:
         raise _unreadable(exc) from exc
     layouts = f"{ShardDataset.layout(split)} or {FolderDataset.layout(split)}"
-    raise DataError(f"{root}: no {split} images", expected=layouts, found=_listing(root), hint="check the path")
+    raise DataError(f"{root}: no {split} images", expected=layouts, found=_listing(root), hint=SPLIT_HINT)
 
 
 def has_split(root: Path, split: Split) -> bool:

@@ -18,6 +18,7 @@ import numpy as np
 from shrinkserve.config import AugmentConfig
 from shrinkserve.data.augment import AugmentParams, Colour, draw_augmentation
 from shrinkserve.data.dataset import Record
+from shrinkserve.data.rand_augment import rand_augmented
 from shrinkserve.preprocess import MAX_BYTES, MAX_PIXELS, Box, Interpolation, Pixels, Preprocess, decode
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def augmented(record: Record, config: AugmentConfig, rng: np.random.Generator, p
         pixels = np.array(decode(record.encoded, record.name, apply_exif=preprocess.apply_exif))
         drawn = draw_augmentation(config, rng, pixels.shape[1], pixels.shape[0], size, default)
         box = drawn.crop
-    return _finish(resize_uint8(pixels, box, size, drawn.interpolation), drawn)
+    return _finish(resize_uint8(pixels, box, size, drawn.interpolation), drawn, config.rand_augment)
 
 
 def plain_jpeg_size(encoded: bytes) -> tuple[int, int] | None:
@@ -108,14 +109,16 @@ def resize_uint8(pixels: Pixels, box: Box, size: int, interpolation: Interpolati
     return resized[0].permute(1, 2, 0).numpy()
 
 
-def _finish(pixels: Pixels, drawn: AugmentParams) -> Pixels:
-    """Change colours, flip and erase."""
+def _finish(pixels: Pixels, drawn: AugmentParams, policy: str) -> Pixels:
+    """Change colours, flip, apply RandAugment and erase."""
     if drawn.colour is not None:
         from PIL import Image
 
         pixels = np.asarray(recolour(Image.fromarray(pixels), drawn.colour))
     if drawn.flip:
         pixels = pixels[:, ::-1]
+    if drawn.policy_seed is not None:
+        pixels = rand_augmented(np.ascontiguousarray(pixels), policy, drawn.policy_seed)
     if drawn.erase is not None:
         left, top, right, bottom = drawn.erase
         pixels = pixels.copy()

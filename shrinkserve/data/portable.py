@@ -22,6 +22,7 @@ from shrinkserve.data.batch import Labels, TrainBatch
 from shrinkserve.data.dataset import Dataset
 from shrinkserve.data.order import EpochOrder, Indices, steps_per_epoch
 from shrinkserve.data.pixels import augmented
+from shrinkserve.data.rand_augment import rand_augment
 from shrinkserve.data.workers import in_processes
 from shrinkserve.errors import DataError
 from shrinkserve.preprocess import Pixels
@@ -32,6 +33,8 @@ class PortableLoader:
 
     def __init__(self, dataset: Dataset, recipe: Recipe, *, rank: int, world: int, workers: int) -> None:
         self._dataset, self._recipe, self._workers = dataset, recipe, workers
+        if policy := recipe.augment.rand_augment:
+            rand_augment(policy, recipe.model.input_size)  # an error now rather than in a loader process
         self._length = steps_per_epoch(dataset, recipe, world)
         self._order = EpochOrder(len(dataset), recipe.train.batch_size, recipe.train.seed, rank, world)
         self.bad: list[str] = []
