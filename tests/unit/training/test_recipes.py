@@ -19,6 +19,7 @@ def test_shrinkcnn_a_is_the_published_recipe() -> None:
     recipe = load_recipe("shrinkcnn-a").to_dict()
     assert recipe["model"] == {
         "network": "shrinkcnn-a", "input_size": 224, "width": 1.0, "dropout": 0.0, "batch_norm_decay": 0.999,
+        "stochastic_depth": 0.0, "pretrained": True,
     }  # fmt: skip
     assert recipe["optimizer"] == {
         "name": "rmsprop", "lr": 0.1, "reference_batch": 256, "decay": 0.9, "momentum": 0.9, "epsilon": 1.0, "l2": 4e-5,
@@ -37,7 +38,7 @@ def test_shrinkcnn_a_is_the_published_recipe() -> None:
         "crop_area": (0.75, 1.0), "crop_aspect": (0.75, 1.33), "random_interpolation": True, "flip": True,
         "brightness": 0.4, "saturation": (0.6, 1.4), "contrast": (0.6, 1.4), "hue": 0.1,
         "erase_probability": 0.5, "erase_area": (0.02, 0.4), "erase_aspect": (0.3, 3.3),
-        "mixup": 0.0, "cutmix": 0.0,
+        "mixup": 0.0, "cutmix": 0.0, "rand_augment": "",
     }  # fmt: skip
 
 
