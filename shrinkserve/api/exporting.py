@@ -356,11 +356,21 @@ class _Destination:
     ) -> ExportResult:
         from shrinkserve.api.publishing import publish
         from shrinkserve.serving.repository.version import write_version
+        from shrinkserve.serving.server.launch import importable
 
+        if importable("nvidia.dali"):
+            self._report_decoder(card)
         staged = made.model.parent / "version"
         card = write_version(staged, made.model, card, engines)
         place = publish(
-            staged, self.root, name=card.name, initial=serving, url=self.url, token=self.token, say=self.say
+            staged,
+            self.root,
+            name=card.name,
+            initial=serving,
+            url=self.url,
+            token=self.token,
+            approximate_decoder=self.approximate_decoder,
+            say=self.say,
         )
         return ExportResult(place, card, engines)
 

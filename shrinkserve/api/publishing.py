@@ -35,6 +35,7 @@ def publish(  # noqa: PLR0913 - options by keyword
     max_slowdown: float | None = None,
     scratch: bool = True,
     allow_gap: bool = False,
+    approximate_decoder: bool = False,
     wait: float = WAIT_SECONDS,
     say: Say = silent,
 ) -> Path:
@@ -55,6 +56,8 @@ def publish(  # noqa: PLR0913 - options by keyword
         max_slowdown: largest factor by which the new version may be slower.
         scratch: load it in a scratch server first.
         allow_gap: also publish if the input size or classes change; JPEG requests then fail briefly.
+        approximate_decoder: let the server decode JPEG by DALI's nearest filter if DALI lacks the filter of the
+            preprocessing.
         wait: longest wait for another publisher in seconds.
         say: receives a line for each step.
 
@@ -93,6 +96,7 @@ def publish(  # noqa: PLR0913 - options by keyword
             options=options,
             initial=initial,
             encoded=importable("nvidia.dali"),
+            approximate_decoder=approximate_decoder,
             scratch=scratch,
             live=live,
             say=say,

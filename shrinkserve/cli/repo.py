@@ -20,6 +20,9 @@ AnyName = Annotated[str | None, typer.Argument(help="The model's name; all model
 Url = Annotated[str | None, typer.Option(help="The server of the repository: grpc://HOST:PORT or http://HOST:PORT.")]
 Token = Annotated[str | None, typer.Option(envvar="SHRINKSERVE_TOKEN", help="Token of the server's model control.")]
 Insecure = Annotated[bool, typer.Option("--insecure", help="Allow sending the token without TLS to another machine.")]
+ApproximateDecoder = Annotated[
+    bool, typer.Option("--approximate-decoder", help="Accept other pixels where DALI lacks the resize filter.")
+]
 Wait = Annotated[float, typer.Option(min=0, help="Seconds to wait for another publisher.")]
 
 
@@ -96,6 +99,7 @@ def publish(  # noqa: PLR0913, PLR0917 - a command's options
             "reloads.",
         ),
     ] = False,
+    approximate_decoder: ApproximateDecoder = False,
     wait: Wait = api.WAIT_SECONDS,
 ) -> None:
     """Verify a version, try it out and make it the active one. A failure changes nothing."""
@@ -112,6 +116,7 @@ def publish(  # noqa: PLR0913, PLR0917 - a command's options
         max_slowdown=max_slowdown,
         scratch=scratch,
         allow_gap=allow_gap,
+        approximate_decoder=approximate_decoder,
         wait=wait,
         say=print_line,
     )
@@ -120,9 +125,7 @@ def publish(  # noqa: PLR0913, PLR0917 - a command's options
 def add_jpeg(
     name: Name,
     repository: Root = api.REPOSITORY,
-    approximate_decoder: Annotated[
-        bool, typer.Option("--approximate-decoder", help="Accept other pixels where DALI lacks the resize filter.")
-    ] = False,
+    approximate_decoder: ApproximateDecoder = False,
     wait: Wait = api.WAIT_SECONDS,
 ) -> None:
     """Let a model take JPEG bytes. Writes NAME_preprocess, a DALI pipeline, and NAME, its ensemble with the model."""

@@ -30,6 +30,7 @@ def publish_version(  # noqa: PLR0913 - options by keyword
     options: ServingConfig | None = None,
     initial: ServingConfig | None = None,
     encoded: bool = False,
+    approximate_decoder: bool = False,
     scratch: bool = True,
     live: Live | None = None,
     say: Say = lambda _: None,
@@ -43,6 +44,7 @@ def publish_version(  # noqa: PLR0913 - options by keyword
         options: serving options; None keeps those of the repository.
         initial: serving options of a new model, if `options` is None.
         encoded: let a new model take encoded images; an existing model stays as it is.
+        approximate_decoder: also for a contract that DALI only approximates.
         scratch: load it in a scratch server first and compare its predictions with the file's.
         live: the server to load it into.
         say: receives a line for each step.
@@ -74,7 +76,13 @@ def publish_version(  # noqa: PLR0913 - options by keyword
         if other_ensemble and live is not None and not live.allow_gap:
             raise _gap(name)
         if scratch:
-            worst = check_in_scratch_server(repository, version, options, encoded=encoded or other_ensemble)
+            worst = check_in_scratch_server(
+                repository,
+                version,
+                options,
+                encoded=encoded or other_ensemble,
+                approximate_decoder=approximate_decoder,
+            )
             say(f"scratch server: loads it and predicts as the file does (worst logit difference {worst:.1e})")
         if live is not None:
             _compare_on_live_server(repository, version, options, live, say)
@@ -85,7 +93,13 @@ def publish_version(  # noqa: PLR0913 - options by keyword
             switch = Switch(repository, version, live, say)
             with switch.undone_on_error():
                 place = repository.add(
-                    name, model.path, version.card, options=options, encoded=encoded, confirm=switch.confirm
+                    name,
+                    model.path,
+                    version.card,
+                    options=options,
+                    encoded=encoded,
+                    approximate_decoder=approximate_decoder,
+                    confirm=switch.confirm,
                 )
     say(f"published {place}")
     return place

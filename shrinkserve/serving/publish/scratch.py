@@ -30,7 +30,12 @@ DECODING_TOLERANCE = 0.1
 
 
 def check_in_scratch_server(
-    repository: Repository, version: VersionFiles, options: ServingConfig | None, *, encoded: bool
+    repository: Repository,
+    version: VersionFiles,
+    options: ServingConfig | None,
+    *,
+    encoded: bool,
+    approximate_decoder: bool = False,
 ) -> float:
     """Load a version in a new server and compare its predictions with the file's. The caller holds `lock.PUBLISH`.
 
@@ -39,6 +44,7 @@ def check_in_scratch_server(
         version: the version.
         options: serving options; None takes those of the repository.
         encoded: also check encoded images.
+        approximate_decoder: also write the pipeline for a contract that it only approximates.
 
     Returns:
         The worst difference between logits.
@@ -53,7 +59,9 @@ def check_in_scratch_server(
         if options is None and (repository.root / card.name / CONFIG).is_file():
             (scratch.root / card.name).mkdir(parents=True)
             shutil.copyfile(repository.root / card.name / CONFIG, scratch.root / card.name / CONFIG)
-        approximate = encoded and ensemble.is_approximate(repository.root / model_names(card.name)[1])
+        approximate = encoded and (
+            approximate_decoder or ensemble.is_approximate(repository.root / model_names(card.name)[1])
+        )
         scratch.add(
             card.name, version.model.path, card, options=options, encoded=encoded, approximate_decoder=approximate
         )
@@ -62,7 +70,8 @@ def check_in_scratch_server(
         server = TritonServer(scratch.root, ServerOptions(fixed=True, token=secrets.token_urlsafe(), log_file=log))
         with server, Client(server.grpc_url) as client:
             worst = check_predictions(client, card.name, version)
-            if ensemble.takes_encoded(scratch.root, card.name) and not approximate:
+            exact = Preprocess.from_dict(card.preprocess).approximate_in_dali() is None
+            if exact and ensemble.takes_encoded(scratch.root, card.name):
                 _check_decoding(client, version)
     return worst
 

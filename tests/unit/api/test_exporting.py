@@ -13,9 +13,12 @@ import shrinkserve as ss
 from shrinkserve import artifact
 from shrinkserve.api import artifacts, exporting
 from shrinkserve.arch import module
-from shrinkserve.artifact import read_card
+from shrinkserve.artifact import Card, read_card
 from shrinkserve.errors import ConfigError, GateError
+from shrinkserve.serving.client.client import Client
 from shrinkserve.serving.repository import transaction
+from shrinkserve.serving.repository.writer import Repository
+from shrinkserve.serving.server.server import ServerOptions, TritonServer
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "exporting"))
 from conftest import write_run
@@ -146,3 +149,19 @@ def test_export_measures_the_decoder_and_approximates_it_on_request(digits: Path
     assert len(list(models.glob("*/config.pbtxt"))) == 1
     exporting.export(run, data=digits, repository=models, max_batch=2, approximate_decoder=True)
     assert len(list(models.glob("*/config.pbtxt"))) == 3
+
+
+def test_export_publishes_to_a_live_server_with_an_approximate_decoder(
+    tmp_path: Path, make_model: Callable[..., tuple[Path, Card]]
+) -> None:
+    pytest.importorskip("nvidia.dali", reason="DALI is not installed")
+    run, models = write_run(tmp_path / "run", Preprocess(size=32, interpolation="bicubic_tf1"), "relu"), tmp_path / "m"
+    Repository(models).add("other", *make_model())
+    with TritonServer(models, ServerOptions(log_file=tmp_path / "triton.log")) as server:
+        url, printed = server.grpc_url, []
+        pixels = exporting.export(run, name="pixels", repository=models, url=url, max_batch=2, say=printed.append)
+        jpeg = exporting.export(run, name="jpeg", repository=models, url=url, max_batch=2, approximate_decoder=True)
+        with Client(url) as client:
+            assert set(client.models()) == {"other", "pixels_classifier", "jpeg_classifier", "jpeg_preprocess", "jpeg"}
+    assert any("takes pixels only" in line for line in printed)
+    assert (pixels.folder.name, jpeg.folder.name) == ("1", "1")
