@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from shrinkserve.errors import ArtifactError, ConfigError
+from shrinkserve.errors import ArtifactError, ConfigError, ShrinkServeError
 
 if TYPE_CHECKING:
     from shrinkserve.artifact import Card
     from shrinkserve.benchmark.tuning import Tuning
+    from shrinkserve.containers import Container
     from shrinkserve.serving.repository.writer import Repository
 
 REPOSITORY = Path("model_repository")
@@ -62,12 +63,14 @@ class Verification:
         versions: its versions.
         problems: one line for each problem; empty if there is none.
         warning: why serving the model runs foreign code; "" if it does not.
+        notes: what the container of the documents cannot load.
     """
 
     name: str
     versions: list[int] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     warning: str = ""
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -173,38 +176,59 @@ def add_jpeg(
     return [writer.root / part for part in model_names(model)[1:]]
 
 
-def verify_repository(name: str | None = None, repository: Path = REPOSITORY) -> list[Verification]:
+def verify_repository(
+    name: str | None = None, repository: Path = REPOSITORY, *, container: str | None = None
+) -> list[Verification]:
     """Check files against cards, and configurations against graphs.
 
     Args:
         name: the model's name; all models when None.
         repository: the model repository.
+        container: tag of the NVIDIA container that has to load the files, e.g. ``"26.06"``: what it cannot load is a
+            problem. By default what the container of the documents cannot load is a note.
 
     Returns:
         One result for each model; with `name` None also for each foreign model that runs code.
 
     Raises:
-        ConfigError: no such model.
+        ConfigError: no such model or container.
         ArtifactError: no such repository, or none of our models in it.
 
     Example::
 
         problems = [line for model in shrinkserve.verify_repository() for line in model.problems]
     """
-    from shrinkserve.serving.names import names_of_ensemble, public_name
+    from shrinkserve.containers import CURRENT, find_container
+    from shrinkserve.serving.names import names_of_ensemble
     from shrinkserve.serving.repository.trust import runs_code
-    from shrinkserve.serving.repository.verify import problems
     from shrinkserve.serving.repository.writer import Repository
 
+    chosen = CURRENT if container is None else find_container(container)
     opened = Repository(Path(repository))
-    results = [
-        Verification(public_name(model), opened.versions(model), list(problems(opened, model)))
-        for model in _chosen(opened, name)
-    ]
+    results = [_verified(opened, model, chosen, strict=container is not None) for model in _chosen(opened, name)]
     ours = {part for model in opened.classifiers() for part in names_of_ensemble(model)}
     foreign = [] if name else sorted(set(opened.models()) - ours)
     results += [Verification(model, warning=why) for model in foreign if (why := runs_code(opened.root / model))]
     return results
+
+
+def _verified(opened: Repository, model: str, container: Container, *, strict: bool) -> Verification:
+    """Check one classifier; with `strict`, what a container cannot load is a problem, otherwise a note."""
+    from shrinkserve.serving.names import public_name
+    from shrinkserve.serving.repository.container_fit import misfits
+    from shrinkserve.serving.repository.verify import problems
+
+    found = list(problems(opened, model))
+    try:
+        notes = [f"{one.subject}: {one.what}; {one.hint}" for one in misfits(opened, model, container)]
+    except ShrinkServeError:  # among the problems
+        notes = []
+    return Verification(
+        public_name(model),
+        opened.versions(model),
+        [*found, *notes] if strict else found,
+        notes=[] if strict else notes,
+    )
 
 
 def remove_old_versions(

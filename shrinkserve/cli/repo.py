@@ -149,10 +149,18 @@ def rollback(
     print_line(f"version {version} of {name} is active")
 
 
-def verify(name: AnyName = None, repository: Root = api.REPOSITORY) -> None:
+def verify(
+    name: AnyName = None,
+    repository: Root = api.REPOSITORY,
+    container: Annotated[
+        str | None, typer.Option(help="Tag of the NVIDIA container that has to load the files, e.g. 26.06.")
+    ] = None,
+) -> None:
     """Check files, cards and configurations. The graphs' real inputs, outputs and batches are compared."""
-    results = api.verify_repository(name, repository)
+    results = api.verify_repository(name, repository, container=container)
     for result in results:
+        for line in result.notes:
+            print_line(f"note: {line}", err=True)
         for line in result.problems:
             print_line(f"error: {line}", err=True)
         if result.warning:

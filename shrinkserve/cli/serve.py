@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from shrinkserve.containers import CURRENT
 from shrinkserve.terminal import print_line
 
 
@@ -97,6 +98,9 @@ def doctor(
     repository: Annotated[Path | None, typer.Option(help="Model repository to check.")] = None,
     url: Annotated[str | None, typer.Option(help="Running server to check: http://HOST:PORT.")] = None,
     grpc_url: Annotated[str | None, typer.Option(help="gRPC of the same server: grpc://HOST:PORT.")] = None,
+    container: Annotated[
+        str, typer.Option(help="NVIDIA container that has to load the repository: its tag.")
+    ] = CURRENT.tag,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON list.")] = False,
 ) -> None:
     """Print the findings; exit code 1 if one of them is an error."""
@@ -104,7 +108,7 @@ def doctor(
 
     from shrinkserve.serving import doctor as checks
 
-    findings = checks.doctor(repository, url, grpc_url)
+    findings = checks.doctor(repository, url, grpc_url, container=container)
     if as_json:
         typer.echo(json.dumps([asdict(finding) for finding in findings], indent=1))
     else:

@@ -65,7 +65,11 @@ class DifferenceRecord(TypedDict):
 CheckRecord = ParityRecord | FileRecord | DifferenceRecord
 
 
-class BuiltRecord(TypedDict):
+class _BuiltContainers(TypedDict, total=False):
+    containers: list[str]
+
+
+class BuiltRecord(_BuiltContainers):
     """See `runtimes.tensorrt.BuildInfo`."""
 
     gpu: str | None

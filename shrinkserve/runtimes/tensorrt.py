@@ -22,7 +22,13 @@ class Machine(TypedDict):
     compute_capability: str | None
 
 
-class BuildInfo(Machine):
+class _Containers(TypedDict, total=False):
+    """Absent in the cards of older plans."""
+
+    containers: list[str]
+
+
+class BuildInfo(Machine, _Containers):
     """Library, GPU and options that a plan was built with.
 
     Attributes:
@@ -30,6 +36,7 @@ class BuildInfo(Machine):
         version: of the library.
         hardware_compatibility: see `EngineOptions.compatibility`.
         batches: smallest, optimal and largest batch of the profile.
+        containers: tags of NVIDIA's containers that are known to have this version.
     """
 
     library: str

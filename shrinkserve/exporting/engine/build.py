@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from shrinkserve.artifact import INPUT, Precision, sha256_file
 from shrinkserve.atomic import write_atomic
+from shrinkserve.containers import tags_for_plan
 from shrinkserve.errors import ArtifactError, ConfigError
 from shrinkserve.exporting.engine.progress import monitor
 from shrinkserve.exporting.parity import Tolerance
@@ -295,11 +296,12 @@ def cache_name(trt: ModuleType, options: EngineOptions) -> str:
 
 def build_info(trt: ModuleType, options: EngineOptions) -> BuildInfo:
     """Return what a plan is built by and for, for its card."""
-    here = gpu()
+    here, library = gpu(), trt.__name__.removesuffix("_bindings")
     ahead = options.compute_capability
     return {
-        "library": trt.__name__.removesuffix("_bindings"),
+        "library": library,
         "version": trt.__version__,
+        "containers": tags_for_plan(trt.__version__) if library == "tensorrt" else [],
         "gpu": here["gpu"] if ahead is None else None,
         "compute_capability": ahead or here["compute_capability"],
         "hardware_compatibility": options.compatibility,

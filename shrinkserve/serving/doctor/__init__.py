@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from shrinkserve.containers import CURRENT, find_container
 from shrinkserve.serving.doctor.finding import Finding, Level
 from shrinkserve.serving.doctor.machine import check_machine
 from shrinkserve.serving.doctor.repository import check_repository
@@ -12,26 +13,35 @@ from shrinkserve.serving.doctor.running import check_server
 __all__ = ["Finding", "Level", "check_machine", "check_repository", "check_server", "doctor"]
 
 
-def doctor(repository: str | Path | None = None, url: str | None = None, grpc_url: str | None = None) -> list[Finding]:
+def doctor(
+    repository: str | Path | None = None,
+    url: str | None = None,
+    grpc_url: str | None = None,
+    *,
+    container: str = CURRENT.tag,
+) -> list[Finding]:
     """Check this machine and, if given, a model repository and a running server.
 
     Args:
         repository: the model repository.
         url: the server, ``http://HOST:PORT``.
         grpc_url: the same server's gRPC, ``grpc://HOST:PORT``. Its APIs are restricted by their own options.
+        container: tag of the NVIDIA container that has to load the repository, e.g. ``"26.06"``.
 
     Returns:
         All findings, in the order of the checks. The machine can serve the repository if none is an error.
 
     Raises:
         RequestError: `url` or `grpc_url` has another form.
+        ConfigError: an unknown `container`.
 
     Example:
         for finding in doctor("model_repository"):
             if finding.level == "error":
                 print(finding.subject, finding.what, finding.hint)
     """
+    chosen = find_container(container)
     findings = [*check_machine()]
-    findings += check_repository(Path(repository)) if repository is not None else []
+    findings += check_repository(Path(repository), container=chosen) if repository is not None else []
     findings += check_server(url, grpc_url) if url is not None else []
     return findings

@@ -5,23 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from shrinkserve.engines import engines_of
+from shrinkserve.containers import CURRENT, Container
 from shrinkserve.errors import ShrinkServeError
-from shrinkserve.serving import model_config
-from shrinkserve.serving.containers import CURRENT, MIN_DALI, reads_pipeline, runs_plan
 from shrinkserve.serving.doctor.finding import Finding
 from shrinkserve.serving.names import public_name
 from shrinkserve.serving.repository import trust
+from shrinkserve.serving.repository.container_fit import pipeline_misfit, plan_misfits
 from shrinkserve.serving.repository.reader import RepositoryReader, labels_problem
 from shrinkserve.serving.server import launch, loadable
 
 
-def check_repository(root: Path, engine: str | None = None) -> Iterator[Finding]:
+def check_repository(root: Path, engine: str | None = None, container: Container = CURRENT) -> Iterator[Finding]:
     """Check every model of a repository.
 
     Args:
         root: the repository.
         engine: engine to run, for models that have it.
+        container: the container of NVIDIA that has to load its files.
     """
     try:
         found = loadable.scan(root, engine, launch.how_to_get)
@@ -36,7 +36,7 @@ def check_repository(root: Path, engine: str | None = None) -> Iterator[Finding]
             yield Finding("error", f"labels of {name}", problem, hint)
     for name in sorted(found.engines):
         yield from _code(root, name)
-        yield from _versions(root, name)
+        yield from _versions(root, name, container)
     for name, reason in found.skipped.items():
         yield Finding("error", f"model {name}", reason.what, reason.hint)
     if not found.models and not found.skipped:
@@ -55,25 +55,13 @@ def _code(root: Path, name: str) -> Iterator[Finding]:
         yield Finding("error" if ours else "note", f"code of {name}", f"runs code ({why})", hint)
 
 
-def _versions(root: Path, name: str) -> Iterator[Finding]:
-    """Report files that the libraries of NVIDIA's container cannot load."""
-    reader, tag = RepositoryReader(root), CURRENT.tag
+def _versions(root: Path, name: str, container: Container) -> Iterator[Finding]:
+    """Report files that the libraries of a container of NVIDIA cannot load."""
+    reader = RepositoryReader(root)
     try:
-        dali = model_config.parameters(reader.config(name)).get("dali", "")
-        engines = (
-            engines_of(reader.card(name, reader.active(name), verify=False)) if name in reader.classifiers() else []
-        )
+        pipeline = pipeline_misfit(reader, name, container)
+        plans = list(plan_misfits(reader, name, container)) if name in reader.classifiers() else []
     except (ShrinkServeError, OSError):  # reported by other checks
         return
-    if dali and not reads_pipeline(CURRENT, dali):
-        what = f"DALI {dali} wrote it; NVIDIA's container {tag} cannot load it"
-        yield Finding(
-            "note", f"model {name}", what, f"install DALI {MIN_DALI} or later and run `shrinkserve repo add-jpeg`"
-        )
-    for engine in engines:
-        for file, record in engine.plans.items():
-            version = str(record.get("version", ""))
-            if version and not runs_plan(CURRENT, version):
-                what = f"TensorRT {version} built {file}; NVIDIA's container {tag} has TensorRT {CURRENT.tensorrt}"
-                hint = "export the engine with the container's version of TensorRT"
-                yield Finding("note", f"engine {engine.name} of {name}", what, hint)
+    for found in [*plans, *([pipeline] if pipeline else [])]:
+        yield Finding("note", *found)

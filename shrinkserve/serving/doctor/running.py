@@ -17,8 +17,8 @@ from urllib.parse import quote, urlsplit
 import psutil
 from tritonclient import grpc
 
+from shrinkserve import containers
 from shrinkserve.errors import RequestError
-from shrinkserve.serving import containers
 from shrinkserve.serving import names as serving_names
 from shrinkserve.serving.client.http_codec import HttpRequest
 from shrinkserve.serving.client.transport import ReplyTooLongError, http_exchange

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from importlib import util
 from pathlib import Path
 
+from shrinkserve import containers
 from shrinkserve.errors import ServerError
-from shrinkserve.serving import containers
 from shrinkserve.serving.server import pip_server
 from shrinkserve.serving.server.workspace import PLAIN, linked
 

@@ -23,8 +23,8 @@ import platformdirs
 
 from shrinkserve.artifact import verify_file
 from shrinkserve.atomic import staged_folder
+from shrinkserve.containers import IMAGE
 from shrinkserve.errors import ArtifactError, ServerError
-from shrinkserve.serving.containers import IMAGE
 
 REQUIREMENT = "nvidia-pytriton==0.7.0"
 WHEEL_SHA256 = "21f063ff93bb426d0c06b7a55e7eb9efcfe62c0dddd9a908e9877e18710128df"

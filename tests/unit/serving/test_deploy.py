@@ -21,8 +21,8 @@ import numpy as np
 import pytest
 import yaml
 
+from shrinkserve.containers import CONTAINERS, CURRENT, FLOOR
 from shrinkserve.serving.client.client import Client
-from shrinkserve.serving.containers import CONTAINERS, CURRENT, FLOOR
 from shrinkserve.serving.names import RESTRICTED_KEY
 from shrinkserve.serving.repository.writer import Repository
 from shrinkserve.serving.server.server import GUARDED, ServerOptions, TritonServer

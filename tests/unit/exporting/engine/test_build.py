@@ -103,6 +103,7 @@ def test_build_engine_of_every_precision(trt, tiny_onnx: Path, tmp_path: Path, p
         "compute_capability": "8.9",
         "hardware_compatibility": "none",
         "batches": [1, 2, 4],
+        "containers": [],
     }
     assert "VERBOSE" in log.read_text()
 

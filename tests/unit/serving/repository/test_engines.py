@@ -12,6 +12,7 @@ import pytest
 from shrinkserve.artifact import Card, CardDetails, sha256_file
 from shrinkserve.cli import main
 from shrinkserve.config import ServingConfig
+from shrinkserve.containers import CONTAINERS
 from shrinkserve.engines import Engine, engines_of
 from shrinkserve.errors import ArtifactError, ConfigError
 from shrinkserve.runtimes.onnx import OnnxModel
@@ -163,6 +164,37 @@ def test_problems_reports_plan_with_smaller_batches(repository: Repository, buil
     path.write_text(path.read_text().replace("max_batch_size: 8", "max_batch_size: 32"))
     (line,) = problems(repository, "tiny")
     assert line.endswith("tensorrt.pbtxt: batch: model.plan takes up to 8, the config up to 32")
+
+
+def test_new_plan_with_smaller_batches_lowers_the_configuration(repository: Repository, built: Path) -> None:
+    def plans(largest: int) -> Engine:
+        return replace(PLANS, record={"built": {"model.plan": {"batches": [1, 4, largest]}}})
+
+    path = add_engine(repository, plans(32), built)
+    path.write_text(path.read_text() + 'model_warmup { name: "batch 32" batch_size: 32 }\n')
+    add_engine(repository, plans(8), built)
+    config = config_text.read_config(path)
+    assert config.max_batch_size == 8
+    assert [sample.batch_size for sample in config.model_warmup] == [8]
+    assert list(problems(repository, "tiny")) == []
+
+
+def test_verify_and_doctor_compare_plans_with_the_chosen_container(
+    repository: Repository, built: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = {"built": {"model.plan": {"library": "tensorrt", "version": "10.13.2.6", "containers": ["25.08-py3"]}}}
+    add_engine(repository, replace(PLANS, record=record), built)
+    root = str(repository.root)
+    assert main(["repo", "verify", "--repository", root, "--container", "25.08"]) == 0
+    other = {"built": {"model.plan": {"library": "tensorrt", "version": "11.4.0.106", "containers": []}}}
+    add_engine(repository, replace(PLANS, record=other), built)
+    assert main(["repo", "verify", "--repository", root]) == 0
+    assert "note: engine tensorrt of tiny: tensorrt 11.4.0.106 built model.plan" in capsys.readouterr().err
+    assert main(["repo", "verify", "--repository", root, "--container", "26.06-py3"]) == 2
+    assert "error: engine tensorrt of tiny" in capsys.readouterr().err
+    assert main(["repo", "verify", "--repository", root, "--container", "1.0"]) == 2
+    found = list(doctor.check_repository(repository.root, container=CONTAINERS[0]))
+    assert any("25.08-py3 has TensorRT 10.13.2" in finding.what for finding in found)
 
 
 SHELL = "x$(touch${IFS}pwned).onnx"

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from shrinkserve.containers import CONTAINERS, CURRENT, container_of, reads_pipeline, runs_plan
 from shrinkserve.preprocess import Preprocess
-from shrinkserve.serving.containers import CONTAINERS, CURRENT, container_of, reads_pipeline, runs_plan
 
 PIPELINES = sorted({one.dali for one in CONTAINERS if one.dali.startswith("2.")})
 LOADS = """
