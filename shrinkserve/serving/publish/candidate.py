@@ -22,7 +22,7 @@ from shrinkserve.serving.names import CANDIDATE
 from shrinkserve.serving.publish.version_files import VersionFiles, check_predictions
 from shrinkserve.serving.publish.watch import DONE, Candidate
 from shrinkserve.serving.repository.activation import labels_text
-from shrinkserve.serving.repository.engine_config import engine_config, engine_config_path
+from shrinkserve.serving.repository.engine_config import engine_config, engine_config_path, limit_batches
 from shrinkserve.serving.repository.writer import Repository
 
 PACKAGES = Path(__file__).parents[3]
@@ -102,4 +102,6 @@ def _candidate_config(
     if engine is None:
         return base, {MODEL}
     path = engine_config_path(repository.root / card.name, engine.name)
-    return engine_config(engine, base, config_text.read_config(path) if path.is_file() else None), engine.files
+    config = engine_config(engine, base, config_text.read_config(path) if path.is_file() else None)
+    limit_batches(config, engine)
+    return config, engine.files

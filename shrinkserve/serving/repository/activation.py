@@ -12,7 +12,7 @@ from shrinkserve.engines import engines_of
 from shrinkserve.errors import ArtifactError
 from shrinkserve.serving import config_text, model_config
 from shrinkserve.serving.model_config import CONFIG, LABELS
-from shrinkserve.serving.repository.engine_config import CONFIGS, engine_config, engine_config_path
+from shrinkserve.serving.repository.engine_config import CONFIGS, engine_config, engine_config_path, limit_batches
 from shrinkserve.text import check_class_names
 
 
@@ -41,7 +41,9 @@ def activate(folder: Path, version: int, card: Card, options: ServingConfig | No
         path.unlink()  # this version does not have the engine
     for path, engine in engines.items():
         known = config_text.read_config(path) if options is None and path.is_file() else None
-        write_atomic(path, config_text.to_text(engine_config(engine, config, known)).encode())
+        wanted = engine_config(engine, config, known)
+        limit_batches(wanted, engine)  # a new plan may take smaller batches than the one before
+        write_atomic(path, config_text.to_text(wanted).encode())
 
 
 def labels_text(classes: Sequence[str]) -> str:

@@ -39,6 +39,23 @@ def engine_config(engine: Engine, base: pb.ModelConfig, known: pb.ModelConfig | 
     return config
 
 
+def _largest_batch(engine: Engine, wanted: int) -> int:
+    """Return the largest batch up to `wanted` that all plans of an engine take."""
+    return min([wanted, *(int(built["batches"][-1]) for built in engine.plans.values() if "batches" in built)])
+
+
+def limit_batches(config: pb.ModelConfig, engine: Engine) -> None:
+    """Lower the batch sizes of a configuration to those that a new plan of its engine takes."""
+    largest = _largest_batch(engine, config.max_batch_size)
+    if config.max_batch_size <= largest:
+        return
+    config.max_batch_size = largest
+    preferred = [size for size in config.dynamic_batching.preferred_batch_size if size <= largest]
+    config.dynamic_batching.preferred_batch_size[:] = preferred
+    warmed = {min(sample.batch_size, largest) for sample in config.model_warmup}
+    model_config.set_warmup(config, warmed)
+
+
 def _set_initial_options(config: pb.ModelConfig, engine: Engine, base: pb.ModelConfig) -> None:
     """Write the options of a new engine: those of the default engine, within the limits of its file."""
     options = model_config.options_of(base)
@@ -47,7 +64,7 @@ def _set_initial_options(config: pb.ModelConfig, engine: Engine, base: pb.ModelC
         for key in [key for key in config.parameters if not key.startswith(model_config.PREFIX)]:
             del config.parameters[key]
     batches = [built["batches"] for built in engine.plans.values() if "batches" in built]
-    largest = min([options.max_batch_size, *(sizes[-1] for sizes in batches)])
+    largest = _largest_batch(engine, options.max_batch_size)
     preferred = tuple(size for size in options.preferred_batch_sizes if size <= largest)
     model_config.set_options(config, replace(options, max_batch_size=largest, preferred_batch_sizes=preferred))
     if options.warmup and batches:  # TensorRT optimises a plan for the middle one of its sizes
