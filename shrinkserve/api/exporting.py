@@ -27,6 +27,8 @@ Builder = Literal["tensorrt", "tensorrt_rtx"]
 Say = Callable[[str], None]
 Pathlike = Path | str
 
+FOR_GPUS = ("fp16", "tensorrt", "tensorrt-int8")
+"""Engines that are made from the graph without the passes for CPUs."""
 REPOSITORY = Path("model_repository")
 """The default model repository."""
 
@@ -407,5 +409,5 @@ def _published(place: Path, kinds: Sequence[Kind], folder: Path, options: Varian
     state = StepState("onnx", card.details.get("precision", "float32"))
     graph = Product(place / MODEL, state, card.files[MODEL])
     samples = load_samples(options.data_root, preprocess, card.classes)
-    plain = export_plain(card, folder) if any(kind.startswith("tensorrt") for kind in kinds) else None
+    plain = export_plain(card, folder) if any(kind in FOR_GPUS for kind in kinds) else None
     return Source(graph, plain or graph, preprocess, card.classes, samples)
