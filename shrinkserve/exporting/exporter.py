@@ -23,6 +23,7 @@ from shrinkserve.artifact import (
     versions,
 )
 from shrinkserve.config import ServingConfig, parse_recipe
+from shrinkserve.containers import NEWEST_OPSET
 from shrinkserve.errors import ArtifactError
 from shrinkserve.exporting import graph
 from shrinkserve.exporting.calibrate import ScaledProbabilities, fit_temperature, scale_probabilities
@@ -309,7 +310,7 @@ def _warn(model: ir.Model, normalised: bool, report: Callable[[str], None]) -> N
     """Report what an export cannot repair."""
     if not normalised:
         report("the file takes uint8 pixels and normalises them itself: mean and std are not applied")
-    if (opset := model.opset_imports.get("", 0)) > graph.NEWEST_OPSET:
-        report(f"warning: opset {opset}; ONNX Runtime of NVIDIA's container loads up to {graph.NEWEST_OPSET}")
+    if (opset := model.opset_imports.get("", 0)) > NEWEST_OPSET:
+        report(f"converted from opset {opset} to {NEWEST_OPSET}, the newest that NVIDIA's container loads")
     if "com.microsoft.nchwc" in {node.domain for node in model.graph}:
         report("warning: the file was saved by ONNX Runtime for this kind of CPU; export the network without that")

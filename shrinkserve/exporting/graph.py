@@ -11,19 +11,19 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import onnx
+import onnx.version_converter
 import onnx_ir as ir
 import onnxscript.version_converter
 from onnx_ir.passes import common
 
 from shrinkserve.artifact import Precision, tensors_sha256
 from shrinkserve.atomic import write_atomic
+from shrinkserve.containers import NEWEST_OPSET
 from shrinkserve.errors import ArtifactError, ConfigError
 from shrinkserve.runtimes.external_data import LARGEST, check_external_data
 
 IR_VERSION = 10
 """Newest IR version that is written if the opset does not need a newer one: ONNX Runtime 1.18 and later load it."""
-NEWEST_OPSET = 23
-"""What ONNX Runtime 1.23 loads, the version in NVIDIA's container."""
 QUANTISED = frozenset(
     {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "ConvInteger", "MatMulInteger"}
 )
@@ -87,6 +87,26 @@ def raise_opset(model: ir.Model, wanted: int) -> None:
         raise ArtifactError(what, hint=f"export the network with opset {wanted}") from exc
     if model.opset_imports.get("", 0) < wanted:
         raise ArtifactError(f"the graph cannot be converted from opset {found} to {wanted}")
+
+
+def lower_opset(model: ir.Model, wanted: int = NEWEST_OPSET) -> ir.Model:
+    """Return a model converted to an older opset, if it has a newer one, so that servers can load it.
+
+    Raises:
+        ArtifactError: a node has no form in that opset.
+    """
+    found = model.opset_imports.get("", 0)
+    if found <= wanted:
+        return model
+    try:
+        lowered = onnx.version_converter.convert_version(ir.serde.serialize_model(model), wanted)
+    except Exception as exc:  # protobuf and the C++ converter each raise their own
+        reason = str(exc).splitlines()[0] if str(exc) else type(exc).__name__
+        what = f"the graph cannot be converted from opset {found} to {wanted}, the newest that servers load ({reason})"
+        raise ArtifactError(what, hint=f"export the network with opset {wanted} or older") from exc
+    converted = ir.serde.deserialize_model(lowered)
+    converted.metadata_props.update(model.metadata_props)
+    return converted
 
 
 def save(model: ir.Model, path: Path) -> None:

@@ -63,7 +63,7 @@ class AdaptedOnnx:
         not give the same probabilities, they are the logarithms of the probabilities.
         """
         for look_behind in (True, False):
-            model = graph.load(source)
+            model = graph.lower_opset(graph.load(source))
             adapt(model, self.source.signature, self.source.preprocess, self.source, look_behind=look_behind)
             model.metadata_props["shrinkserve.contract"] = self.source.preprocess.fingerprint
             model.metadata_props.update(to_metadata(self.source.preprocess, self.source.classes))
