@@ -45,7 +45,7 @@ DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 
 RUNTIMES = (
     *("numpy", "torch", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt"),
-    *("nvidia-dali-cuda120", "tritonclient"),
+    *("nvidia-dali-cuda120", "nvidia-dali-cuda130", "tritonclient"),
 )
 
 INTERRUPTED = 130
