@@ -109,7 +109,8 @@ def export(  # noqa: PLR0913 - the options of the command
         opt_batch: batch that TensorRT optimises for.
         workspace: MiB of GPU memory for TensorRT's kernels.
         compatibility: other GPUs that may load the TensorRT engine.
-        builder: "tensorrt_rtx" builds without a GPU, for a Triton with TensorRT-RTX.
+        builder: "tensorrt_rtx" builds without a GPU. NVIDIA publishes no Triton container with TensorRT-RTX: such a
+            plan runs in `shrinkserve.load` and in a Triton that was built with it.
         gpu: compute capability to build for, e.g. "8.9"; for tensorrt_rtx.
         build_log: file for TensorRT's log.
         checkpoint: with ``timm:NAME``: safetensors file of its weights.
