@@ -59,6 +59,10 @@ def pack(
     target: Annotated[Path, typer.Argument(metavar="OUT", help="The folder of the new dataset.")],
     train_shards: Annotated[int | None, typer.Option(min=1, help="Default: 1024 for ImageNet.")] = None,
     validation_shards: Annotated[int | None, typer.Option(min=1, help="Default: 128 for ImageNet.")] = None,
+    max_side: Annotated[
+        int | None, typer.Option(min=1, help="Shrink larger images to this shorter side: they decode faster.")
+    ] = None,
+    quality: Annotated[int, typer.Option(min=1, max=100, help="With --max-side: JPEG quality.")] = 95,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out images that cannot be decoded.")] = False,
     workers: Workers = None,
 ) -> None:
@@ -71,6 +75,8 @@ def pack(
             target,
             train_shards=train_shards,
             validation_shards=validation_shards,
+            max_side=max_side,
+            quality=quality,
             skip_bad=skip_bad,
             workers=workers,
             progress=lambda done, total: progress.update("shards", done, total),
@@ -82,6 +88,8 @@ def pack(
     counts = ", ".join(f"{count} {split}" for split, count in report.images.items())
     left_out = f", {len(report.bad)} left out" if report.bad else ""
     print_line(f"wrote {target}: {counts} images{left_out} in {report.shards} shards, {report.classes} classes")
+    if max_side is not None:
+        print_line(f"images with a shorter side above {max_side} have {max_side} pixels there, JPEG quality {quality}")
 
 
 def index(root: Root) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 from collections.abc import Callable
@@ -19,14 +18,13 @@ import numpy as np
 from shrinkserve.atomic import unwritable, write_atomic
 from shrinkserve.data.dataset import Split, SplitUsage
 from shrinkserve.data.loaders import available_workers
-from shrinkserve.data.pixels import plain_jpeg_size
+from shrinkserve.data.packed_image import QUALITY, Shrink, as_jpeg, read_source
 from shrinkserve.data.records import BACKGROUND
 from shrinkserve.data.shards import LABELS, PREFIXES, shard_name
 from shrinkserve.data.sources import Collection, SourceImage, find_sources
 from shrinkserve.data.tfrecord import append_record
 from shrinkserve.data.writing import example
 from shrinkserve.errors import DataError
-from shrinkserve.preprocess import MAX_BYTES, decode
 from shrinkserve.text import check_class_names
 
 PLAN = ".pack.json"
@@ -61,12 +59,14 @@ class PackReport:
     usage: list[SplitUsage]
 
 
-def pack_dataset(
+def pack_dataset(  # noqa: PLR0913 - the options of the command
     source: str | Path,
     target: str | Path,
     *,
     train_shards: int | None = None,
     validation_shards: int | None = None,
+    max_side: int | None = None,
+    quality: int = QUALITY,
     skip_bad: bool = False,
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -78,6 +78,9 @@ def pack_dataset(
         target: the folder of the new dataset.
         train_shards: number of shards; None for shards of the size of ImageNet's.
         validation_shards: like `train_shards`.
+        max_side: shrink images whose shorter side is longer to this number of pixels, so that they decode faster; None
+            keeps the bytes of every JPEG.
+        quality: of the JPEGs that `max_side` writes, 1 to 100.
         skip_bad: leave out images that cannot be decoded instead of stopping.
         workers: processes; None for one per usable core.
         progress: called with the number of finished shards and of all shards.
@@ -87,6 +90,7 @@ def pack_dataset(
 
     Raises:
         DataError: no images, a bad image, or a target that contains other files.
+        ConfigError: `max_side` or `quality` is out of range.
 
     Example::
 
@@ -97,7 +101,8 @@ def pack_dataset(
     collection = find_sources(Path(source))
     shards = plan_shards(collection, target, {"train": train_shards, "validation": validation_shards})
     workers = available_workers() if workers is None else workers
-    bad = write_shards(collection, shards, target, workers=workers, skip_bad=skip_bad, progress=progress)
+    shrink = None if max_side is None else Shrink(max_side, quality)
+    bad = write_shards(collection, shards, target, workers=workers, shrink=shrink, skip_bad=skip_bad, progress=progress)
     images = {split: len(sources) for split, sources in collection.images.items()}
     return PackReport(images, len(shards), len(collection.synsets), bad, collection.usage)
 
@@ -130,6 +135,7 @@ def write_shards(
     target: Path,
     *,
     workers: int,
+    shrink: Shrink | None = None,
     skip_bad: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[str]:
@@ -140,6 +146,7 @@ def write_shards(
         shards: from `plan_shards`.
         target: the dataset's folder.
         workers: processes.
+        shrink: how to shrink large images; None keeps them.
         skip_bad: leave out images that cannot be decoded instead of stopping.
         progress: called with the number of finished shards and of all shards.
 
@@ -150,10 +157,10 @@ def write_shards(
         DataError: a bad image, a target that contains other files, or a process that was killed.
     """
     check_class_names([*collection.synsets, *collection.texts], DataError)
-    _claim(target, shards)
+    _claim(target, shards, shrink)
     for folder in {shard.path.parent for shard in shards}:
         folder.mkdir(exist_ok=True)
-    write = partial(_write_shard, synsets=collection.synsets, texts=collection.texts, skip_bad=skip_bad)
+    write = partial(_write_shard, synsets=collection.synsets, texts=collection.texts, shrink=shrink, skip_bad=skip_bad)
     bad: list[str] = []
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         try:
@@ -177,21 +184,25 @@ def write_shards(
     return sorted(bad)
 
 
-def _claim(target: Path, shards: list[ShardPlan]) -> None:
+def _claim(target: Path, shards: list[ShardPlan], shrink: Shrink | None) -> None:
     """Reserve `target` for this plan; continue an unfinished one only if its plan is the same."""
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(b"" if shrink is None else json.dumps(astuple(shrink)).encode())
     for shard in shards:
         digest.update(json.dumps([shard.path.name, *map(astuple, shard.sources)]).encode())
     mine = json.dumps({"plan": digest.hexdigest()}).encode()
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         before = (target / PLAN).read_bytes() if (target / PLAN).is_file() else None
         if before != mine:
-            what = "contains other files" if before is None else "contains an unfinished packing of other images"
+            what = (
+                "contains other files" if before is None else "contains an unfinished packing of other images or sizes"
+            )
             raise DataError(f"{target}: {what}", expected="a new folder", hint="choose another place or remove it")
     write_atomic(target / PLAN, mine)
 
 
-def _write_shard(shard: ShardPlan, *, synsets: list[str], texts: list[str], skip_bad: bool) -> list[str]:
+def _write_shard(
+    shard: ShardPlan, *, synsets: list[str], texts: list[str], shrink: Shrink | None, skip_bad: bool
+) -> list[str]:
     log = _log(shard)
     if shard.path.exists():
         return log.read_text(encoding="utf-8").splitlines() if log.exists() else []
@@ -200,7 +211,7 @@ def _write_shard(shard: ShardPlan, *, synsets: list[str], texts: list[str], skip
     with unwritable(aside), aside.open("wb") as stream:
         for source in shard.sources:
             try:
-                jpeg, size = _as_jpeg(_read(source), source)
+                jpeg, size = as_jpeg(read_source(source), source, shrink)
             except DataError as exc:
                 if not skip_bad:
                     aside.unlink()
@@ -226,28 +237,3 @@ def _write_shard(shard: ShardPlan, *, synsets: list[str], texts: list[str], skip
 def _log(shard: ShardPlan) -> Path:
     """Return the file with the messages of a finished shard, until all shards are finished."""
     return shard.path.with_name(f".{shard.path.name}.bad")
-
-
-def _read(source: SourceImage) -> bytes:
-    if source.size > MAX_BYTES:
-        raise DataError(f"{source.filename}: too large", expected=f"at most {MAX_BYTES} bytes", found=source.size)
-    try:
-        with Path(source.path).open("rb") as stream:
-            stream.seek(source.offset)
-            return stream.read(source.size)
-    except OSError as exc:
-        raise DataError(f"cannot be read ({exc.strerror})", where=source.path, hint="check its permissions") from exc
-
-
-def _as_jpeg(encoded: bytes, source: SourceImage) -> tuple[bytes, tuple[int, int]]:
-    """Return the image as a JPEG that every reader decodes, with its width and height.
-
-    The bytes of such a JPEG are kept, also of a grey or progressive one. A PNG, or a JPEG in CMYK, is encoded as JPEG.
-    """
-    name = source.path if source.offset == 0 else f"{source.path}: {source.filename}"
-    image = decode(encoded, name)
-    if plain_jpeg_size(encoded) is None:
-        stream = io.BytesIO()
-        image.save(stream, "JPEG", quality=100, subsampling=0)
-        encoded = stream.getvalue()
-    return encoded, image.size

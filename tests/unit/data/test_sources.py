@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import multiprocessing
 import os
 import resource
@@ -12,11 +13,13 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from shrinkserve.data.example import Features
 from shrinkserve.data.names import class_folders
 from shrinkserve.data.pack import pack_dataset, plan_shards, write_shards
 from shrinkserve.data.quarantine import BadImage, read_quarantine, write_quarantine
@@ -30,7 +33,7 @@ from shrinkserve.data.sources import (
     _source,
     find_sources,
 )
-from shrinkserve.errors import ArtifactError, DataError
+from shrinkserve.errors import ArtifactError, ConfigError, DataError
 
 
 @pytest.mark.parametrize("name", ["a\nb", "a\u2028b", "a\x85b", "\x1b[1m", "\u202eabc"])
@@ -98,6 +101,56 @@ def test_pack_ends_when_a_process_is_killed_and_continues_later(classes: Path, t
         pack_dataset(classes, tmp_path / "out", train_shards=6, workers=2)
     thread.join()
     assert pack_dataset(classes, tmp_path / "out", train_shards=6, workers=2).images == {"train": 18, "validation": 6}
+
+
+def test_pack_shrinks_large_images_only(tmp_path: Path) -> None:
+    folder = tmp_path / "photos" / "train" / "a"
+    folder.mkdir(parents=True)
+    gradient = Image.linear_gradient("L").resize((200, 100)).convert("RGB")
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010E] = 6, "a description"
+    gradient.save(folder / "large.jpg", quality=95, exif=exif)
+    gradient.resize((64, 48)).save(folder / "small.jpg")
+    gradient.save(folder / "picture.png")
+    report = pack_dataset(tmp_path / "photos", tmp_path / "out", train_shards=1, max_side=50, workers=1)
+    assert report.images == {"train": 3}
+    packed = {
+        features.text("image/filename"): features.bytes("image/encoded") for features in examples(tmp_path / "out")
+    }
+    assert packed["small.jpg"] == (folder / "small.jpg").read_bytes()
+    for name in ("large.jpg", "picture.png"):
+        image = Image.open(io.BytesIO(packed[name]))
+        assert (image.format, image.size) == ("JPEG", (100, 50))
+        expected = np.asarray(gradient.reduce(2), np.float32)  # means of 2x2 pixels
+        assert np.abs(np.asarray(image, np.float32) - expected).mean() < 1.5
+    assert dict(Image.open(io.BytesIO(packed["large.jpg"])).getexif()) == {0x0112: 6}
+
+
+def examples(root: Path) -> list[Features]:
+    """Return the examples of all shards."""
+    (shard,) = root.rglob("train-*-of-*")
+    content, found = shard.read_bytes(), []
+    while content:  # length, checksum of it, data, checksum of it
+        length = int.from_bytes(content[:8], "little")
+        found.append(Features(content[12 : 12 + length]))
+        content = content[16 + length :]
+    return found
+
+
+def test_pack_of_another_size_does_not_continue(classes: Path, tmp_path: Path) -> None:
+    next((classes / "val").rglob("*.jpg")).write_text("no image")
+    with pytest.raises(DataError):
+        pack_dataset(classes, tmp_path / "out", workers=1, max_side=20)
+    with pytest.raises(DataError, match="unfinished packing of other images or sizes"):
+        pack_dataset(classes, tmp_path / "out", workers=1, max_side=30)
+    assert pack_dataset(classes, tmp_path / "out", workers=1, max_side=20, skip_bad=True).bad
+
+
+@pytest.mark.parametrize("change", [{"max_side": 0}, {"max_side": 5, "quality": 0}])
+def test_pack_rejects_sizes_out_of_range(classes: Path, tmp_path: Path, change: dict[str, int]) -> None:
+    with pytest.raises(ConfigError):
+        pack_dataset(classes, tmp_path / "out", workers=1, **change)  # type: ignore[arg-type]
+    assert not (tmp_path / "out").exists()
 
 
 def test_pack_names_the_shard_that_cannot_be_written(classes: Path, tmp_path: Path) -> None:
