@@ -1,29 +1,57 @@
-"""Count the predictions of EfficientNet-Lite0 that change with the preprocessing, against Google's and timm's pixels.
+"""Count predictions of EfficientNet-Lite0 that change with the preprocessing: ours, timm's, torchvision's, Google's.
 
-    python bench/geometry.py --crops 504
+    python bench/geometry.py --google google.npy --out bench/results/geometry.json
+    python bench/geometry.py --write-google google.npy     # where TensorFlow is installed
 
-Needs the packages of `bench/lite0.py`, timm and torchvision. With TensorFlow installed, or with `--google FILE` that
-`--write-google FILE` wrote where TensorFlow is installed, the reference is Google's own preprocessing.
+504 crops of the 21 photographs that scikit-learn and scikit-image carry. They have no labels, so changed predictions
+are counted and not accuracy. Needs the packages of `bench/lite0.py`, timm and torchvision; without --google also
+TensorFlow.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 SIZE = 224
+SURE = 0.5
+Pixels = npt.NDArray[np.uint8]
+GREY = {"brick", "camera", "clock_motion", "coins", "grass", "gravel", "moon", "page", "cell", "text"}
+COLOUR = {
+    "astronaut",
+    "chelsea",
+    "coffee",
+    "hubble_deep_field",
+    "ihc",
+    "motorcycle_left",
+    "motorcycle_right",
+    "retina",
+    "rocket",
+}
 
 
-def crops(count: int) -> Iterator[np.ndarray]:
-    """Yield random crops of the pictures that scikit-learn and scikit-image carry, uint8 [H, W, 3]."""
-    from skimage import data
+def photographs() -> list[Pixels]:
+    """Return the photographs, uint8 [H, W, 3]."""
+    import skimage.data
+    from PIL import Image
     from sklearn.datasets import load_sample_images
 
-    photos = [*load_sample_images().images, data.astronaut(), data.chelsea(), data.coffee(), data.rocket()]
+    files = sorted(p for p in Path(skimage.data.__file__).parent.iterdir() if p.stem in GREY | COLOUR)
+    return [*load_sample_images().images, *(np.asarray(Image.open(path).convert("RGB")) for path in files)]
+
+
+def crops(count: int) -> Iterator[Pixels]:
+    """Yield random crops of the photographs, in turn."""
+    photos = photographs()
     rng = np.random.default_rng(0)
     for number in range(count):
         photo = photos[number % len(photos)]
@@ -33,7 +61,7 @@ def crops(count: int) -> Iterator[np.ndarray]:
         yield photo[top : top + height, left : left + width]
 
 
-def google_pixels(images: list[np.ndarray]) -> np.ndarray:
+def google_pixels(images: list[Pixels]) -> npt.NDArray[np.float32]:
     """Return the float pixels of tensorflow/tpu, models/official/efficientnet/preprocessing.py."""
     import tensorflow as tf
 
@@ -47,59 +75,156 @@ def google_pixels(images: list[np.ndarray]) -> np.ndarray:
     return np.stack(found)
 
 
-def timm_pixels(images: list[np.ndarray]) -> np.ndarray:
-    """Return the pixels of timm's own transform for this network."""
+def peer_pixels(images: list[Pixels]) -> dict[str, Pixels]:
+    """Return the pixels of timm's and torchvision's own transforms."""
     from loader import import_torchvision_transforms
     from PIL import Image
 
-    import_torchvision_transforms()
+    t = import_torchvision_transforms()
     from timm.data import create_transform
 
-    transform = create_transform(SIZE, crop_pct=0.875, interpolation="bicubic", is_training=False, normalize=False)
-    return np.stack([np.asarray(transform(Image.fromarray(image))).transpose(1, 2, 0) for image in images])
+    def timm(fraction: float, interpolation: str, mode: str | None = None) -> Any:
+        options = {} if mode is None else {"crop_mode": mode}
+        return create_transform(
+            SIZE, crop_pct=fraction, interpolation=interpolation, is_training=False, normalize=False, **options
+        )
+
+    resize = t.InterpolationMode
+    transforms = {
+        "timm, center 0.875, bicubic": timm(0.875, "bicubic"),
+        "timm, center 0.95, bilinear": timm(0.95, "bilinear"),
+        "timm, squash, bicubic": timm(1.0, "bicubic", "squash"),
+        "torchvision, 256, bilinear": t.Compose([t.Resize(256, resize.BILINEAR), t.CenterCrop(SIZE), t.PILToTensor()]),
+        "torchvision, 232, bicubic": t.Compose([t.Resize(232, resize.BICUBIC), t.CenterCrop(SIZE), t.PILToTensor()]),
+    }
+    opened = [Image.fromarray(image) for image in images]
+    return {
+        name: np.stack([np.asarray(transform(image)).transpose(1, 2, 0) for image in opened])
+        for name, transform in transforms.items()
+    }
 
 
-def predictions(pixels: np.ndarray) -> np.ndarray:
-    """Return the top-1 class of each image."""
-    import torch
-    from lite0 import network
+class Network:
+    """EfficientNet-Lite0 in ONNX Runtime. Equal pixels are computed once."""
 
-    model = network()
-    images = (torch.from_numpy(np.ascontiguousarray(pixels, dtype=np.float32)) - 127) / 128
-    with torch.inference_mode():
-        return torch.cat([model(part.permute(0, 3, 1, 2)) for part in images.split(32)]).argmax(1).numpy()
+    def __init__(self, folder: Path) -> None:
+        import lite0
+        import onnxruntime
+
+        self._session = onnxruntime.InferenceSession(lite0.write(folder, SIZE), providers=["CPUExecutionProvider"])
+        self._known: dict[bytes, npt.NDArray[np.float32]] = {}
+
+    def probabilities(self, pixels: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        """Return the probabilities for pixels [N, S, S, 3] of 0 to 255."""
+        key = hashlib.sha256(np.ascontiguousarray(pixels, np.float32).tobytes()).digest()
+        if key not in self._known:
+            parts = [self._run(pixels[start : start + 32]) for start in range(0, len(pixels), 32)]
+            self._known[key] = np.concatenate(parts)
+        return self._known[key]
+
+    def _run(self, pixels: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        images = np.ascontiguousarray((pixels.astype(np.float32) - 127) / 128).transpose(0, 3, 1, 2)
+        (logits,) = self._session.run(None, {"input": np.ascontiguousarray(images)})
+        powers: npt.NDArray[np.float32] = np.exp(logits - logits.max(1, keepdims=True))
+        return powers / powers.sum(1, keepdims=True)
+
+
+def pairs() -> list[tuple[str, Any, str]]:
+    """Return each comparison: the name of ours, its contract, and the reference."""
+    from shrinkserve.preprocess import Preprocess
+
+    return [
+        ("center 0.875, bicubic", Preprocess(SIZE, geometry="center"), "timm, center 0.875, bicubic"),
+        (
+            "center 0.95, bilinear",
+            Preprocess(SIZE, 0.95, "bilinear", geometry="center"),
+            "timm, center 0.95, bilinear",
+        ),
+        ("stretch, bicubic", Preprocess(SIZE, 1.0, geometry="stretch"), "timm, squash, bicubic"),
+        (
+            "resize_crop 256, bilinear",
+            Preprocess(SIZE, interpolation="bilinear", geometry="resize_crop", resize_size=256),
+            "torchvision, 256, bilinear",
+        ),
+        (
+            "resize_crop 232, bicubic",
+            Preprocess(SIZE, geometry="resize_crop", resize_size=232),
+            "torchvision, 232, bicubic",
+        ),
+        ("tpu, bicubic_tf1", Preprocess(SIZE, geometry="tpu", interpolation="bicubic_tf1"), "Google"),
+        ("tpu, bicubic", Preprocess(SIZE, geometry="tpu"), "Google"),
+        ("center 0.875, bicubic", Preprocess(SIZE, geometry="center"), "Google"),
+        ("squash 0.875, bicubic", Preprocess(SIZE), "Google"),
+        ("squash 0.875, bicubic", Preprocess(SIZE), "timm, center 0.875, bicubic"),
+    ]
+
+
+def compare(images: list[Pixels], google: npt.NDArray[np.float32]) -> list[dict[str, Any]]:
+    """Return a row for each comparison: pixels, changed predictions, and those where the reference was sure."""
+    from PIL import Image
+
+    references: dict[str, npt.NDArray[Any]] = {**peer_pixels(images), "Google": google}
+    with tempfile.TemporaryDirectory() as folder:
+        network = Network(Path(folder))
+    sure = {name: network.probabilities(pixels) for name, pixels in references.items()}
+    known: dict[str, tuple[Pixels, npt.NDArray[np.intp]]] = {}
+    rows = []
+    for name, contract, reference in pairs():
+        if name not in known:
+            pixels = np.stack([contract.evaluate(Image.fromarray(image)) for image in images])
+            known[name] = pixels, network.probabilities(pixels).argmax(1)
+        pixels, classes = known[name]
+        right = sure[reference]
+        changed, certain = classes != right.argmax(1), right.max(1) > SURE
+        apart = np.abs(pixels - references[reference].astype(np.float32))
+        rows.append(
+            {
+                "ours": name,
+                "reference": reference,
+                "largest_pixel_difference": round(float(apart.max()), 2),
+                "mean_pixel_difference": round(float(apart.mean()), 3),
+                "changed_predictions": int(changed.sum()),
+                "changed_percent": round(100 * float(changed.mean()), 1),
+                "sure_images": int(certain.sum()),
+                "changed_of_sure": int((changed & certain).sum()),
+            }
+        )
+        sys.stdout.write("  ".join(f"{key}={value}" for key, value in rows[-1].items()) + "\n")
+    return rows
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--crops", type=int, default=504)
     parser.add_argument("--google", type=Path, help="file with Google's pixels")
     parser.add_argument("--write-google", type=Path, help="only write this file; needs TensorFlow")
+    parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     images = list(crops(options.crops))
     if options.write_google:
         np.save(options.write_google, google_pixels(images))
         return
-    from PIL import Image
+    rows = compare(images, np.load(options.google) if options.google else google_pixels(images))
+    if options.out:
+        from shrinkserve.atomic import write_atomic
+        from shrinkserve.benchmark.plain import plain
+        from shrinkserve.benchmark.report.environment import environment
 
-    from shrinkserve.preprocess import Preprocess
-
-    ours = {
-        "squash, bicubic": Preprocess(SIZE),
-        "center, bicubic": Preprocess(SIZE, geometry="center"),
-        "tpu, bicubic": Preprocess(SIZE, geometry="tpu"),
-        "tpu, bicubic_tf1": Preprocess(SIZE, geometry="tpu", interpolation="bicubic_tf1"),
-    }
-    found = {
-        name: predictions(np.stack([one.evaluate(Image.fromarray(image)) for image in images]))
-        for name, one in ours.items()
-    }
-    references = {"timm": predictions(timm_pixels(images))}
-    google = np.load(options.google) if options.google else google_pixels(images)
-    references["Google"] = predictions(google)
-    for name, classes in found.items():
-        differ = ", ".join(f"{np.mean(classes != other):.1%} from {of}'s" for of, other in references.items())
-        sys.stdout.write(f"{name}: {differ}\n")
+        about: Any = plain(environment("timm", "torchvision"))
+        record = {
+            "title": f"Preprocessing: ours against timm, torchvision and Google, {len(images)} crops",
+            "date": about["date"],
+            "command": about["command"],
+            "environment": about,
+            "rows": rows,
+            "notes": [
+                f"EfficientNet-Lite0 with its published weights; crops of {len(photographs())} photographs",
+                f"sure_images: the reference's largest probability is above {SURE}",
+                "Google: tensorflow/tpu, models/official/efficientnet/preprocessing.py, run by TensorFlow in float; "
+                "ours rounds to uint8, as a server takes it",
+            ],
+        }
+        write_atomic(options.out, (json.dumps(record, indent=1) + "\n").encode())
 
 
 if __name__ == "__main__":
