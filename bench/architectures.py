@@ -1,34 +1,51 @@
-"""Export published architectures with random weights, and compare them with ONNX Runtime on the original file.
+"""Export published architectures with random weights, serve them, and compare them with the files as they came.
 
-    python bench/architectures.py --size 224 --out bench/results/architectures.json
+    python bench/architectures.py --out bench/results/architectures.json [--seconds 200] [--only NAME,NAME]
 
-Each network of torchvision and timm is written by `torch.onnx.export`, exported with `shrinkserve export --to fp16`,
-and run in batches of 1, 3 and 8. The table has the largest difference of a logit, relative to the largest logit, and
-the time of the file as it came divided by the time of the exported one.
+Each network of torchvision and timm is written by `torch.onnx.export`, exported with float16 and, at a smaller size,
+with int8, and each engine is served by a tritonserver. The file as it came, run by ONNX Runtime, is the reference of
+the predictions and of the speed. Networks whose rows are in the
+result file are skipped; with --seconds no further network begins after that time, and the command can be repeated.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import tempfile
+import time
+import warnings
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnxruntime
 import torch
 from torch import nn
 
-from shrinkserve.api import exporting
-from shrinkserve.errors import ShrinkServeError
-from shrinkserve.exporting.samples import synthetic
-from shrinkserve.exporting.tune import interleaved
-from shrinkserve.runtimes.onnx import OnnxModel
-from shrinkserve.runtimes.predictor import Images, Logits
-from shrinkserve.terminal import print_table
+sys.path.insert(0, str(Path(__file__).parent))
+from geometry import crops
+from PIL import Image
 
+from shrinkserve.api import exporting
+from shrinkserve.api.exporting import ExportResult
+from shrinkserve.artifact import MODEL
+from shrinkserve.atomic import write_atomic
+from shrinkserve.benchmark.plain import plain
+from shrinkserve.benchmark.report.environment import environment
+from shrinkserve.errors import GateError, ShrinkServeError
+from shrinkserve.exporting.parity import Tolerance, compare_outputs
+from shrinkserve.exporting.samples import Samples, synthetic
+from shrinkserve.runtimes.onnx import OnnxModel
+from shrinkserve.runtimes.predictor import Images, Logits, Predictor
+from shrinkserve.serving.client.served_model import ServedModel
+from shrinkserve.serving.server.server import ServerOptions, TritonServer
+
+warnings.filterwarnings("ignore", category=FutureWarning)
 # The compiled operators of PyPI's torchvision do not load with the CPU build of torch; networks do not need them.
 sys.modules.setdefault("torchvision._meta_registrations", ModuleType("torchvision._meta_registrations"))
 
@@ -55,21 +72,34 @@ std = [0.229, 0.224, 0.225]
 """
 
 
+TOLERANCES = {"float32": 1e-4, "float16": 0.01, "int8": 0.25}
+TURNS, BURST = 9, 2
+INT8_SIZE, IMAGES = 96, 24
+
+
 class Original:
     """A `Predictor` that runs the file as it came in ONNX Runtime, with its default options."""
 
     classes = CLASSES
 
     def __init__(self, path: Path, size: int) -> None:
-        self.name, self.size = str(path), size
+        self.name, self.size = path.name, size
         options = onnxruntime.SessionOptions()
         options.add_session_config_entry("session.force_spinning_stop", "1")
         self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
     def predict(self, images: Images) -> Logits:
-        pixels = ((images / np.float32(255) - MEAN) / STD).transpose(0, 3, 1, 2)
-        logits: Logits = self.session.run(None, {"input": np.ascontiguousarray(pixels, np.float32)})[0]
+        return self.run(normalised(images))
+
+    def run(self, pixels: npt.NDArray[np.float32]) -> Logits:
+        """Return the logits of float pixels [N, 3, S, S]."""
+        logits: Logits = self.session.run(None, {"input": pixels})[0]
         return logits
+
+
+def normalised(images: Images) -> npt.NDArray[np.float32]:
+    """Return uint8 [N, S, S, 3] as the float input [N, 3, S, S] of the file as it came."""
+    return np.ascontiguousarray(((images / np.float32(255) - MEAN) / STD).transpose(0, 3, 1, 2), np.float32)
 
 
 def build(name: str, size: int) -> nn.Module:
@@ -114,54 +144,147 @@ def write(name: str, size: int, folder: Path, *, dynamo: bool = True) -> Path:
     return path
 
 
-def measure(name: str, size: int, to: str, *, dynamo: bool = True) -> dict[str, object]:
-    """Return one row: differences, flips and the ratio of the times."""
+def measure(name: str, size: int, *, dynamo: bool = True, serve: bool = True) -> dict[str, Any]:
+    """Return one row: differences and flips of each engine, and the times of the file as it came and of ours."""
+    row: dict[str, Any] = {"network": name}
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        (folder / "p.toml").write_text(TOML.format(size=size))
-        (folder / "labels.txt").write_text("\n".join(CLASSES))
-        path = write(name, size, folder, dynamo=dynamo)
-        described = {"preprocess": folder / "p.toml", "labels": folder / "labels.txt"}
+        folder, models = Path(scratch), Path(scratch) / "models"
+        original = Original(write(name, size, folder, dynamo=dynamo), size)
         try:
-            version = exporting.export(onnx=path, repository=folder / "models", max_batch=8, to=to, **described)
+            version = exported(folder, name, size, models, "fp16")
         except ShrinkServeError as exc:
-            return {"network": name, "refused": str(exc).replace(str(folder), "")[:200]}
-        original, exported = Original(path, size), OnnxModel(version.folder / "model.onnx")
-        images = synthetic(size, 24).images
-        right = original.predict(images)
-        parts = {n: [exported.predict(images[i : i + n]) for i in range(0, len(images), n)] for n in (1, 3, 8)}
-        rows = {n: np.concatenate(found) for n, found in parts.items()}
-        scale = max(1.0, float(np.abs(right).max()))
-        worst = max(float(np.abs(found - right).max()) for found in rows.values()) / scale
-        flips = int((rows[8].argmax(1) != right.argmax(1)).sum())
-        ratios = {}
-        for batch in (1, 8):
-            before, after = interleaved([original, exported], images[:batch], 6, 2)
-            ratios[f"batch {batch}"] = round(before / after, 2)
-        engines = {engine.name: engine.record["steps"][-1]["parity"]["worst"] for engine in version.engines}
-        return {"network": name, "worst": worst, "flips": flips, **ratios, "engines": engines}
+            return row | {"refused": str(exc).replace(str(folder), "")[:200]}
+        samples = synthetic(size, 10)
+        row |= speed(original, OnnxModel(version.folder / "model.onnx"), samples.images)
+        row["passes"] = next((one["kept"] for one in version.card.details["tuning"]), "none")
+        for engine, file in (("float32", MODEL), ("float16", "float16.onnx")):
+            if serve:
+                row |= served(original, models, engine, samples)
+            else:
+                row |= differences(original, OnnxModel(version.folder / file), engine, samples)
+    return row
+
+
+def measure_int8(name: str, size: int) -> dict[str, Any]:
+    """Return how far the served int8 engine is from a file of torch's old exporter, or why there is none."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder, models = Path(scratch), Path(scratch) / "models"
+        original = Original(write(name, size, folder, dynamo=False), size)
+        try:
+            version = exported(folder, name, size, models, "fp32")
+            exporting.export(version.folder, to="int8")
+        except GateError as exc:
+            return {"int8": "not faster" if "faster" in exc.what else f"{str(exc.found).split(' below')[0]} lower"}
+        return served(original, models, "int8", synthetic(size, 10))
+
+
+def exported(folder: Path, name: str, size: int, models: Path, to: str) -> ExportResult:
+    """Export the file that `write` wrote into a repository."""
+    (folder / "p.toml").write_text(TOML.format(size=size))
+    (folder / "labels.txt").write_text("\n".join(CLASSES))
+    described = {"preprocess": folder / "p.toml", "labels": folder / "labels.txt", "data": photographs(folder / "data")}
+    return exporting.export(onnx=folder / f"{name}.onnx", repository=models, max_batch=8, to=to, **described)
+
+
+def photographs(folder: Path) -> Path:
+    """Write a dataset of crops of photographs, whose classes are not those of the network."""
+    for number, image in enumerate(crops(2 * IMAGES)):
+        place = folder / ("train" if number < IMAGES else "val") / "photo"
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(place / f"{number}.jpg")
+    return folder
+
+
+def speed(original: Original, ours: OnnxModel, images: Images) -> dict[str, float]:
+    """Return milliseconds of a batch of the file and of ours, the smallest of turns.
+
+    The file is timed with and without the normalisation of its pixels in numpy; ours normalises in the graph.
+    """
+    row: dict[str, float] = {}
+    for batch in (1, 8):
+        pixels, part = normalised(images[:batch]), images[:batch]
+        runs = {
+            "file": lambda part=part: original.predict(part),
+            "file_alone": lambda pixels=pixels: original.run(pixels),
+            "ours": lambda part=part: ours.predict(part),
+        }
+        taken: dict[str, list[float]] = {name: [] for name in runs}
+        for turn in range(TURNS + 1):
+            for name, run in runs.items():
+                run()
+                started = time.perf_counter()
+                for _ in range(BURST):
+                    run()
+                if turn:
+                    taken[name].append(1e3 * (time.perf_counter() - started) / BURST)
+        best = {name: min(times) for name, times in taken.items()}
+        row |= {f"{name}_ms_{batch}": round(value, 2) for name, value in best.items()}
+        row[f"times_as_fast_{batch}"] = round(best["file"] / best["ours"], 2)
+        row[f"of_file_alone_{batch}"] = round(best["file_alone"] / best["ours"], 2)
+    return row
+
+
+def served(original: Original, models: Path, engine: str, samples: Samples) -> dict[str, Any]:
+    """Return the differences of a served engine."""
+    options = ServerOptions(engine=None if engine == "float32" else engine)
+    with TritonServer(models, options) as server, ServedModel(server.grpc_url) as model:
+        return differences(original, model, engine, samples)
+
+
+def differences(original: Original, model: Predictor, engine: str, samples: Samples) -> dict[str, Any]:
+    """Return how far an engine's logits are from the file's, in units of the largest logit, and the flips."""
+    outcome = compare_outputs(original, model, samples, Tolerance(TOLERANCES[engine]), 8)
+    worst = outcome.worst / outcome.scale
+    return {engine: float(f"{worst:.2g}"), f"{engine}_flips": outcome.flips}
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, default=224)
-    parser.add_argument("--to", default="fp16")
-    parser.add_argument("--only", default="")
+    parser.add_argument("--only", default="", help="networks to measure, again if they are in the results")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no network after this time")
     parser.add_argument("--torchscript", action="store_true", help="write the files with torch's old exporter")
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--quick", action="store_true", help="two networks at a small size")
+    parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
-    rows = []
-    for name in options.only.split(",") if options.only else [*TORCHVISION, *TIMM]:
+    size, names = options.size, options.only.split(",") if options.only else [*TORCHVISION, *TIMM]
+    if options.quick:
+        size, names = 64, ["resnet18", "mobilenet_v3_small"]
+    known = json.loads(options.out.read_text())["rows"] if options.out.exists() else []
+    rows = {row["network"]: row for row in known if not options.only or row["network"] not in names}
+    started = time.monotonic()
+    for name in names:
+        if name in rows or time.monotonic() - started > options.seconds:
+            continue
         try:
-            rows.append(measure(name, options.size, options.to, dynamo=not options.torchscript))
+            rows[name] = measure(name, size, dynamo=not options.torchscript)
+            rows[name] |= measure_int8(name, min(size, INT8_SIZE))
         except Exception as exc:  # noqa: BLE001 - torch cannot write some networks at some sizes
-            rows.append({"network": name, "refused": f"{type(exc).__name__}: {str(exc)[:150]}"})
-        print(rows[-1], flush=True)
-    columns = ["network", "worst", "flips", "batch 1", "batch 8", "engines", "refused"]
-    print_table(columns, [[row.get(column, "") for column in columns] for row in rows], left=["engines", "refused"])
-    if options.out:
-        options.out.write_text(json.dumps(rows, indent=1) + "\n")
-    return int(any("refused" in row for row in rows))
+            rows[name] = {"network": name, "refused": f"{type(exc).__name__}: {str(exc)[:150]}"}
+        print(rows[name], flush=True)
+        write_atomic(options.out, (json.dumps(record(list(rows.values()), size), indent=1) + "\n").encode())
+    print(f"{len(rows)} of {len({*TORCHVISION, *TIMM} | set(names))} networks")
+    return int(any("refused" in row for row in rows.values()))
+
+
+def record(rows: list[dict[str, Any]], size: int) -> dict[str, Any]:
+    """Return the results in the form of the other programs'."""
+    about: Any = plain(environment("timm", "torchvision"))
+    order = {name: position for position, name in enumerate([*TORCHVISION, *TIMM])}
+    return {
+        "title": f"Architectures: {len(rows)} networks of torchvision and timm at {size}x{size}, exported and served",
+        "date": about["date"],
+        "command": about["command"],
+        "environment": about,
+        "rows": sorted(rows, key=lambda row: order.get(row["network"], len(order))),
+        "notes": [
+            f"random weights; {os.cpu_count()} cores; times: batches of 1 and 8, the smallest of {TURNS} turns",
+            "ours normalises uint8 pixels in the graph; the file as it came is timed with normalisation in numpy "
+            "(times_as_fast) and without (of_file_alone)",
+            "float32, float16, int8: largest difference of a served logit, in units of the largest logit",
+            f"int8 at {INT8_SIZE}x{INT8_SIZE}: shipped if faster and if none of {IMAGES} photographs changes its class",
+        ],
+    }
 
 
 if __name__ == "__main__":
