@@ -42,10 +42,11 @@ class DaliLoader:
         self, dataset: Dataset, recipe: Recipe, *, rank: int, world: int, workers: int, device: int | None
     ) -> None:
         """Args: see `train_loader`; `device` is the GPU's number, None for the CPU."""
-        self._dataset, self._recipe = dataset, recipe
-        self._workers, self._device = max(1, workers), device
+        self._recipe = recipe
         self._length = steps_per_epoch(dataset, recipe, world)
         self._order = EpochOrder(len(dataset), recipe.train.batch_size, recipe.train.seed, rank, world)
+        passes = Preprocess(recipe.preprocess.size), max(1, workers), device
+        self._passes = _Passes(dataset, *passes, augment=True)
         self.bad: list[str] = []
 
     def __len__(self) -> int:
@@ -64,10 +65,7 @@ class DaliLoader:
 
         bad = BadImages(recipe.data.max_bad_fraction, order.size)
         self.bad = bad.found
-        one_pass = _Pass(
-            self._dataset, arguments, Preprocess(preprocess.size), self._workers, self._device, augment=True
-        )
-        for images, part in one_pass.batches(list(order[start:])):
+        for images, part in self._passes.batches(list(order[start:]), arguments):
             bad.add(part.messages)
             yield TrainBatch(images, part.labels, part.indices)
 
@@ -88,8 +86,8 @@ def dali_batches(
             encoded, layout = _prepared(record, preprocess)
         return resize_arguments(encoded, layout, preprocess.interpolation)
 
-    one_pass = _Pass(dataset, arguments, preprocess, max(1, workers), device, augment=False)
-    for images, part in one_pass.batches(parts):
+    passes = _Passes(dataset, preprocess, max(1, workers), device, augment=False)
+    for images, part in passes.batches(parts, arguments):
         if part.messages:
             raise with_skip_hint(DataError(part.messages[0]))
         yield Batch(images, part.labels, part.indices)
@@ -148,18 +146,26 @@ class _Loaded:
     messages: list[str]
 
 
-@dataclass(frozen=True)
-class _Pass:
-    """One pass over some batches."""
+class _Source:
+    """The function that a pipeline calls for the images of its next batch; each pass sets its own."""
 
-    dataset: Dataset
-    arguments: Arguments
-    preprocess: Preprocess
-    threads: int
-    device: int | None
-    augment: bool
+    following: Callable[[], list[tuple[Argument, ...]]]
 
-    def batches(self, parts: Sequence[Indices]) -> Iterator[tuple[Any, _Loaded]]:
+    def __call__(self) -> list[tuple[Argument, ...]]:
+        return self.following()
+
+
+class _Passes:
+    """Passes over the images of a dataset. A pass that ends normally leaves its pipeline to the next one."""
+
+    def __init__(
+        self, dataset: Dataset, preprocess: Preprocess, threads: int, device: int | None, *, augment: bool
+    ) -> None:
+        self._dataset, self._preprocess, self._augment = dataset, preprocess, augment
+        self._threads, self._device = threads, device
+        self._kept: tuple[DaliPipeline, _Source, int] | None = None
+
+    def batches(self, parts: Sequence[Indices], arguments: Arguments) -> Iterator[tuple[Any, _Loaded]]:
         """Yield the images of each batch, and what belongs to them.
 
         DALI stops at the first image that it cannot decode. The images of that batch are then decoded by Pillow, which
@@ -167,51 +173,67 @@ class _Pass:
         """
         fed: deque[_Loaded] = deque()  # given to DALI and not returned yet
         again: deque[_Loaded] = deque()  # to be given to a new pipeline
-        # One thread reads ahead, so that the training loop does not wait for the disk.
-        with closing(ordered_map(self._load, parts, workers=1)) as loads:
+        size = max(map(len, parts), default=1)
 
-            def source() -> list[tuple[Argument, ...]]:
+        def load(part: Indices) -> _Loaded:
+            return self._load(part, arguments)
+
+        # One thread reads ahead, so that the training loop does not wait for the disk.
+        with closing(ordered_map(load, parts, workers=1)) as loads:
+
+            def following() -> list[tuple[Argument, ...]]:
                 fed.append(again.popleft() if again else next(loads))
                 return fed[-1].samples
 
-            pipeline = self._pipeline(source, parts)
+            pipeline, source, size = self._pipeline(size)
+            source.following = following
             for _ in parts:
                 try:
                     images = pipeline.run()
                 except RuntimeError as exc:
-                    again.extend([self._load(fed[0].part, by_pillow=True), *list(fed)[1:]])
+                    again.extend([self._load(fed[0].part, arguments, by_pillow=True), *list(fed)[1:]])
                     fed.clear()
-                    pipeline = self._pipeline(source, parts)
+                    pipeline, source, size = self._pipeline(size)
+                    source.following = following
                     images = self._run_again(pipeline, fed, exc)
                 yield images, fed.popleft()
+            if parts:
+                pipeline.restart()
+            self._kept = pipeline, source, size
 
-    def _pipeline(self, source: Callable[[], list[tuple[Argument, ...]]], parts: Sequence[Indices]) -> DaliPipeline:
-        return DaliPipeline(
+    def _pipeline(self, size: int) -> tuple[DaliPipeline, _Source, int]:
+        """Return a pipeline for batches of `size` images: the one that the last pass has left, or a new one."""
+        kept, self._kept = self._kept, None
+        if kept is not None and kept[2] >= size:
+            return kept
+        source = _Source()
+        pipeline = DaliPipeline(
             source,
-            self.preprocess,
-            augment=self.augment,
-            batch_size=max(map(len, parts), default=1),
-            threads=self.threads,
-            device=self.device,
+            self._preprocess,
+            augment=self._augment,
+            batch_size=size,
+            threads=self._threads,
+            device=self._device,
         )
+        return pipeline, source, size
 
     def _run_again(self, pipeline: DaliPipeline, fed: deque[_Loaded], error: RuntimeError) -> Any:
         """Run a new pipeline on images that Pillow has decoded."""
         try:
             return pipeline.run()
         except RuntimeError:
-            first = self.dataset.record(int(fed[0].indices[0])).name
+            first = self._dataset.record(int(fed[0].indices[0])).name
             what = f"DALI fails on a batch of images that Pillow decodes, the first is {first}"
             reason = " ".join(str(error).split())[:300]
             raise DataError(f"{what} ({reason})", hint="set data.loader=portable, and report this") from error
 
-    def _load(self, part: Indices, *, by_pillow: bool = False) -> _Loaded:
+    def _load(self, part: Indices, arguments: Arguments, *, by_pillow: bool = False) -> _Loaded:
         """Read the images of a batch."""
         samples, labels, good, messages = [], [], [], []
         for index in part.tolist():
             try:
-                record = self.dataset.record(index)
-                samples.append(self.arguments(index, record, by_pillow))
+                record = self._dataset.record(index)
+                samples.append(arguments(index, record, by_pillow))
             except DataError as exc:
                 messages.append(one_line(exc))
                 continue

@@ -120,12 +120,23 @@ class DaliPipeline:
         Raises:
             RuntimeError: DALI cannot decode an image. The pipeline cannot be used any more.
         """
-        (images,) = self._pipeline.run()
         if self._device is None:
+            (images,) = self._pipeline.run()
             return np.array(images.as_array())
-        import torch.utils.dlpack
+        import torch
+        from nvidia.dali.plugin.pytorch import feed_ndarray
 
-        return torch.utils.dlpack.from_dlpack(images.as_tensor()).clone()
+        # Everything is ordered by torch's stream: DALI reuses the memory of a batch only after the copy of it, and the
+        # host does not wait.
+        stream = torch.cuda.current_stream(self._device)
+        (images,) = self._pipeline.run(stream)
+        found = images.as_tensor()
+        copied = torch.empty(found.shape(), dtype=torch.uint8, device=torch.device("cuda", self._device))
+        return feed_ndarray(found, copied, cuda_stream=stream)
+
+    def restart(self) -> None:
+        """Prepare for another pass, after `source` has raised StopIteration and all batches were returned."""
+        self._pipeline.reset()
 
 
 def _cut(images: Any, preprocess: Preprocess, inputs: dict[str, Any]) -> Any:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from shrinkserve.config import Recipe, parse_recipe
-from shrinkserve.data import evaluation_batches, open_dataset, train_loader
+from shrinkserve.data import dali_pipeline, evaluation_batches, open_dataset, train_loader
 from shrinkserve.data.dali import decoder_difference
 from shrinkserve.errors import DataError
 from shrinkserve.preprocess import Preprocess
@@ -65,6 +65,27 @@ def test_dali_epoch_starts_at_any_batch(photo_folder: Path) -> None:
     whole = images(loader.epoch(0))
     assert np.array_equal(images(loader.epoch(0, 3)), whole[36:])
     assert list(loader.epoch(0, 5)) == []
+
+
+def test_loader_keeps_its_pipeline_for_whole_epochs(photo_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    built = []
+    build = dali_pipeline.DaliPipeline.__init__
+
+    def count(self: object, *args: Any, **options: Any) -> None:
+        built.append(self)
+        build(self, *args, **options)  # type: ignore[arg-type]
+
+    dataset = open_dataset(photo_folder, "train")
+    fresh = [images(train_loader(dataset, recipe("dali")).epoch(number)) for number in range(3)]
+    monkeypatch.setattr(dali_pipeline.DaliPipeline, "__init__", count)
+    loader = train_loader(dataset, recipe("dali"))
+    for number in range(3):
+        assert np.array_equal(images(loader.epoch(number)), fresh[number])
+    assert len(built) == 1
+    next(unfinished := loader.epoch(0))
+    unfinished.close()  # type: ignore[attr-defined]
+    assert np.array_equal(images(loader.epoch(1)), fresh[1])
+    assert len(built) == 2
 
 
 def damaged_copy(photo_folder: Path, target: Path) -> Path:
