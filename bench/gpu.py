@@ -1,6 +1,6 @@
 """Prove training and inference on one NVIDIA GPU: correctness, speed, and where the time goes.
 
-    python bench/gpu.py --out DIR [--batch 128] [--minutes 20]
+    python bench/gpu.py --out DIR [--batch 128] [--minutes 20] [--photos FOLDER] [--parts updates ...]
 
 Needs no network. Writes DIR/gpu.json and DIR/gpu.md. Ends with exit code 1 and the names of what failed. On a machine
 without a GPU, --smoke runs the programs with tiny sizes on the CPU.
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from gpu_loader import measure_loaders
 from gpu_onnxruntime import measure_onnxruntime
 from gpu_updates import measure_updates
 
@@ -30,6 +31,9 @@ FASTER_THAN_TIMM = 1.3
 """Aim: images/s of our fastest update, in multiples of timm's with the same options."""
 KERNEL_SHARE = 0.7
 """Aim: part of an update's time in which the GPU's kernels run."""
+
+PARTS = ("updates", "tests", "onnxruntime", "loader")
+TABLES = {"onnxruntime": "ONNX Runtime's CUDA provider", "loader": "Loaders"}
 
 Section = dict[str, Any]
 
@@ -46,18 +50,6 @@ def run_tests(smoke: bool) -> Section:
     }
     failures = found["failed"] or ([] if done.returncode in {0, 5} else [done.stderr[-500:]])
     return {**found, "failures": [] if smoke else failures}
-
-
-def measure_loader(smoke: bool) -> Section:
-    """Measure the portable loader, and DALI where it is installed, with all cores."""
-    command = [sys.executable, str(ROOT / "bench" / "loader.py"), "--quick", "--out"]
-    out = Path("/tmp/shrinkserve-gpu-loader.json")
-    if smoke:
-        return {"rows": [], "failures": []}
-    done = subprocess.run([*command, str(out)], capture_output=True, text=True, check=False)
-    if done.returncode:
-        return {"rows": [], "failures": [f"bench/loader.py: {done.stderr[-500:]}"]}
-    return {"rows": json.loads(out.read_text(encoding="utf-8"))["rows"], "failures": []}
 
 
 def judge(sections: dict[str, Section]) -> list[str]:
@@ -78,6 +70,15 @@ def judge(sections: dict[str, Section]) -> list[str]:
     return found
 
 
+def table(rows: list[dict[str, Any]]) -> list[str]:
+    """Return rows with the same keys as a Markdown table."""
+    if not rows:
+        return ["Not measured."]
+    keys = list(dict.fromkeys(key for row in rows for key in row))
+    cells = [" | ".join(str(row.get(key, "")) for key in keys) for row in rows]
+    return [f"| {' | '.join(keys)} |", "|---" * len(keys) + "|", *(f"| {line} |" for line in cells)]
+
+
 def page(record: dict[str, Any]) -> str:
     """Return the record as Markdown."""
     lines = [f"# {record['device']}", "", f"torch {record['torch']}, {record['seconds']:.0f} s", "", "## Result", ""]
@@ -88,10 +89,24 @@ def page(record: dict[str, Any]) -> str:
         cells = (f"{row[key]:.1f}" if key in row else "" for key in ("images_per_second", "host_ms", "span_ms"))
         kernels = f"{row['kernels_ms']:.1f}" if "kernels_ms" in row else ""
         lines.append(f"| {row['who']} | {row['variant']} | {row['batch']} | {' | '.join(cells)} | {kernels} |")
-    for name in ("tests", "loader", "onnxruntime"):
-        section = record["sections"].get(name, {})
-        lines += ["", f"## {name}", "", "```", json.dumps(section, indent=1), "```"]
+    tests = record["sections"].get("tests", {})
+    lines += ["", "## tests/gpu", "", f"`{tests.get('result', 'not run')}`", ""]
+    lines += [f"* `{line}`" for line in (*tests.get("failed", []), *tests.get("skipped", []))]
+    for name, title in TABLES.items():
+        lines += ["", f"## {title}", "", *table(record["sections"].get(name, {}).get("rows", []))]
     return "\n".join(lines) + "\n"
+
+
+def earlier(path: Path) -> dict[str, Section]:
+    """Return the sections of an earlier record of the same GPU and torch."""
+    if not path.is_file():
+        return {}
+    record = json.loads(path.read_text(encoding="utf-8"))
+    return record["sections"] if (record["device"], record["torch"]) == (device(), torch.__version__) else {}
+
+
+def device() -> str:
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
 
 
 def main() -> int:
@@ -99,7 +114,9 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--minutes", type=float, default=20)
+    parser.add_argument("--photos", type=Path, help="folder of JPEG files in class folders, instead of scikit-image's")
     parser.add_argument("--smoke", action="store_true")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="others are kept from DIR/gpu.json")
     options = parser.parse_args()
     if not options.smoke and not torch.cuda.is_available():
         print("error: no GPU that torch can see; --smoke runs the programs on the CPU", file=sys.stderr)
@@ -109,19 +126,19 @@ def main() -> int:
         "updates": lambda: measure_updates(options.batch, smoke=options.smoke),
         "tests": lambda: run_tests(options.smoke),
         "onnxruntime": lambda: measure_onnxruntime(smoke=options.smoke),
-        "loader": lambda: measure_loader(options.smoke),
+        "loader": lambda: measure_loaders(smoke=options.smoke, photos=options.photos),
     }
-    sections: dict[str, Section] = {}
-    for name, part in parts.items():
+    sections = earlier(options.out / "gpu.json")
+    for name in options.parts:
         if time.monotonic() - began > 60 * options.minutes:
             sections[name] = {"failures": [f"no time left after {options.minutes} minutes"]}
             continue
         try:
-            sections[name] = part()
+            sections[name] = parts[name]()
         except Exception:  # noqa: BLE001 - the other parts still run
             sections[name] = {"failures": [traceback.format_exc()[-2000:]]}
     record = {
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU",
+        "device": device(),
         "torch": torch.__version__,
         "environment": plain(environment()),
         "seconds": time.monotonic() - began,

@@ -33,11 +33,10 @@ VARIANTS: dict[str, list[str]] = {
     "bfloat16 (default)": ["train.precision=bfloat16"],
     "float32": ["train.precision=float32"],
     "float16": ["train.precision=float16"],
-    "bfloat16, reduce-overhead": ["train.precision=bfloat16", "train.compile=reduce-overhead"],
     "bfloat16, compile": ["train.precision=bfloat16", "train.compile=true"],
 }
 """Settings by name. Forward and backward pass are a captured CUDA graph unless the name says otherwise."""
-COMPILED = {"bfloat16, reduce-overhead", "bfloat16, compile"}
+COMPILED = {"bfloat16, compile"}
 NO_KERNELS = ("Optimizer.", "Memcpy", "Memset")
 """First words of the profiler's events on a GPU that are no kernels."""
 
