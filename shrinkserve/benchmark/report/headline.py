@@ -44,7 +44,7 @@ def tiles(record: BenchRecord) -> list[Tile]:
         flips = _flips(record, record.accuracy)
         worst = max(flips, key=lambda name: flips[name])
         images = f"of {record.accuracy.images:,}, {worst}"
-        found.append(Tile("predictions unlike the checkpoint", f"{flips[worst]:,}", images))
+        found.append(Tile(f"predictions unlike {record.reference_words}", f"{flips[worst]:,}", images))
         top1 = _least_accurate(record).top1
         found.append(Tile("top-1", percent(top1.value), f"95 %: {percent_range(top1)}"))
     if valid := record.valid_loads:
@@ -63,10 +63,10 @@ def _agreement(record: BenchRecord, accuracy: AccuracyRecord) -> Iterator[str]:
     same = [name for name, count in flips.items() if not count]
     if same:
         verb = "predicts" if len(same) == 1 else "predict"
-        yield f"{_listed(same)} {verb} the same classes as the checkpoint for all {accuracy.images:,} images"
+        yield f"{_listed(same)} {verb} the same classes as {record.reference_words} for all {accuracy.images:,} images"
     for name, count in flips.items():
         if count:
-            yield f"{name} differs from the checkpoint for {count:,} of {accuracy.images:,} images"
+            yield f"{name} differs from {record.reference_words} for {count:,} of {accuracy.images:,} images"
 
 
 def _speed(record: BenchRecord) -> Iterator[str]:

@@ -84,7 +84,7 @@ class BenchRecord:
         classes: class names in the order of the logits.
         dataset: dataset of the images.
         stages: in the order of the pipeline.
-        reference: position of the checkpoint that later stages are compared with.
+        reference: position of the stage that later stages are compared with: the checkpoint, or the graph of code.
         left_out: a line for each engine that this machine cannot run.
         environment: machine, software and command.
         gates: bounds on the figures.
@@ -120,8 +120,13 @@ class BenchRecord:
 
     @property
     def reference_name(self) -> str:
-        """Name of the checkpoint that later stages are compared with."""
+        """Name of the stage that later stages are compared with."""
         return self.stages[self.reference].name
+
+    @property
+    def reference_words(self) -> str:
+        """The stage that later stages are compared with, in words: a network that is code has no checkpoint stage."""
+        return "the checkpoint" if self.stages[self.reference].kind == "checkpoint" else self.reference_name
 
     @property
     def servers(self) -> list[str]:
