@@ -144,12 +144,12 @@ def _print_speed(result: ExportResult) -> None:
 def _print_inputs(folder: Path) -> None:
     """Print which inputs the model accepts."""
     from shrinkserve.serving.names import public_name
-    from shrinkserve.serving.repository.ensemble import takes_encoded
+    from shrinkserve.serving.repository.ensemble import takes_encoded, unsupported
 
     name = public_name(folder.name)
     if takes_encoded(folder.parent, folder.name):
         print_line(f"{name} takes JPEG, {folder.name} pixels")
-    else:
+    elif not unsupported(folder):  # else export has printed the reason
         hint = f"pip install 'shrinkserve[dali]' and `shrinkserve repo add-jpeg {name}` for JPEG"
         print_line(f"{folder.name} takes pixels only, as DALI is not installed; {hint}")
 

@@ -52,6 +52,7 @@ def read_checkpoint(path: Path) -> dict[str, npt.NDArray[np.generic]]:
         ArtifactError: TensorFlow is not installed, or there is no readable checkpoint.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # no notices about the CPU
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # else TensorFlow prints that it uses them
     try:
         import tensorflow as tf
     except ImportError as exc:

@@ -14,6 +14,7 @@ from shrinkserve import artifact
 from shrinkserve.api import artifacts, exporting
 from shrinkserve.arch import module
 from shrinkserve.artifact import Card, read_card
+from shrinkserve.cli import main
 from shrinkserve.errors import ConfigError, GateError
 from shrinkserve.serving.client.client import Client
 from shrinkserve.serving.repository import transaction
@@ -138,14 +139,16 @@ def test_exported_file_alone_is_enough(run: Path, tmp_path: Path) -> None:
     assert artifacts.compare(version.folder, again.folder).violations == []
 
 
-def test_export_measures_the_decoder_and_approximates_it_on_request(digits: Path, tmp_path: Path) -> None:
+def test_export_measures_the_decoder_and_approximates_it_on_request(
+    digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     pytest.importorskip("nvidia.dali", reason="DALI is not installed")
     run = write_run(tmp_path / "run", Preprocess(size=32, interpolation="bicubic_tf1"), "relu")
-    printed: list[str] = []
     models = tmp_path / "models"
-    exporting.export(run, data=digits, repository=models, max_batch=2, say=printed.append)
-    assert any("DALI's pixels differ" in line for line in printed)
-    assert any("takes pixels only" in line for line in printed)
+    assert main(["export", str(run), "--data", str(digits), "--repository", str(models), "--max-batch", "2"]) == 0
+    printed = capsys.readouterr().out
+    assert "DALI's pixels differ" in printed
+    assert printed.count("takes pixels only") == 1
     assert len(list(models.glob("*/config.pbtxt"))) == 1
     exporting.export(run, data=digits, repository=models, max_batch=2, approximate_decoder=True)
     assert len(list(models.glob("*/config.pbtxt"))) == 3
