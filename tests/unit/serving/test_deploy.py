@@ -328,7 +328,8 @@ def test_metrics_are_those_of_a_real_server(tiny_repository: Repository, tmp_pat
             client.infer("tiny", np.zeros((1, 8, 8, 3), np.uint8))
         with urllib.request.urlopen(server.metrics_url) as response:
             text = response.read().decode()
-    wanted = set(re.findall(r"\bnv_\w+", " ".join(expression for _, expression in expressions())))
+    page = (DEPLOY.parent / "docs" / "howto" / "monitoring.md").read_text(encoding="utf-8")
+    wanted = set(re.findall(r"\bnv_\w+", " ".join([page, *(expression for _, expression in expressions())])))
     assert "nv_inference_queue_duration_us" in wanted
     families = set(re.findall(r"^# TYPE (\w+)", text, re.MULTILINE))
     assert {name for name in wanted if not name.startswith("nv_gpu_")} <= families
