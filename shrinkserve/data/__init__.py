@@ -6,13 +6,14 @@ open_dataset(root, split) --> Dataset --> evaluation_batches(...) --> Batch, Bat
 ```
 """
 
-from shrinkserve.data.batch import Batch, TrainBatch
+from shrinkserve.data.batch import Batch, ColourMaps, TrainBatch
 from shrinkserve.data.dataset import Dataset, Record, Split, SplitUsage
 from shrinkserve.data.loaders import TrainLoader, evaluation_batches, train_loader
 from shrinkserve.data.opening import open_dataset
 
 __all__ = [
     "Batch",
+    "ColourMaps",
     "Dataset",
     "Record",
     "Split",

@@ -134,12 +134,17 @@ def _rectangle(
     return None
 
 
+def changes_colour(config: AugmentConfig) -> bool:
+    """Return True if brightness, saturation, contrast or hue are drawn."""
+    return any((config.brightness, config.saturation != (1, 1), config.contrast != (1, 1), config.hue))
+
+
 def _colour(config: AugmentConfig, rng: np.random.Generator) -> Colour | None:
     """Draw brightness, saturation, contrast and hue; return None if all of them are off.
 
     The published order is random. Without clipping in between the four operations commute, so the order is fixed here.
     """
-    if not any((config.brightness, config.saturation != (1, 1), config.contrast != (1, 1), config.hue)):
+    if not changes_colour(config):
         return None
     colour = Colour(np.eye(3), np.zeros((3, 3)), np.zeros(3))
     colour = colour.then(np.eye(3), 255 * rng.uniform(-config.brightness, config.brightness))

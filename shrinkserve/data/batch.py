@@ -35,6 +35,19 @@ class Batch:
 
 
 @dataclass(frozen=True)
+class ColourMaps:
+    """Changes of colour that a loader leaves to the device; `shrinkserve.training.colour` applies them.
+
+    Attributes:
+        matrices: float32 [N, 3, 4], for each image an affine map of RGB in [0, 255]; the last column is the offset.
+        erased: int32 [N, 4], left, top, right and bottom of the box of each image whose colours stay as they are.
+    """
+
+    matrices: npt.NDArray[np.float32]
+    erased: npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True)
 class TrainBatch:
     """Augmented images with their labels.
 
@@ -43,11 +56,13 @@ class TrainBatch:
             every other loader an array.
         labels: int64 [N], positions in the dataset's `classes`.
         indices: int64 [N], positions in the dataset.
+        colour: the changes of colour that `images` lack; None if nothing is left to do.
     """
 
     images: Pixels | Tensor
     labels: Labels
     indices: Labels
+    colour: ColourMaps | None = None
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -43,10 +43,20 @@ class TrainLoader(Protocol):
         ...
 
 
-def train_loader(dataset: Dataset, recipe: Recipe, *, rank: int = 0, world: int = 1) -> TrainLoader:
+def train_loader(
+    dataset: Dataset, recipe: Recipe, *, rank: int = 0, world: int = 1, colour_on_device: bool = False
+) -> TrainLoader:
     """Return the loader that the recipe's ``data.loader`` names; "auto" is DALI if it is installed and there is a GPU.
 
     With DALI, `TrainBatch.images` is a torch tensor on this process's GPU, or an array if there is no GPU.
+
+    Args:
+        dataset: from `open_dataset`.
+        recipe: the run.
+        rank: this process.
+        world: number of processes.
+        colour_on_device: leave changes of colour to the reader, as `TrainBatch.colour`, so that the portable loader's
+            cores have less to do. DALI changes the colours itself.
 
     Raises:
         ConfigError: DALI is requested and not installed, or RandAugment is not possible.
@@ -68,7 +78,7 @@ def train_loader(dataset: Dataset, recipe: Recipe, *, rank: int = 0, world: int 
         return DaliLoader(dataset, recipe, rank=rank, world=world, workers=workers, device=device)
     from shrinkserve.data.portable import PortableLoader
 
-    return PortableLoader(dataset, recipe, rank=rank, world=world, workers=workers)
+    return PortableLoader(dataset, recipe, rank=rank, world=world, workers=workers, colour_on_device=colour_on_device)
 
 
 def evaluation_batches(  # noqa: PLR0913 - all but three are options with a default

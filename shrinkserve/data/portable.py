@@ -16,12 +16,12 @@ import numpy as np
 
 from shrinkserve.concurrency import ordered_map
 from shrinkserve.config import Recipe
-from shrinkserve.data.augment import generator
+from shrinkserve.data.augment import changes_colour, generator
 from shrinkserve.data.bad import BadImages, one_line, with_skip_hint
-from shrinkserve.data.batch import Labels, TrainBatch
+from shrinkserve.data.batch import ColourMaps, Labels, TrainBatch
 from shrinkserve.data.dataset import Dataset
 from shrinkserve.data.order import EpochOrder, Indices, steps_per_epoch
-from shrinkserve.data.pixels import augmented
+from shrinkserve.data.pixels import augmented, uncoloured
 from shrinkserve.data.rand_augment import rand_augment
 from shrinkserve.data.workers import in_processes
 from shrinkserve.errors import DataError
@@ -29,12 +29,23 @@ from shrinkserve.preprocess import Pixels
 
 
 class PortableLoader:
-    """Augmented batches; see `shrinkserve.data.loaders.TrainLoader`."""
+    """Augmented batches; see `shrinkserve.data.loaders.TrainLoader`, and `train_loader` for the arguments."""
 
-    def __init__(self, dataset: Dataset, recipe: Recipe, *, rank: int, world: int, workers: int) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        recipe: Recipe,
+        *,
+        rank: int,
+        world: int,
+        workers: int,
+        colour_on_device: bool = False,
+    ) -> None:
         self._dataset, self._recipe, self._workers = dataset, recipe, workers
         if policy := recipe.augment.rand_augment:
             rand_augment(policy, recipe.model.input_size)  # an error now rather than in a loader process
+        # The operations of a policy come after the changes of colour, and only Pillow has them.
+        self._colour_on_device = colour_on_device and changes_colour(recipe.augment) and not recipe.augment.rand_augment
         self._length = steps_per_epoch(dataset, recipe, world)
         self._order = EpochOrder(len(dataset), recipe.train.batch_size, recipe.train.seed, rank, world)
         self.bad: list[str] = []
@@ -44,14 +55,15 @@ class PortableLoader:
 
     def epoch(self, number: int, start: int = 0) -> Iterator[TrainBatch]:
         order = self._order.batches(number)
+        epoch = _Epoch(self._dataset, self._recipe, number, order, self._colour_on_device)
         bad = BadImages(self._recipe.data.max_bad_fraction, order.size)
         self.bad = bad.found
-        with closing(self._parts(_Epoch(self._dataset, self._recipe, number, order), start)) as parts:
+        with closing(self._parts(epoch, start)) as parts:
             for images, part in parts:
                 bad.add(part.messages)
                 if not len(part.labels):
                     raise with_skip_hint(DataError(f"every image of a batch is bad, the last: {part.messages[-1]}"))
-                yield TrainBatch(images[: len(part.labels)], part.labels, part.indices)
+                yield TrainBatch(images[: len(part.labels)], part.labels, part.indices, part.colour)
 
     def _parts(self, epoch: _Epoch, start: int) -> Generator[tuple[Pixels, _Part], None, None]:
         numbers = range(start, self._length)
@@ -64,11 +76,12 @@ class PortableLoader:
 
 @dataclass(frozen=True)
 class _Part:
-    """The good images of a batch: labels and indices. And a message for each bad one."""
+    """The good images of a batch: labels, indices and changes of colour. And a message for each bad one."""
 
     labels: Labels
     indices: Indices
     messages: list[str]
+    colour: ColourMaps | None
 
 
 @dataclass(frozen=True)
@@ -79,6 +92,7 @@ class _Epoch:
     recipe: Recipe
     number: int
     order: Indices
+    colour_on_device: bool
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -94,17 +108,29 @@ class _Epoch:
     def load(self, position: int, images: Pixels) -> _Part:
         """Write the good images of a batch to the beginning of `images`."""
         recipe, preprocess = self.recipe, self.recipe.preprocess
+        colour = ColourMaps(np.empty((len(images), 3, 4), np.float32), np.empty((len(images), 4), np.int32))
         labels: list[int] = []
         good: list[int] = []
         messages: list[str] = []
         for index in self.order[position].tolist():
-            rng = generator(recipe.train.seed, self.number, index)
+            rng, place = generator(recipe.train.seed, self.number, index), len(good)
             try:
                 record = self.dataset.record(index)
-                images[len(good)] = augmented(record, recipe.augment, rng, preprocess)
+                if self.colour_on_device:
+                    images[place], colour.matrices[place], colour.erased[place] = uncoloured(
+                        record, recipe.augment, rng, preprocess
+                    )
+                else:
+                    images[place] = augmented(record, recipe.augment, rng, preprocess)
             except DataError as exc:
                 messages.append(one_line(exc))
                 continue
             labels.append(record.label)
             good.append(index)
-        return _Part(np.array(labels, dtype=np.int64), np.array(good, dtype=np.int64), messages)
+        maps = ColourMaps(colour.matrices[: len(good)], colour.erased[: len(good)])
+        return _Part(
+            np.array(labels, dtype=np.int64),
+            np.array(good, dtype=np.int64),
+            messages,
+            maps if self.colour_on_device else None,
+        )

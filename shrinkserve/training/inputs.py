@@ -49,8 +49,10 @@ class RunInputs:
         return self.loaders[sizes[min(epoch * len(sizes) // self.recipe.schedule.epochs, len(sizes) - 1)]]
 
 
-def open_inputs(recipe: Recipe, data: Path, *, rank: int = 0, world: int = 1) -> RunInputs:
-    """Open the inputs of one rank.
+def open_inputs(
+    recipe: Recipe, data: Path, *, rank: int = 0, world: int = 1, colour_on_device: bool = False
+) -> RunInputs:
+    """Open the inputs of one rank; see `train_loader` for `colour_on_device`.
 
     Raises:
         ConfigError: the recipe does not fit the data.
@@ -61,7 +63,11 @@ def open_inputs(recipe: Recipe, data: Path, *, rank: int = 0, world: int = 1) ->
     classes = agreed_classes(recipe, training, validation)
     loaders = {
         size: train_loader(
-            training, replace(recipe, model=replace(recipe.model, input_size=size)), rank=rank, world=world
+            training,
+            replace(recipe, model=replace(recipe.model, input_size=size)),
+            rank=rank,
+            world=world,
+            colour_on_device=colour_on_device,
         )
         for size in recipe.schedule.sizes or (recipe.model.input_size,)
     }

@@ -16,6 +16,7 @@ from shrinkserve.data import TrainBatch
 from shrinkserve.runtimes.predictor import Predictor
 from shrinkserve.training.distributed import DistContext, join
 from shrinkserve.training.inputs import open_inputs
+from shrinkserve.training.prefetch import transferred
 from shrinkserve.training.teacher import Teacher
 from shrinkserve.training.torch_settings import torch_settings
 from shrinkserve.training.train_state import TrainState
@@ -48,7 +49,9 @@ class StepProfile:
 def profile_here(recipe: Recipe, data: Path, teacher: str | Predictor | None = None) -> StepProfile:
     """Profile updates in this process. See `shrinkserve.training.train.profile_training`."""
     with torch_settings(deterministic=recipe.train.deterministic), join(recipe.train.threads) as ranks:
-        inputs = open_inputs(recipe, data, rank=ranks.rank, world=ranks.world)
+        inputs = open_inputs(
+            recipe, data, rank=ranks.rank, world=ranks.world, colour_on_device=ranks.device.type == "cuda"
+        )
         state, loader = TrainState(inputs.spec, recipe, ranks), inputs.loader()
         learned = None if teacher is None else Teacher(teacher, inputs.classes, ranks.device)
         taken: dict[str, list[float]] = defaultdict(list)
@@ -60,7 +63,7 @@ def profile_here(recipe: Recipe, data: Path, teacher: str | Predictor | None = N
                 batches = iter(loader.epoch(epoch))
             times = {PARTS[0]: clock.lap()}
             if learned is not None:
-                learned.logits(torch.as_tensor(batch.images))
+                learned.logits(transferred(batch, ranks.device).images)
                 times["teacher (in a thread)"] = clock.lap()
             times |= _parts(state, ranks, batch, clock)
             clock.lap()

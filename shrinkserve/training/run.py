@@ -44,7 +44,9 @@ class Run:
 
     def __init__(self, recipe: Recipe, data: Path, folder: RunFolder, ranks: DistContext) -> None:
         self.recipe, self.folder, self.ranks = recipe, folder, ranks
-        self.inputs = open_inputs(recipe, data, rank=ranks.rank, world=ranks.world)
+        self.inputs = open_inputs(
+            recipe, data, rank=ranks.rank, world=ranks.world, colour_on_device=ranks.device.type == "cuda"
+        )
         self.total_batch, self.steps = self.inputs.total_batch, self.inputs.steps
         balanced = recipe.train.class_weights == "balanced"
         weights = class_weights(self.inputs.training) if balanced else None

@@ -26,7 +26,7 @@ from shrinkserve.training.initial import freeze
 from shrinkserve.training.metrics import RunningFigures
 from shrinkserve.training.mixing import mix
 from shrinkserve.training.optim import build_optimizer
-from shrinkserve.training.prefetch import DeviceBatch
+from shrinkserve.training.prefetch import DeviceBatch, transferred
 from shrinkserve.training.teacher import distillation_loss
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -226,9 +226,8 @@ class TrainState:
                 found=len(batch),
                 hint="exclude bad images with `shrinkserve data verify --quarantine`",
             )
-        device = self._ranks.device
-        images, labels = (torch.as_tensor(part).to(device, non_blocking=True) for part in (batch.images, batch.labels))
-        return images, labels
+        moved = batch if isinstance(batch, DeviceBatch) else transferred(batch, self._ranks.device)
+        return moved.images, moved.labels
 
     def normalised(self, images: Tensor) -> Tensor:
         """Return the input of the network, float32 [N, 3, S, S]."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ torch = pytest.importorskip("torch")
 from shrinkserve import arch  # noqa: E402
 from shrinkserve.cli import main  # noqa: E402
 from shrinkserve.config import ModelConfig, Recipe, parse_recipe  # noqa: E402
-from shrinkserve.data import TrainBatch, open_dataset  # noqa: E402
+from shrinkserve.data import TrainBatch, open_dataset, train_loader  # noqa: E402
 from shrinkserve.training import snapshot  # noqa: E402
+from shrinkserve.training.colour import coloured  # noqa: E402
 from shrinkserve.training.distributed import DistContext, join  # noqa: E402
 from shrinkserve.training.metrics import evaluate_network  # noqa: E402
 from shrinkserve.training.prefetch import on_device  # noqa: E402
@@ -169,6 +171,62 @@ def test_transferred_batches_are_the_loaders(ranks: DistContext, batches: list[T
         assert moved.images.device == ranks.device
         assert np.array_equal(moved.images.cpu().numpy(), batch.images)
         assert np.array_equal(moved.labels.cpu().numpy(), batch.labels)
+
+
+@pytest.fixture
+def uncoloured(digits: Path) -> tuple[list[TrainBatch], list[TrainBatch]]:
+    """Return batches whose colours are left to the device, and the same batches as the workers colour them."""
+    raw = {"name": "gpu", "model": {"input_size": SIZE}, "augment": {"erase_probability": 0.8}}
+    found = parse_recipe({**raw, "train": {"batch_size": BATCH}, "data": {"loader": "portable", "workers": 0}})
+    dataset = open_dataset(digits, "train")
+    loaders = [train_loader(dataset, found, colour_on_device=left) for left in (True, False)]
+    left, right = (list(islice(loader.epoch(0), 4)) for loader in loaders)
+    return left, right
+
+
+def assert_same_pixels(ours: Any, worker: Any) -> None:
+    difference = np.abs(ours.cpu().numpy().astype(int) - worker)
+    assert difference.max() <= 1
+    assert (difference == 0).mean() >= 0.999
+
+
+def test_colours_change_as_in_the_workers_without_a_wait(
+    ranks: DistContext, uncoloured: tuple[list[TrainBatch], list[TrainBatch]]
+) -> None:
+    left, right = uncoloured
+    state = make(recipe(), ranks)
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        placed = [state.place(batch)[0] for batch in left]
+        ahead = [batch.images for batch in on_device(iter(left), ranks.device)]
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    for ours, theirs, batch in zip(placed, ahead, right, strict=True):
+        assert torch.equal(ours, theirs)
+        assert_same_pixels(ours, batch.images)
+
+
+def test_captured_change_of_colour_takes_the_next_batch(
+    ranks: DistContext, uncoloured: tuple[list[TrainBatch], list[TrainBatch]]
+) -> None:
+    left, right = uncoloured
+    inputs = [
+        [torch.as_tensor(part).to(ranks.device) for part in (batch.images, batch.colour.matrices, batch.colour.erased)]
+        for batch in left
+        if batch.colour is not None
+    ]
+    static = [tensor.clone() for tensor in inputs[0]]
+    coloured(*static)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        found = coloured(*static)
+    for parts, batch in zip(inputs, right, strict=True):
+        for tensor, part in zip(static, parts, strict=True):
+            tensor.copy_(part)
+        graph.replay()
+        assert_same_pixels(found, batch.images)
 
 
 def test_evaluation_matches_the_cpu(ranks: DistContext, digits: Path) -> None:
