@@ -234,6 +234,10 @@ def candidates(dataset: Dataset) -> dict[str, Loader]:
     def portable(workers: int) -> Iterator[Any]:
         return PortableLoader(dataset, recipe(workers), rank=0, world=1, workers=workers).epoch(0)
 
+    def uncoloured(workers: int) -> Iterator[Any]:
+        found = recipe(workers)
+        return PortableLoader(dataset, found, rank=0, world=1, workers=workers, colour_on_device=True).epoch(0)
+
     def less(workers: int) -> Iterator[Any]:
         return PortableLoader(dataset, recipe(workers, **AS_PRESET), rank=0, world=1, workers=workers).epoch(0)
 
@@ -242,6 +246,7 @@ def candidates(dataset: Dataset) -> dict[str, Loader]:
 
     return {
         "shrinkserve, portable": portable,
+        "shrinkserve, portable, colours left to the GPU": uncoloured,
         "shrinkserve, DALI on the CPU": dali,
         REFERENCE: torchvision_loader(dataset, ours=True),
         f"shrinkserve, portable ({LESS})": less,
@@ -258,6 +263,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("bench/results/loader.json"))
     parser.add_argument("--quick", action="store_true", help="one short round on one core, to see that it runs")
+    parser.add_argument("--only", default="", metavar="TEXT", help="measure the loaders with this text in their name")
     options = parser.parse_args()
     torch.set_num_threads(1)
     about = plain(environment("torchvision", "timm", "simplejpeg", "nvidia-dali-cuda120"))
@@ -267,6 +273,9 @@ def main() -> None:
         base = open_dataset(make_photos(Path(folder), photos), "train")
         kilobytes = statistics.mean(len(base.record(i).encoded) for i in range(len(base))) / 1000
         loaders = candidates(Repeated(base, 1000))
+        kept = [name for name in loaders if options.only in name]
+        kept += [reference_of(name) for name in kept]
+        loaders = {name: loader for name, loader in loaders.items() if name in kept}
         rates: dict[tuple[str, int], list[tuple[float, float]]] = {}
         for number in range(rounds):
             for workers in cores:
@@ -298,11 +307,15 @@ def main() -> None:
         print(f"{speed} {line['times_reference']:5.2f}x  {line['cores']} core(s)  {line['loader']}")
 
 
+def reference_of(name: str) -> str:
+    """Return the name of the loader that does the same work by Pillow and torchvision."""
+    return PRESET if LESS in name else REFERENCE
+
+
 def row(name: str, workers: int, rates: dict[tuple[str, int], list[tuple[float, float]]]) -> dict[str, Any]:
     """Return the row of a loader."""
     wall, processor = zip(*rates[name, workers], strict=True)
-    same_work = PRESET if LESS in name else REFERENCE
-    reference = statistics.median(rate for rate, _ in rates[same_work, workers])
+    reference = statistics.median(rate for rate, _ in rates[reference_of(name), workers])
     return {
         "loader": name,
         "cores": workers,
