@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -43,23 +43,28 @@ class CodeNetwork:
     dropout: float = 0.0
     stochastic_depth: float = 0.0
 
-    def build(self) -> nn.Module:
+    def build(self, sizes: Sequence[int] = ()) -> nn.Module:
         """Import the code, call it, and check that it maps images [N, 3, S, S] to logits [N, classes].
+
+        Args:
+            sizes: further sizes of images to check.
 
         Raises:
             SpecError: it cannot be imported, fails, or returns something else.
         """
+        size = self.input_size
         try:
             module = self._create()
             module.eval()
             with torch.no_grad():
-                logits = module(torch.zeros(2, 3, self.input_size, self.input_size))
+                for size in (*sizes, self.input_size):
+                    logits = module(torch.zeros(2, 3, size, size))
         except SpecError:
             raise
         except Exception as exc:  # the code is the user's
             hint = "the module must be importable (PYTHONPATH), and its function take the number of classes"
             reason = " ".join(f"{type(exc).__name__}: {exc}".split())[:300]
-            where = f"{self.source} at {self.input_size}x{self.input_size}"
+            where = f"{self.source} at {size}x{size}"
             raise SpecError(f"{where}: cannot make the network ({reason})", hint=hint) from exc
         shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         if shape != (2, self.classes):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from shrinkserve import arch
-from shrinkserve.arch.code import Description, code_from_recipe
+from shrinkserve.arch.code import CodeNetwork, Description, code_from_recipe
 from shrinkserve.arch.sources import is_code
 from shrinkserve.config import Recipe
 from shrinkserve.data import Dataset, TrainLoader, open_dataset, train_loader
@@ -80,6 +80,8 @@ def open_inputs(
     spec: Description = (
         code_from_recipe(model, len(classes)) if is_code(model.network) else arch.from_recipe(model, len(classes))
     )
+    if isinstance(spec, CodeNetwork):
+        spec.build(recipe.schedule.sizes)
     total_batch = recipe.train.batch_size * recipe.train.accumulate * world
     fingerprints = {str(dataset.split): dataset.fingerprint() for dataset in (training, validation)}
     return RunInputs(recipe, training, validation, classes, spec, loaders, total_batch, steps, fingerprints)

@@ -18,6 +18,7 @@ from shrinkserve.benchmark.targets.discover import Wanted, find_stages
 from shrinkserve.config import Recipe, load_recipe
 from shrinkserve.errors import ArtifactError, ConfigError, SpecError
 from shrinkserve.runtimes.checkpoint import Checkpoint
+from shrinkserve.training.plan import plan_training
 from shrinkserve.training.train import train
 
 timm = pytest.importorskip("timm")
@@ -114,6 +115,19 @@ def test_timm_has_no_such_network(tmp_path: Path, colours: Path, tiny: Make, nam
     with pytest.raises(ConfigError, match="no such network"):
         load_recipe("digits", {"model.network": name})
     assert not (tmp_path / "run").exists()
+
+
+def test_growing_sizes_of_a_network_with_a_fixed_size(tmp_path: Path, colours: Path, tiny: Make) -> None:
+    recipe = recipe_of(tiny, "timm:test_vit3", input_size=64)
+    with pytest.raises(SpecError, match="48x48"):
+        train(replace(recipe, schedule=replace(recipe.schedule, sizes=(48, 64))), colours, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_plan_counts_a_timm_network(colours: Path, tiny: Make) -> None:
+    found = plan_training(recipe_of(tiny), colours)
+    assert found.parameters == sum(value.numel() for value in create_timm(NAME, 2, 32).parameters())
+    assert found.activation_bytes > 0
 
 
 @pytest.mark.parametrize(("name", "prefixes"), [("test_resnet", ("fc.",)), ("test_vit", ("head.",))])
