@@ -61,7 +61,7 @@ def measure(loader: str, data: Path, out: Path, *, smoke: bool) -> dict[str, Any
     batch = 8 if smoke else BATCH
     words = [f"data.loader={loader}", f"train.batch_size={batch}", f"model.input_size={size}"]
     dataset = Repeated(open_dataset(data, "train"), 100)
-    batches = train_loader(dataset, load_recipe("shrinkcnn-a", words)).epoch(0)
+    batches = train_loader(dataset, load_recipe("shrinkcnn-a", words), colour_on_device=True).epoch(0)
     for _ in islice(batches, warm_up):
         pass
     began = time.perf_counter()
