@@ -28,7 +28,7 @@ _PUBLIC = {
     "Client": "shrinkserve.serving.client.client:Client",
     "Counts": "shrinkserve.arch.counts:Counts",
     "EvaluationResult": "shrinkserve.training.evaluation:EvaluationResult",
-    "ExportResult": "shrinkserve.api.exporting:ExportResult",
+    "ExportResult": "shrinkserve.api.destination:ExportResult",
     "Finding": "shrinkserve.serving.doctor.finding:Finding",
     "ImportResult": "shrinkserve.training.finish:ImportResult",
     "ModelSummary": "shrinkserve.api.repository:ModelSummary",
@@ -94,7 +94,8 @@ _PUBLIC = {
 if TYPE_CHECKING:
     from shrinkserve import arch, artifact, benchmark, config, data, errors, exporting, runtimes, serving, training
     from shrinkserve.api.artifacts import check_parity, compare, inspect, load
-    from shrinkserve.api.exporting import ExportResult, export
+    from shrinkserve.api.destination import ExportResult
+    from shrinkserve.api.exporting import export
     from shrinkserve.api.predict import predict
     from shrinkserve.api.publishing import publish, rollback
     from shrinkserve.api.quickstart import QuickstartSummary, quickstart

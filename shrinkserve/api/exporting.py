@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from shrinkserve.api.destination import Destination, ExportResult, Say
 from shrinkserve.errors import ConfigError
 from shrinkserve.preprocess.timm_config import TIMM
 
 if TYPE_CHECKING:
-    from shrinkserve.artifact import Card
     from shrinkserve.config import ServingConfig
     from shrinkserve.engines import Engine
     from shrinkserve.exporting.exporter import Exported, ExportOptions
@@ -24,30 +23,12 @@ Weights = Literal["ema", "raw"]
 Target = Literal["onnxruntime-cpu", "openvino", "tensorrt"]
 Compatibility = Literal["none", "ampere+", "same_compute_capability"]
 Builder = Literal["tensorrt", "tensorrt_rtx"]
-Say = Callable[[str], None]
 Pathlike = Path | str
 
 FOR_GPUS = ("fp16", "tensorrt", "tensorrt-int8")
 """Engines that are made from the graph without the passes for CPUs."""
 REPOSITORY = Path("model_repository")
 """The default model repository."""
-
-
-@dataclass(frozen=True)
-class ExportResult:
-    """A version that `export` wrote or extended.
-
-    Attributes:
-        folder: the version's folder.
-        card: its card.
-        engines: the engines that were made.
-        added: the engines were added to a version that existed.
-    """
-
-    folder: Path
-    card: Card
-    engines: list[Engine]
-    added: bool = False
 
 
 def _silent(_: str) -> None:
@@ -150,7 +131,7 @@ def export(  # noqa: PLR0913 - the options of the command
     passes, kinds = check_target(target), parse_kinds(to)
     extends = run is not None and is_version(run)
     root = _path(data) or (trained_on(run) if run else None)
-    destination = _Destination(Path(repository), _path(out), url, token, version, approximate_decoder, root, say)
+    destination = Destination(Path(repository), _path(out), url, token, version, approximate_decoder, root, say)
     caches = run.resolve().parents[1] if run and extends else destination.root.resolve()
     engine = EngineOptions(1, min(opt_batch, max_batch), max_batch, workspace, level, compatibility, gpu)
     wanted = VariantOptions(
@@ -277,105 +258,6 @@ def _engines(made: Exported, kinds: Sequence[Kind], folder: Path, options: Varia
     card = made.card
     source = Source(made.graph, made.plain, Preprocess.from_dict(card.preprocess), card.classes, made.samples)
     return make_variants(source, kinds, folder, options)
-
-
-@dataclass(frozen=True)
-class _Destination:
-    """Destination of an export: a repository, a live server with its repository, or a folder."""
-
-    root: Path
-    out: Path | None
-    url: str | None
-    token: str | None
-    version: int | None
-    approximate_decoder: bool
-    data: Path | None
-    say: Say
-
-    def check(self, name: str | None) -> None:
-        """Check the place before the work."""
-        from shrinkserve.artifact import check_name
-        from shrinkserve.atomic import check_writable
-        from shrinkserve.serving.repository.writer import Repository
-
-        if self.out is not None:
-            if self.url is not None or self.version is not None:
-                raise ConfigError("--out", expected="neither --url nor --version with it")
-            if self.out.exists():
-                raise ConfigError(f"{self.out}: the folder exists", hint="name a new folder")
-            check_writable(self.out.parent)
-            if name is not None:
-                check_name(name)
-        elif self.url is not None and self.version is not None:
-            raise ConfigError("--url", expected="no --version with it", found=self.version)
-        else:
-            Repository(self.root).check_place(name, self.version)
-
-    def write(
-        self, made: Exported, name: str | None, engines: list[Engine], serving: ServingConfig | None
-    ) -> ExportResult:
-        """Write the version, with its engines, in one step."""
-        from shrinkserve.serving.names import classifier_name
-        from shrinkserve.serving.repository.version import write_version
-        from shrinkserve.serving.repository.writer import Repository
-        from shrinkserve.serving.server.launch import importable
-
-        card = replace(made.card, name=name or made.card.name)
-        if self.out is not None:
-            card = write_version(self.out, made.model, card, engines)
-            return ExportResult(self.out, card, engines)
-        if self.url is not None:
-            return self._publish(made, card, engines, serving)
-        decodes = importable("nvidia.dali")
-        if decodes:
-            self._report_decoder(card)
-        place = Repository(self.root, say=self.say).add(
-            classifier_name(card.name),
-            made.model,
-            card,
-            engines=engines,
-            version=self.version,
-            initial=serving,
-            encoded=decodes,
-            approximate_decoder=self.approximate_decoder,
-        )
-        return ExportResult(place, card, engines)
-
-    def _report_decoder(self, card: Card) -> None:
-        """Measure how far DALI's pixels are from the contract's if DALI lacks the filter."""
-        from shrinkserve.preprocess import Preprocess
-
-        preprocess = Preprocess.from_dict(card.preprocess)
-        if preprocess.approximate_in_dali() is None or self.data is None:
-            return
-        from shrinkserve.data import open_dataset
-        from shrinkserve.data.dali import decoder_difference
-
-        difference = decoder_difference(open_dataset(self.data, "validation"), preprocess)
-        self.say(f"DALI's pixels differ from the preprocessing by {difference:.1f} of 255 on average")
-
-    def _publish(
-        self, made: Exported, card: Card, engines: list[Engine], serving: ServingConfig | None
-    ) -> ExportResult:
-        from shrinkserve.api.publishing import publish
-        from shrinkserve.serving.repository.version import write_version
-        from shrinkserve.serving.server.launch import importable
-
-        if importable("nvidia.dali"):
-            self._report_decoder(card)
-        staged = made.model.parent / "version"
-        card = write_version(staged, made.model, card, engines)
-        place = publish(
-            staged,
-            self.root,
-            name=card.name,
-            initial=serving,
-            url=self.url,
-            token=self.token,
-            approximate_decoder=self.approximate_decoder,
-            say=self.say,
-        )
-        return ExportResult(place, card, engines)
 
 
 def _add_engines(place: Path, kinds: Sequence[Kind], options: VariantOptions, say: Say) -> ExportResult:

@@ -10,7 +10,7 @@ import typer
 from shrinkserve.terminal import print_line
 
 if TYPE_CHECKING:
-    from shrinkserve.api.exporting import ExportResult
+    from shrinkserve.api.destination import ExportResult
     from shrinkserve.engines import Engine
     from shrinkserve.exporting.records import EngineRecord, ParityRecord, StepRecord
 

@@ -105,7 +105,7 @@ def _load(source: str, checkpoint: Path | None, classes: int, size: int) -> nn.M
             raise ConfigError("--labels", expected=f"{found} names, the classes of {source}", found=classes)
         return module
     module = create_timm(source, classes, size).eval()
-    hint = "give a .safetensors file; timm.models.safe_save makes one of a state dict"
+    hint = "give a .safetensors file: safetensors.torch.save_file(state_dict, FILE) writes one"
     try:
         module.load_state_dict(load_file(checkpoint), strict=True)
     except (OSError, SafetensorError) as exc:
