@@ -28,8 +28,7 @@ import torch
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parent))
-from geometry import crops
-from PIL import Image
+from geometry import crops, write_photos
 
 from shrinkserve.api import exporting
 from shrinkserve.api.exporting import ExportResult
@@ -188,10 +187,7 @@ def exported(folder: Path, name: str, size: int, models: Path, to: str) -> Expor
 
 def photographs(folder: Path) -> Path:
     """Write a dataset of crops of photographs, whose classes are not those of the network."""
-    for number, image in enumerate(crops(2 * IMAGES)):
-        place = folder / ("train" if number < IMAGES else "val") / "photo"
-        place.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image).save(place / f"{number}.jpg")
+    write_photos(folder, list(crops(2 * IMAGES)))
     return folder
 
 

@@ -2,6 +2,7 @@
 
     python bench/geometry.py --google google.npy --out bench/results/geometry.json
     python bench/geometry.py --write-google google.npy     # where TensorFlow is installed
+    python bench/geometry.py --write-photos DIR --crops 512    # the crops as a dataset
 
 504 crops of the 21 photographs that scikit-learn and scikit-image carry. They have no labels, so changed predictions
 are counted and not accuracy. Needs the packages of `bench/lite0.py`, timm and torchvision; without --google also
@@ -59,6 +60,16 @@ def crops(count: int) -> Iterator[Pixels]:
         height = int(np.clip(width * rng.uniform(0.6, 1.6), 100, photo.shape[0]))
         left, top = int(rng.integers(photo.shape[1] - width + 1)), int(rng.integers(photo.shape[0] - height + 1))
         yield photo[top : top + height, left : left + width]
+
+
+def write_photos(folder: Path, images: list[Pixels]) -> None:
+    """Write a dataset, half of it for training; its only class is none of a network's."""
+    from PIL import Image
+
+    for number, image in enumerate(images):
+        place = folder / ("train" if number < len(images) // 2 else "val") / "photo"
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(place / f"{number}.jpg", quality=90)
 
 
 def google_pixels(images: list[Pixels]) -> npt.NDArray[np.float32]:
@@ -198,11 +209,15 @@ def main() -> None:
     parser.add_argument("--crops", type=int, default=504)
     parser.add_argument("--google", type=Path, help="file with Google's pixels")
     parser.add_argument("--write-google", type=Path, help="only write this file; needs TensorFlow")
+    parser.add_argument("--write-photos", type=Path, help="only write the crops as a dataset into this folder")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     images = list(crops(options.crops))
     if options.write_google:
         np.save(options.write_google, google_pixels(images))
+        return
+    if options.write_photos:
+        write_photos(options.write_photos, images)
         return
     rows = compare(images, np.load(options.google) if options.google else google_pixels(images))
     if options.out:

@@ -41,7 +41,7 @@ from shrinkserve.data.sources import find_sources
 
 SIZE, BATCH = 224, 32
 WIDTH, HEIGHT, QUALITY = 500, 375, 96  # a typical ImageNet picture: about 110 kB
-IMAGES = 240
+IMAGES, SIDE = 240, 256
 REFERENCE = "Pillow, torchvision's transforms, our augmentation"
 LESS = "crop and flip only"
 PRESET = f"Pillow, torchvision's reference preset ({LESS})"
@@ -228,8 +228,12 @@ def processor_seconds() -> float:
     return sum(t.user + t.system for t in times)
 
 
-def candidates(dataset: Dataset) -> dict[str, Loader]:
+def candidates(dataset: Dataset, smaller: Dataset) -> dict[str, Loader]:
+    """Return the loaders of a dataset, and ours of the same images with a shorter side of at most SIDE."""
     import simplejpeg
+
+    def shrunk(workers: int) -> Iterator[Any]:
+        return PortableLoader(smaller, recipe(workers), rank=0, world=1, workers=workers).epoch(0)
 
     def portable(workers: int) -> Iterator[Any]:
         return PortableLoader(dataset, recipe(workers), rank=0, world=1, workers=workers).epoch(0)
@@ -247,6 +251,7 @@ def candidates(dataset: Dataset) -> dict[str, Loader]:
     return {
         "shrinkserve, portable": portable,
         "shrinkserve, portable, colours left to the GPU": uncoloured,
+        f"shrinkserve, portable, after data pack --max-side {SIDE}": shrunk,
         "shrinkserve, DALI on the CPU": dali,
         REFERENCE: torchvision_loader(dataset, ours=True),
         f"shrinkserve, portable ({LESS})": less,
@@ -264,15 +269,19 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("bench/results/loader.json"))
     parser.add_argument("--quick", action="store_true", help="one short round on one core, to see that it runs")
     parser.add_argument("--only", default="", metavar="TEXT", help="measure the loaders with this text in their name")
+    parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    about = plain(environment("torchvision", "timm", "simplejpeg", "nvidia-dali-cuda120"))
-    rounds, count, photos = (1, 2, 64) if options.quick else (5, 10, IMAGES)
+    about = plain(environment("torchvision", "timm", "simplejpeg", "nvidia-dali-cuda120", "nvidia-dali-cuda130"))
+    rounds, count, photos = (1, 2, 64) if options.quick else (options.rounds, 10, IMAGES)
     cores = [n for n in ((1,) if options.quick else (1, 2)) if n <= len(os.sched_getaffinity(0))]
     with tempfile.TemporaryDirectory() as folder:
-        base = open_dataset(make_photos(Path(folder), photos), "train")
+        root = Path(folder)
+        base = open_dataset(make_photos(root, photos), "train")
+        packing.pack_dataset(root / "folder", root / "smaller", train_shards=4, max_side=SIDE, workers=2)
+        smaller = Repeated(open_dataset(root / "smaller", "train"), 1000)
         kilobytes = statistics.mean(len(base.record(i).encoded) for i in range(len(base))) / 1000
-        loaders = candidates(Repeated(base, 1000))
+        loaders = candidates(Repeated(base, 1000), smaller)
         kept = [name for name in loaders if options.only in name]
         kept += [reference_of(name) for name in kept]
         loaders = {name: loader for name, loader in loaders.items() if name in kept}
