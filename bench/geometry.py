@@ -5,8 +5,8 @@
     python bench/geometry.py --write-photos DIR --crops 512    # the crops as a dataset
 
 504 crops of the 21 photographs that scikit-learn and scikit-image carry. They have no labels, so changed predictions
-are counted and not accuracy. Needs the packages of `bench/lite0.py`, timm and torchvision; without --google also
-TensorFlow.
+are counted and not accuracy. Needs the packages of `bench/lite0.py`, timm and torchvision. Google's pixels come from
+--google or from an installed TensorFlow; without both they are left out.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -170,17 +171,21 @@ def pairs() -> list[tuple[str, Any, str]]:
     ]
 
 
-def compare(images: list[Pixels], google: npt.NDArray[np.float32]) -> list[dict[str, Any]]:
+def compare(images: list[Pixels], google: npt.NDArray[np.float32] | None) -> list[dict[str, Any]]:
     """Return a row for each comparison: pixels, changed predictions, and those where the reference was sure."""
     from PIL import Image
 
-    references: dict[str, npt.NDArray[Any]] = {**peer_pixels(images), "Google": google}
+    references: dict[str, npt.NDArray[Any]] = {**peer_pixels(images)}
+    if google is not None:
+        references["Google"] = google
     with tempfile.TemporaryDirectory() as folder:
         network = Network(Path(folder))
     sure = {name: network.probabilities(pixels) for name, pixels in references.items()}
     known: dict[str, tuple[Pixels, npt.NDArray[np.intp]]] = {}
     rows = []
     for name, contract, reference in pairs():
+        if reference not in references:
+            continue
         if name not in known:
             pixels = np.stack([contract.evaluate(Image.fromarray(image)) for image in images])
             known[name] = pixels, network.probabilities(pixels).argmax(1)
@@ -207,19 +212,23 @@ def compare(images: list[Pixels], google: npt.NDArray[np.float32]) -> list[dict[
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--crops", type=int, default=504)
+    parser.add_argument("--quick", action="store_true", help="few crops")
     parser.add_argument("--google", type=Path, help="file with Google's pixels")
     parser.add_argument("--write-google", type=Path, help="only write this file; needs TensorFlow")
     parser.add_argument("--write-photos", type=Path, help="only write the crops as a dataset into this folder")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    images = list(crops(options.crops))
+    images = list(crops(21 if options.quick else options.crops))
     if options.write_google:
         np.save(options.write_google, google_pixels(images))
         return
     if options.write_photos:
         write_photos(options.write_photos, images)
         return
-    rows = compare(images, np.load(options.google) if options.google else google_pixels(images))
+    google = np.load(options.google) if options.google else None
+    if google is None and find_spec("tensorflow") is not None:
+        google = google_pixels(images)
+    rows = compare(images, google)
     if options.out:
         from shrinkserve.atomic import write_atomic
         from shrinkserve.benchmark.plain import plain

@@ -1,6 +1,6 @@
 """Compare the pixels of a served JPEG with those that a client makes, and count predictions that differ.
 
-    python bench/served_pixels.py --out bench/results/served_pixels.json [--crops 504]
+    python bench/served_pixels.py --out bench/results/served_pixels.json [--crops 504] [--quick]
 
 For each geometry EfficientNet-Lite0 is served with its ensemble for JPEG by the server from PyPI. DALI decodes and
 resizes in the server, Pillow in the client. Needs the packages of `bench/lite0.py`.
@@ -121,8 +121,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--crops", type=int, default=504)
+    parser.add_argument("--quick", action="store_true", help="few images")
     options = parser.parse_args()
-    images = [jpeg(image) for image in crops(options.crops)]
+    images = [jpeg(image) for image in crops(CHECKED if options.quick else options.crops)]
     rows = []
     with tempfile.TemporaryDirectory(prefix="shrinkserve-bench-") as folder:
         root, scratch = Path(folder) / "models", Path(folder)
