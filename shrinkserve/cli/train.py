@@ -124,11 +124,20 @@ def _print_plan(found: TrainingPlan, recipe: Recipe) -> None:
         "parameters": f"{found.parameters:,}",
         "memory": f"about {(found.state_bytes + found.activation_bytes) / gib:.2f} GiB per process: {parts}",
         "hours": hours,
-        "loader": f"{found.loader_cores or '?'} cores per process for 500x375 JPEG files, about",
+        "loader": _loader(found.loader_cores),
     }
     print_fields(fields)
     for warning in found.warnings:
         print_line(warning)
+
+
+def _loader(cores: int | None) -> str:
+    """Return how many cores the loader needs."""
+    from shrinkserve.training.plan import LOADER_SPEED
+
+    if cores is None:
+        return f"about {LOADER_SPEED} images/s per core (500x375 JPEG): give --images-per-second for the cores"
+    return f"about {cores} cores per process (500x375 JPEG, {LOADER_SPEED} images/s per core)"
 
 
 def _print_profile(found: StepProfile) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from shrinkserve import arch
 from shrinkserve.arch.module import compile_spec
 from shrinkserve.config import Recipe
-from shrinkserve.training.plan import activation_bytes, plan_training
+from shrinkserve.training.plan import LOADER_SPEED, activation_bytes, plan_training
 
 
 @pytest.mark.parametrize("network_name", ["shrinkcnn-a", "shrinkcnn-b"])
@@ -42,3 +42,11 @@ def test_plan_hours_follow_speed_and_processes(colours: Path, tiny: Callable[...
     assert two.hours == pytest.approx(one.hours / 2)
     assert two.peak_rate == 2 * one.peak_rate == pytest.approx(0.1 * 16 / 256)
     assert plan_training(recipe, colours).hours is None
+
+
+@pytest.mark.parametrize(("speed", "cores"), [(1, 1), (LOADER_SPEED, 1), (LOADER_SPEED + 1, 2), (4 * LOADER_SPEED, 4)])
+def test_plan_has_the_cores_that_the_loader_needs(
+    colours: Path, tiny: Callable[..., Recipe], speed: float, cores: int
+) -> None:
+    assert plan_training(tiny(), colours, images_per_second=speed).loader_cores == cores
+    assert plan_training(tiny(), colours).loader_cores is None
