@@ -12,8 +12,10 @@ from torch import nn
 
 import shrinkserve as ss
 from shrinkserve.arch.code import CodeNetwork, build, describe_network, head_prefixes, read_network_data
+from shrinkserve.artifact import read_card
 from shrinkserve.config import Recipe
 from shrinkserve.errors import SpecError
+from shrinkserve.exporting.exporter import export_plain
 from shrinkserve.runtimes.checkpoint import Checkpoint
 from shrinkserve.training.train import train
 
@@ -94,6 +96,9 @@ def test_code_network_is_exported_with_parity(tmp_path: Path, colours: Path, tin
     run = train(recipe_of(tiny, f"{code}:small", schedule={"epochs": 1, "warmup_epochs": 0}), colours, tmp_path / "run")
     ss.export(run.folder, data=colours, repository=tmp_path / "models")
     (model,) = (tmp_path / "models").rglob("model.onnx")
+    card = read_card(model.parent)
+    assert list(card.parents)
+    assert export_plain(card, tmp_path) is None  # the card names the run, and must not run its code
     images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
     expected = Checkpoint(run.folder, run_code=True).predict(images)
     np.testing.assert_allclose(ss.load(model).predict(images), expected, atol=1e-4)
