@@ -20,6 +20,8 @@ INPUT_TYPES = {ir.DataType.FLOAT: np.float32, ir.DataType.FLOAT16: np.float16, i
 OUTPUT_TYPES = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE})
 RESHAPES = frozenset({"Identity", "Cast", "Flatten", "Reshape", "Squeeze", "Unsqueeze", "Dropout"})
 """Operators that change no value of a tensor [N, classes], only its shape or type."""
+UNBOUNDED = frozenset({"Relu", "LeakyRelu", "GlobalAveragePool", "AveragePool", "ReduceMean"})
+"""Operators that give no probabilities if they get none, as at the end of SqueezeNet."""
 SHOWN = 4
 """Tensors that a message lists."""
 
@@ -34,7 +36,8 @@ class Signature:
         dtype: its type; a uint8 graph normalises the pixels itself.
         channels: 1 or 3.
         outputs: names of the outputs that may hold the classes.
-        linear: names of the outputs that a linear layer computes: no probabilities, whatever their values.
+        linear: names of the outputs that a linear layer computes, also before ReLU and pooling: no probabilities,
+            whatever their values.
     """
 
     input: str
@@ -113,7 +116,7 @@ def _layout(path: Path, image: ir.Value, preprocess: Preprocess) -> tuple[Layout
 
 def _is_linear(value: ir.Value) -> bool:
     node = value.producer()
-    while node is not None and is_operator(node, *RESHAPES) and node.inputs[0] is not None:
+    while node is not None and is_operator(node, *RESHAPES, *UNBOUNDED) and node.inputs[0] is not None:
         node = node.inputs[0].producer()
     return is_operator(node, "Gemm", "MatMul", "Conv", "Add")
 

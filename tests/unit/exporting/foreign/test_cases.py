@@ -246,6 +246,38 @@ def test_messages_name_the_given_file(tmp_path: Path) -> None:
     assert "/tmp/" not in str(caught.value).replace(str(tmp_path), "")
 
 
+@pytest.mark.parametrize("last", ["Relu", "Sigmoid"])
+def test_small_values_of_a_relu_are_logits_and_of_a_sigmoid_are_none(tmp_path: Path, last: str) -> None:
+    weights = np.random.default_rng(0).uniform(0, 0.1, (5, 3, 1, 1)).astype(np.float32)
+    nodes = [
+        onnx.helper.make_node("Conv", ["x", "w", "b"], ["c"]),
+        onnx.helper.make_node(last, ["c"], ["r"]),
+        onnx.helper.make_node("GlobalAveragePool", ["r"], ["g"]),
+        onnx.helper.make_node("Flatten", ["g"], ["y"]),
+    ]
+    ends = [("x", ["batch", 3, 32, 32]), ("y", ["batch", 5])]
+    given, made = (onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape) for name, shape in ends)
+    constants = {"w": weights, "b": np.full(5, 0.3, np.float32)}
+    tensors = [onnx.numpy_helper.from_array(value, name) for name, value in constants.items()]
+    proto = onnx.helper.make_model(
+        onnx.helper.make_graph(nodes, "g", [given], [made], tensors),
+        opset_imports=[onnx.helper.make_opsetid("", 17)],
+        ir_version=8,
+    )
+    onnx.save(proto, tmp_path / "net.onnx")
+    files = {"onnx": tmp_path / "net.onnx", "preprocess": CASES / "pre.toml", "labels": CASES / "labels5.txt"}
+    if last == "Sigmoid":
+        with pytest.raises(ArtifactError, match="sigmoids"):
+            exporting.export(**files, repository=tmp_path / "models")  # type: ignore[arg-type]
+        return
+    result = exporting.export(**files, repository=tmp_path / "models", max_batch=8)  # type: ignore[arg-type]
+    pixels = ((IMAGES / 255 - MEAN) / STD).mean(axis=(1, 2), dtype=np.float64)  # for a ReLU that cuts nothing off
+    logits = OnnxModel(result.folder / "model.onnx").predict(IMAGES)
+    assert (logits > 0).all()
+    assert (logits < 1).all()
+    np.testing.assert_allclose(logits, pixels @ weights[:, :, 0, 0].T + 0.3, atol=1e-2)
+
+
 def test_sigmoid_of_one_class_is_rejected(tmp_path: Path) -> None:
     files = {"onnx": CASES / "sigmoid_binary.onnx", "preprocess": CASES / "pre.toml", "labels": CASES / "labels1.txt"}
     with pytest.raises(ArtifactError, match="sigmoids"):
