@@ -252,7 +252,8 @@ def main() -> int:
     if options.quick:
         size, names = 64, ["resnet18", "mobilenet_v3_small"]
     known = json.loads(options.out.read_text())["rows"] if options.out.exists() else []
-    rows = {row["network"]: row for row in known if not options.only or row["network"] not in names}
+    done = [row for row in known if "refused" not in row]
+    rows = {row["network"]: row for row in done if not options.only or row["network"] not in names}
     started = time.monotonic()
     for name in names:
         if name in rows or time.monotonic() - started > options.seconds:
