@@ -26,7 +26,7 @@ def describe(
     """Return the shapes, parameters and multiply-accumulates of a network. Needs torch only for networks that are code.
 
     Args:
-        network: a name in the zoo (shrinkcnn-a, shrinkcnn-b), the path of a .prototxt file, or a network that is code:
+        network: a name in the zoo (shrinkcnn-a, -b or -tiny), the path of a .prototxt file, or a network that is code:
             ``timm:NAME`` or ``python:package.module:function``. Code is run, and counted in its traced graph.
         input_size: height and width of the image; that of the network if None.
         width: multiplier of the channels of a network in the zoo.

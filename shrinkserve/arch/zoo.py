@@ -1,7 +1,8 @@
 """Networks of the package, built from a table of stages.
 
 ShrinkCNN: Zhang et al., "AutoShrink: A Topology-aware NAS for Discovering Efficient Neural Architecture", AAAI 2020,
-arXiv:1911.09251. The variants differ only in the activation.
+arXiv:1911.09251. Its variants a and b differ only in the activation. shrinkcnn-tiny has the first cell of the first two
+stages: it has every kind of layer of ShrinkCNN, and is trained and exported in seconds.
 """
 
 from __future__ import annotations
@@ -13,10 +14,15 @@ from shrinkserve.arch.checks import check_spec
 from shrinkserve.arch.spec import Spec
 from shrinkserve.errors import SpecError
 
-ACTIVATIONS = {"shrinkcnn-a": "relu", "shrinkcnn-b": "silu"}
 STEM, HEAD = 44, 1280
 STAGES = ((1, 12), (3, 24), (4, 44), (6, 88), (4, 180))
 """Cells and width of each stage. A cell of width f returns 2f channels. Stages from the second on start with a pool."""
+NETWORKS = {
+    "shrinkcnn-a": ("relu", STAGES),
+    "shrinkcnn-b": ("silu", STAGES),
+    "shrinkcnn-tiny": ("relu", ((1, 12), (1, 24))),
+}
+"""Activation and stages of each network."""
 SMALLEST_INPUT = 32
 WIDEST = 32
 """Largest width multiplier: it gives 40,960 channels in the head, which a spec still allows."""
@@ -24,7 +30,7 @@ WIDEST = 32
 
 def network_names() -> list[str]:
     """Return the names of the networks."""
-    return sorted(ACTIVATIONS)
+    return sorted(NETWORKS)
 
 
 def build_network(
@@ -49,7 +55,7 @@ def build_network(
     Raises:
         SpecError: unknown name, or a value out of range.
     """
-    if name not in ACTIVATIONS:
+    if name not in NETWORKS:
         near = difflib.get_close_matches(name, network_names(), n=1)
         known = f"{', '.join(network_names())} or the path of a .prototxt file"
         raise SpecError(f"{name}: unknown network", expected=known, hint=f"did you mean {near[0]}?" if near else None)
@@ -58,10 +64,11 @@ def build_network(
     if not 0 < width <= WIDEST:
         raise SpecError(f"{name}: width", expected=f"a number above 0, at most {WIDEST}", found=width)
 
-    net = Builder(ACTIVATIONS[name], batch_norm_decay)
+    activation, stages = NETWORKS[name]
+    net = Builder(activation, batch_norm_decay)
     x = net.add("images", "input", channels=3, size=input_size)
     x = net.convolution("stem", x, scaled(STEM, width), kernel=3, stride=2, activation=net.activation)
-    for stage, (cells, channels) in enumerate(STAGES, start=1):
+    for stage, (cells, channels) in enumerate(stages, start=1):
         for cell in range(1, cells + 1):
             pooled = stage > 1 and cell == 1
             x = _cell(net, f"stage{stage}.cell{cell}", x, scaled(channels, width), pooled=pooled)

@@ -63,7 +63,7 @@ def test_describe_plot_writes_picture(tmp_path: Path, options: list[str], capsys
     ("argv", "says"),
     [
         (["shrinkcnn-c"], "did you mean shrinkcnn-"),
-        (["my.toml"], "my.toml: unknown network: expected shrinkcnn-a, shrinkcnn-b or"),
+        (["my.toml"], "my.toml: unknown network: expected shrinkcnn-a, shrinkcnn-b, shrinkcnn-tiny or"),
         (["absent.prototxt"], "absent.prototxt: "),
         (["shrinkcnn-a", "--input-size", "31"], "at least 32, found 31"),
         (["shrinkcnn-a", "--input-size", "99999999"], "images: size: "),

@@ -8,10 +8,10 @@ from shrinkserve.arch import zoo
 from shrinkserve.arch.spec import output_node
 from shrinkserve.errors import SpecError
 
-NETWORKS = ("shrinkcnn-a", "shrinkcnn-b")
+VARIANTS = ("shrinkcnn-a", "shrinkcnn-b")
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", VARIANTS)
 def test_build_network_has_operations_of_paper(name: str) -> None:
     spec = zoo.build_network(name)
     ops = Counter(op for _, op in spec.nodes(data="op"))
@@ -20,12 +20,21 @@ def test_build_network_has_operations_of_paper(name: str) -> None:
 
 
 def test_variants_differ_only_in_activation() -> None:
-    a, b = (zoo.build_network(name) for name in NETWORKS)
+    a, b = (zoo.build_network(name) for name in VARIANTS)
     assert list(a.edges(data=True)) == list(b.edges(data=True))
     differing = {n for n in a if a.nodes[n] != b.nodes[n]}
     assert {a.nodes[n]["function"] for n in differing} == {"relu"}
     assert {b.nodes[n]["function"] for n in differing} == {"silu"}
     assert len(differing) == 92
+
+
+def test_tiny_network_has_the_layers_of_the_first_cells() -> None:
+    """All its layers are in shrinkcnn-a, except where the head reads another stage."""
+    tiny, whole = (zoo.build_network(name) for name in ("shrinkcnn-tiny", "shrinkcnn-a"))
+    assert dict(tiny.nodes(data=True)).items() <= dict(whole.nodes(data=True)).items()
+    cells = {".".join(name.split(".")[:2]) for name in tiny if name.startswith("stage")}
+    assert cells == {"stage1.cell1", "stage2.cell1"}
+    assert {op for _, op in tiny.nodes(data="op")} == {op for _, op in whole.nodes(data="op")}
 
 
 def test_build_network_applies_options() -> None:
