@@ -34,7 +34,7 @@ class RealReplica:
 
 
 def check_plan(
-    plan: CapacityPlan, replica: Replica, slo: Slo, real: RealReplica, say: Callable[[str], None]
+    plan: CapacityPlan, replica: Replica, slo: Slo, real: RealReplica, timing: Timing, say: Callable[[str], None]
 ) -> list[CheckRecord]:
     """Measure a real replica at several rates, the planned one last."""
     with Client(real.url) as client:
@@ -42,7 +42,7 @@ def check_plan(
     requests = payload(open_dataset(real.data, "validation"), served.preprocess, 1)
     target = server(real.url, served.model, served.precision)
     rates = [*(load * replica.unbatched_rate for load in CHECKED_LOADS), plan.requests_per_second_each]
-    return measure_rates(replica, target, requests, rates, Timing(), say, slo)
+    return measure_rates(replica, target, requests, rates, timing, say, slo)
 
 
 def measure_rates(

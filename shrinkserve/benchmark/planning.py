@@ -13,6 +13,7 @@ from shrinkserve.benchmark.load.slo import Slo
 from shrinkserve.benchmark.plain import to_json
 from shrinkserve.benchmark.report.record import BenchRecord, read_record
 from shrinkserve.benchmark.service_times import most_measured, read_service
+from shrinkserve.benchmark.timing import Timing
 from shrinkserve.errors import ConfigError
 
 
@@ -26,6 +27,7 @@ def plan(  # noqa: PLR0913 - the options of the command
     instances: int = 1,
     check: str | None = None,
     data: Path | str | None = None,
+    window: float = 2.0,
     json: Path | str | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> CapacityPlan:
@@ -42,6 +44,7 @@ def plan(  # noqa: PLR0913 - the options of the command
         instances: number of instances of a replica.
         check: URL of a real replica; its latency is measured at several rates.
         data: dataset for the requests of `check`.
+        window: seconds of one window of `check`; three must agree.
         json: file of the plan.
         say: receives a line before each measurement of `check`.
 
@@ -66,8 +69,8 @@ def plan(  # noqa: PLR0913 - the options of the command
     found = size(replica, rate, objective)
     found = replace(found, measured_each=most_measured(measured.loads, found.target))
     if check and data is not None:
-        real = RealReplica(check, measured.model, Path(data))
-        found = replace(found, check=check_plan(found, replica, objective, real, say))
+        real, timing = RealReplica(check, measured.model, Path(data)), Timing(warmup=min(1.0, window), window=window)
+        found = replace(found, check=check_plan(found, replica, objective, real, timing, say))
     if json:
         write_atomic(Path(json), to_json(found).encode())
     return found

@@ -128,6 +128,7 @@ def plan(  # noqa: PLR0913, PLR0917 - one parameter an option
     instances: Annotated[int, typer.Option(min=1, help="Number of instances of a replica.")] = 1,
     check: Annotated[str | None, typer.Option(help="URL of a real replica to measure at several rates.")] = None,
     data: Annotated[Path | None, typer.Option(help="With --check: dataset for the requests.")] = None,
+    window: Annotated[float, typer.Option(min=0.1, help="With --check: seconds of one load window.")] = 2.0,
     json: Annotated[Path | None, typer.Option(help="File of the plan.")] = None,
 ) -> None:
     """Compute the number of replicas for a rate and a latency objective. By simulation, from measured service times."""
@@ -144,6 +145,7 @@ def plan(  # noqa: PLR0913, PLR0917 - one parameter an option
         instances=instances,
         check=check,
         data=data,
+        window=window,
         json=json,
         say=say,
     )

@@ -194,7 +194,8 @@ def test_plan_computes_the_replicas_and_checks_one(
     measured: Path, server: TritonServer, digits: Path, tmp_path: Path, capsys
 ) -> None:
     check = ["--check", server.grpc_url, "--data", str(digits), "--json", str(tmp_path / "plan.json")]
-    code = main(["bench", "plan", str(measured), "--rate", "50000", "--slo", "p99=1s", *check])
+    words = ["--rate", "50000", "--slo", "p99=1s", "--window", "0.1"]
+    code = main(["bench", "plan", str(measured), *words, *check])
     out, plan = capsys.readouterr().out, read(tmp_path / "plan.json")
     assert f"{plan['replicas']} replicas of server grpc for 50000 requests/s" in out
     assert plan["requests_per_second_each"] > plan["measured_each"] > 0
