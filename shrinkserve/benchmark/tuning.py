@@ -134,7 +134,7 @@ class Tuning:
             "trials": [
                 {
                     "choice": _plain_choice(trial.choice),
-                    "error": trial.error,
+                    "fault": trial.error,
                     "loads": [plain(load.to_record()) for load in trial.loads],
                 }
                 for trial in self.trials
