@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from jobs import Job, device, train_all
+from network import QUICK
 
 from shrinkserve import arch
 from shrinkserve.atomic import write_atomic
@@ -80,6 +81,7 @@ def students(options: argparse.Namespace) -> tuple[float, list[Row]]:
     """Return the teacher's top-1, and a row per width."""
     epochs = options.epochs
     schedule = {"schedule.warmup_epochs": 0 if options.quick else 1, "model.batch_norm_decay": "auto"}
+    schedule |= {"model.network": QUICK.source} if options.quick else {}
     with tempfile.TemporaryDirectory(prefix="shrinkserve-bench-") as name:
         folder = Path(name)
         data = folder / "data"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -28,7 +27,7 @@ class Scale:
     """
 
     title: str
-    source: str | Path
+    source: str
     size: int
 
     @property
@@ -45,7 +44,7 @@ class Scale:
 
 
 FULL = Scale("ShrinkCNN-A at 224", "shrinkcnn-a", 224)
-QUICK = Scale("two cells of ShrinkCNN at 32", Path(__file__).with_name("quick.prototxt"), 32)
+QUICK = Scale("two cells of ShrinkCNN at 32", "shrinkcnn-tiny", 32)
 """Network for figures, and a small one to test the programs in seconds."""
 
 

@@ -168,7 +168,7 @@ def main() -> int:
     rounds, updates, seeds, batch = (1, 6, 1, 4) if options.quick else (7, 66, 3, 32)
     large, small, scaled = LARGE, SMALL, ((SMALL | {"width": 1.0}, 32), (LARGE, 8))
     if options.quick:
-        large = small = {"network": str(QUICK.source), "input_size": QUICK.size, "width": 1.0}
+        large = small = {"network": QUICK.source, "input_size": QUICK.size, "width": 1.0}
         scaled = ((small, 32),)
     with tempfile.TemporaryDirectory() as scratch:
         data = Path(scratch) / "digits"

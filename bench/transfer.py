@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 from jobs import Job, device, train_all
+from network import QUICK
 
 import shrinkserve as ss
 from shrinkserve.atomic import write_atomic
@@ -49,11 +50,12 @@ def main() -> int:
         folder = Path(name)
         write_digits(folder / "digits")
         write_folder(folder / "old", folder / "digits", OLD, None, 0)
-        short = {"schedule.epochs": 1, "schedule.warmup_epochs": 0} if options.quick else {}
+        network = {"model.network": QUICK.source} if options.quick else {}
+        short = {"schedule.epochs": 1, "schedule.warmup_epochs": 0, **network} if options.quick else {}
         (parent,) = train_all([Job("digits", folder / "old", folder / "parent", short)], 1)
         cases = [(updates, size) for updates in options.updates for size in options.images]
         kinds = [(*case, start, seed) for case in cases for start in STARTS for seed in range(options.seeds)]
-        runs = [job(folder, *kind) for kind in kinds]
+        runs = [job(folder, *kind, network) for kind in kinds]
         found: dict[tuple[int, int, str], list[float]] = defaultdict(list)
         for (updates, size, start, _), done in zip(kinds, train_all(runs, options.jobs), strict=True):
             found[updates, size, start].append(done.top1)
@@ -77,7 +79,7 @@ def main() -> int:
     return 0
 
 
-def job(folder: Path, updates: int, size: int, start: str, seed: int) -> Job:
+def job(folder: Path, updates: int, size: int, start: str, seed: int, network: dict[str, str]) -> Job:
     """Return the run of one start on `size` images of each class; write its images."""
     data = folder / f"new-{size}-{seed}"
     if not data.exists():
@@ -91,6 +93,7 @@ def job(folder: Path, updates: int, size: int, start: str, seed: int) -> Job:
         "train.seed": seed,
         "train.ema_decay": "auto",
         "model.batch_norm_decay": "auto",
+        **network,
     }
     init = folder / "parent" if start == "fine_tuned" else None
     return Job("digits", data, folder / f"{start}-{updates}-{size}-{seed}", overrides, init)
