@@ -14,14 +14,9 @@ from shrinkserve.artifact import MODEL
 from shrinkserve.data import evaluation_batches, open_dataset
 from shrinkserve.engines import BUILT, Engine
 from shrinkserve.errors import ConfigError, GateError
-from shrinkserve.exporting.engine.build import (
-    EngineOptions,
-    EngineStep,
-    Library,
-    build_info,
-    check_builder,
-    import_library,
-)
+from shrinkserve.exporting.engine.build import EngineOptions
+from shrinkserve.exporting.engine.library import Library, import_library
+from shrinkserve.exporting.engine.step import EngineStep, build_info, check_builder
 from shrinkserve.exporting.optimise import OptimisedOnnx, PassPlan
 from shrinkserve.exporting.parity import TOLERANCES, assert_parity, compare_outputs
 from shrinkserve.exporting.precision import Lower
@@ -73,8 +68,8 @@ class VariantOptions:
         max_top1_drop: see `quantise.step.Int8`.
         engine: see `engine.build.EngineOptions`.
         library: the library that builds plans.
-        timing_cache: see `engine.build.EngineStep`.
-        log: see `engine.build.EngineStep`.
+        timing_cache: see `engine.step.EngineStep`.
+        log: see `engine.step.EngineStep`.
     """
 
     data_root: Path | None

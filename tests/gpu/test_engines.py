@@ -15,7 +15,9 @@ from shrinkserve.arch.serialise import to_dict
 from shrinkserve.artifact import Card, sha256_file
 from shrinkserve.errors import ConfigError, GateError
 from shrinkserve.exporting import graph
-from shrinkserve.exporting.engine.build import TOLERANCES, EngineOptions, EngineStep, import_library
+from shrinkserve.exporting.engine.build import EngineOptions
+from shrinkserve.exporting.engine.library import import_library
+from shrinkserve.exporting.engine.step import TOLERANCES, EngineStep
 from shrinkserve.exporting.parity import compare_outputs
 from shrinkserve.exporting.precision import Lower
 from shrinkserve.exporting.quantise.calibration import clip, observe

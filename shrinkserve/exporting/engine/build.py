@@ -6,38 +6,20 @@ The network is strongly typed: the graph gives the precision, without the precis
 
 from __future__ import annotations
 
-import importlib
 import logging
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import Literal
 
-from shrinkserve.artifact import INPUT, Precision, sha256_file
+from shrinkserve.artifact import INPUT
 from shrinkserve.atomic import write_atomic
-from shrinkserve.containers import tags_for_plan
 from shrinkserve.errors import ArtifactError, ConfigError
+from shrinkserve.exporting.engine.library import TrtObject, capability
 from shrinkserve.exporting.engine.progress import monitor
-from shrinkserve.exporting.parity import Tolerance
-from shrinkserve.exporting.records import StepDetails
-from shrinkserve.exporting.samples import Samples
-from shrinkserve.exporting.steps import StepState
-from shrinkserve.runtimes.tensorrt import BuildInfo, gpu
 
-MODULES = {"tensorrt": ("tensorrt",), "tensorrt_rtx": ("tensorrt_rtx", "tensorrt_rtx_bindings")}
-TOLERANCES: dict[Precision, Tolerance] = {
-    "float32": Tolerance(0.005),  # TensorRT may use TF32, whose mantissa has 10 bits
-    "float16": Tolerance(0.02),
-    "bfloat16": Tolerance(0.1),
-    "int8": Tolerance(0.25, flips=0.05),
-}
-
-TrtObject = Any
-"""Object of TensorRT's API, whose packages have no types."""
-Library = Literal["tensorrt", "tensorrt_rtx"]
 Compatibility = Literal["none", "ampere+", "same_compute_capability"]
 
 
@@ -69,103 +51,6 @@ class EngineOptions:
             raise ConfigError("engine batches", expected="1 <= min <= opt <= max", found=found)
         if not 0 <= self.level <= 5:
             raise ConfigError("builder level", expected="0 to 5", found=self.level)
-
-
-@dataclass(frozen=True)
-class EngineStep:
-    """The step from a graph to a plan.
-
-    Args:
-        precision: of the graph.
-        options: of the builder.
-        timing_cache: path and prefix of files with the kernel timings of earlier builds, one for each GPU and library.
-        log: file for the builder's verbose log.
-        library: the builder's library.
-        progress: show progress bars.
-    """
-
-    precision: Precision
-    options: EngineOptions
-    timing_cache: Path | None = None
-    log: Path | None = None
-    library: Library = "tensorrt"
-    progress: bool = field(default=True, compare=False)
-
-    @property
-    def name(self) -> str:
-        capability = self.options.compute_capability or gpu()["compute_capability"]
-        suffix = "" if capability is None else f"-sm{_digits(capability)}"  # plans for several GPUs share a folder
-        return f"{self.library}-{self.precision}{suffix}"
-
-    @property
-    def requires(self) -> StepState:
-        return StepState("onnx", self.precision)
-
-    @property
-    def ensures(self) -> StepState:
-        return StepState("plan", self.precision)
-
-    @property
-    def tolerance(self) -> Tolerance:
-        return TOLERANCES[self.precision]
-
-    def parameters(self) -> dict[str, object]:
-        return {"library": self.library, **asdict(self.options)}
-
-    def run(self, source: Path, target: Path, _samples: Samples, /) -> StepDetails:
-        """Build the plan; report what it was built by and for."""
-        trt = import_library(self.library)
-        timings = self.timing_cache
-        if timings is not None:
-            timings = timings.with_name(f"{timings.name}.{cache_name(trt, self.options)}")
-        plan = build_engine(trt, source, self.options, timing_cache=timings, log=self.log, progress=self.progress)
-        write_atomic(target, plan)
-        return {"built": {**build_info(trt, self.options)}, "graph_sha256": sha256_file(source)}
-
-
-def import_library(library: Library) -> ModuleType:
-    """Return the Python module of a TensorRT library.
-
-    Raises:
-        ConfigError: it is not installed, or its libraries cannot be loaded.
-    """
-    reason = ""
-    for name in MODULES[library]:
-        try:
-            return importlib.import_module(name)
-        except (ImportError, OSError) as exc:  # a wheel without its libraries raises either
-            reason = str(exc)
-    hint = {
-        "tensorrt": "pip install tensorrt on the machine with the GPU, or use --builder tensorrt_rtx without a GPU",
-        "tensorrt_rtx": "pip install tensorrt-rtx-cu12",
-    }[library]
-    raise ConfigError(f"cannot import {library} ({reason})", hint=hint)
-
-
-def check_builder(library: Library, options: EngineOptions) -> None:
-    """Check that this machine can build a plan, before the minutes of work that come first.
-
-    Raises:
-        ConfigError: the library is not installed, or there is no GPU to build for.
-    """
-    trt, ahead = import_library(library), options.compute_capability
-    if ahead is not None:
-        _capability(trt, ahead)
-    elif gpu()["compute_capability"] is None:
-        hint = "build on the machine with the GPU, or name the GPU: --builder tensorrt_rtx --gpu 8.9"
-        raise ConfigError(f"no GPU for {library} to build for", hint=hint)
-
-
-def _capability(trt: ModuleType, wanted: str) -> TrtObject:
-    """Return the builder's constant for a compute capability."""
-    if not hasattr(trt, "ComputeCapability"):
-        what = f"{trt.__name__} builds only for the GPU of this machine"
-        raise ConfigError(what, hint="leave the compute capability out, or build with tensorrt_rtx")
-    known = {name: value for name, value in trt.ComputeCapability.__members__.items() if name.startswith("SM")}
-    if f"SM{_digits(wanted)}" not in known:
-        expected = f"one of {', '.join(f'{name[2:-1]}.{name[-1]}' for name in known)}"
-        raise ConfigError("compute capability", expected=expected, found=wanted)
-    return known[f"SM{_digits(wanted)}"]
 
 
 def build_engine(
@@ -237,9 +122,8 @@ def _configure(trt: ModuleType, config: TrtObject, options: EngineOptions) -> No
     levels = {"none": "NONE", "ampere+": "AMPERE_PLUS", "same_compute_capability": "SAME_COMPUTE_CAPABILITY"}
     config.hardware_compatibility_level = getattr(trt.HardwareCompatibilityLevel, levels[options.compatibility])
     if options.compute_capability is not None:
-        capability = _capability(trt, options.compute_capability)
         config.num_compute_capabilities = 1
-        config.set_compute_capability(capability, 0)
+        config.set_compute_capability(capability(trt, options.compute_capability), 0)
 
 
 def _profile(builder: TrtObject, network: TrtObject, options: EngineOptions) -> TrtObject:
@@ -284,33 +168,6 @@ def _logged(trt: ModuleType, path: Path | None) -> Iterator[TrtObject]:
     finally:
         for handler in log.handlers:
             handler.close()
-
-
-def cache_name(trt: ModuleType, options: EngineOptions) -> str:
-    """Return the file name of the timing cache for a GPU: TensorRT rejects the timings of others."""
-    machine = gpu()
-    device = f"sm{_digits(options.compute_capability)}" if options.compute_capability else machine["gpu"] or "none"
-    name = f"{trt.__name__.removesuffix('_bindings')}-{trt.__version__}-{device}"
-    return f"{re.sub(r'[^A-Za-z0-9.]+', '_', name)}.timing-cache"
-
-
-def build_info(trt: ModuleType, options: EngineOptions) -> BuildInfo:
-    """Return what a plan is built by and for, for its card."""
-    here, library = gpu(), trt.__name__.removesuffix("_bindings")
-    ahead = options.compute_capability
-    return {
-        "library": library,
-        "version": trt.__version__,
-        "containers": tags_for_plan(trt.__version__) if library == "tensorrt" else [],
-        "gpu": here["gpu"] if ahead is None else None,
-        "compute_capability": ahead or here["compute_capability"],
-        "hardware_compatibility": options.compatibility,
-        "batches": [options.min_batch, options.opt_batch, options.max_batch],
-    }
-
-
-def _digits(capability: str) -> str:
-    return capability.replace(".", "")
 
 
 def _see(log: Path | None, otherwise: str) -> str:

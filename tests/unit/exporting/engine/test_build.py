@@ -12,8 +12,12 @@ from platformdirs import user_cache_path
 from shrinkserve.errors import ArtifactError, ConfigError
 from shrinkserve.exporting import graph
 from shrinkserve.exporting.engine import build as build_module
+from shrinkserve.exporting.engine import library as library_module
 from shrinkserve.exporting.engine import progress as progress_module
-from shrinkserve.exporting.engine.build import EngineOptions, EngineStep, build_engine, import_library
+from shrinkserve.exporting.engine import step as step_module
+from shrinkserve.exporting.engine.build import EngineOptions, build_engine
+from shrinkserve.exporting.engine.library import import_library
+from shrinkserve.exporting.engine.step import EngineStep
 from shrinkserve.exporting.precision import Lower
 from shrinkserve.exporting.quantise.calibration import clip, observe
 from shrinkserve.exporting.quantise.static import quantise
@@ -40,7 +44,7 @@ def trt():
 def used_names() -> set[str]:
     """Return the names of TensorRT's API that the builder and the runtime use, from their source."""
     names = {"AMPERE_PLUS", "SAME_COMPUTE_CAPABILITY"}
-    for module in (build_module, progress_module, runtime):
+    for module in (build_module, library_module, step_module, progress_module, runtime):
         tree = ast.parse(Path(str(module.__file__)).read_text(encoding="utf-8"))
         attributes = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
         names |= {node.attr for node in attributes if OWNER.fullmatch(ast.unparse(node.value))}
@@ -172,6 +176,6 @@ def test_engine_options_reject_inconsistent_values(wrong: dict[str, int]):
 
 
 def test_missing_library_names_its_package(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setitem(build_module.MODULES, "tensorrt", ("no_such_tensorrt",))
+    monkeypatch.setitem(library_module.MODULES, "tensorrt", ("no_such_tensorrt",))
     with pytest.raises(ConfigError, match="pip install tensorrt"):
         import_library("tensorrt")
