@@ -11,7 +11,7 @@ from typing import Literal, get_args
 import onnx_ir as ir
 
 from shrinkserve.errors import ConfigError
-from shrinkserve.exporting import graph, parity
+from shrinkserve.exporting import graph
 from shrinkserve.exporting.passes import (
     ChainSums,
     ConcatToSum,
@@ -28,7 +28,7 @@ from shrinkserve.exporting.passes import (
 from shrinkserve.exporting.passes.editing import GraphPass
 from shrinkserve.exporting.records import StepDetails
 from shrinkserve.exporting.samples import Samples
-from shrinkserve.exporting.steps import ONNX, StepState
+from shrinkserve.exporting.steps import ONNX, SameState, StepState
 
 PassTarget = Literal["onnxruntime-cpu", "openvino", "tensorrt"]
 TARGETS: tuple[PassTarget, ...] = get_args(PassTarget)
@@ -114,7 +114,7 @@ def _until_settled(model: ir.Model, passes: Sequence[GraphPass]) -> list[GraphPa
 
 
 @dataclass(frozen=True)
-class OptimisedOnnx:
+class OptimisedOnnx(SameState):
     """The step that runs the graph passes of a plan; outputs are equal up to the order of sums.
 
     Args:
@@ -127,18 +127,6 @@ class OptimisedOnnx:
     plan: PassPlan | None
     state: StepState = ONNX
     name: str = "passes"
-
-    @property
-    def requires(self) -> StepState:
-        return self.state
-
-    @property
-    def ensures(self) -> StepState:
-        return self.state
-
-    @property
-    def tolerance(self) -> parity.Tolerance:
-        return parity.TOLERANCES[self.state.precision]
 
     def parameters(self) -> dict[str, object]:
         return {"target": self.target, "plan": None if self.plan is None else self.plan.to_dict()}

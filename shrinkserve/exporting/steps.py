@@ -61,6 +61,24 @@ class Step(Protocol):
         ...
 
 
+class SameState:
+    """Part of a step that keeps format and precision of the artifact, its field `state`."""
+
+    state: StepState
+
+    @property
+    def requires(self) -> StepState:
+        return self.state
+
+    @property
+    def ensures(self) -> StepState:
+        return self.state
+
+    @property
+    def tolerance(self) -> parity.Tolerance:
+        return parity.TOLERANCES[self.state.precision]
+
+
 class Opener(Protocol):
     """Loads an artifact for prediction; None if this machine cannot run it."""
 

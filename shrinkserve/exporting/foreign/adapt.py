@@ -10,21 +10,21 @@ import onnx_ir as ir
 
 from shrinkserve.artifact import INPUT
 from shrinkserve.errors import ParityError
-from shrinkserve.exporting import graph, parity
+from shrinkserve.exporting import graph
 from shrinkserve.exporting.check import check_probabilities
 from shrinkserve.exporting.foreign.reference import ForeignModel
 from shrinkserve.exporting.foreign.signature import RESHAPES, Signature
 from shrinkserve.exporting.passes.editing import add_constant, attribute, constant, insert
 from shrinkserve.exporting.records import StepDetails
 from shrinkserve.exporting.samples import Samples
-from shrinkserve.exporting.steps import StepState
+from shrinkserve.exporting.steps import SameState, StepState
 from shrinkserve.preprocess import Preprocess
 from shrinkserve.runtimes.metadata import to_metadata
 from shrinkserve.runtimes.onnx import OUTPUTS, OnnxModel
 
 
 @dataclass(frozen=True)
-class AdaptedOnnx:
+class AdaptedOnnx(SameState):
     """Take pixels, normalise inside the graph, return `logits` and `probabilities`.
 
     Args:
@@ -35,18 +35,6 @@ class AdaptedOnnx:
     source: ForeignModel = field(repr=False)
     state: StepState
     name: str = "adapt"
-
-    @property
-    def requires(self) -> StepState:
-        return self.state
-
-    @property
-    def ensures(self) -> StepState:
-        return self.state
-
-    @property
-    def tolerance(self) -> parity.Tolerance:
-        return parity.TOLERANCES[self.state.precision]
 
     def parameters(self) -> dict[str, object]:
         signature = self.source.signature
