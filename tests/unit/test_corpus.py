@@ -94,11 +94,22 @@ READERS: dict[str, Callable[[Path, bytes], object]] = {
     "reply": read_as_reply,
     "quarantine": read_as_quarantine,
 }
+READABLE = {
+    "card": {"valid"},
+    "config": {"valid", "file-name-for-a-shell", "negative-batch"},
+    "tfrecord": {"two-records", "empty", "length-of-2-63", "length-of-3-gib", "truncated"},  # the intact records
+    "prototxt": {"valid"},
+    "solver": {"valid"},
+    "preprocess": {"valid"},
+    "reply": {"config"},
+    "quarantine": {"valid", "json-name", "broken-json-name", "line-separator"},
+}
+"""Files that are read; the others are rejected. An index is never rejected: a wrong one is made again."""
 FILES = sorted(path for path in CORPUS.glob("*/*") if path.parent.name in READERS)
 
 
-def read(kind: str, content: bytes) -> None:
-    """Read `content` as a file of a kind; fail on all but a result or an error of one line."""
+def read(kind: str, content: bytes) -> bool:
+    """Read `content` as a file of a kind; fail on all but a result (True) or an error of one line (False)."""
     message = ""
     with tempfile.TemporaryDirectory() as folder:
         try:
@@ -107,6 +118,7 @@ def read(kind: str, content: bytes) -> None:
             message = str(exc)
     assert len(message.splitlines()) <= 1
     assert len(message) < 1000
+    return not message
 
 
 def test_corpus_has_every_kind() -> None:
@@ -115,7 +127,8 @@ def test_corpus_has_every_kind() -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}-{path.name}")
 def test_file_is_read_or_rejected_in_one_line(path: Path) -> None:
-    read(path.parent.name, path.read_bytes())
+    readable = READABLE.get(path.parent.name)
+    assert read(path.parent.name, path.read_bytes()) == (readable is None or path.name in readable)
 
 
 @pytest.mark.parametrize("kind", READERS)

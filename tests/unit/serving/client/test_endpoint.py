@@ -16,6 +16,7 @@ from shrinkserve.errors import ConfigError, RequestError
 from shrinkserve.serving.client.endpoint import is_loopback, parse_url
 from shrinkserve.serving.client.errors import RestrictedError
 from shrinkserve.serving.client.grpc_codec import channel_options
+from shrinkserve.serving.client.operations import ReadyRequest, UnloadRequest
 
 TOKEN = "only-for-friends"
 
@@ -58,7 +59,9 @@ def test_token_is_not_sent_in_the_clear(url: str) -> None:
     "url", ["https://10.0.0.1:1", "grpcs://triton.example:1", "http://127.0.0.1:1", "grpc://[::1]:1"]
 )
 def test_token_is_sent_with_tls_or_to_this_machine(url: str) -> None:
-    Client(url, token=TOKEN).close()
+    endpoint = parse_url(url, 1, TOKEN)
+    assert list(endpoint.headers(UnloadRequest("cats")).values()) == [TOKEN]
+    assert endpoint.headers(ReadyRequest()) == {}
 
 
 @pytest.mark.parametrize("token", ["", "a b", "a\nb", "ä", "x" * 2000])
