@@ -136,8 +136,11 @@ def test_encoded_images_are_served_like_prepared_ones(
     assert "model smoke_preprocess is not a classifier" in refused
     prepared, encoded_ones = records
     assert [one["image"] for one in encoded_ones] == [one["image"] for one in prepared]
-    pairs = zip(prepared, encoded_ones, strict=True)
-    assert sum(one["top"][0]["label"] != two["top"][0]["label"] for one, two in pairs) <= 1
+    for one, two in zip(prepared, encoded_ones, strict=True):
+        first, second = ({top["label"]: top["probability"] for top in record["top"]} for record in (one, two))
+        common = first.keys() & second.keys()  # another decoder rounds differently, and the network has close calls
+        assert len(common) >= len(first) - 1
+        assert {k: first[k] for k in common} == pytest.approx({k: second[k] for k in common}, abs=0.01)
     capsys.readouterr()
     assert main(["repo", "list", "--repository", str(root)]) == 0
     (line,) = capsys.readouterr().out.splitlines()

@@ -14,6 +14,7 @@ import psutil
 import pytest
 from safetensors.numpy import load_file
 
+import shrinkserve as ss
 from shrinkserve.artifact import read_card, tensors_sha256
 from shrinkserve.cli import main
 from shrinkserve.training import checkpoints
@@ -55,11 +56,15 @@ def test_train_digits(smoke_run: Path) -> None:
     assert tensors_sha256(load_file(smoke_run / "ema.safetensors")) == card.weights_sha256
 
 
-def test_nproc_restarts_after_a_lost_process(tmp_path: Path, digits: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """A killed process is started again, and the result is the same."""
+def test_nproc_restarts_after_a_lost_process(tmp_path: Path, digits: Path) -> None:
+    """The result is that of a run that lost none, which the Python function trains."""
     whole, lost = tmp_path / "whole", tmp_path / "lost"
-    assert main(["train", "smoke", "--data", str(digits), "--out", str(whole), "--nproc", "2", *SMOKE]) == 0
-    assert "wrote" in capfd.readouterr().out
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    found = ss.train("smoke", digits, whole, overrides=SMOKE[1::2], nproc=2)
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
+    assert found.top1 == ss.evaluate(found, digits).top1
+    with pytest.raises(ss.errors.ConfigError, match="has a run"):
+        ss.train("smoke", digits, whole, overrides=SMOKE[1::2], nproc=2)
     words = ("train", "smoke", "--data", digits, "--out", lost, "--nproc", 2, "--max-restarts", 3, *SMOKE)
     process = subprocess.Popen(command(*words), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     workers = descendants(process, 2)
@@ -68,33 +73,25 @@ def test_nproc_restarts_after_a_lost_process(tmp_path: Path, digits: Path, capfd
     output = process.communicate(timeout=240)[0]
     assert process.returncode == 0, output
     assert "resuming" in output
+    assert "wrote" in output
     assert (lost / "ema.safetensors").read_bytes() == (whole / "ema.safetensors").read_bytes()
 
 
-def test_nproc_stops_at_a_checkpoint_and_leaves_no_process(tmp_path: Path, digits: Path) -> None:
+def test_nproc_listens_on_loopback_and_stops_at_a_checkpoint(tmp_path: Path, digits: Path) -> None:
     out = tmp_path / "run"
     words = ("train", "smoke", "--data", digits, "--out", out, "--nproc", 2, "--set", "schedule.epochs=500", *SMOKE)
     process = subprocess.Popen(command(*words), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     workers = descendants(process, 2)
     wait_for_checkpoint(out, process)
+    found = [c for p in (psutil.Process(process.pid), *workers) for c in p.net_connections("inet")]
+    assert found  # gloo's connections between the processes
+    assert not [c.laddr for c in found if c.laddr.ip not in {"127.0.0.1", "::1"}]
     process.send_signal(signal.SIGTERM)
     output, errors = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM, errors
     assert "SIGTERM: stopped after step" in output
     assert "Traceback" not in errors
     assert not any(worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE for worker in workers)
-
-
-def test_train_nproc_listens_on_loopback_only(tmp_path: Path, digits: Path) -> None:
-    out = tmp_path / "run"
-    words = ("train", "smoke", "--data", digits, "--out", out, "--nproc", 2, "--set", "schedule.epochs=500", *SMOKE)
-    with subprocess.Popen(command(*words), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True) as process:
-        workers = descendants(process, 2)
-        wait_for_checkpoint(out, process)
-        found = [c for p in (psutil.Process(process.pid), *workers) for c in p.net_connections("inet")]
-        process.terminate()
-    assert found  # gloo's connections between the processes
-    assert not [c.laddr for c in found if c.laddr.ip not in {"127.0.0.1", "::1"}]
 
 
 def test_nproc_processes_end_with_a_killed_launcher(tmp_path: Path, digits: Path) -> None:
@@ -217,6 +214,11 @@ def test_plan_prints_updates(digits: Path, capsys: pytest.CaptureFixture[str], t
     assert lines["images"].startswith("1,433 train, 364 validation; 11 classes")
     assert lines["updates"] == "352 = 22 per epoch x 16 epochs"
     assert not (tmp_path / "run").exists()
+
+
+def test_profile_of_two_processes(digits: Path) -> None:
+    profile = ss.profile_training(ss.load_recipe("smoke"), digits, nproc=2)
+    assert (profile.processes, profile.images_per_second > 0) == (2, True)
 
 
 def test_profile_prints_each_part(

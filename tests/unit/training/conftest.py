@@ -37,7 +37,7 @@ def recipe(**sections: dict[str, Any]) -> Recipe:
     """Return a recipe for `colours`; keywords are sections with the keys to change."""
     raw: dict[str, Any] = {
         "name": "tiny",
-        "model": {"input_size": 32, "width": 0.25, "batch_norm_decay": 0.8},
+        "model": {"network": "shrinkcnn-tiny", "input_size": 32, "width": 0.25, "batch_norm_decay": 0.8},
         "augment": {"random_interpolation": False, "hue": 0.0, "brightness": 0.05, "erase_probability": 0.0},
         "schedule": {"epochs": 2, "warmup_epochs": 0, "per_step": True},
         "train": {"batch_size": 8, "ema_decay": 0.5, "deterministic": True, "threads": 1},
