@@ -14,7 +14,8 @@ from shrinkserve.exporting import graph
 from shrinkserve.exporting.check import check_probabilities
 from shrinkserve.exporting.foreign.reference import ForeignModel
 from shrinkserve.exporting.foreign.signature import RESHAPES, Signature
-from shrinkserve.exporting.passes.editing import add_constant, attribute, constant, insert
+from shrinkserve.exporting.passes.editing import add_constant, insert
+from shrinkserve.exporting.passes.nodes import attribute, constant
 from shrinkserve.exporting.records import StepDetails
 from shrinkserve.exporting.samples import Samples
 from shrinkserve.exporting.steps import SameState, StepState

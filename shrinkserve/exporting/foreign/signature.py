@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from shrinkserve.errors import ArtifactError
-from shrinkserve.exporting.passes.editing import Array, is_operator
+from shrinkserve.exporting.passes.nodes import Array, is_operator
 from shrinkserve.preprocess import Preprocess
 
 Layout = Literal["NCHW", "NHWC"]

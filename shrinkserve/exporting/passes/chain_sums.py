@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from shrinkserve.exporting.passes.editing import GraphPass, add_all, is_dense, is_operator, producer, replace
+from shrinkserve.exporting.passes.editing import GraphPass, add_all, replace
+from shrinkserve.exporting.passes.nodes import is_dense, is_operator, producer
 
 
 class ChainSums(GraphPass):

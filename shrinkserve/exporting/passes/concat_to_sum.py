@@ -5,19 +5,16 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from shrinkserve.exporting.passes.editing import (
+from shrinkserve.exporting.passes.editing import GraphPass, add_all, insert_conv, replace
+from shrinkserve.exporting.passes.nodes import (
     Array,
-    GraphPass,
-    add_all,
     attribute,
     concat_sizes,
     conv_bias,
     conv_weight,
-    insert_conv,
     is_channel_concat,
     is_dense,
     producer,
-    replace,
 )
 
 

@@ -4,15 +4,8 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from shrinkserve.exporting.passes.editing import (
-    GraphPass,
-    concat_sizes,
-    is_channel_concat,
-    is_dense,
-    is_operator,
-    producer,
-    split_filters,
-)
+from shrinkserve.exporting.passes.editing import GraphPass, split_filters
+from shrinkserve.exporting.passes.nodes import concat_sizes, is_channel_concat, is_dense, is_operator, producer
 
 
 class ConvBesideConcat(GraphPass):

@@ -5,16 +5,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from shrinkserve.exporting.passes.editing import (
-    OverConcat,
-    add_all,
-    concat_sizes,
-    conv_bias,
-    conv_weight,
-    insert_conv,
-    is_dense,
-    replace,
-)
+from shrinkserve.exporting.passes.editing import OverConcat, add_all, insert_conv, replace
+from shrinkserve.exporting.passes.nodes import concat_sizes, conv_bias, conv_weight, is_dense
 
 
 class ConvOverConcat(OverConcat):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from shrinkserve.exporting.passes.editing import OverConcat, concat_sizes, is_depthwise, split_filters
+from shrinkserve.exporting.passes.editing import OverConcat, split_filters
+from shrinkserve.exporting.passes.nodes import concat_sizes, is_depthwise
 
 
 class DepthwiseOverConcat(OverConcat):

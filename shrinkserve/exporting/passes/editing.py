@@ -1,23 +1,26 @@
-"""Predicates on nodes and edits of graphs, for graph passes."""
+"""The base of graph passes, and edits of graphs."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from shrinkserve.exporting.graph import unique_names
+from shrinkserve.exporting.passes.nodes import (
+    CHANNELS,
+    Array,
+    concat_of,
+    conv_bias,
+    conv_weight,
+    is_depthwise,
+)
 
-Array = npt.NDArray[Any]
 AttributeValue = int | float | str | Sequence[int] | Sequence[float] | Sequence[str]
 Attributes = Mapping[str, AttributeValue]
-CHANNELS = 1
-"""The axis of the channels in every image tensor: [N, C, H, W]."""
 
 
 class GraphPass(ir.passes.InPlacePass):
@@ -74,95 +77,6 @@ class OverConcat(GraphPass):
         """Return the concat that produces `value`, if this pass may split it."""
         node = concat_of(value)
         return None if node is None or (self.alone and len(node.outputs[0].uses()) > 1) else node
-
-
-def constant(value: ir.Value | None) -> Array | None:
-    """Return the array of a constant tensor; None for others."""
-    tensor = None if value is None else ir.convenience.get_const_tensor(value)
-    return None if tensor is None else tensor.numpy()
-
-
-def is_operator(node: ir.Node | None, *op_types: str) -> bool:
-    """Return True for a node with one of these operators of the standard domain."""
-    return node is not None and node.domain == "" and node.op_type in op_types
-
-
-def is_captured(value: ir.Value) -> bool:
-    """Return True if a subgraph, e.g. a branch of an If, reads the tensor."""
-    return any(user.graph is not value.graph for user in value.consumers())
-
-
-def producer(value: ir.Value | None, op_type: str) -> ir.Node | None:
-    """Return the node that produces `value`, if it is an `op_type` and has no other reader."""
-    node = None if value is None else value.producer()
-    if value is None or node is None or not is_operator(node, op_type):
-        return None
-    return node if len(value.uses()) == 1 and not value.is_graph_output() else None
-
-
-def attribute(node: ir.Node, name: str, default: object) -> Any:
-    """Return the value of an attribute."""
-    found = node.attributes.get(name)
-    return default if found is None else found.value
-
-
-def is_channel_concat(node: ir.Node | None) -> bool:
-    """Return True for a Concat along the channels."""
-    return node is not None and is_operator(node, "Concat") and attribute(node, "axis", None) == CHANNELS
-
-
-def concat_of(value: ir.Value | None) -> ir.Node | None:
-    """Return the Concat along the channels that produces `value`, if there is one."""
-    node = None if value is None else value.producer()
-    return node if is_channel_concat(node) else None
-
-
-def conv_weight(node: ir.Node) -> Array | None:
-    """Return the constant weights [F, C / group, kh, kw] of a two-dimensional convolution; None for other nodes."""
-    if not is_operator(node, "Conv") or any(constant(value) is None for value in node.inputs[1:] if value is not None):
-        return None
-    weight = constant(node.inputs[1])
-    return weight if weight is not None and weight.ndim == 4 else None
-
-
-def conv_bias(node: ir.Node) -> Array | None:
-    """Return the constant bias [F] of a convolution; None without a bias."""
-    return constant(node.inputs[2]) if len(node.inputs) > 2 else None
-
-
-def is_depthwise(node: ir.Node) -> bool:
-    """Return True for a convolution with constant weights that filters every channel by itself."""
-    weight = conv_weight(node)
-    return weight is not None and weight.shape[1] == 1 and weight.shape[0] == attribute(node, "group", 1)
-
-
-def is_dense(node: ir.Node) -> bool:
-    """Return True for a convolution with constant weights in which every output reads every channel."""
-    return conv_weight(node) is not None and attribute(node, "group", 1) == 1
-
-
-def geometry(node: ir.Node) -> tuple[object, ...]:
-    """Return the kernel size, strides, padding and dilations of a convolution, for comparison."""
-    weight = conv_weight(node)
-    assert weight is not None
-    ones, zeros = [1, 1], [0, 0, 0, 0]
-    walk = [attribute(node, "strides", ones), attribute(node, "pads", zeros), attribute(node, "dilations", ones)]
-    return (weight.shape[2:], *map(tuple, walk), attribute(node, "auto_pad", "NOTSET"))
-
-
-def channels(value: ir.Value | None) -> int | None:
-    """Return the number of channels of an image tensor; None if unknown."""
-    if value is None or value.shape is None or len(value.shape) <= CHANNELS:
-        return None
-    size = value.shape[CHANNELS]
-    return size if isinstance(size, int) else None
-
-
-def concat_sizes(concat: ir.Node) -> list[int] | None:
-    """Return the channels of each input of a concat; None if one is unknown."""
-    sizes = [channels(value) for value in concat.inputs]
-    known = [size for size in sizes if size is not None]
-    return known if len(known) == len(sizes) else None
 
 
 def sum_shape(values: Sequence[ir.Value]) -> ir.Shape | None:

@@ -6,16 +6,8 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
-from shrinkserve.exporting.passes.editing import (
-    CHANNELS,
-    OverConcat,
-    concat_of,
-    concat_sizes,
-    insert,
-    is_operator,
-    replace,
-    with_channels,
-)
+from shrinkserve.exporting.passes.editing import OverConcat, insert, replace, with_channels
+from shrinkserve.exporting.passes.nodes import CHANNELS, concat_of, concat_sizes, is_operator
 
 POOLS = frozenset({"MaxPool", "AveragePool"})
 ACTIVATIONS = frozenset({"Relu", "Sigmoid", "HardSigmoid", "HardSwish", "LeakyRelu", "Swish"})

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from shrinkserve.exporting.passes.editing import GraphPass, attribute, conv_bias, conv_weight, set_conv
+from shrinkserve.exporting.passes.editing import GraphPass, set_conv
+from shrinkserve.exporting.passes.nodes import attribute, conv_bias, conv_weight
 
 
 class EvenPads(GraphPass):

@@ -5,17 +5,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from shrinkserve.exporting.passes.editing import (
-    GraphPass,
-    attribute,
-    constant,
-    conv_bias,
-    conv_weight,
-    is_operator,
-    producer,
-    replace,
-    set_conv,
-)
+from shrinkserve.exporting.passes.editing import GraphPass, replace, set_conv
+from shrinkserve.exporting.passes.nodes import attribute, constant, conv_bias, conv_weight, is_operator, producer
 
 
 class FoldBatchNorm(GraphPass):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from shrinkserve.exporting.passes.editing import GraphPass, attribute, channels, constant, insert, is_operator, replace
+from shrinkserve.exporting.passes.editing import GraphPass, insert, replace
+from shrinkserve.exporting.passes.nodes import attribute, channels, constant, is_operator
 
 
 class GlobalPool(GraphPass):

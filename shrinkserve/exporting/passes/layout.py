@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shrinkserve.exporting.passes.editing import Array
+from shrinkserve.exporting.passes.nodes import Array
 
 
 @dataclass(frozen=True)

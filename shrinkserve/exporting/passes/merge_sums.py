@@ -5,18 +5,16 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from shrinkserve.exporting.passes.editing import (
+from shrinkserve.exporting.passes.editing import GraphPass, insert_conv, replace
+from shrinkserve.exporting.passes.nodes import (
     Array,
-    GraphPass,
     attribute,
     conv_bias,
     conv_weight,
     geometry,
-    insert_conv,
     is_dense,
     is_operator,
     producer,
-    replace,
 )
 
 

@@ -5,24 +5,21 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from shrinkserve.exporting.passes.editing import (
+from shrinkserve.exporting.passes.editing import GraphPass, add_constant, insert, set_conv
+from shrinkserve.exporting.passes.layout import ChannelLayout
+from shrinkserve.exporting.passes.nodes import (
     CHANNELS,
     Array,
-    GraphPass,
-    add_constant,
     attribute,
     channels,
     constant,
     conv_bias,
     conv_weight,
-    insert,
     is_captured,
     is_channel_concat,
     is_depthwise,
     is_operator,
-    set_conv,
 )
-from shrinkserve.exporting.passes.layout import ChannelLayout
 
 BY_CHANNEL = frozenset(
     {"Relu", "LeakyRelu", "Sigmoid", "HardSigmoid", "HardSwish", "Swish", "MaxPool", "AveragePool", "GlobalAveragePool"}

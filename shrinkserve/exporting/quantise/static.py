@@ -19,7 +19,8 @@ from onnx_ir.passes import common
 
 from shrinkserve.errors import ArtifactError
 from shrinkserve.exporting import graph
-from shrinkserve.exporting.passes.editing import add_constant, attribute, constant, is_operator
+from shrinkserve.exporting.passes.editing import add_constant
+from shrinkserve.exporting.passes.nodes import attribute, constant, is_operator
 from shrinkserve.exporting.quantise.calibration import ActivationRange
 
 QuantiseTarget = Literal["onnxruntime", "openvino", "tensorrt"]

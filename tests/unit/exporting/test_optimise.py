@@ -13,7 +13,7 @@ from shrinkserve.errors import ConfigError
 from shrinkserve.exporting import graph
 from shrinkserve.exporting.inspection import describe_artifact, differences
 from shrinkserve.exporting.optimise import FORMS, SHIPPED, TARGETS, PassPlan, check_target, optimise, stages
-from shrinkserve.exporting.passes.editing import conv_weight, producer
+from shrinkserve.exporting.passes.nodes import conv_weight, producer
 from shrinkserve.exporting.samples import synthetic
 from shrinkserve.exporting.to_onnx import OnnxFromCheckpoint
 from shrinkserve.exporting.tune import tune_passes

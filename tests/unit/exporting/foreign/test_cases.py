@@ -210,7 +210,7 @@ def test_weights_hash_covers_external_weights(tmp_path: Path) -> None:
 
 def test_grouped_convolutions_are_not_padded() -> None:
     from shrinkserve.exporting.passes import PadChannels
-    from shrinkserve.exporting.passes.editing import attribute, conv_weight
+    from shrinkserve.exporting.passes.nodes import attribute, conv_weight
 
     model = graph.load(CASES / "depthwise_multiplier.onnx")
     before = Counter(conv_weight(node).shape for node in model.graph if attribute(node, "group", 1) > 1)

@@ -8,7 +8,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from shrinkserve.exporting.passes import EvenPads
-from shrinkserve.exporting.passes.editing import attribute
+from shrinkserve.exporting.passes.nodes import attribute
 
 
 def graph_of(pads: list[int], kernel: int, stride: int, dilation: int) -> ir.Model:

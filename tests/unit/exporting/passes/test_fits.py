@@ -13,7 +13,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from random_graphs import Drawing, count, run
 
 from shrinkserve.exporting import passes
-from shrinkserve.exporting.passes.editing import GraphPass, conv_weight
+from shrinkserve.exporting.passes.editing import GraphPass
+from shrinkserve.exporting.passes.nodes import conv_weight
 
 
 def drawing(channels: int = 3) -> Drawing:
