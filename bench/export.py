@@ -52,6 +52,7 @@ class Effort:
         turns: turns of each contestant.
         slice: seconds of a turn for latency.
         window: seconds of a turn for throughput.
+        spread: measure throughput also with one thread for each of several instances.
     """
 
     scale: Scale
@@ -59,9 +60,10 @@ class Effort:
     turns: int
     slice: float
     window: float
+    spread: bool = True
 
 
-THOROUGH, BRIEF = Effort(FULL, (1, 8, 32), 10, 0.12, 0.5), Effort(QUICK, (1, 8), 2, 0.01, 0.02)
+THOROUGH, BRIEF = Effort(FULL, (1, 8, 32), 10, 0.12, 0.5), Effort(QUICK, (1, 8), 2, 0.01, 0.02, spread=False)
 
 
 def latency(asks: dict[str, Ask], images: Images, turns: int, slice_: float) -> dict[str, list[float]]:
@@ -118,8 +120,8 @@ def _rate(crew: Sequence[Ask], images: Images, window: float) -> float:
     return sum(counts) * len(images) / (time.perf_counter() - started)
 
 
-def latency_rows(entrants: Sequence[Contestant], effort: Effort, cores: int) -> list[dict[str, Any]]:
-    asks = {entrant.name: entrant.open(cores) for entrant in entrants}
+def latency_rows(entrants: dict[Contestant, Ask], effort: Effort, cores: int) -> list[dict[str, Any]]:
+    asks = {entrant.name: ask for entrant, ask in entrants.items()}
     differences = worst_differences(asks, effort.scale.images(32))
     rows = []
     for size in effort.sizes:
@@ -146,13 +148,15 @@ def worst_differences(asks: dict[str, Ask], images: Images) -> dict[str, float]:
     return {name: float(np.abs(asks[name](images) - right).max()) / scale for name in ours}
 
 
-def throughput_rows(entrants: Sequence[Contestant], effort: Effort, cores: int) -> list[dict[str, Any]]:
+def throughput_rows(entrants: dict[Contestant, Ask], effort: Effort, cores: int) -> list[dict[str, Any]]:
     crews: dict[str, list[Ask]] = {}
     described: dict[str, dict[str, Any]] = {}
-    for entrant in (entrant for entrant in entrants if "torch" not in entrant.runtime):
-        for instances, threads in ((1, cores), (cores, 1)):
+    for entrant, ask in entrants.items():
+        if "torch" in entrant.runtime:
+            continue
+        for instances, threads in ((1, cores), (cores, 1))[: 1 + effort.spread]:
             name = f"{entrant.name} {instances}x{threads}"
-            crews[name] = [entrant.open(threads) for _ in range(instances)]
+            crews[name] = [ask] if instances == 1 else [entrant.open(threads) for _ in range(instances)]
             described[name] = {"what": entrant.name, "instances": instances, "threads": threads}
     rows, batches = [], [effort.scale.images(size) for size in (1, 4, 8)]
     for (name, size), rates in throughput(crews, batches, max(2, effort.turns // 2), effort.window).items():
@@ -171,16 +175,18 @@ def best_rows(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{**row, "times_plain": round(row["images_per_second"] / plain, 2)} for row in best.values()]
 
 
-def usable(entrants: Iterable[Contestant], images: Images, cores: int) -> tuple[list[Contestant], list[str]]:
-    """Return the contestants that run here, and why others do not, e.g. compiled torch without a compiler."""
-    found, notes = [], []
+def usable(entrants: Iterable[Contestant], images: Images, cores: int) -> tuple[dict[Contestant, Ask], list[str]]:
+    """Open the contestants that run here; return why others do not, e.g. compiled torch without a compiler."""
+    found: dict[Contestant, Ask] = {}
+    notes = []
     for entrant in entrants:
         try:
-            entrant.open(cores)(images)
+            ask = entrant.open(cores)
+            ask(images)
         except Exception as exc:  # noqa: BLE001 - a peer may raise anything; the others are compared
             notes.append(f"left out: {entrant.name}: {str(exc).splitlines()[0]}")
         else:
-            found.append(entrant)
+            found[entrant] = ask
     return found, notes
 
 

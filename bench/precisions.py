@@ -2,9 +2,9 @@
 
     python bench/precisions.py --out bench/results/precisions.json [--quick] [--data DIGITS] [--runs RUN_A RUN_B]
 
-Runs `shrinkserve data digits`, `train` of ShrinkCNN-A (ReLU) and ShrinkCNN-B (Swish), and `export` for each runtime.
-Then it runs the steps of `--to fp16`, `bf16` and `int8` without the rule that int8 must be faster; for these small
-networks it is not, so `export` would refuse it. Every file is compared with the checkpoint on all validation images.
+Trains ShrinkCNN-A (ReLU) and ShrinkCNN-B (Swish) with the recipe `digits`, and exports them for each runtime. Then it
+runs the steps of `--to fp16`, `bf16` and `int8` without the rule that int8 must be faster; for these small networks it
+is not, so `export` would refuse it. Every file is compared with the checkpoint on all validation images.
 Without --data and --runs this takes five minutes.
 """
 
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -24,11 +23,15 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent))
 from network import QUICK
 
+import shrinkserve as ss
+from shrinkserve.artifact import MODEL
 from shrinkserve.atomic import write_atomic
 from shrinkserve.benchmark.plain import plain
 from shrinkserve.benchmark.report.environment import environment
 from shrinkserve.data import evaluation_batches, open_dataset
+from shrinkserve.data.digits import write_digits
 from shrinkserve.errors import GateError
+from shrinkserve.exporting.optimise import PassTarget
 from shrinkserve.exporting.parity import predict_all
 from shrinkserve.exporting.precision import Lower
 from shrinkserve.exporting.quantise.step import INT8, Int8, open_graph
@@ -40,31 +43,13 @@ from shrinkserve.runtimes.onnx import OnnxModel
 from shrinkserve.runtimes.openvino import HINTS, OpenVinoModel
 from shrinkserve.runtimes.predictor import Images, Predictor
 
+TARGETS: tuple[PassTarget, ...] = ("onnxruntime-cpu", "openvino")
 NETWORKS = {"A, ReLU": "shrinkcnn-a", "B, Swish": "shrinkcnn-b"}
 
 
-def shrinkserve(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "shrinkserve", *map(str, arguments)]
-    print("$ shrinkserve", *arguments, flush=True)
-    return subprocess.run(command, check=False, capture_output=True, text=True)
-
-
-def demanded(*arguments: str | Path) -> None:
-    done = shrinkserve(*arguments)
-    if done.returncode:
-        sys.exit(done.stderr)
-
-
-def trained(network: str, folder: Path, data: Path) -> Path:
-    run = folder / network
-    demanded("train", "digits", "--data", data, "--out", run, "--set", f"model.network={network}")
-    return run
-
-
-def hardly_trained(folder: Path, data: Path) -> Path:
-    small = ("--set", f"model.network={QUICK.source}", "--set", "model.width=1.0")
-    demanded("train", "smoke", "--data", data, "--out", folder / "quick", *small)
-    return folder / "quick"
+def trained(recipe: str, folder: Path, data: Path, *settings: str) -> Path:
+    run = ss.train(recipe, data, folder / f"run-{len(list(folder.glob('run-*')))}", overrides=settings)
+    return run.folder
 
 
 def rows_of(network: str, run: Path, data: Path, folder: Path, max_drop: float) -> Iterator[dict[str, Any]]:
@@ -75,10 +60,9 @@ def rows_of(network: str, run: Path, data: Path, folder: Path, max_drop: float) 
     calibration = np.concatenate([batch.images for batch in batches])
     right = predict_all(checkpoint, samples.images, 32)
     yield {"network": network, "runtime": "torch", "precision": "float32", **judged(right, right, samples)}
-    for target in ("onnxruntime-cpu", "openvino"):
+    for target in TARGETS:
         repository = folder / f"{run.name}-{target}"
-        demanded("export", run, "--data", data, "--repository", repository, "--target", target)
-        model = next(repository.glob("*/1/model.onnx"))
+        model = ss.export(run, data=data, repository=repository, target=target, say=print).folder / MODEL
         runtime = target.removesuffix("-cpu")
         for precision, predictor, details in variants(model, runtime, calibration, samples, folder, max_drop):
             row = {"network": network, "runtime": runtime, "precision": precision}
@@ -128,11 +112,11 @@ def main() -> None:
         folder = Path(name)
         data = arguments.data or folder / "digits"
         if not arguments.data:
-            demanded("data", "digits", data)
+            write_digits(data)
         if arguments.quick:
-            runs = {QUICK.title: hardly_trained(folder, data)}
+            runs = {QUICK.title: trained("smoke", folder, data)}
         else:
-            found = arguments.runs or (trained(network, folder, data) for network in NETWORKS.values())
+            found = arguments.runs or [trained("digits", folder, data, f"model.network={n}") for n in NETWORKS.values()]
             runs = dict(zip(NETWORKS, found, strict=True))
         max_drop = 100.0 if arguments.quick else 0.5
         for network, run in runs.items():
