@@ -9,17 +9,17 @@ random, which does not change the times. Their accuracy has no meaning, so no ga
 from __future__ import annotations
 
 import argparse
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 from network import FULL, Scale, calibrated
 from safetensors.torch import save_file
 
+import shrinkserve as ss
 from shrinkserve.arch.serialise import to_dict
 from shrinkserve.artifact import Card, sha256_file, tensors_sha256
 from shrinkserve.engines import Engine
+from shrinkserve.errors import ShrinkServeError
 from shrinkserve.exporting.quantise.step import Int8
 from shrinkserve.exporting.samples import synthetic
 from shrinkserve.exporting.variants import hint
@@ -62,10 +62,12 @@ def published(folder: Path, run: Path | None, notes: list[str], scale: Scale = F
 
 
 def _export(run: Path, models: Path, kinds: str) -> str:
-    """Run the command and return its error; empty if it succeeds."""
-    command = [sys.executable, "-m", "shrinkserve", "export", str(run), "--name", NAME, "--to", kinds]
-    done = subprocess.run([*command, "--repository", str(models)], check=False, capture_output=True, text=True)
-    return (done.stderr.strip() or "failed").splitlines()[-1] if done.returncode else ""
+    """Export and return the error; empty if it succeeds."""
+    try:
+        ss.export(run, repository=models, name=NAME, to=kinds)
+    except ShrinkServeError as exc:
+        return str(exc)
+    return ""
 
 
 def random_run(run: Path, scale: Scale) -> Path:
