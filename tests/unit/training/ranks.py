@@ -15,9 +15,11 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-import torch.utils.tensorboard  # noqa: F401 - imported before the fork, not in each rank
+import torch._dynamo  # imported before the fork, not in each rank
+import torch.utils.tensorboard  # noqa: F401
 
 from shrinkserve.config import parse_recipe
+from shrinkserve.training import session  # noqa: F401
 from shrinkserve.training.train import train
 from shrinkserve.training.train_state import TrainState
 

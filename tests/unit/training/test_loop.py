@@ -155,7 +155,7 @@ def test_train_rejects_a_folder_with_other_files(tmp_path: Path, colours: Path, 
 
 
 def test_train_stops_when_the_loss_is_not_finite(tmp_path: Path, colours: Path, tiny: Make) -> None:
-    recipe = tiny(optimizer={"name": "sgd", "lr": 1e9}, train={"checkpoint_steps": 1})
+    recipe = tiny(model={"network": "shrinkcnn-a"}, optimizer={"name": "sgd", "lr": 1e9}, train={"checkpoint_steps": 1})
     with pytest.raises(ShrinkServeError, match=r"not finite at step \d+ \(epoch 1\); .*step-0000000\d\.safetensors"):
         train(recipe, colours, tmp_path / "run")
     kept = checkpoints.listed(tmp_path / "run" / "checkpoints")
