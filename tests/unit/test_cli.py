@@ -108,11 +108,11 @@ def test_every_optional_library_has_an_extra() -> None:
 
 def test_error_has_traceback_only_with_debug() -> None:
     command = [sys.executable, "-m", "shrinkserve"]
-    rest = ["export", "no-such-run"]
+    rest = ["describe", "no-such.prototxt"]
     plain = subprocess.run([*command, *rest], capture_output=True, text=True, check=False)
     debug = subprocess.run([*command, "--debug", *rest], capture_output=True, text=True, check=False)
     assert (plain.returncode, plain.stderr.count("\n")) == (2, 1)
-    assert "no-such-run" in plain.stderr
+    assert "no-such.prototxt" in plain.stderr
     assert "Traceback" in debug.stderr
 
 

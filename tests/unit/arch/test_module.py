@@ -142,7 +142,7 @@ def test_channels_last_gives_same_logits(network: Network, size: int) -> None:
 def test_onnx_nodes_have_names_of_spec(tmp_path: Path) -> None:
     import onnxruntime
 
-    spec = load_network("shrinkcnn-a", width=0.25, input_size=32, classes=10)
+    spec = load_network("shrinkcnn-tiny", width=0.25, input_size=32, classes=10)
     network = settled(compile_spec(spec))
     program = torch.onnx.export(network, (images(2, 32),), dynamo=True, dynamic_shapes=({0: "batch"},), verbose=False)
     weights = {name.rpartition(".")[0] for name in program.model.graph.initializers}
