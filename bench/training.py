@@ -16,7 +16,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -139,13 +139,13 @@ def curves(ranks: Any, data: Path, model: Model, updates: int, seeds: int) -> li
     ]
 
 
-def scaling(data: Path, model: Model, batch: int) -> list[dict[str, Any]]:
-    """Profile the trainer with one process and with two, with one thread each."""
+def scaling(data: Path, model: Model, batch: int, counts: Sequence[int]) -> list[dict[str, Any]]:
+    """Profile the trainer with these numbers of processes, with one thread each."""
     rows: list[dict[str, Any]] = []
     size = model["input_size"]
     settings = {f"model.{key}": value for key, value in model.items()}
     settings |= {"train.batch_size": batch, "train.threads": 1, "train.precision": "bfloat16"}
-    for processes in (1, 2):
+    for processes in counts:
         found = ss.profile_training(ss.load_recipe("digits", settings), data, nproc=processes)
         rows.append(
             {
@@ -155,7 +155,8 @@ def scaling(data: Path, model: Model, batch: int) -> list[dict[str, Any]]:
                 "milliseconds": {name: 1e3 * seconds for name, seconds in found.seconds.items()},
             }
         )
-    rows[1]["times_one"] = rows[1]["images_per_second"] / rows[0]["images_per_second"]
+    for row in rows[1:]:
+        row["times_one"] = row["images_per_second"] / rows[0]["images_per_second"]
     return rows
 
 
@@ -179,7 +180,7 @@ def main() -> int:
         with join(threads=1) as ranks:
             rows += curves(ranks, data, small, updates, seeds)
         for model, images in scaled:
-            rows += scaling(data, model, images)
+            rows += scaling(data, model, images, (1,) if options.quick else (1, 2))
     result = {
         "title": "Training update and scaling",
         "date": place["date"],

@@ -497,7 +497,7 @@ class Traffic:
 
 
 def test_no_request_fails_while_versions_come_and_go(tmp_path: Path, make_model: MakeModel) -> None:
-    """Publish ten versions and reject a bad one, with 100 concurrent requests over each protocol.
+    """Publish four versions and reject a bad one, with 100 concurrent requests over each protocol.
 
     Every reply must have the predictions of the version that it names. If the server decodes, the reply names none, and
     must have the predictions of one of the versions.
@@ -517,11 +517,11 @@ def test_no_request_fails_while_versions_come_and_go(tmp_path: Path, make_model:
         if decodes:
             traffic += [Traffic(url, "tiny", 4, np.frombuffer(photo, np.uint8)[None]) for url in urls]
         try:
-            for seed in range(20, 30):
+            for seed in range(20, 24):
                 source = written(*make_model(seed=seed))
                 place = publish_version(repository, source, name=name, live=Live(client), scratch=False)
                 right[int(place.name)] = OnnxModel(source / "model.onnx").infer(pixels)[PROBABILITIES]
-                if seed == 24:
+                if seed == 21:
                     with pytest.raises(ArtifactError):
                         publish_version(
                             repository, refused_source(make_model), name=name, live=Live(client), scratch=False
@@ -530,7 +530,7 @@ def test_no_request_fails_while_versions_come_and_go(tmp_path: Path, make_model:
             for one in traffic:
                 one.stop()
     assert [error for one in traffic for error in one.errors] == []
-    assert all(sum(one.replies.values()) > 1000 for one in traffic[:2])
+    assert all(sum(one.replies.values()) > 300 for one in traffic[:2])
     for version, reply in (entry for one in traffic[:2] for entry in one.replies):
         np.testing.assert_allclose(np.frombuffer(reply, np.float32), right[version][0], rtol=1e-5)
     for _, reply in (entry for one in traffic[2:] for entry in one.replies):
