@@ -11,7 +11,8 @@ PIP := $(BIN)/python -m pip install --quiet --no-input --disable-pip-version-che
 HASHED := $(PIP) --require-hashes
 STAMPS := $(VENV)/stamps
 TORCH := 2.13.0
-GROUPS_OF_TESTS := test-commands test-serving test-package test-comparisons test-exporting test-runtimes test-examples
+GROUPS_OF_TESTS := test-commands test-comparisons test-serving test-training test-package test-exporting test-runtimes test-examples
+TRAINING_TESTS := tests/integration/test_train.py tests/integration/test_train_failures.py tests/integration/test_launchers.py
 
 .PHONY: help quickstart test $(GROUPS_OF_TESTS) test-slow test-gpu gpu check format bench wheel clean
 
@@ -22,15 +23,18 @@ quickstart: $(STAMPS)/cpu ## Run all stages on this machine: data, train, export
 	$(BIN)/shrinkserve quickstart
 
 test: $(STAMPS)/dev $(STAMPS)/chromium ## Run the tests
-	@# Two groups run at a time, the longest first: tests with a server wait half of the time. Output appears per group.
-	@$(MAKE) --no-print-directory --jobs=2 --keep-going --output-sync=target $(GROUPS_OF_TESTS)
+	@# Three groups run at a time on two cores, the longest first: tests with a server wait half of the time.
+	@$(MAKE) --no-print-directory --jobs=3 --keep-going --output-sync=target $(GROUPS_OF_TESTS)
 
 test-commands:
-	$(BIN)/python -m pytest tests/integration tests/gpu --ignore=tests/integration/test_comparisons.py
+	$(BIN)/python -m pytest tests/integration tests/gpu $(TRAINING_TESTS:%=--ignore=%) --ignore=tests/integration/test_comparisons.py
+
+test-training:
+	$(BIN)/python -m pytest $(TRAINING_TESTS) tests/unit/training
 
 # Separate processes, as in production: torch, DALI, OpenVINO and TensorRT-RTX do not share one with gRPC.
 test-package:
-	$(BIN)/python -m pytest tests/unit --ignore=tests/unit/exporting --ignore=tests/unit/runtimes --ignore=tests/unit/serving
+	$(BIN)/python -m pytest tests/unit --ignore=tests/unit/exporting --ignore=tests/unit/runtimes --ignore=tests/unit/serving --ignore=tests/unit/training
 
 test-exporting:
 	$(BIN)/python -m pytest tests/unit/exporting
