@@ -33,6 +33,12 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_run(tmp_path_factory.mktemp("runs") / "tiny", Preprocess(size=32), "relu")
 
 
+@pytest.fixture(scope="module")
+def exported(run: Path, tmp_path_factory: pytest.TempPathFactory) -> exporting.ExportResult:
+    """The exported run with a float16 engine; read only."""
+    return exporting.export(run, repository=tmp_path_factory.mktemp("exported"), to="fp16", max_batch=4)
+
+
 def count_calls(monkeypatch: pytest.MonkeyPatch, function: Callable, key: Callable[..., str]) -> Counter[str]:
     """Count the calls of a function in every module that imported it."""
     counts: Counter[str] = Counter()
@@ -48,8 +54,8 @@ def count_calls(monkeypatch: pytest.MonkeyPatch, function: Callable, key: Callab
     return counts
 
 
+@pytest.mark.usefixtures("exported")  # an export imports all modules
 def test_export_opens_hashes_and_writes_once(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    exporting.export(run, repository=tmp_path / "warm-up", max_batch=2)  # imports all modules
     hashed = count_calls(monkeypatch, artifact.sha256_file, lambda path: path.name)
     compiled = count_calls(monkeypatch, module.compile_spec, lambda *_: "compile")
     commits = Counter[str]()
@@ -103,13 +109,12 @@ def test_export_rejects_options_before_work(run: Path, tmp_path: Path, options: 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_compare_and_load_accept_every_artifact(run: Path, tmp_path: Path) -> None:
-    version = exporting.export(run, repository=tmp_path / "models", to="fp16", max_batch=4)
+def test_compare_and_load_accept_every_artifact(run: Path, exported: exporting.ExportResult) -> None:
     images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
     right = artifacts.load(run).predict(images)
-    for source in (version.folder, f"{version.folder}@float16", version.folder / "model.onnx"):
+    for source in (exported.folder, f"{exported.folder}@float16", exported.folder / "model.onnx"):
         np.testing.assert_allclose(artifacts.load(source).predict(images), right, atol=0.02 * np.abs(right).max())
-    outcome = artifacts.compare(run, version.folder)
+    outcome = artifacts.compare(run, exported.folder)
     assert (outcome.violations, outcome.flips, outcome.images) == ([], 0, 64)
     artifacts.check_parity(outcome)
     raw = artifacts.compare(run, f"{run}@raw")
@@ -117,26 +122,24 @@ def test_compare_and_load_accept_every_artifact(run: Path, tmp_path: Path) -> No
         artifacts.check_parity(raw)
 
 
-def test_inspect_returns_contents_and_differences(run: Path, tmp_path: Path) -> None:
-    version = exporting.export(run, repository=tmp_path / "models", max_batch=2)
-    found = artifacts.inspect(version.folder)
+def test_inspect_returns_contents_and_differences(run: Path, exported: exporting.ExportResult) -> None:
+    found = artifacts.inspect(exported.folder)
     assert found["kind"] == "onnx"
-    changed = artifacts.inspect(run, version.folder)
+    changed = artifacts.inspect(run, exported.folder)
     assert changed["kind"] == ("checkpoint", "onnx")
     assert (
-        hashlib.sha256((version.folder / "model.onnx").read_bytes()).hexdigest()
-        == (read_card(version.folder).files["model.onnx"])
+        hashlib.sha256((exported.folder / "model.onnx").read_bytes()).hexdigest()
+        == (read_card(exported.folder).files["model.onnx"])
     )
 
 
-def test_exported_file_alone_is_enough(run: Path, tmp_path: Path) -> None:
-    version = exporting.export(run, repository=tmp_path / "models", max_batch=2)
+def test_exported_file_alone_is_enough(exported: exporting.ExportResult, tmp_path: Path) -> None:
     alone = tmp_path / "alone.onnx"
-    alone.write_bytes((version.folder / "model.onnx").read_bytes())
-    assert artifacts.load(alone).classes == version.card.classes
+    alone.write_bytes((exported.folder / "model.onnx").read_bytes())
+    assert artifacts.load(alone).classes == exported.card.classes
     again = exporting.export(onnx=alone, repository=tmp_path / "models", max_batch=2)
-    assert (again.card.classes, again.card.preprocess) == (version.card.classes, version.card.preprocess)
-    assert artifacts.compare(version.folder, again.folder).violations == []
+    assert (again.card.classes, again.card.preprocess) == (exported.card.classes, exported.card.preprocess)
+    assert artifacts.compare(exported.folder, again.folder).violations == []
 
 
 def test_export_measures_the_decoder_and_approximates_it_on_request(
