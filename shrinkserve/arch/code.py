@@ -14,15 +14,12 @@ from torch import Tensor, nn
 from shrinkserve.arch.counts import count
 from shrinkserve.arch.module import compile_spec
 from shrinkserve.arch.serialise import from_dict, to_dict
-from shrinkserve.arch.sources import PYTHON, is_code
+from shrinkserve.arch.sources import CODE, PYTHON, is_code
 from shrinkserve.arch.spec import Spec
 from shrinkserve.arch.timm_networks import create_timm
 from shrinkserve.config import ModelConfig
 from shrinkserve.errors import SpecError
 from shrinkserve.preprocess.timm_config import TIMM
-
-CODE = "code"
-"""Key in the data of a network that is code."""
 
 
 @dataclass(frozen=True)

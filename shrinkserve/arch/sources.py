@@ -13,6 +13,8 @@ from shrinkserve.errors import SpecError
 from shrinkserve.preprocess.timm_config import TIMM
 
 PYTHON = "python:"
+CODE = "code"
+"""Key in the data of a network that is code."""
 
 
 def is_code(network: str) -> bool:

@@ -13,7 +13,6 @@ import numpy.typing as npt
 import onnx
 import onnx.version_converter
 import onnx_ir as ir
-import onnxscript.version_converter
 from onnx_ir.passes import common
 
 from shrinkserve.artifact import Precision, tensors_sha256
@@ -78,6 +77,8 @@ def raise_opset(model: ir.Model, wanted: int) -> None:
     found = model.opset_imports.get("", 0)
     if found >= wanted:
         return
+    import onnxscript.version_converter  # half a second
+
     try:
         with quiet("onnxscript"), quiet("onnx_ir"):
             onnxscript.version_converter.convert_version(model, wanted, fallback=True)

@@ -8,9 +8,9 @@ from typing import cast
 
 import onnx_ir as ir
 
-from shrinkserve.arch.code import CODE
 from shrinkserve.arch.counts import count
 from shrinkserve.arch.serialise import from_dict
+from shrinkserve.arch.sources import CODE
 from shrinkserve.artifact import CARD, MODEL, Card, Json, read_card, sha256_file
 from shrinkserve.engines import engines_of
 from shrinkserve.errors import ArtifactError

@@ -90,6 +90,17 @@ def test_inspect_shows_differences(smoke_repository: Path, smoke_run: Path, caps
     assert not any(line.startswith("classes:") for line in lines)
 
 
+def test_inspect_of_version_needs_no_torch(smoke_repository: Path) -> None:
+    version = smoke_repository / "smoke_classifier" / "1"
+    code = (
+        "import sys; from shrinkserve.cli import main\n"
+        f"assert main(['inspect', {str(version)!r}]) == 0\n"
+        "assert not {'torch', 'onnxscript'} & set(sys.modules)"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stderr) == (0, "")
+
+
 def test_export_announces_raw_weights(tmp_path: Path, smoke_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     repository = tmp_path / "repository"
     assert main(["export", str(smoke_run), "--weights", "raw", "--repository", str(repository)]) == 0
