@@ -1,4 +1,4 @@
-"""A server that sends whatever a test wants, over HTTP and over gRPC."""
+"""A server that sends whatever a test wants, and clients of a real one, over HTTP and over gRPC."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ from tritonclient.grpc import service_pb2
 from shrinkserve.artifact import Card
 from shrinkserve.preprocess import Preprocess
 from shrinkserve.serving import model_config
+from shrinkserve.serving.client.client import Client
+from shrinkserve.serving.server.server import TritonServer
 
 CARD = Card(
     "onnx", "cats_classifier", weights_sha256="0" * 64, preprocess=Preprocess(size=8).to_dict(), classes=["a", "b", "c"]
@@ -170,3 +172,10 @@ def fake_url(request: pytest.FixtureRequest, fake: FakeTriton) -> Iterator[str]:
 def grpc_replies() -> dict[str, bytes]:
     """Return valid replies over gRPC by procedure."""
     return {name: FakeTriton().grpc(name) for name in ("ModelConfig", "ModelStatistics", "ModelInfer")}
+
+
+@pytest.fixture(params=["http", "grpc"])
+def client(request: pytest.FixtureRequest, tiny_server: TritonServer) -> Iterator[Client]:
+    """A client of a real server, over each protocol."""
+    with Client(getattr(tiny_server, f"{request.param}_url")) as client:
+        yield client

@@ -42,12 +42,6 @@ INVALID_URLS = [
 
 
 @pytest.fixture(params=PROTOCOLS)
-def client(request: pytest.FixtureRequest, tiny_server: TritonServer) -> Iterator[Client]:
-    with Client(getattr(tiny_server, f"{request.param}_url")) as client:
-        yield client
-
-
-@pytest.fixture(params=PROTOCOLS)
 def silent_url(request: pytest.FixtureRequest) -> Iterator[str]:
     """URL of a service that accepts connections and never replies."""
     with socket.create_server(("127.0.0.1", 0)) as listener:

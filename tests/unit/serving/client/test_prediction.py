@@ -20,12 +20,6 @@ from shrinkserve.serving.repository.writer import Repository
 from shrinkserve.serving.server.server import TritonServer
 
 
-@pytest.fixture(params=["http", "grpc"])
-def client(request: pytest.FixtureRequest, tiny_server: TritonServer) -> Iterator[Client]:
-    with Client(getattr(tiny_server, f"{request.param}_url")) as client:
-        yield client
-
-
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder = tmp_path_factory.mktemp("photos")
