@@ -35,12 +35,12 @@ from shrinkserve.atomic import write_atomic
 from shrinkserve.benchmark.plain import plain
 from shrinkserve.benchmark.report.environment import environment
 from shrinkserve.config import Recipe, parse_recipe
-from shrinkserve.data import Batch, open_dataset, train_loader
+from shrinkserve.data import TrainBatch, open_dataset, train_loader
 from shrinkserve.data.digits import write_digits
 from shrinkserve.training.distributed import join
 from shrinkserve.training.train_state import TrainState
 
-Step = Callable[[Batch], float]
+Step = Callable[[TrainBatch], float]
 Model = dict[str, Any]
 """Recipe section."""
 LARGE: Model = {"input_size": 224, "width": 1.0}
@@ -53,7 +53,7 @@ def ours(recipe: Recipe, classes: int, ranks: Any) -> Step:
     learner = TrainState(arch.from_recipe(recipe.model, classes), recipe, ranks)
     rate = recipe.optimizer.lr * recipe.train.batch_size / 256
 
-    def step(batch: Batch) -> float:
+    def step(batch: TrainBatch) -> float:
         learner.update([batch], 1, rate)
         return learner.running.report(ranks)[0]
 
@@ -94,7 +94,7 @@ def speeds(ranks: Any, rounds: int, model: Model, batch: int) -> list[dict[str, 
     rng, size = np.random.default_rng(0), model["input_size"]
     images = rng.integers(0, 256, (batch, size, size, 3), dtype=np.uint8)
     labels = rng.integers(0, 1001, batch)
-    data = Batch(images, labels, np.arange(batch))
+    data = TrainBatch(images, labels, np.arange(batch))
     steps = steps_for(model, batch, 0, 1001, ranks)
     taken: dict[str, list[float]] = {name: [] for name in steps}
     for round_number in range(rounds + 1):

@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 from shrinkserve import arch
 from shrinkserve.arch.module import Concat, compile_spec
 from shrinkserve.config import Recipe
-from shrinkserve.data import Batch
+from shrinkserve.data import TrainBatch
 
 
 def network_of(recipe: Recipe, classes: int, device: torch.device) -> nn.Module:
@@ -24,7 +24,7 @@ def network_of(recipe: Recipe, classes: int, device: torch.device) -> nn.Module:
     return network.to(device)
 
 
-def placed(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor]:
+def placed(batch: TrainBatch, device: torch.device) -> tuple[Tensor, Tensor]:
     images = torch.as_tensor(batch.images).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
     return images, torch.as_tensor(batch.labels).to(device)
 
@@ -39,7 +39,7 @@ class Plain:
         self.squares = [torch.ones_like(p) for p in self.network.parameters()]
         self.velocities = [torch.zeros_like(p) for p in self.network.parameters()]
 
-    def __call__(self, batch: Batch) -> float:
+    def __call__(self, batch: TrainBatch) -> float:
         images, labels = placed(batch, self.device)
         logits = self.network(images.contiguous())
         loss = cross_entropy(logits, labels, label_smoothing=self.recipe.train.label_smoothing)
@@ -84,7 +84,7 @@ class Timm:
         )
         self.average = ModelEmaV3(self.network, recipe.train.ema_decay)
 
-    def __call__(self, batch: Batch) -> float:
+    def __call__(self, batch: TrainBatch) -> float:
         images, labels = placed(batch, self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp):
             loss = self.loss(self.network(images.contiguous(memory_format=self.layout)), labels)
