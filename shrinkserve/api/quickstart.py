@@ -39,7 +39,7 @@ def quickstart(
     folder: str | Path = "quickstart",
     *,
     recipe: str = "digits",
-    min_top1: float = 0.97,
+    min_top1: float = 0.95,
     window: float = 1.0,
     say: Callable[[str], None] = print,
 ) -> QuickstartSummary:
