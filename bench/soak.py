@@ -108,9 +108,9 @@ def main() -> int:
     parser.add_argument("--seconds", type=int, default=600)
     parser.add_argument("--run", type=Path, help="a trained ShrinkCNN-A at 224; random weights without")
     parser.add_argument("--keep", type=Path, help="where the model is made, or was by an earlier run")
-    parser.add_argument("--quick", action="store_true", help="a small network and two windows of a second")
+    parser.add_argument("--quick", action="store_true", help="a small network and two windows of half a second")
     options = parser.parse_args()
-    scale, window, every, warm = (QUICK, 1.0, 0.2, 0.5) if options.quick else (FULL, 10.0, 5.0, 2.0)
+    scale, window, every, warm = (QUICK, 0.5, 0.1, 0.2) if options.quick else (FULL, 10.0, 5.0, 2.0)
     count = 2 if options.quick else max(1, options.seconds // 10)
     seconds = window * count
     notes: list[str] = []
