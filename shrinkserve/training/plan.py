@@ -22,7 +22,7 @@ MOMENTS = {"rmsprop": 2, "sgd": 1, "adamw": 2}
 FORWARD_SHARE = 1 / 3
 """Cost of an evaluated image, in trained images: a backward pass costs twice its forward pass."""
 
-LOADER_SPEED = 607
+LOADER_SPEED = 416
 """Images/s that one core of the portable loader makes of 500x375 JPEG files at 224x224 (docs/training.md)."""
 
 
