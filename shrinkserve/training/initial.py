@@ -20,6 +20,8 @@ from shrinkserve.training.state import RunState
 
 FITTING = 0.5
 """Part of the network's values, without the classifier, that a source must have; else it is another network."""
+DENSE_DEVIATION = 0.01
+"""Standard deviation of the weights of a new classifier."""
 HINT = "name a run's folder, a step-*.safetensors of a run, or an ema.safetensors"
 
 
@@ -99,11 +101,18 @@ def _load(path: Path) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def apply_initial(
-    networks: Sequence[nn.Module], spec: Description, initial: InitialWeights, classes: list[str], where: str
+    networks: Sequence[nn.Module],
+    spec: Description,
+    initial: InitialWeights,
+    classes: list[str],
+    where: str,
+    seed: int = 0,
 ) -> InitialReport:
     """Copy every tensor that fits into each of the networks.
 
     The classifier is taken only if source and network have the same classes; without known classes, if the shapes fit.
+    A new classifier begins with small weights, as in the networks of the zoo: the large ones that some networks of
+    timm have for few classes spoil the first updates of the other layers.
 
     Args:
         networks: modules of `spec`: the trained and the averaged one.
@@ -111,6 +120,7 @@ def apply_initial(
         initial: the source.
         classes: class names of the network.
         where: the source, for the message.
+        seed: of a new classifier, the same on every rank.
 
     Raises:
         ConfigError: the source is of another network.
@@ -136,10 +146,15 @@ def apply_initial(
     for name in loaded:
         if not initial.tensors[name].isfinite().all():
             raise ArtifactError(f"{where}: {name} is not finite", hint="name other weights")
+    random, values = torch.Generator().manual_seed(seed), {name: initial.tensors[name] for name in loaded}
+    for name, value in own.items():
+        if name.startswith(head) and name not in values:
+            deviation = 0.0 if name.endswith("bias") else DENSE_DEVIATION
+            values[name] = deviation * torch.randn(value.shape, generator=random)
     for network in networks:
         state = network.state_dict()
-        for name in loaded:
-            state[name].copy_(initial.tensors[name])
+        for name, value in values.items():
+            state[name].copy_(value)
     left_out = [name for name in initial.tensors if name not in loaded and not name.endswith("num_batches_tracked")]
     return InitialReport(loaded, [name for name in own if name not in loaded], left_out)
 

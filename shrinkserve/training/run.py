@@ -77,7 +77,8 @@ class Run:
         else:
             return
         networks = (self.state.network, self.state.ema.network)
-        report = apply_initial(networks, self.inputs.spec, initial, self.inputs.classes, source)
+        classes, seed = self.inputs.classes, self.recipe.train.seed
+        report = apply_initial(networks, self.inputs.spec, initial, classes, source, seed)
         self.parents = initial.parents
         self.say(f"{source}: {report}")
 

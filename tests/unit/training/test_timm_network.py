@@ -18,6 +18,7 @@ from shrinkserve.benchmark.targets.discover import Wanted, find_stages
 from shrinkserve.config import Recipe, load_recipe
 from shrinkserve.errors import ArtifactError, ConfigError, SpecError
 from shrinkserve.runtimes.checkpoint import Checkpoint
+from shrinkserve.training.initial import InitialWeights, apply_initial
 from shrinkserve.training.plan import plan_training
 from shrinkserve.training.train import train
 
@@ -97,6 +98,19 @@ def test_training_begins_with_pretrained_weights(
     assert not torch.equal(found["conv1.0.weight"], create_timm(NAME, 2, 32).state_dict()["conv1.0.weight"])
     assert any("2 are new" in line for line in lines)
     assert len(result.card.parents) == 1
+
+
+def test_new_classifier_has_small_weights() -> None:
+    """timm's own have a deviation of 0.4 for two classes, whose gradients spoil the other layers."""
+    networks = [create_timm("timm:test_efficientnet", 2, 32) for _ in range(2)]
+    assert float(networks[0].classifier.weight.std()) > 0.3
+    body = {name: value for name, value in networks[1].state_dict().items() if not name.startswith("classifier.")}
+    spec = CodeNetwork("timm:test_efficientnet", 2, 32)
+    apply_initial(networks, spec, InitialWeights(body, None, {}), ["a", "b"], "source", 3)
+    first, second = (network.classifier for network in networks)
+    assert float(first.weight.std()) == pytest.approx(0.01, rel=0.2)
+    assert not first.bias.any()
+    assert torch.equal(first.weight, second.weight)
 
 
 def test_pretrained_weights_that_cannot_be_loaded(tmp_path: Path, colours: Path, tiny: Make) -> None:
