@@ -105,10 +105,17 @@ class SameMaxPool2d(nn.Module):
 
 
 class Concat(nn.Module):
-    """Concatenation of channels."""
+    """Concatenation of channels.
+
+    Attributes:
+        copies_gradients: copy gradients on a GPU too. Worth it where the pass is captured as a CUDA graph.
+    """
+
+    copies_gradients = False
 
     def forward(self, *tensors: Tensor) -> Tensor:
-        if self.training and not torch.compiler.is_compiling():
+        copies = self.copies_gradients or not tensors[0].is_cuda
+        if self.training and copies and not torch.compiler.is_compiling():
             return _ConcatWithCopiedGradients.apply(*tensors)  # type: ignore[no-any-return,no-untyped-call]
         return torch.cat(tensors, dim=1)
 
@@ -118,8 +125,8 @@ class _ConcatWithCopiedGradients(torch.autograd.Function):
 
     On a CPU, batch norm and activations are three to five times slower on slices. Half of the network's batch norms
     precede a concat, so the copies make a training step a fifth faster (``bench/training.py``). On a GPU, batch norm
-    leaves the channels-last layout for slices; the kernels of an update take 40.7 ms instead of 46.3 on an H100
-    (``bench/gpu.py``).
+    leaves the channels-last layout for slices: the kernels of an update take 40.7 ms instead of 46.3 on an H100. But
+    Python needs 25 ms more to launch them, which only a captured pass saves (``bench/gpu.py``).
     """
 
     @staticmethod

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from shrinkserve.arch.code import CodeNetwork, Description
+from shrinkserve.arch.module import Concat
 from shrinkserve.config import Recipe
 from shrinkserve.errors import ConfigError
 from shrinkserve.training.distributed import DistContext
@@ -68,6 +69,9 @@ class GraphedPass:
 
     def __init__(self, compute: Compute, network: nn.Module, batch_size: int) -> None:
         self._compute, self._network, self._batch_size = compute, network, batch_size
+        for module in network.modules():
+            if isinstance(module, Concat):
+                module.copies_gradients = True
         self._captured: _Captured | None = None
 
     def fits(self, images: Tensor) -> bool:

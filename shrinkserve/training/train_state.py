@@ -98,8 +98,9 @@ class TrainState:
         self._forward: nn.Module = self._parallel or self.network
         if mode := recipe.train.compile:
             self._forward = torch.compile(self._forward, mode=None if mode is True else mode)  # type: ignore[assignment]
-        captured = captures(recipe, ranks, spec)
-        self._graphed = GraphedPass(self._gradients, self.network, recipe.train.batch_size) if captured else None
+        self._graphed = None
+        if captures(recipe, ranks, spec):
+            self._graphed = GraphedPass(self._gradients, self.network, recipe.train.batch_size)
         if ranks.world > 2:
             self._rehearse()
         torch.manual_seed(recipe.train.seed + 1 + ranks.rank)  # different random numbers on each rank from here on
