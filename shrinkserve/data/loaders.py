@@ -46,7 +46,7 @@ class TrainLoader(Protocol):
 def train_loader(
     dataset: Dataset, recipe: Recipe, *, rank: int = 0, world: int = 1, colour_on_device: bool = False
 ) -> TrainLoader:
-    """Return the loader that the recipe's ``data.loader`` names; "auto" is DALI if it is installed and there is a GPU.
+    """Return the loader that the recipe's ``data.loader`` names.
 
     With DALI, `TrainBatch.images` is a torch tensor on this process's GPU, or an array if there is no GPU.
 
@@ -63,19 +63,16 @@ def train_loader(
         DataError: fewer images than one step of all ranks needs.
     """
     workers = available_workers() if recipe.data.workers is None else recipe.data.workers
-    device = _gpu()
-    wanted = recipe.data.loader
     installed = find_spec("nvidia") is not None and find_spec("nvidia.dali") is not None
-    if wanted == "dali" and not installed:
-        what = "data.loader=dali: NVIDIA DALI is not installed"
-        raise ConfigError(what, hint="pip install 'shrinkserve[dali]', or set data.loader=portable")
-    policy = bool(recipe.augment.rand_augment)
-    if wanted == "dali" and policy:
-        raise ConfigError("augment.rand_augment: DALI's loader does not have it", hint="set data.loader=portable")
-    if wanted == "dali" or (wanted == "auto" and installed and device is not None and not policy):
+    if recipe.data.loader == "dali":
+        if not installed:
+            what = "data.loader=dali: NVIDIA DALI is not installed"
+            raise ConfigError(what, hint="pip install 'shrinkserve[dali]', or set data.loader=portable")
+        if recipe.augment.rand_augment:
+            raise ConfigError("augment.rand_augment: DALI's loader does not have it", hint="set data.loader=portable")
         from shrinkserve.data.dali import DaliLoader
 
-        return DaliLoader(dataset, recipe, rank=rank, world=world, workers=workers, device=device)
+        return DaliLoader(dataset, recipe, rank=rank, world=world, workers=workers, device=_gpu())
     from shrinkserve.data.portable import PortableLoader
 
     return PortableLoader(dataset, recipe, rank=rank, world=world, workers=workers, colour_on_device=colour_on_device)
