@@ -29,6 +29,7 @@ from shrinkserve.benchmark.report.environment import environment
 ROOT = Path(__file__).parents[1]
 FASTER_THAN_TIMM = 1.3
 """Aim: images/s of our fastest update, in multiples of timm's with the same options."""
+TESTS_SECONDS = 400
 KERNEL_SHARE = 0.7
 """Aim: part of an update's time in which the GPU's kernels run."""
 
@@ -41,7 +42,11 @@ Section = dict[str, Any]
 def run_tests(smoke: bool) -> Section:
     """Run tests/gpu; they compare updates, resume, evaluation, compiled and captured updates with the CPU."""
     command = [sys.executable, "-m", "pytest", "-m", "gpu", "tests/gpu", "-q", "-rfEs", "-p", "no:cacheprovider"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=TESTS_SECONDS)
+    except subprocess.TimeoutExpired as exc:
+        seen = (exc.stdout or b"").decode()[-500:] if isinstance(exc.stdout, bytes) else ""
+        return {"result": "", "failures": [f"no end after {TESTS_SECONDS} s; last output: {seen}"]}
     lines = done.stdout.splitlines()
     found = {
         "result": lines[-1] if lines else "",
@@ -97,6 +102,22 @@ def page(record: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def write(out: Path, sections: dict[str, Section], seconds: float) -> dict[str, Any]:
+    """Write the sections that are there, and return the record."""
+    record = {
+        "device": device(),
+        "torch": torch.__version__,
+        "environment": plain(environment()),
+        "seconds": seconds,
+        "sections": sections,
+        "failures": judge(sections),
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "gpu.json").write_text(json.dumps(record, indent=1, default=str), encoding="utf-8")
+    (out / "gpu.md").write_text(page(record), encoding="utf-8")
+    return record
+
+
 def earlier(path: Path) -> dict[str, Section]:
     """Return the sections of an earlier record of the same GPU and torch."""
     if not path.is_file():
@@ -130,24 +151,15 @@ def main() -> int:
     }
     sections = earlier(options.out / "gpu.json")
     for name in options.parts:
-        if time.monotonic() - began > 60 * options.minutes:
-            sections[name] = {"failures": [f"no time left after {options.minutes} minutes"]}
-            continue
+        late = time.monotonic() - began > 60 * options.minutes
         try:
-            sections[name] = parts[name]()
+            sections[name] = {"failures": [f"no time left of {options.minutes} minutes"]} if late else parts[name]()
         except Exception:  # noqa: BLE001 - the other parts still run
             sections[name] = {"failures": [traceback.format_exc()[-2000:]]}
-    record = {
-        "device": device(),
-        "torch": torch.__version__,
-        "environment": plain(environment()),
-        "seconds": time.monotonic() - began,
-        "sections": sections,
-        "failures": judge(sections),
-    }
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "gpu.json").write_text(json.dumps(record, indent=1, default=str), encoding="utf-8")
-    (options.out / "gpu.md").write_text(page(record), encoding="utf-8")
+        record = write(
+            options.out, sections, time.monotonic() - began
+        )  # after each part: the machine may be taken away
+        print(f"{name}: {'failed' if sections[name]['failures'] else 'done'}", flush=True)
     for failure in record["failures"]:
         print(f"failed: {failure}", file=sys.stderr)
     print(f"wrote {options.out}/gpu.json and gpu.md")
