@@ -111,7 +111,7 @@ def build(name: str, size: int) -> nn.Module:
         from torchvision import models
 
         options = {"image_size": size} if name.startswith("vit") else {}
-        options |= {"aux_logits": False, "init_weights": True} if name == "googlenet" else {}
+        options |= {"aux_logits": False, "init_weights": False} if name == "googlenet" else {}
         network: nn.Module = models.get_model(name, weights=None, num_classes=len(CLASSES), **options)
     else:
         import timm
@@ -255,14 +255,19 @@ def main() -> int:
     done = [row for row in known if "refused" not in row]
     rows = {row["network"]: row for row in done if not options.only or row["network"] not in names}
     started = time.monotonic()
-    for name in names:
-        if name in rows or time.monotonic() - started > options.seconds:
+    work = [(name, part) for part in ("floats", "int8") for name in names]
+    for name, part in work:
+        row = rows.get(name, {})
+        known_part = name in rows if part == "floats" else "int8" in row or "refused" in row
+        if known_part or time.monotonic() - started > options.seconds:
             continue
         try:
-            rows[name] = measure(name, size, dynamo=not options.torchscript)
-            rows[name] |= measure_int8(name, min(size, INT8_SIZE))
+            if part == "floats":
+                rows[name] = measure(name, size, dynamo=not options.torchscript)
+            else:
+                rows[name] |= measure_int8(name, min(size, INT8_SIZE))
         except Exception as exc:  # noqa: BLE001 - torch cannot write some networks at some sizes
-            rows[name] = {"network": name, "refused": f"{type(exc).__name__}: {str(exc)[:150]}"}
+            rows[name] = {"network": name, **row, "refused": f"{type(exc).__name__}: {str(exc)[:150]}"}
         print(rows[name], flush=True)
         write_atomic(options.out, (json.dumps(record(list(rows.values()), size), indent=1) + "\n").encode())
     print(f"{len(rows)} of {len({*TORCHVISION, *TIMM} | set(names))} networks")
