@@ -267,7 +267,8 @@ def main() -> int:
             else:
                 rows[name] |= measure_int8(name, min(size, INT8_SIZE))
         except Exception as exc:  # noqa: BLE001 - torch cannot write some networks at some sizes
-            rows[name] = {"network": name, **row, "refused": f"{type(exc).__name__}: {str(exc)[:150]}"}
+            why = f"{type(exc).__name__}: {str(exc)[:150]}"
+            rows[name] = {"network": name, **row, ("refused" if part == "floats" else "int8"): why}
         print(rows[name], flush=True)
         write_atomic(options.out, (json.dumps(record(list(rows.values()), size), indent=1) + "\n").encode())
     print(f"{len(rows)} of {len({*TORCHVISION, *TIMM} | set(names))} networks")
