@@ -54,7 +54,7 @@ def main() -> int:
     parser.add_argument("--prepare", type=Path, help="write pictures and weights into this folder, train nothing")
     parser.add_argument("--prepared", type=Path, help="folder that --prepare wrote, perhaps on another machine")
     parser.add_argument("--size", type=int, default=96)
-    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     options = parser.parse_args()
     import_torchvision_transforms()  # timm's package imports them
