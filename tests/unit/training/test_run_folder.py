@@ -140,6 +140,29 @@ def test_new_run_that_fails_before_a_checkpoint_leaves_nothing(tmp_path: Path, t
     assert not out.exists()
 
 
+@pytest.mark.parametrize("removals", range(len(OURS)))
+def test_new_run_killed_while_it_is_removed_can_begin_again(
+    tmp_path: Path, tiny: Make, monkeypatch: pytest.MonkeyPatch, removals: int
+) -> None:
+    out, remove, left = tmp_path / "run", run_folder._remove, removals
+
+    def limited(path: Path) -> None:
+        nonlocal left
+        if left == 0:
+            raise KeyboardInterrupt
+        left -= 1
+        remove(path)
+
+    with suppress(KeyboardInterrupt), RunFolder(out) as folder:
+        folder.begin(tiny(), Start.NEW)
+        for name in ("environment.json", "metrics.jsonl"):
+            (out / name).touch()
+        monkeypatch.setattr(run_folder, "_remove", limited)
+        raise KeyboardInterrupt
+    monkeypatch.undo()
+    assert RunFolder(out).check(tiny(), **{**DEFAULTS, "resume": True}) is Start.RESUME
+
+
 def test_run_with_a_checkpoint_stays_when_it_fails(tmp_path: Path, tiny: Make) -> None:
     out = tmp_path / "run"
     with suppress(RuntimeError), RunFolder(out) as folder:
