@@ -8,10 +8,11 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import re
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -178,6 +179,12 @@ def _fsync(handle: int) -> None:
 def temporary_name(path: Path) -> Path:
     """Return an unused hidden name in the folder of `path`."""
     return path.with_name(f".{path.name[:200]}.{secrets.token_hex(4)}")
+
+
+def left_by_a_killed_write(path: Path, names: Collection[str]) -> bool:
+    """Return True if a file is what a killed `write_atomic` of one of `names` leaves."""
+    found = re.fullmatch(r"\.(.+)\.[0-9a-f]{8}", path.name)
+    return found is not None and found[1] in names and path.is_file() and not path.is_symlink()
 
 
 def check_writable(folder: Path) -> None:

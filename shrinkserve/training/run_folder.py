@@ -10,7 +10,7 @@ from enum import Enum
 from pathlib import Path
 
 from shrinkserve.artifact import CARD
-from shrinkserve.atomic import check_writable, unwritable, write_atomic
+from shrinkserve.atomic import check_writable, left_by_a_killed_write, unwritable, write_atomic
 from shrinkserve.config import Recipe, load_recipe
 from shrinkserve.config.keys import flatten
 from shrinkserve.errors import ConfigError
@@ -77,7 +77,7 @@ class RunFolder:
             raise ConfigError(f"{out}: is a file", hint="name a new or an empty folder")
         check_writable(out)
         if not (out / RECIPE).is_file():
-            if out.is_dir() and any(out.iterdir()):
+            if out.is_dir() and self._others():
                 raise ConfigError(f"{out}: has files but no run", hint="name a new or an empty folder")
             return Start.NEW
         if overwrite:
@@ -117,9 +117,12 @@ class RunFolder:
             self.out.mkdir(parents=True, exist_ok=True)
         if self._lock is None:
             self._acquire()
-            if any(self.out.iterdir()):
+            if self._others():
                 raise ConfigError(f"{self.out}: another process has begun a run here", hint="name another --out")
         self._start = start
+        for path in self.out.iterdir():
+            if left_by_a_killed_write(path, OURS):
+                path.unlink()
         if start is Start.OVERWRITE:
             self._move_aside()
         write_atomic(self.out / RECIPE, recipe.to_toml().encode())
@@ -133,6 +136,10 @@ class RunFolder:
             with unwritable(self._aside):
                 _remove(self._aside)
             self._aside = None
+
+    def _others(self) -> list[Path]:
+        """Return what the folder has besides files of a start that was killed."""
+        return [path for path in self.out.iterdir() if not left_by_a_killed_write(path, OURS)]
 
     def _acquire(self) -> None:
         with unwritable(self.out):

@@ -154,6 +154,19 @@ def test_train_rejects_a_folder_with_other_files(tmp_path: Path, colours: Path, 
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
+def test_train_begins_where_an_earlier_start_was_killed_while_it_wrote(
+    tmp_path: Path, colours: Path, tiny: Make
+) -> None:
+    for name in (".recipe.toml.0123abcd", ".environment.json.89abcdef"):
+        (tmp_path / name).write_text("half")
+    (tmp_path / ".thesis.tex.0123abcd").write_text("precious")
+    with pytest.raises(ConfigError, match="has files but no run"):
+        train(tiny(), colours, tmp_path, resume=True)
+    (tmp_path / ".thesis.tex.0123abcd").unlink()
+    train(tiny(schedule={"epochs": 1}), colours, tmp_path, resume=True)
+    assert not list(tmp_path.glob(".*"))
+
+
 def test_train_stops_when_the_loss_is_not_finite(tmp_path: Path, colours: Path, tiny: Make) -> None:
     recipe = tiny(model={"network": "shrinkcnn-a"}, optimizer={"name": "sgd", "lr": 1e9}, train={"checkpoint_steps": 1})
     with pytest.raises(ShrinkServeError, match=r"not finite at step \d+ \(epoch 1\); .*step-0000000\d\.safetensors"):
