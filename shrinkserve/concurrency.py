@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
+import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterable
 from concurrent.futures import Future
@@ -10,9 +12,27 @@ from itertools import chain, islice
 from queue import SimpleQueue
 from threading import Thread
 from typing import Generic, TypeVar
+from weakref import WeakSet
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+
+EXIT_SECONDS = 1.0
+"""Time that abandoned threads have to end before the interpreter does."""
+_abandoned: WeakSet[Thread] = WeakSet()
+
+
+@atexit.register
+def _let_abandoned_threads_end() -> None:
+    """Wait shortly for threads whose results nobody reads any more.
+
+    A thread that returns from a C library while the interpreter ends, such as from a cancelled call of gRPC, is ended
+    inside that library, which may then wait for ever for its own lock.
+    """
+    deadline = time.monotonic() + EXIT_SECONDS
+    for thread in list(_abandoned):
+        thread.join(max(0.0, deadline - time.monotonic()))
 
 
 class _Workers(Generic[T, R]):
@@ -41,6 +61,8 @@ class _Workers(Generic[T, R]):
         if wait:
             for thread in self._threads:
                 thread.join()
+        else:
+            _abandoned.update(self._threads)
 
     def _work(self) -> None:
         while (job := self._queue.get()) is not None:
