@@ -29,7 +29,6 @@ from shrinkserve.training.train_state import TrainState  # noqa: E402
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU that torch can see")]
 
 CLASSES, BATCH, SIZE, RATE = 11, 16, 64, 1e-3
-QUICK = Path(__file__).parents[2] / "bench" / "quick.prototxt"
 CPU = torch.device("cpu")
 
 
@@ -41,7 +40,7 @@ def recipe(**train: Any) -> Recipe:
 def small(**train: Any) -> Recipe:
     """Return a recipe of a network of two cells, which is compiled in seconds."""
     found = recipe(precision="float32", **train)
-    return replace(found, model=ModelConfig(str(QUICK), SIZE))
+    return replace(found, model=ModelConfig("shrinkcnn-tiny", input_size=SIZE))
 
 
 @pytest.fixture(autouse=True)
