@@ -21,7 +21,7 @@ ORIENTATION = 0x0112
 
 @dataclass(frozen=True)
 class Shrink:
-    """How to write large images smaller: Lanczos to this shorter side, as JPEG of this quality.
+    """Options for large images: shrink them with Lanczos to this shorter side, and write them as JPEG of this quality.
 
     Raises:
         ConfigError: out of range.
