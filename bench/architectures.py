@@ -124,6 +124,8 @@ def build(name: str, size: int) -> nn.Module:
                 nn.init.uniform_(part.weight, 0.8, 1.2)
                 nn.init.normal_(part.running_mean, std=0.1)
                 nn.init.uniform_(part.running_var, 0.8, 1.2)
+            elif isinstance(part, nn.Linear) and not part.weight.any():  # torchvision's vision transformer
+                nn.init.normal_(part.weight, std=0.02)
     return network.eval()
 
 
