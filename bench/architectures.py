@@ -116,7 +116,7 @@ def build(name: str, size: int) -> nn.Module:
     else:
         import timm
 
-        fixed = {"img_size": size} if name.startswith(("deit", "levit")) else {}
+        fixed = {"img_size": size} if name.startswith(("deit", "levit", "efficientformer")) else {}
         network = timm.create_model(name, pretrained=False, num_classes=len(CLASSES), **fixed)
     with torch.no_grad():
         for part in network.modules():
