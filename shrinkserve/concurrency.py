@@ -3,36 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import atexit
-import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from itertools import chain, islice
 from queue import SimpleQueue
 from threading import Thread
 from typing import Generic, TypeVar
-from weakref import WeakSet
 
 T = TypeVar("T")
 R = TypeVar("R")
 
-
-EXIT_SECONDS = 1.0
-"""Time that abandoned threads have to end before the interpreter does."""
-_abandoned: WeakSet[Thread] = WeakSet()
-
-
-@atexit.register
-def _let_abandoned_threads_end() -> None:
-    """Wait shortly for threads whose results nobody reads any more.
-
-    A thread that returns from a C library while the interpreter ends, such as from a cancelled call of gRPC, is ended
-    inside that library, which may then wait for ever for its own lock.
-    """
-    deadline = time.monotonic() + EXIT_SECONDS
-    for thread in list(_abandoned):
-        thread.join(max(0.0, deadline - time.monotonic()))
+TURN_SECONDS = 1.0
+"""Longest wait for a result in which the main thread may not notice a signal."""
 
 
 class _Workers(Generic[T, R]):
@@ -61,8 +44,6 @@ class _Workers(Generic[T, R]):
         if wait:
             for thread in self._threads:
                 thread.join()
-        else:
-            _abandoned.update(self._threads)
 
     def _work(self) -> None:
         while (job := self._queue.get()) is not None:
@@ -100,13 +81,20 @@ def ordered_map(
         for item in chain(head, source):
             pending.append(pool.submit(item))
             if len(pending) > workers:
-                yield pending.popleft().result()
+                yield _result(pending.popleft())
         while pending:
-            yield pending.popleft().result()
+            yield _result(pending.popleft())
     finally:
         for future in pending:
             future.cancel()
         pool.stop(wait=wait)
+
+
+def _result(future: Future[R]) -> R:
+    """Return the result of a future. Wait in short turns: Ctrl-C that comes just before a wait does not end it."""
+    while not future.done():
+        wait([future], timeout=TURN_SECONDS)
+    return future.result()
 
 
 async def ordered_tasks(work: Iterable[Coroutine[object, object, R]], limit: int) -> AsyncGenerator[R]:
