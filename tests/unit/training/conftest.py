@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from PIL import Image
 
 from shrinkserve.config import Recipe, parse_recipe
 from shrinkserve.training.train import train
+from shrinkserve.training.train_state import TrainState
 
 
 @pytest.fixture(scope="session")
@@ -74,3 +76,24 @@ def run_ranks() -> Callable[..., str]:
         return done.stdout
 
     return run
+
+
+@pytest.fixture
+def interrupt_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], AbstractContextManager[None]]:
+    """Return a context in which training is interrupted before an update, and which expects it."""
+
+    @contextmanager
+    def interrupt(step: int) -> Iterator[None]:
+        update = TrainState.update
+
+        def killed(self: TrainState, batches: Any, number: int, rate: float) -> None:
+            if number == step:
+                raise KeyboardInterrupt
+            update(self, batches, number, rate)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(TrainState, "update", killed)
+            with pytest.raises(KeyboardInterrupt):
+                yield
+
+    return interrupt

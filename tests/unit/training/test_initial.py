@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -112,7 +113,7 @@ def test_train_init_learns_faster_and_records_its_parent(
 
 
 def test_resume_of_a_fine_tuned_run_is_exact(
-    tmp_path: Path, run: Path, three: Path, tiny: Make, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, run: Path, three: Path, tiny: Make, interrupt_at: Callable[[int], AbstractContextManager[None]]
 ) -> None:
     recipe = tiny(
         schedule={"epochs": 2},
@@ -121,17 +122,8 @@ def test_resume_of_a_fine_tuned_run_is_exact(
         augment={"mixup": 0.3, "cutmix": 0.5},
     )
     whole = train(recipe, three, tmp_path / "whole", init=run)
-    update = TrainState.update
-
-    def killed(self: TrainState, batches: object, step: int, rate: float) -> None:
-        if step == 8:
-            raise KeyboardInterrupt
-        update(self, batches, step, rate)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(TrainState, "update", killed)
-    with pytest.raises(KeyboardInterrupt):
+    with interrupt_at(8):
         train(recipe, three, tmp_path / "broken", init=run)
-    monkeypatch.undo()
     broken = train(recipe, three, tmp_path / "broken", init=run, resume=True)
     assert broken.card.weights_sha256 == whole.card.weights_sha256
     assert broken.card.parents == whole.card.parents

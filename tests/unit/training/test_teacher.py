@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,6 @@ from shrinkserve.runtimes.predictor import Images, Logits
 from shrinkserve.training.prefetch import DeviceBatch
 from shrinkserve.training.teacher import Teacher, distillation_loss
 from shrinkserve.training.train import profile_training, train
-from shrinkserve.training.train_state import TrainState
 
 Make = Callable[..., Recipe]
 CPU = torch.device("cpu")
@@ -77,22 +77,13 @@ def test_taught_batches_are_in_order() -> None:
 
 
 def test_distilled_run_records_and_needs_its_teacher(
-    tmp_path: Path, run: Path, colours: Path, tiny: Make, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, run: Path, colours: Path, tiny: Make, interrupt_at: Callable[[int], AbstractContextManager[None]]
 ) -> None:
     recipe = tiny(train={"checkpoint_steps": 2}, distill={"weight": 1.0}, augment={"mixup": 0.2})
     whole = train(recipe, colours, tmp_path / "whole", teacher=run)
     assert list(whole.card.parents.values()) == [read_card(run).weights_sha256]
-    update = TrainState.update
-
-    def killed(self: TrainState, batches: object, step: int, rate: float) -> None:
-        if step == 5:
-            raise KeyboardInterrupt
-        update(self, batches, step, rate)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(TrainState, "update", killed)
-    with pytest.raises(KeyboardInterrupt):
+    with interrupt_at(5):
         train(recipe, colours, tmp_path / "broken", teacher=run)
-    monkeypatch.undo()
     with pytest.raises(ConfigError, match="another teacher"):
         train(recipe, colours, tmp_path / "broken", resume=True)
     broken = train(recipe, colours, tmp_path / "broken", teacher=run, resume=True)
