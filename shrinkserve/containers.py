@@ -3,8 +3,12 @@
 A version that no source gives is empty. Sources: Triton of each release from its release notes; ONNX Runtime from
 `docs/introduction/compatibility.md` of github.com/triton-inference-server/server; OpenVINO from `build.py` there; DALI
 from `DALI_VERSION` in the branches of dali_backend up to r26.06. TensorRT of 25.08 is from NVIDIA's frameworks support
-matrix; of later releases only the major version is known, from the branches of tensorrt_backend. DALI of 26.07 and of
-26.08 is not known. `docs/serving.md` says how to move to another container.
+matrix. NVIDIA's tritonserver and tensorrt images of a month have the same TensorRT; public projects that build plans in
+them state its version: 10.16.0.72 in tensorrt:26.03-py3; 10.16.1.11 in 26.04 and in tritonserver:26.05-py3, "the last
+TensorRT 10"; 11.0.0.114 in tensorrt:26.06-py3; 11.1.0.106 in tensorrt:26.07-py3 (the tests of
+github.com/NVIDIA/TensorRT-Model-Connect) and in tritonserver:26.07-py3; 11.2.1.2 in tensorrt:26.08-py3 with DALI 2.2.0
+in tritonserver:26.08-py3 (`versions.env` of github.com/olibartfast/rf-detr-cpp-inference). The TensorRT of 26.02 is
+known by its major version only. `docs/serving.md` says how to move to another container.
 """
 
 from __future__ import annotations
@@ -24,7 +28,7 @@ class Container:
         onnxruntime: version of the library in the ONNX Runtime backend.
         dali: version of the library in the DALI backend.
         openvino: version of the library in the OpenVINO backend.
-        tensorrt: version of TensorRT, or its major version where only that is known.
+        tensorrt: version of TensorRT, or the known beginning of it.
     """
 
     tag: str
@@ -44,12 +48,12 @@ class Container:
 CONTAINERS = (
     Container("25.08-py3", (2, 60), dali="1.51.2", onnxruntime="1.23.0", tensorrt="10.13.2"),
     Container("26.02-py3", (2, 66), dali="1.53.0", onnxruntime="1.24.1"),
-    Container("26.03-py3", (2, 67), dali="2.0.0", onnxruntime="1.24.2", openvino="2026.0"),
-    Container("26.04-py3", (2, 68), dali="2.0.0", onnxruntime="1.24.4"),
-    Container("26.05-py3", (2, 69), dali="2.1.0", onnxruntime="1.24.4"),
-    Container("26.06-py3", (2, 70), dali="2.1.1", onnxruntime="1.24.4"),
-    Container("26.07-py3", (2, 71), onnxruntime="1.27.0"),
-    Container("26.08-py3", (2, 72), onnxruntime="1.28.0"),
+    Container("26.03-py3", (2, 67), dali="2.0.0", onnxruntime="1.24.2", tensorrt="10.16.0.72", openvino="2026.0"),
+    Container("26.04-py3", (2, 68), dali="2.0.0", onnxruntime="1.24.4", tensorrt="10.16.1.11"),
+    Container("26.05-py3", (2, 69), dali="2.1.0", onnxruntime="1.24.4", tensorrt="10.16.1.11"),
+    Container("26.06-py3", (2, 70), dali="2.1.1", onnxruntime="1.24.4", tensorrt="11.0.0.114"),
+    Container("26.07-py3", (2, 71), onnxruntime="1.27.0", tensorrt="11.1.0.106"),
+    Container("26.08-py3", (2, 72), dali="2.2.0", onnxruntime="1.28.0", tensorrt="11.2.1.2"),
 )
 """Releases in order. From 26.03 on each loads the DALI pipelines that `export` writes."""
 CURRENT = CONTAINERS[-1]
@@ -89,7 +93,7 @@ def tags_for_plan(tensorrt: str) -> list[str]:
 def runs_plan(container: Container, tensorrt: str) -> bool:
     """Return True if a container can load a plan that a version of TensorRT built.
 
-    A plan needs the version that built it. Where only the major version of the container is known, that is compared.
+    A plan needs the version that built it. Of the container's version the known part is compared.
     """
     known = container.tensorrt
     return tensorrt == known or tensorrt.startswith(f"{known}.")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from shrinkserve.containers import CONTAINERS, CURRENT, container_of, reads_pipeline, runs_plan
+from shrinkserve.containers import CONTAINERS, CURRENT, container_of, reads_pipeline, runs_plan, tags_for_plan
 from shrinkserve.preprocess import Preprocess
 
 PIPELINES = sorted({one.dali for one in CONTAINERS if one.dali.startswith("2.")})
@@ -37,6 +37,21 @@ def test_plan_needs_the_version_that_built_it(version: str, fits: bool) -> None:
     assert runs_plan(CONTAINERS[0], version) is fits
 
 
+def test_constraints_pin_the_tensorrt_of_the_named_container() -> None:
+    lines = (Path(__file__).parents[2] / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pinned = dict(line.split("==") for line in lines if line.startswith("tensorrt"))
+    assert pinned == dict.fromkeys(
+        [f"tensorrt{part}" for part in ("", "-cu13", "-cu13-bindings", "-cu13-libs")], "11.2.1.2"
+    )
+    assert runs_plan(CURRENT, pinned["tensorrt"])
+    assert tags_for_plan(pinned["tensorrt"]) == [CURRENT.tag]
+
+
+@pytest.mark.parametrize("version", ["10.16.1.11", "11.1.0.106", "11.4.0.106"])
+def test_named_container_cannot_load_plans_of_other_versions(version: str) -> None:
+    assert not runs_plan(CURRENT, version)
+
+
 @pytest.mark.parametrize(
     ("tag", "fits"), [("25.08-py3", False), ("26.02-py3", False), ("26.03-py3", True), (CURRENT.tag, True)]
 )
@@ -48,7 +63,7 @@ def test_pipelines_of_dali_2_need_dali_2(tag: str, fits: bool) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("version", PIPELINES)
 def test_dali_of_the_containers_loads_our_pipeline(tmp_path: Path, version: str) -> None:
-    """Install the version from PyPI, about 400 MB."""
+    """Install the version from PyPI, about 500 MB. DALI 2.2 finds nvImageCodec only in its own folder."""
     pytest.importorskip("nvidia.dali", reason="DALI is not installed")
     from PIL import Image
 
@@ -56,8 +71,8 @@ def test_dali_of_the_containers_loads_our_pipeline(tmp_path: Path, version: str)
 
     (tmp_path / "model.dali").write_bytes(serialise_pipeline(Preprocess(size=32), 4))
     Image.new("RGB", (60, 40), (200, 100, 50)).save(tmp_path / "image.jpg")
-    command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(tmp_path / "site")]
-    command += [f"nvidia-dali-cuda120=={version}", "dm-tree", "wrapt", "attrs", "absl-py"]
+    command = [sys.executable, "-m", "pip", "install", "-q", "--target", str(tmp_path / "site")]
+    command += [f"nvidia-dali-cuda120=={version}"]
     if subprocess.run(command, capture_output=True, check=False).returncode:
         pytest.skip(f"DALI {version} cannot be installed here")
     run = subprocess.run(
