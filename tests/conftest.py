@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import resource
 import signal
@@ -33,6 +34,8 @@ CORPUS = DirectoryBasedExampleDatabase(Path(__file__).parent / "corpus" / "hypot
 """Examples that failed. `make test-slow` adds to it, every test run replays it, until the property is edited."""
 FUZZ_SECONDS = float(os.environ.get("FUZZ_SECONDS", "0"))
 """How long each property is tested; 0 for hypothesis's number of examples."""
+EXIT_SECONDS = 60.0
+"""Time that Python has to exit after the last test."""
 MAX_FUZZ_MEMORY = 1 << 30
 """Bytes by which the process may grow while it fuzzes a property. pytest's --timeout limits the time of an example."""
 
@@ -41,6 +44,11 @@ local = MultiplexedDatabase(ReadOnlyDatabase(CORPUS), DirectoryBasedExampleDatab
 settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow], database=local)
 settings.register_profile("fuzz", settings.get_profile("default"), max_examples=1000, database=CORPUS)
 settings.load_profile("fuzz" if FUZZ_SECONDS else "default")
+
+
+def pytest_unconfigure() -> None:
+    """End a test run that does not end by itself, for example because a test left a process or a thread."""
+    faulthandler.dump_traceback_later(EXIT_SECONDS, exit=True, file=sys.__stderr__)
 
 
 @pytest.hookimpl(tryfirst=True)

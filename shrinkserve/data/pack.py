@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack
 from dataclasses import astuple, dataclass
 from functools import partial
 from multiprocessing import get_context
@@ -162,26 +163,43 @@ def write_shards(
         folder.mkdir(exist_ok=True)
     write = partial(_write_shard, synsets=collection.synsets, texts=collection.texts, shrink=shrink, skip_bad=skip_bad)
     bad: list[str] = []
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        try:
-            futures = [pool.submit(write, shard) for shard in shards]
-            for done, future in enumerate(as_completed(futures), start=1):
-                bad += future.result()
-                if progress is not None:
-                    progress(done, len(shards))
-        except BrokenProcessPool as exc:
-            what = f"{target}: a packing process was killed; it may be out of memory"
-            hint = "run the same command with fewer --workers: finished shards are kept"
-            raise DataError(what, hint=hint) from exc
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    try:
+        for done, messages in enumerate(_in_processes(write, shards, workers), start=1):
+            bad += messages
+            if progress is not None:
+                progress(done, len(shards))
+    except BrokenProcessPool as exc:
+        what = f"{target}: a packing process was killed; it may be out of memory"
+        hint = "run the same command with fewer --workers: finished shards are kept"
+        raise DataError(what, hint=hint) from exc
     names = [BACKGROUND, *collection.texts]
     write_atomic(target / LABELS, ("\n".join(names) + "\n").encode())
     for shard in shards:
         _log(shard).unlink(missing_ok=True)
     (target / PLAN).unlink()
     return sorted(bad)
+
+
+def _in_processes(
+    write: Callable[[ShardPlan], list[str]], shards: list[ShardPlan], workers: int
+) -> Iterator[list[str]]:
+    """Yield ``write(shard)`` of each shard, computed in processes, in the order in which they finish.
+
+    Each process has an executor. One executor for all can wait forever: Python 3.11 ends its processes when one was
+    killed, but not the process that `submit` starts at that moment.
+    """
+    count = min(workers, len(shards))
+    with ExitStack() as stack:
+        pools = [stack.enter_context(ProcessPoolExecutor(1, mp_context=get_context("spawn"))) for _ in range(count)]
+        futures: list[Future[list[str]]] = []
+        try:
+            for number, shard in enumerate(shards):
+                futures.append(pools[number % count].submit(write, shard))
+            for future in as_completed(futures):
+                yield future.result()
+        finally:
+            for future in futures:
+                future.cancel()
 
 
 def _claim(target: Path, shards: list[ShardPlan], shrink: Shrink | None) -> None:

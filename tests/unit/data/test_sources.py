@@ -10,6 +10,8 @@ import tarfile
 import tempfile
 import threading
 import time
+from multiprocessing.connection import wait
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -101,6 +103,25 @@ def test_pack_ends_when_a_process_is_killed_and_continues_later(classes: Path, t
         pack_dataset(classes, tmp_path / "out", train_shards=6, workers=2)
     thread.join()
     assert pack_dataset(classes, tmp_path / "out", train_shards=6, workers=2).images == {"train": 18, "validation": 6}
+
+
+def test_pack_ends_when_a_process_is_killed_while_another_starts(
+    classes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = SpawnProcess.start
+
+    def kill_others_and_start(process: SpawnProcess) -> None:
+        for other in multiprocessing.active_children():
+            os.kill(other.pid or 0, signal.SIGKILL)
+            wait([other.sentinel])
+        time.sleep(delay)
+        start(process)
+
+    monkeypatch.setattr(SpawnProcess, "start", kill_others_and_start)
+    for delay in (0.0, 0.001, 0.003, 0.01, 0.3):  # before, while and after the executor notices it
+        with pytest.raises(DataError, match=r"packing process was killed"):
+            pack_dataset(classes, tmp_path / str(delay), train_shards=6, workers=2)
+        assert not multiprocessing.active_children()
 
 
 def test_pack_shrinks_large_images_only(tmp_path: Path) -> None:
