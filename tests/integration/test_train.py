@@ -101,7 +101,7 @@ def test_nproc_processes_end_with_a_killed_launcher(tmp_path: Path, digits: Path
         workers = descendants(process, 2)
         wait_for_checkpoint(out, process)
         process.kill()
-    _, alive = psutil.wait_procs(workers, timeout=10)
+    _, alive = psutil.wait_procs(workers, timeout=60)
     assert not [worker for worker in alive if worker.status() != psutil.STATUS_ZOMBIE]
 
 

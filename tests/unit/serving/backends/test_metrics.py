@@ -13,7 +13,7 @@ from shrinkserve.serving.server.server import TritonServer
 
 def samples(server: TritonServer, part: str) -> dict[str, float]:
     """Return the values of one family for the model `tiny` by the bound of their bucket."""
-    with urllib.request.urlopen(server.metrics_url, timeout=10) as page:
+    with urllib.request.urlopen(server.metrics_url, timeout=60) as page:
         text = page.read().decode()
     found = re.findall(rf"^{NAME}_{part}{{(.*)}} (\S+)$", text, re.MULTILINE)
     return {

@@ -71,7 +71,7 @@ def test_server_serves_all_models_and_stops(tiny_repository: Repository, tmp_pat
         # Metrics come last, some 40 ms after HTTP and readiness.
         assert "Started Metrics Service" in (tmp_path / "triton.log").read_text()
         assert server.models == ["tiny", "wide"]
-        with urllib.request.urlopen(server.metrics_url, timeout=10) as page:
+        with urllib.request.urlopen(server.metrics_url, timeout=60) as page:
             assert b"nv_inference_request_success" in page.read()
         images = np.zeros((1, 8, 8, 3), np.uint8)
         with Client(server.grpc_url) as grpc, Client(server.http_url) as http:
@@ -123,7 +123,7 @@ def test_insecure_allows_any_address(tiny_repository: Repository, tmp_path: Path
 def test_host_names_and_ipv6(tiny_repository: Repository, tmp_path: Path, host: str) -> None:
     with TritonServer(tiny_repository.root, options(tmp_path, host=host, models=["tiny"])) as server:
         assert predicts(server)
-        with urllib.request.urlopen(server.metrics_url, timeout=10) as page:
+        with urllib.request.urlopen(server.metrics_url, timeout=60) as page:
             assert b"nv_inference_request_success" in page.read()
 
 

@@ -45,7 +45,7 @@ def until(happened: Callable[[], bool], seconds: float) -> bool:
 def test_exit_code_is_the_programs_and_its_folder_is_removed(tmp_path: Path, program: str, code: int) -> None:
     folder = tmp_path / "folder"
     (folder / "inside").mkdir(parents=True)
-    assert run(folder, "/bin/sh", "-c", program).wait(timeout=20) == code
+    assert run(folder, "/bin/sh", "-c", program).wait(timeout=60) == code
     assert not folder.exists()
 
 
@@ -54,7 +54,7 @@ def test_sigterm_is_passed_on(tmp_path: Path) -> None:
     assert process.stdout is not None
     process.stdout.readline()
     process.terminate()
-    assert process.wait(timeout=20) == 5
+    assert process.wait(timeout=60) == 5
     process.stdout.close()
 
 
@@ -64,7 +64,7 @@ def test_sigusr1_kills_a_program_that_ignores_sigterm(tmp_path: Path) -> None:
     process.stdout.readline()
     process.terminate()
     process.send_signal(supervisor.NOW)
-    assert process.wait(timeout=20) == 128 + signal.SIGKILL
+    assert process.wait(timeout=60) == 128 + signal.SIGKILL
     process.stdout.close()
 
 
@@ -72,7 +72,7 @@ def test_orphans_are_killed(tmp_path: Path) -> None:
     process = run(tmp_path / "none", sys.executable, "-c", ORPHAN)
     assert process.stdout is not None
     orphan = int(process.stdout.readline())
-    assert process.wait(timeout=20) == 3
+    assert process.wait(timeout=60) == 3
     assert not psutil.pid_exists(orphan)
     process.stdout.close()
 
@@ -101,7 +101,7 @@ def test_shared_memory_of_a_killed_program_is_removed(tmp_path: Path) -> None:
     process = run(
         tmp_path / "none", sys.executable, "-c", KILLED, MAPS.replace("input()", "signal.pause()"), str(region)
     )
-    assert process.wait(timeout=20) == 128 + signal.SIGKILL
+    assert process.wait(timeout=60) == 128 + signal.SIGKILL
     assert process.stdout is not None
     process.stdout.close()
     assert not region.exists()
