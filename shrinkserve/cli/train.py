@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from shrinkserve.runtimes.predictor import Predictor
     from shrinkserve.training.plan import TrainingPlan
     from shrinkserve.training.profile import StepProfile
+
+Logger = Literal["wandb", "mlflow"]
 
 SHOWN_CLASSES = 50
 RUN_HELP = "Folder of the run, as `train` wrote it."
@@ -53,6 +55,9 @@ def run(  # noqa: PLR0913, PLR0917 - a command's options
     init: Annotated[Path | None, typer.Option("--init", help=INIT_HELP)] = None,
     teacher: Annotated[str | None, typer.Option("--teacher", help=TEACHER_HELP)] = None,
     stall_timeout: Annotated[float, typer.Option("--stall-timeout", min=0, help=STALL_HELP)] = 1800.0,
+    logger: Annotated[
+        Logger | None, typer.Option("--logger", help="Also log the metrics there (extra of the same name).")
+    ] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Print updates, memory and hours; train nothing.")] = False,
     images_per_second: Annotated[
         float | None, typer.Option("--images-per-second", min=0.001, help="With --plan: speed of one process.")
@@ -91,6 +96,7 @@ def run(  # noqa: PLR0913, PLR0917 - a command's options
             init=init,
             teacher=_open_teacher(teacher),
             stall_timeout=stall_timeout or None,
+            logger=logger,
         )
     except Stopped as exc:
         return 128 + exc.signal

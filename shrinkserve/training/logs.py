@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal, TypedDict
 
 from shrinkserve.atomic import unwritable, write_atomic
 from shrinkserve.errors import ArtifactError
+from shrinkserve.training.trackers import Tracker
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard.writer import SummaryWriter
@@ -46,10 +47,11 @@ class MetricsLog:
         step: updates so far. Records of later updates, which an interrupted process wrote, are dropped.
         epoch: the current epoch. Its evaluation, at the same step as its last update, is dropped too.
         enabled: False for ranks that write nothing.
+        tracker: gets a copy of all figures.
     """
 
-    def __init__(self, run: Path, step: int, epoch: int, *, enabled: bool) -> None:
-        self._path = run / METRICS
+    def __init__(self, run: Path, step: int, epoch: int, *, enabled: bool, tracker: Tracker | None = None) -> None:
+        self._path, self._tracker = run / METRICS, tracker
         self._board: SummaryWriter | None = None
         if enabled:
             _keep_tensorflow_out()
@@ -74,11 +76,18 @@ class MetricsLog:
             stream.write(f"{line}\n")
         for name, value in figures.items():
             self._board.add_scalar(f"{kind}/{name}", value, step)
+        if self._tracker is not None:
+            self._tracker.write({f"{kind}/{name}": value for name, value in figures.items()}, step)
 
-    def close(self) -> None:
-        """Flush the event file."""
+    def __enter__(self) -> MetricsLog:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Flush the event file, and end the tracker's run."""
         if self._board is not None:
             self._board.close()
+        if self._tracker is not None:
+            self._tracker.close(failed=kind is not None)
 
 
 def _keep_tensorflow_out() -> None:

@@ -30,6 +30,7 @@ from shrinkserve.training.run import Run
 from shrinkserve.training.run_folder import RunFolder
 from shrinkserve.training.schedule import learning_rate
 from shrinkserve.training.signals import StopRequest, Watchdog
+from shrinkserve.training.trackers import Tracker
 from shrinkserve.training.train_state import device_name
 
 LOG_STEPS = 10
@@ -82,8 +83,11 @@ class TrainingLoop(Run):
         super().__init__(recipe, data, folder, ranks)
         self._callback, self._stop, self._watchdog = callback, stop, watchdog
 
-    def run(self) -> Card | None:
+    def run(self, tracker: Tracker | None = None) -> Card | None:
         """Train to the last epoch, and write the weights and the card. Collective.
+
+        Args:
+            tracker: gets a copy of all metrics.
 
         Returns:
             The card on rank 0, None on the others.
@@ -92,13 +96,11 @@ class TrainingLoop(Run):
         if self.ranks.first:
             threads = torch.get_num_threads()
             provenance.add_start(out, device=device_name(self.ranks), processes=self.ranks.world, threads=threads)
-        self.log = MetricsLog(out, position.step, position.epoch, enabled=self.ranks.first)
+        self.log = MetricsLog(out, position.step, position.epoch, enabled=self.ranks.first, tracker=tracker)
         self.began = time.monotonic() - position.seconds
-        try:
+        with self.log:
             while position.epoch < self.recipe.schedule.epochs:
                 self._epoch()
-        finally:
-            self.log.close()
         networks = {"ema": self.state.averaged(), "raw": self.state.network}
         metrics = {**position.figures, "epochs": position.epoch, "seconds": round(self.seconds(), 1)}
         card = None

@@ -17,9 +17,10 @@ from shrinkserve.errors import ConfigError
 from shrinkserve.training.checkpoints import FOLDER, listed
 from shrinkserve.training.logs import METRICS, TENSORBOARD
 from shrinkserve.training.provenance import ENVIRONMENT, launch_id, starts
+from shrinkserve.training.trackers import FOLDER as TRACKER
 
 RECIPE = "recipe.toml"
-OURS = (CARD, "ema.safetensors", "raw.safetensors", RECIPE, ENVIRONMENT, METRICS, TENSORBOARD, FOLDER)
+OURS = (CARD, "ema.safetensors", "raw.safetensors", RECIPE, ENVIRONMENT, METRICS, TENSORBOARD, FOLDER, TRACKER)
 ASIDE = ".overwritten-"
 MOVED = "moved"
 """File in the folder of an overwritten run: all of it is there."""

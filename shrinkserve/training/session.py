@@ -19,6 +19,7 @@ from shrinkserve.training.loop import TrainingLoop
 from shrinkserve.training.run_folder import RunFolder, Start
 from shrinkserve.training.signals import StopRequest, Watchdog
 from shrinkserve.training.torch_settings import torch_settings
+from shrinkserve.training.trackers import LoggerName, Tracker
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class TrainOptions:
         init: run, checkpoint or safetensors file whose weights a new run begins with.
         teacher: artifact that the network learns from as well, see `open_artifact`.
         stall_timeout: seconds without progress after which the process ends; None: never.
+        logger: tracker that gets a copy of the metrics.
     """
 
     resume: bool = False
@@ -40,6 +42,7 @@ class TrainOptions:
     stall_timeout: float | None = None
     init: str | None = None
     teacher: str | None = None
+    logger: LoggerName | None = None
 
 
 def train_here(
@@ -78,8 +81,9 @@ def train_here(
             loop.say(warning)
         if ranks.first:
             folder.begin(recipe, start)
+        tracker = Tracker(options.logger, out, recipe, loop.say) if options.logger and ranks.first else None
         ranks.wait()
-        card = loop.run()
+        card = loop.run(tracker)
         return result_of(out, card, trained=True) if card else read_result(out, trained=True, verify=False)
 
 

@@ -13,6 +13,7 @@ from shrinkserve.training.events import Callback
 from shrinkserve.training.finish import TrainResult
 from shrinkserve.training.profile import StepProfile, profile_here
 from shrinkserve.training.session import TrainOptions, train_here
+from shrinkserve.training.trackers import LoggerName, check_logger
 
 
 def train(  # noqa: PLR0913 - the options of the command
@@ -29,6 +30,7 @@ def train(  # noqa: PLR0913 - the options of the command
     init: str | os.PathLike[str] | None = None,
     teacher: str | os.PathLike[str] | Predictor | None = None,
     stall_timeout: float | None = None,
+    logger: LoggerName | None = None,
     callback: Callback | None = None,
 ) -> TrainResult:
     """Train a network and write its run folder: ``shrinkserve train``.
@@ -48,6 +50,7 @@ def train(  # noqa: PLR0913 - the options of the command
         teacher: artifact or predictor with the same classes whose logits the network learns to reproduce as well, see
             the section `distill` of the recipe. A predictor works with ``nproc=1`` only.
         stall_timeout: end this process if it makes no progress for so many seconds. Default: never.
+        logger: also log the metrics to Weights & Biases or MLflow, with the settings of their environment variables.
         callback: called with a `TrainEvent` for each update, epoch and message. Default: print progress. With `nproc`
             the first of the processes prints progress.
 
@@ -70,12 +73,13 @@ def train(  # noqa: PLR0913 - the options of the command
     """
     if resume and overwrite:
         raise ConfigError("--resume and --overwrite exclude each other", hint="give one of them")
+    check_logger(logger)
     loaded = resolve_recipe(recipe, overrides)
     folder = Path(out) if out is not None else Path("runs") / loaded.name
     predictor = None if isinstance(teacher, str | os.PathLike) else teacher
     teacher_source = os.fspath(teacher) if isinstance(teacher, str | os.PathLike) else None
     init_source = None if init is None else os.fspath(init)
-    options = TrainOptions(resume, overwrite, allow_recipe_change, stall_timeout, init_source, teacher_source)
+    options = TrainOptions(resume, overwrite, allow_recipe_change, stall_timeout, init_source, teacher_source, logger)
     if nproc > 1 and "RANK" not in os.environ:
         if predictor is not None:
             raise ConfigError("teacher", expected="the path of an artifact with nproc > 1", found=predictor.name)
