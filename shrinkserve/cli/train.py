@@ -187,6 +187,10 @@ def evaluate(
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from shrinkserve.training.evaluation import evaluate as evaluate_weights
 
+    if confusion is not None:
+        from shrinkserve.training.plot import check_picture
+
+        check_picture(confusion)
     found = evaluate_weights(source, data, weights)
     if confusion is not None:
         from shrinkserve.training.plot import plot_confusion
@@ -209,3 +213,5 @@ def evaluate(
         print_line("most frequent errors (label -> prediction):")
         for one in worst:
             print_line(f"  {one.label} -> {one.prediction}: {one.images}")
+    if confusion is not None:
+        print_line(f"wrote {confusion}")

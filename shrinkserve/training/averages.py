@@ -1,4 +1,4 @@
-"""Decays of running averages: do they settle within the updates of a run?"""
+"""Keys of a recipe that do not suit the length of a run: averages that cannot settle, too many epochs for the head."""
 
 from __future__ import annotations
 
@@ -21,13 +21,19 @@ def warnings_of(recipe: Recipe, steps: int) -> list[str]:
         recipe: the run.
         steps: updates of the run.
     """
-    decay = recipe.model.batch_norm_decay
+    decay, epochs, found = recipe.model.batch_norm_decay, recipe.schedule.epochs, []
+    if recipe.train.head_epochs >= epochs:
+        found.append(
+            f"warning: train.head_epochs is {recipe.train.head_epochs} and the run has {epochs} epochs: "
+            "only the classifier is trained; lower train.head_epochs, or train longer"
+        )
     if is_code(recipe.model.network) or decay == "auto" or steps >= (needed := SETTLED / (1 - decay)):
-        return []
+        return found
     return [
+        *found,
         f"warning: the running statistics of batch norm need about {needed:,.0f} updates to settle, the run has "
         f"{steps:,}: its predictions may be no better than chance; "
-        f"set model.batch_norm_decay={settled_decay(steps):g}, or train longer"
+        f"set model.batch_norm_decay={settled_decay(steps):g}, or train longer",
     ]
 
 

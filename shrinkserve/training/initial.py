@@ -15,6 +15,7 @@ from shrinkserve.arch.code import Description, head_prefixes
 from shrinkserve.arch.timm_networks import pretrained_weights
 from shrinkserve.artifact import read_card, recorded_path, sha256_file, tensors_sha256
 from shrinkserve.errors import ArtifactError, ConfigError
+from shrinkserve.text import printable
 from shrinkserve.training import checkpoints
 from shrinkserve.training.state import RunState
 
@@ -22,6 +23,8 @@ FITTING = 0.5
 """Part of the network's values, without the classifier, that a source must have; else it is another network."""
 DENSE_DEVIATION = 0.01
 """Standard deviation of the weights of a new classifier."""
+SHOWN = 5
+"""Tensors that a report names."""
 HINT = "name a run's folder, a step-*.safetensors of a run, or an ema.safetensors"
 
 
@@ -56,7 +59,10 @@ class InitialReport:
 
     def __str__(self) -> str:
         text = f"loaded {len(self.loaded)} tensors, {len(self.new)} are new, {len(self.left_out)} left out"
-        return f"{text}; new: {', '.join(self.new[:5])}" if self.new else text
+        for title, names in (("new", self.new), ("left out", self.left_out)):
+            if names:
+                text += f"; {title}: {printable(', '.join(names[:SHOWN]))}{', ...' if len(names) > SHOWN else ''}"
+        return text
 
 
 def read_initial(source: Path) -> InitialWeights:

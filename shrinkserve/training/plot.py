@@ -39,7 +39,7 @@ def plot_run(run: str | Path, out: str | Path | None = None) -> Path:
     """
     run = Path(run)
     target = run / "curves.png" if out is None else Path(out)
-    _check_suffix(target)
+    check_picture(target)
     records = read_metrics(run / METRICS)
     training = [record for record in records if record["kind"] == "train"]
     validation = [record for record in records if record["kind"] == "validation"]
@@ -99,7 +99,7 @@ def plot_confusion(found: EvaluationResult, out: str | Path) -> Path:
         PosixPath('confusion.png')
     """
     target = Path(out)
-    _check_suffix(target)
+    check_picture(target)
     count = len(found.classes)
     side = min(16.0, 3 + 0.35 * count)
     figure = Figure(figsize=(side, side), layout="constrained")
@@ -118,7 +118,12 @@ def plot_confusion(found: EvaluationResult, out: str | Path) -> Path:
     return _save(figure, target)
 
 
-def _check_suffix(target: Path) -> None:
+def check_picture(target: Path) -> None:
+    """Check the suffix of a picture's name.
+
+    Raises:
+        ConfigError: matplotlib cannot write such a picture.
+    """
     if target.suffix.lower() not in {".png", ".svg", ".pdf"}:
         what = f"{target}: not the name of a picture"
         raise ConfigError(what, expected=".png, .svg or .pdf", found=repr(target.suffix))

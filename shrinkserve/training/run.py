@@ -87,8 +87,10 @@ class Run:
 
         Raises:
             ArtifactError: no such teacher.
-            ConfigError: the teacher has other classes, or the recipe asks for a CUDA graph.
+            ConfigError: the teacher has other classes, or the recipe asks for a CUDA graph or ignores the teacher.
         """
+        if self.recipe.distill.weight == 0:
+            raise ConfigError("distill.weight", expected="above 0 with a teacher", found=0)
         if self.recipe.train.cuda_graph is True:
             raise ConfigError("train.cuda_graph: does not work with a teacher", hint="remove the key")
         self.teacher = Teacher(source, self.inputs.classes, self.ranks.device)
@@ -116,7 +118,12 @@ class Run:
         self._check_data(state)
         teacher = self.teacher.name if self.teacher else ""
         if state.teacher != teacher:
-            raise ConfigError(f"{self.folder.out}: the run has another teacher", expected=state.teacher, found=teacher)
+            raise ConfigError(
+                f"{self.folder.out}: the run has another teacher",
+                expected=state.teacher or "none",
+                found=teacher or "none",
+                hint="give --teacher as at the start",
+            )
         snapshot.check(saved.tensors, self.state, self.recipe, str(path))
         snapshot.restore(self.state, saved.tensors, self.ranks)
         snapshot.load_scaler(self.state, state.scaler, str(path))

@@ -18,6 +18,12 @@ def test_published_recipe_on_few_images_is_warned_about() -> None:
     assert not warnings_of(load_recipe("shrinkcnn-a"), 375_300)
 
 
+def test_head_epochs_that_leave_none_for_the_network_are_warned_about() -> None:
+    (warning,) = warnings_of(load_recipe("finetune", {"schedule.epochs": 2}), 400)
+    assert "train.head_epochs" in warning
+    assert not warnings_of(load_recipe("finetune", {"schedule.epochs": 3}), 400)
+
+
 @pytest.mark.parametrize("steps", [1, 22, 40, 704, 5000, 375_300])
 def test_suggested_decay_settles(steps: int) -> None:
     recipe = load_recipe("shrinkcnn-a", {"model.batch_norm_decay": settled_decay(steps)})

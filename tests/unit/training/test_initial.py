@@ -56,6 +56,8 @@ def test_initialise_takes_all_but_the_classifier_of_other_classes(run: Path, tin
         name for name in state.network.state_dict() if name.startswith(head_prefixes(spec, state.network))
     ]
     assert sorted(report.left_out) == sorted(report.new)
+    shown = str(report).partition("left out: ")[2]
+    assert all(name in shown for name in report.left_out)
     for network in (state.network, state.ema.network):
         for name in report.loaded:
             assert torch.equal(network.state_dict()[name], initial.tensors[name])

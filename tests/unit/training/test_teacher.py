@@ -58,13 +58,15 @@ def test_teacher_of_another_size_gets_resized_pixels() -> None:
     assert found.tolist() == [[2.0, 2.0]] * 2
 
 
-def test_teacher_with_other_classes_is_refused(tmp_path: Path, run: Path, colours: Path, tiny: Make) -> None:
+def test_unsuitable_teacher_is_refused_and_leaves_nothing(tmp_path: Path, run: Path, colours: Path, tiny: Make) -> None:
     with pytest.raises(ConfigError, match="other classes"):
         Teacher(run, ["red", "blue"], CPU)
     with pytest.raises(ConfigError, match="other classes"):
         train(tiny(), colours, tmp_path / "run", teacher=Mean(32, ["a", "b", "c"]))
     with pytest.raises(ArtifactError):
         train(tiny(), colours, tmp_path / "run", teacher=tmp_path / "absent")
+    with pytest.raises(ConfigError, match=r"distill\.weight"):
+        train(tiny(distill={"weight": 0}), colours, tmp_path / "run", teacher=run)
     assert not (tmp_path / "run").exists()
 
 
