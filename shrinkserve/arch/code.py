@@ -76,7 +76,7 @@ class CodeNetwork:
         call: Callable[..., nn.Module] = getattr(importlib.import_module(name), function)
         module = call(self.classes) if inspect.signature(call).parameters else call()
         if not isinstance(module, nn.Module):
-            raise TypeError(f"it returns a {type(module).__name__}, not a torch.nn.Module")
+            raise TypeError(f"expected a torch.nn.Module, found {type(module).__name__}")
         return module
 
 

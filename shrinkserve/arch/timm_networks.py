@@ -13,7 +13,10 @@ from torch import Tensor, nn
 from shrinkserve.errors import SpecError
 from shrinkserve.preprocess.timm_config import INSTALL, TIMM
 
-OWN_WEIGHTS = "give --init FILE with weights, or --set model.pretrained=false for random ones"
+OWN_WEIGHTS = (
+    "give a file with weights (train: --init, export: --checkpoint), or --set model.pretrained=false to train from "
+    "random ones"
+)
 
 
 def import_timm(source: str) -> ModuleType:
