@@ -24,6 +24,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import lite0
+import torch
 from jobs import Done, Job, add_options, device, keep, kept, train_all, work_folder
 from loader import import_torchvision_transforms
 from PIL import Image
@@ -46,9 +47,11 @@ CLASSES = {
 }
 NETWORK, CORES = "tf_efficientnet_lite0", usable_cores()
 RUN = """
-import runpy, sys
+import runpy, sys, torch
 from loader import import_torchvision_transforms
 import_torchvision_transforms()
+if not torch.cuda.is_available():
+    torch.cuda.synchronize = lambda: None  # some versions of train.py call it on the CPU too
 sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
@@ -155,17 +158,12 @@ def timm_once(folder: Path, data: Path, weights: Path, options: argparse.Namespa
     out = folder / f"timm-{'small-' if more else ''}{seed}"
     figures = kept(out, arguments)
     if figures is None:
+        config = folder.resolve() / "timm.yaml"  # not all versions of train.py have --device
+        config.write_text(f"device: {'cuda' if torch.cuda.is_available() else 'cpu'}\n")
+        place = ["-c", str(config), "--output", str(folder.resolve()), "--experiment", out.name]
+        command = [sys.executable, "-c", RUN, str(options.timm_train.resolve()), *arguments, *place]
         began = time.monotonic()
-        command = [
-            sys.executable,
-            "-c",
-            RUN,
-            str(options.timm_train.resolve()),
-            *arguments,
-            "--output",
-            str(folder.resolve()),
-        ]
-        subprocess.run([*command, "--experiment", out.name], cwd=Path(__file__).parent, timeout=1200, check=True)
+        subprocess.run(command, cwd=Path(__file__).parent, timeout=1200, check=True)
         with (out / "summary.csv").open(newline="") as file:
             figures = [float(list(csv.DictReader(file))[-1]["eval_top1"]), time.monotonic() - began]
         keep(out, arguments, figures)
