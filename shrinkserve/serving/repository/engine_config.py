@@ -7,6 +7,7 @@ for all engines, so a client does not notice which one runs.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,6 +37,8 @@ def engine_config(engine: Engine, base: pb.ModelConfig, known: pb.ModelConfig | 
     config.parameters[f"{model_config.PREFIX}precision"].string_value = engine.precision
     if known is None:
         _set_initial_options(config, engine, base)
+    if config.optimization.HasField("cuda"):
+        _capture(config, [spec.batch_size for spec in config.optimization.cuda.graph_spec])
     return config
 
 
@@ -54,6 +57,8 @@ def limit_batches(config: pb.ModelConfig, engine: Engine) -> None:
     config.dynamic_batching.preferred_batch_size[:] = preferred
     warmed = {min(sample.batch_size, largest) for sample in config.model_warmup}
     model_config.set_warmup(config, warmed)
+    if config.optimization.HasField("cuda"):
+        _capture(config, {min(spec.batch_size, largest) for spec in config.optimization.cuda.graph_spec})
 
 
 def _set_initial_options(config: pb.ModelConfig, engine: Engine, base: pb.ModelConfig) -> None:
@@ -67,11 +72,27 @@ def _set_initial_options(config: pb.ModelConfig, engine: Engine, base: pb.ModelC
     largest = _largest_batch(engine, options.max_batch_size)
     preferred = tuple(size for size in options.preferred_batch_sizes if size <= largest)
     model_config.set_options(config, replace(options, max_batch_size=largest, preferred_batch_sizes=preferred))
-    if options.warmup and batches:  # TensorRT optimises a plan for the middle one of its sizes
-        optimal = {size for sizes in batches for size in sizes if size <= largest}
-        model_config.set_warmup(config, {1, largest, *preferred, *optimal})
+    # TensorRT optimises a plan for the middle one of its sizes.
+    sizes = {1, largest, *preferred, *(size for three in batches for size in three if size <= largest)}
+    if options.warmup and batches:
+        model_config.set_warmup(config, sizes)
+    if engine.backend == "tensorrt":
+        config.optimization.cuda.graphs = True
+        _capture(config, sizes)
     for key, value in engine.parameters.items():
         config.parameters[key].string_value = value
+
+
+def _capture(config: pb.ModelConfig, batches: Collection[int]) -> None:
+    """Capture a CUDA graph for each of these batch sizes, so that the host launches one graph instead of every kernel.
+
+    The backend runs other sizes kernel by kernel. If a capture fails, it logs that and goes on without the graph.
+    """
+    config.optimization.cuda.ClearField("graph_spec")
+    for batch in sorted(batches):
+        spec = config.optimization.cuda.graph_spec.add(batch_size=batch)
+        for tensor in config.input:
+            spec.input[tensor.name].dim.extend(tensor.dims)
 
 
 def engine_config_path(folder: Path, name: str) -> Path:

@@ -8,12 +8,14 @@ The table was made from these sources:
 * openvino: triton-inference-server/openvino_backend, ``src/openvino.cc`` r24.10 to main. It takes instances of
   ``KIND_CPU`` only. The configurations are for our own server, whose backend reads the two parameters.
 * tensorrt: triton-inference-server/tensorrt_backend, ``src/model_state.cc``: a ``max_batch_size`` above the profile's
-  maximum is an error. It reads none of our parameters.
+  maximum is an error. It reads none of our parameters. ``src/instance_state.cc`` (commit 001c9a8), ``BuildCudaGraph``:
+  a graph for each ``graph_spec`` with its batch size and its shapes without the batch; a capture that fails is logged.
 * dali: triton-inference-server/dali_backend, ``src/parameters.h`` (commit 240d862) and ``src/dali_model.h``.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -26,7 +28,7 @@ from shrinkserve.engines import Engine
 from shrinkserve.preprocess import Preprocess
 from shrinkserve.serving import config_text, model_config
 from shrinkserve.serving.repository import ensemble
-from shrinkserve.serving.repository.engine_config import engine_config
+from shrinkserve.serving.repository.engine_config import engine_config, limit_batches
 from shrinkserve.serving.repository.transaction import changing
 
 CARD = Card("onnx", "m_classifier", preprocess=Preprocess(size=32).to_dict(), classes=["a", "b"])
@@ -108,6 +110,34 @@ def test_plan_gets_batches_of_its_profile_only(configs: dict[str, pb.ModelConfig
     assert config.max_batch_size == 16
     assert list(config.dynamic_batching.preferred_batch_size) == [4]
     assert [sample.batch_size for sample in config.model_warmup] == [1, 4, 8, 16]
+
+
+def test_plan_is_captured_at_the_sizes_that_are_warmed_up(configs: dict[str, pb.ModelConfig]) -> None:
+    cuda = parsed(configs["trt"]).optimization.cuda
+    assert cuda.graphs
+    assert [spec.batch_size for spec in cuda.graph_spec] == [1, 4, 8, 16]
+    assert {sample.batch_size for sample in configs["trt"].model_warmup} == {1, 4, 8, 16}
+    assert all(
+        {name: list(shape.dim) for name, shape in spec.input.items()} == {"images": [32, 32, 3]}
+        for spec in cuda.graph_spec
+    )
+    assert not any(configs[name].optimization.HasField("cuda") for name in configs if name != "trt")
+
+
+def test_graphs_follow_a_new_plan_and_edits_stay(base: pb.ModelConfig) -> None:
+    (engine,) = (one for one in ENGINES if one.backend == "tensorrt")
+    known = engine_config(engine, base)
+    del known.optimization.cuda.graph_spec[1]
+    smaller = replace(engine, record={"built": {"model.plan": {"batches": [1, 4, 8]}}})
+    larger = pb.ModelConfig()
+    larger.CopyFrom(base)
+    larger.input[0].dims[:] = [64, 64, 3]
+    config = engine_config(smaller, larger, known)
+    assert [list(spec.input["images"].dim) for spec in config.optimization.cuda.graph_spec] == [[64, 64, 3]] * 3
+    limit_batches(config, smaller)
+    assert [spec.batch_size for spec in config.optimization.cuda.graph_spec] == [1, 8]
+    known.optimization.ClearField("cuda")
+    assert not engine_config(engine, base, known).optimization.HasField("cuda")
 
 
 def test_every_warm_up_batch_is_allowed(configs: dict[str, pb.ModelConfig]) -> None:
