@@ -14,11 +14,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from shrinkserve.config import AugmentConfig
-from shrinkserve.data.augment import LUMA, YIQ, YIQ_INVERSE, Colour, draw_augmentation, generator, turn_hue
+from shrinkserve.data.augment import LUMA, YIQ, YIQ_INVERSE, Colour, colour_map, draw_augmentation, generator, turn_hue
 from shrinkserve.data.pixels import recolour
 
 CONFIG = AugmentConfig()
-IDENTITY = Colour(np.eye(3), np.zeros((3, 3)), np.zeros(3))
 sides = st.integers(1, 900)
 
 
@@ -114,31 +113,33 @@ def test_erased_pixels_are_noise_of_the_full_range() -> None:
     assert 0.27 < min(ratios) < max(ratios) < 3.6
 
 
-def test_colour_operations_commute() -> None:
-    operations: list[Callable[[Colour], Colour]] = [
-        lambda c: c.then(np.eye(3), 40.0),
-        lambda c: c.then(0.7 * np.eye(3) + 0.3 * LUMA),
-        lambda c: c.contrast(1.3),
-        lambda c: c.then(turn_hue(0.08)),
-    ]
-    mean = np.array([90.0, 120.0, 60.0])
-    chains = [reduce(lambda c, f: f(c), order, IDENTITY).matrix(mean) for order in permutations(operations)]
-    assert not np.allclose(chains[0], IDENTITY.matrix(mean))
-    for chain in chains:
-        np.testing.assert_allclose(chain, chains[0], atol=1e-4)
-
-
 def photo() -> Image.Image:
     from skimage.data import astronaut
 
     return Image.fromarray(astronaut()).resize((64, 64))
 
 
+def test_colour_map_equals_its_operations_in_any_order() -> None:
+    """Without clipping in between, the four operations on pixels commute."""
+    grey = np.outer(np.ones(3), LUMA)
+    operations: list[Callable[[np.ndarray], np.ndarray]] = [
+        lambda pixels: pixels + 255 * 0.15,
+        lambda pixels: 0.7 * pixels + 0.3 * pixels @ grey.T,
+        lambda pixels: pixels.mean(0) + 1.3 * (pixels - pixels.mean(0)),
+        lambda pixels: pixels @ turn_hue(0.08).T,
+    ]
+    image = np.asarray(photo(), float).reshape(-1, 3)
+    matrix = colour_map(0.15, 0.7, 1.3, 0.08).matrix(image.mean(0))
+    found = image @ matrix[:, :3].T + matrix[:, 3]
+    for order in permutations(operations):
+        np.testing.assert_allclose(found, reduce(lambda pixels, step: step(pixels), order, image), atol=2e-4)
+
+
 @pytest.mark.parametrize("factor", [0.6, 1.4])
 def test_saturation_equals_pillow(factor: float) -> None:
     from PIL import ImageEnhance
 
-    ours = recolour(np.array(photo()), IDENTITY.then(factor * np.eye(3) + (1 - factor) * LUMA))
+    ours = recolour(np.array(photo()), colour_map(0, factor, 1, 0))
     theirs = ImageEnhance.Color(photo()).enhance(factor)
     assert np.abs(np.asarray(ours, int) - np.asarray(theirs, int)).max() <= 1
 
@@ -147,18 +148,7 @@ def test_contrast_scales_each_channel_around_its_mean() -> None:
     image = np.asarray(photo(), float)
     mean = image.mean((0, 1))
     expected = np.clip(mean + 0.7 * (image - mean), 0, 255)
-    assert np.abs(np.asarray(recolour(np.array(photo()), IDENTITY.contrast(0.7)), float) - expected).max() <= 0.51
-
-
-def test_chain_equals_its_operations_in_sequence() -> None:
-    image = np.asarray(photo(), float).reshape(-1, 3)
-    hue = turn_hue(0.05)
-    step = (image @ hue.T + 20) @ np.eye(3)
-    step = step.mean(0) + 0.8 * (step - step.mean(0))
-    step = step + 5
-    chain = IDENTITY.then(hue, 20).contrast(0.8).then(np.eye(3), 5)
-    matrix = chain.matrix(image.mean(0))
-    assert np.allclose(image @ matrix[:, :3].T + matrix[:, 3], step)
+    assert np.abs(np.asarray(recolour(np.array(photo()), colour_map(0, 1, 0.7, 0)), float) - expected).max() <= 0.51
 
 
 def test_hue_equals_dali() -> None:
@@ -171,6 +161,36 @@ def test_hue_equals_dali() -> None:
     pipeline = turned()
     pipeline.build()
     theirs = pipeline.run()[0].as_array()[0].astype(int)
-    ours = np.asarray(recolour(np.array(photo()), IDENTITY.then(turn_hue(0.1))), int)
+    ours = np.asarray(recolour(np.array(photo()), colour_map(0, 1, 1, 0.1)), int)
     assert np.abs(ours - theirs).max() <= 2
     assert np.abs(ours - np.asarray(photo(), int)).max() > 20
+
+
+@pytest.mark.parametrize("index", range(30))
+def test_draws_are_those_of_numpys_functions(index: int) -> None:
+    """The order and the values of the draws are a part of exact resume, whatever makes them."""
+    config, rng = replace(CONFIG, erase_probability=1.0), generator(3, 1, index)
+    drawn = draw_augmentation(config, generator(3, 1, index), 500, 375, 224, "bicubic")
+
+    def rectangle(width: int, height: int, area: tuple[float, float], aspect: tuple[float, float]) -> tuple[int, ...]:
+        while True:
+            pixels = rng.uniform(*area) * width * height
+            ratio = math.exp(rng.uniform(math.log(aspect[0]), math.log(aspect[1])))
+            w, h = round(math.sqrt(pixels * ratio)), round(math.sqrt(pixels / ratio))
+            if w <= width and h <= height:
+                left, top = rng.integers(width - w + 1), rng.integers(height - h + 1)
+                return left, top, left + w, top + h
+
+    assert drawn.crop == rectangle(500, 375, config.crop_area, config.crop_aspect)
+    assert drawn.interpolation == ("nearest", "bilinear", "bicubic")[rng.integers(3)]
+    assert drawn.flip == (rng.random() < 0.5)
+    brightness = rng.uniform(-config.brightness, config.brightness)
+    factors = rng.uniform(*config.saturation), rng.uniform(*config.contrast)
+    expected = colour_map(brightness, *factors, rng.uniform(-config.hue, config.hue))
+    assert drawn.colour is not None
+    for part in ("pixel", "mean", "offset"):
+        assert np.array_equal(getattr(drawn.colour, part), getattr(expected, part))
+    assert rng.random() < 1
+    left, top, right, bottom = box = rectangle(224, 224, config.erase_area, config.erase_aspect)
+    assert drawn.erase == box
+    assert np.array_equal(drawn.noise, rng.integers(0, 256, (bottom - top, right - left, 3), dtype=np.uint8))
