@@ -1,9 +1,10 @@
-"""CPU cores of this machine that the process may use."""
+"""The processor of this machine, and the cores of it that the process may use."""
 
 from __future__ import annotations
 
 import math
 import os
+import platform
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,17 @@ def usable_cores() -> int:
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min([cores, *map(math.ceil, _quotas())]))
+
+
+def cpu_name() -> str:
+    """Return the processor's model, e.g. ``AMD EPYC 9R14``."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:  # not Linux
+        pass
+    return platform.processor() or platform.machine()
 
 
 def cores_each(processes: int) -> int:

@@ -130,14 +130,15 @@ def _print_plan(found: TrainingPlan, recipe: Recipe) -> None:
         "parameters": f"{found.parameters:,}",
         "memory": f"about {(found.state_bytes + found.activation_bytes) / gib:.2f} GiB per process: {parts}",
         "hours": hours,
-        "loader": _loader(found.loader_cores),
+        "loader": found.loader,
+        "loader cores": _loader_cores(found.loader_cores),
     }
     print_fields(fields)
     for warning in found.warnings:
         print_line(warning)
 
 
-def _loader(cores: int | None) -> str:
+def _loader_cores(cores: int | None) -> str:
     """Return how many cores the loader needs."""
     from shrinkserve.training.plan import LOADER_SPEED
 

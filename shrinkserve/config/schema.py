@@ -201,8 +201,8 @@ class DistillConfig:
 class DataConfig:
     """Reading and decoding of training images."""
 
-    loader: Literal["portable", "dali"] = "portable"
-    """dali needs NVIDIA DALI, and decodes on the GPU if there is one."""
+    loader: Literal["portable", "dali", "auto"] = "portable"
+    """dali needs NVIDIA DALI, and decodes on the GPU if there is one. auto: the faster one on this machine."""
     workers: NotNegative | None = None
     """Loader processes per training process; 0: none. Default: one per usable core."""
     max_bad_fraction: Fraction = 0.0

@@ -46,9 +46,10 @@ class TrainLoader(Protocol):
 def train_loader(
     dataset: Dataset, recipe: Recipe, *, rank: int = 0, world: int = 1, colour_on_device: bool = False
 ) -> TrainLoader:
-    """Return the loader that the recipe's ``data.loader`` names.
+    """Return the loader that the recipe's ``data.loader`` names; the portable one for "auto".
 
-    With DALI, `TrainBatch.images` is a torch tensor on this process's GPU, or an array if there is no GPU.
+    `shrinkserve.training.loader_choice` replaces "auto" by the faster loader. With DALI, `TrainBatch.images` is a torch
+    tensor on this process's GPU, or an array if there is no GPU.
 
     Args:
         dataset: from `open_dataset`.
@@ -63,9 +64,8 @@ def train_loader(
         DataError: fewer images than one step of all ranks needs.
     """
     workers = available_workers() if recipe.data.workers is None else recipe.data.workers
-    installed = find_spec("nvidia") is not None and find_spec("nvidia.dali") is not None
     if recipe.data.loader == "dali":
-        if not installed:
+        if not dali_installed():
             what = "data.loader=dali: NVIDIA DALI is not installed"
             raise ConfigError(what, hint="pip install 'shrinkserve[dali]', or set data.loader=portable")
         if recipe.augment.rand_augment:
@@ -129,6 +129,11 @@ def evaluation_batches(  # noqa: PLR0913 - all but three are options with a defa
 
         return dali_batches(dataset, preprocess, parts, workers)
     return ordered_map(load, parts, workers)
+
+
+def dali_installed() -> bool:
+    """Return True if NVIDIA DALI is installed; its libraries may still not load."""
+    return find_spec("nvidia") is not None and find_spec("nvidia.dali") is not None
 
 
 def _gpu() -> int | None:

@@ -15,6 +15,8 @@ from shrinkserve.data.folder import FolderDataset
 from shrinkserve.errors import ConfigError, DataError
 from shrinkserve.text import check_class_names
 from shrinkserve.training.averages import settle_averages
+from shrinkserve.training.distributed import DistContext
+from shrinkserve.training.loader_choice import LoaderName
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,19 @@ class RunInputs:
         sizes = list(self.loaders)
         return self.loaders[sizes[min(epoch * len(sizes) // self.recipe.schedule.epochs, len(sizes) - 1)]]
 
+    def with_loader(self, name: LoaderName, ranks: DistContext) -> RunInputs:
+        """Return the inputs with a loader in place of the one that the recipe names.
+
+        Raises:
+            ConfigError: the loader is not installed.
+        """
+        if self.recipe.data.loader == name:
+            return self
+        recipe = replace(self.recipe, data=replace(self.recipe.data, loader=name))
+        on_gpu = ranks.device.type == "cuda"
+        loaders = open_loaders(recipe, self.training, rank=ranks.rank, world=ranks.world, colour_on_device=on_gpu)
+        return replace(self, loaders=loaders)
+
 
 def open_inputs(
     recipe: Recipe, data: Path, *, rank: int = 0, world: int = 1, colour_on_device: bool = False
@@ -61,16 +76,7 @@ def open_inputs(
     """
     training, validation = open_dataset(data, "train"), open_dataset(data, "validation")
     classes = agreed_classes(recipe, training, validation)
-    loaders = {
-        size: train_loader(
-            training,
-            replace(recipe, model=replace(recipe.model, input_size=size)),
-            rank=rank,
-            world=world,
-            colour_on_device=colour_on_device,
-        )
-        for size in recipe.schedule.sizes or (recipe.model.input_size,)
-    }
+    loaders = open_loaders(recipe, training, rank=rank, world=world, colour_on_device=colour_on_device)
     batches = len(next(iter(loaders.values())))
     steps = batches // recipe.train.accumulate
     if not steps:
@@ -85,6 +91,26 @@ def open_inputs(
     total_batch = recipe.train.batch_size * recipe.train.accumulate * world
     fingerprints = {str(dataset.split): dataset.fingerprint() for dataset in (training, validation)}
     return RunInputs(recipe, training, validation, classes, spec, loaders, total_batch, steps, fingerprints)
+
+
+def open_loaders(
+    recipe: Recipe, training: Dataset, *, rank: int = 0, world: int = 1, colour_on_device: bool = False
+) -> dict[int, TrainLoader]:
+    """Return the loader of each size of images; see `train_loader`.
+
+    Raises:
+        ConfigError, DataError: see `train_loader`.
+    """
+    return {
+        size: train_loader(
+            training,
+            replace(recipe, model=replace(recipe.model, input_size=size)),
+            rank=rank,
+            world=world,
+            colour_on_device=colour_on_device,
+        )
+        for size in recipe.schedule.sizes or (recipe.model.input_size,)
+    }
 
 
 def usage_lines(inputs: RunInputs) -> list[str]:

@@ -95,7 +95,8 @@ class TrainingLoop(Run):
         out, position = self.folder.out, self.position
         if self.ranks.first:
             threads = torch.get_num_threads()
-            provenance.add_start(out, device=device_name(self.ranks), processes=self.ranks.world, threads=threads)
+            device, loader = device_name(self.ranks), self.loader or ""
+            provenance.add_start(out, device=device, processes=self.ranks.world, threads=threads, loader=loader)
         self.log = MetricsLog(out, position.step, position.epoch, enabled=self.ranks.first, tracker=tracker)
         self.began = time.monotonic() - position.seconds
         with self.log:

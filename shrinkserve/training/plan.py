@@ -13,8 +13,11 @@ from shrinkserve.arch.counts import Counts, count
 from shrinkserve.arch.spec import Spec
 from shrinkserve.arch.traced import count_code
 from shrinkserve.config import Recipe, load_recipe
+from shrinkserve.data import Dataset
+from shrinkserve.machine import cores_each
 from shrinkserve.training.averages import warnings_of
 from shrinkserve.training.inputs import open_inputs
+from shrinkserve.training.loader_choice import known_choice
 from shrinkserve.training.train_state import precision_of
 
 MOMENTS = {"rmsprop": 2, "sgd": 1, "adamw": 2}
@@ -43,6 +46,7 @@ class TrainingPlan:
         state_bytes: memory per process for weights, gradients, optimiser and EMA.
         activation_bytes: memory per process that the backward pass of one batch needs.
         hours: of the run at the given speed; None without one.
+        loader: of the training images; for "auto" what it stands for, if that is known.
         loader_cores: cores per process that the portable loader needs for the given speed; None without one.
         warnings: why the run cannot work well, with the keys to change.
     """
@@ -59,6 +63,7 @@ class TrainingPlan:
     state_bytes: int
     activation_bytes: int
     hours: float | None
+    loader: str
     loader_cores: int | None
     warnings: list[str]
 
@@ -104,9 +109,18 @@ def plan_training(
         state_bytes=4 * parameters * (3 + MOMENTS[recipe.optimizer.name]),
         activation_bytes=activation_bytes(inputs.spec, recipe),
         hours=None if images_per_second is None else work / (images_per_second * nproc) / 3600,
+        loader=_loader(recipe, inputs.training, nproc),
         loader_cores=None if images_per_second is None else math.ceil(images_per_second / LOADER_SPEED),
         warnings=warnings_of(recipe, inputs.steps * epochs),
     )
+
+
+def _loader(recipe: Recipe, training: Dataset, nproc: int) -> str:
+    """Return the loader of a run. Measures nothing."""
+    if recipe.data.loader != "auto":
+        return recipe.data.loader
+    known = known_choice(recipe, training, cores_each(nproc))
+    return f"auto, {known}" if known else "auto, measured when the run begins"
 
 
 def counted(spec: Description) -> Counts:

@@ -14,8 +14,10 @@ import torch.distributed as dist
 from shrinkserve.config import Recipe
 from shrinkserve.data import TrainBatch
 from shrinkserve.runtimes.predictor import Predictor
+from shrinkserve.terminal import print_line
 from shrinkserve.training.distributed import DistContext, join
 from shrinkserve.training.inputs import open_inputs
+from shrinkserve.training.loader_choice import settle_loader
 from shrinkserve.training.prefetch import transferred
 from shrinkserve.training.teacher import Teacher
 from shrinkserve.training.torch_settings import torch_settings
@@ -52,6 +54,7 @@ def profile_here(recipe: Recipe, data: Path, teacher: str | Predictor | None = N
         inputs = open_inputs(
             recipe, data, rank=ranks.rank, world=ranks.world, colour_on_device=ranks.device.type == "cuda"
         )
+        inputs = inputs.with_loader(settle_loader(recipe, inputs.training, ranks, print_line), ranks)
         state, loader = TrainState(inputs.spec, recipe, ranks), inputs.loader()
         learned = None if teacher is None else Teacher(teacher, inputs.classes, ranks.device)
         taken: dict[str, list[float]] = defaultdict(list)

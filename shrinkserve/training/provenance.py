@@ -35,6 +35,7 @@ class StartRecord(TypedDict):
     device: str
     processes: int
     threads: int
+    loader: str
     git: GitState | None
     versions: dict[str, str]
 
@@ -44,7 +45,7 @@ def launch_id() -> str:
     return os.environ.get(LAUNCH) or os.environ.get("TORCHELASTIC_RUN_ID", "")
 
 
-def add_start(out: Path, *, device: str, processes: int, threads: int) -> None:
+def add_start(out: Path, *, device: str, processes: int, threads: int, loader: str) -> None:
     """Append an entry to ``environment.json``. A resumed run may have started with other versions.
 
     Raises:
@@ -57,6 +58,7 @@ def add_start(out: Path, *, device: str, processes: int, threads: int) -> None:
         "device": device,
         "processes": processes,
         "threads": threads,
+        "loader": loader,
         "git": git_state(),
         "versions": versions(LIBRARIES),
     }

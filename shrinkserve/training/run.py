@@ -15,6 +15,7 @@ from shrinkserve.training.display import duration
 from shrinkserve.training.distributed import DistContext
 from shrinkserve.training.initial import apply_initial, read_initial, read_pretrained
 from shrinkserve.training.inputs import class_weights, open_inputs
+from shrinkserve.training.loader_choice import LoaderName, settle_loader
 from shrinkserve.training.run_folder import RunFolder
 from shrinkserve.training.state import Position, RunState
 from shrinkserve.training.teacher import Teacher
@@ -39,6 +40,7 @@ class Run:
         position: progress.
         parents: path and sha256 of the weights that the run began with.
         teacher: for distillation, or None.
+        loader: the loader of the run; None until a checkpoint or `choose_loader` has named it.
         began: monotonic time at which the run would have started without interruptions.
     """
 
@@ -53,6 +55,7 @@ class Run:
         self.state = TrainState(self.inputs.spec, self.inputs.recipe, ranks, class_weights=weights)
         self.parents: dict[str, str] = {}
         self.teacher: Teacher | None = None
+        self.loader: LoaderName | None = None
         self.position = Position(world=ranks.world)
         self.checkpoints = folder.out / checkpoints.FOLDER
         self.began = time.monotonic()
@@ -96,6 +99,18 @@ class Run:
         self.teacher = Teacher(source, self.inputs.classes, self.ranks.device)
         self.say(f"teacher: {self.teacher.name}")
 
+    def choose_loader(self) -> None:
+        """Settle ``data.loader=auto``: the loader of the checkpoint, or else the faster one. Collective.
+
+        Raises:
+            ConfigError: the loader of the checkpoint is not installed.
+        """
+        if self.recipe.data.loader == "auto" and self.loader is not None:
+            self.say(f"loader: {self.loader} (as before)")
+        else:
+            self.loader = settle_loader(self.recipe, self.inputs.training, self.ranks, self.say)
+        self.inputs = self.inputs.with_loader(self.loader, self.ranks)
+
     def resume(self) -> bool:
         """Continue from the newest undamaged checkpoint. Writes nothing. Collective.
 
@@ -128,7 +143,7 @@ class Run:
         snapshot.restore(self.state, saved.tensors, self.ranks)
         snapshot.load_scaler(self.state, state.scaler, str(path))
         self.state.ema.updates = state.ema_updates
-        self.position, self.parents = state.position, state.parents
+        self.position, self.parents, self.loader = state.position, state.parents, state.loader
         if self.position.world != self.ranks.world:
             change = f"{self.position.world} -> {self.ranks.world} processes"
             self.say(f"resuming with another total batch ({change}): not bit-identical to an unbroken run")
@@ -192,6 +207,7 @@ class Run:
                 data=self.inputs.fingerprints,
                 parents=self.parents,
                 teacher=self.teacher.name if self.teacher else "",
+                loader=self.loader,
                 ema_updates=self.state.ema.updates,
                 scaler=self.state.scaler.state_dict(),
             )

@@ -77,6 +77,7 @@ def train_here(
         resumed = start is Start.RESUME and loop.resume()
         if not resumed:
             loop.initialise(options.init)
+        loop.choose_loader()
         for warning in [*usage_lines(loop.inputs), *warnings_of(recipe, loop.steps * recipe.schedule.epochs)]:
             loop.say(warning)
         if ranks.first:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 
 from shrinkserve.errors import ArtifactError
 from shrinkserve.toml import validate
+from shrinkserve.training.loader_choice import LoaderName
 
 
 @dataclass
@@ -47,6 +48,7 @@ class RunState:
         data: fingerprint of each split; empty in checkpoints of older versions.
         parents: path and sha256 of the weights that the run began with.
         teacher: name of the teacher, if there is one.
+        loader: of the training images; None in checkpoints of older versions.
         ema_updates: updates of the averaged weights.
         scaler: state of the loss scaler; empty unless the precision is float16.
     """
@@ -59,6 +61,7 @@ class RunState:
     data: dict[str, str] = field(default_factory=dict)
     parents: dict[str, str] = field(default_factory=dict)
     teacher: str = ""
+    loader: LoaderName | None = None
     ema_updates: int = 0
     scaler: dict[str, int | float] = field(default_factory=dict)
 

@@ -67,7 +67,7 @@ def import_tensorflow(
     networks = {"ema": _module(network, found.ema), "raw": _module(network, found.raw)}
     with folder:
         folder.begin(recipe, start)
-        provenance.add_start(out, device="CPU", processes=1, threads=torch.get_num_threads())
+        provenance.add_start(out, device="CPU", processes=1, threads=torch.get_num_threads(), loader="")
         write_result(out, None, network.spec, recipe, classes, networks, {})
         folder.commit()
     return ImportResult(out, len(found.ema), found.averaged, found.ignored)

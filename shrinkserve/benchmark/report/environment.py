@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 import shlex
 import sys
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from pathlib import Path
 import psutil
 
 from shrinkserve.artifact import recorded_command, utc_now, versions
-from shrinkserve.machine import usable_cores
+from shrinkserve.machine import cpu_name, usable_cores
 
 LIBRARIES = ("torch", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tritonclient", "numpy", "pillow")
 
@@ -58,7 +57,7 @@ def environment(*libraries: str) -> Environment:
     return Environment(
         date=utc_now(),
         command=command(),
-        cpu=_cpu_name(),
+        cpu=cpu_name(),
         cores_usable=usable_cores(),
         cores_physical=psutil.cpu_count(logical=False),
         cpu_mhz_max=(frequency.max or frequency.current) if frequency else None,
@@ -80,16 +79,6 @@ def command() -> str:
     else:
         words = [program.name]
     return shlex.join(recorded_command([*words, *sys.argv[1:]]))
-
-
-def _cpu_name() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
 
 
 def _gpu_names() -> list[str]:
