@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,11 +9,13 @@ import pytest
 from shrinkserve.artifact import Card, sha256_file
 from shrinkserve.engines import keep_other_plans
 from shrinkserve.errors import ConfigError, GateError
+from shrinkserve.exporting import variants
 from shrinkserve.exporting.engine.build import EngineOptions
 from shrinkserve.exporting.samples import synthetic
 from shrinkserve.exporting.steps import ONNX, Product, StepState
 from shrinkserve.exporting.variants import Source, VariantOptions, make_variants, parse_kinds
 from shrinkserve.preprocess import Preprocess
+from shrinkserve.runtimes.onnx import OnnxModel
 from shrinkserve.runtimes.openvino import OpenVinoModel
 from shrinkserve.runtimes.predictor import Images, Logits
 
@@ -93,6 +96,34 @@ def test_plans_for_several_gpus_share_a_version(source: Source, tmp_path: Path):
     assert {file: merged.plans[file]["compute_capability"] for file in files.values()} == {
         file: gpu for gpu, file in files.items()
     }
+
+
+@pytest.mark.parametrize(("float16", "int8", "ships"), [(2e-3, 1e-3, True), (1e-3, 1e-3, False), (1e-3, 2e-3, False)])
+def test_int8_plan_must_be_faster_than_the_float16_plan(
+    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, float16: float, int8: float, ships: bool
+):
+    """The plans are built without a GPU; their graph stands for them, and the times are given."""
+    pytest.importorskip("tensorrt_rtx_bindings", reason="builds plans without a GPU")
+    compared = []
+
+    def measured(before: OnnxModel, after: OnnxModel, *_: object) -> tuple[float, float]:
+        compared.append((before, after))
+        return float16, int8
+
+    def opener(_: VariantOptions) -> Callable[[Path, StepState], OnnxModel]:
+        return lambda path, state: OnnxModel(source.graph.path if state.format == "plan" else path)
+
+    monkeypatch.setattr(variants, "timed", measured)
+    monkeypatch.setattr(variants, "_plan_opener", opener)
+    options = replace(SYNTHETIC, library="tensorrt_rtx", engine=EngineOptions(1, 2, 4, compute_capability="8.9"))
+    if ships:
+        (engine,) = make_variants(source, ["tensorrt-int8"], tmp_path, options)
+        assert engine.record["speed"] == {"float16_ms": 2.0, "int8_ms": 1.0}
+        assert engine.precision == "int8"
+    else:
+        with pytest.raises(GateError, match="not faster than float16"):
+            make_variants(source, ["tensorrt-int8"], tmp_path, options)
+    assert len(compared) == 1
 
 
 def test_missing_tensorrt_names_its_package(source: Source, tmp_path: Path):

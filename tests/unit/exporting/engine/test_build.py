@@ -4,6 +4,7 @@ import ast
 import re
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import onnx
 import pytest
@@ -125,6 +126,22 @@ def test_timing_cache_is_kept(trt, tiny_onnx: Path, tmp_path: Path):
     build_engine(trt, tiny_onnx, AHEAD, timing_cache=cache)
     assert first
     assert cache.read_bytes() == first
+
+
+def test_timing_cache_has_a_file_for_each_gpu_and_version(monkeypatch: pytest.MonkeyPatch):
+    """A GPU's timings were rejected, and written back unused, when one file served all GPUs."""
+    names = []
+    for name, version, ahead in [
+        ("NVIDIA L4", "11.2.1.2", None),
+        ("NVIDIA H100 80GB HBM3", "11.2.1.2", None),
+        ("NVIDIA L4", "11.1.0.106", None),
+        ("NVIDIA L4", "11.2.1.2", "8.6"),
+    ]:
+        monkeypatch.setattr(step_module, "gpu", lambda name=name: {"gpu": name, "compute_capability": "8.9"})
+        library = SimpleNamespace(__name__="tensorrt", __version__=version)
+        names.append(step_module.cache_name(library, EngineOptions(compute_capability=ahead)))
+    assert len(set(names)) == 4
+    assert all(re.fullmatch(r"[A-Za-z0-9_.-]+", name) for name in names)
 
 
 def test_progress_reports_phases(trt, tiny_onnx: Path):
