@@ -2,19 +2,23 @@
 
     python bench/gpu.py --out DIR [--batch 128] [--minutes 20] [--photos FOLDER] [--parts updates ...]
 
-Needs no network. Writes DIR/gpu.json and DIR/gpu.md. Ends with exit code 1 and the names of what failed. On a machine
-without a GPU, --smoke runs the programs with tiny sizes on the CPU.
+Needs no network: `bench/gpu_wheels.py` installs a folder of wheels first. Each part runs in a process with a limit of
+time, and what it has measured by then is written: DIR/gpu.json and DIR/gpu.md. Ends with exit code 1 and the names of
+what failed. On a machine without a GPU, --smoke runs the programs with tiny sizes on the CPU.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,32 +33,47 @@ from shrinkserve.benchmark.report.environment import environment
 ROOT = Path(__file__).parents[1]
 FASTER_THAN_TIMM = 1.3
 """Aim: images/s of our fastest update, in multiples of timm's with the same options."""
-TESTS_SECONDS = 400
 KERNEL_SHARE = 0.7
 """Aim: part of an update's time in which the GPU's kernels run."""
 
-PARTS = ("updates", "tests", "onnxruntime", "loader")
+LIMITS = {"updates": 420, "tests": 380, "onnxruntime": 180, "loader": 220}
+"""Seconds of each part; together 20 minutes."""
 TABLES = {"onnxruntime": "ONNX Runtime's CUDA provider", "loader": "Loaders"}
 
 Section = dict[str, Any]
+Keep = Callable[[Section], None]
+"""Writes what a part has measured so far."""
 
 
-def run_tests(smoke: bool) -> Section:
+def run_tests(smoke: bool, keep: Keep) -> None:
     """Run tests/gpu; they compare updates, resume, evaluation, compiled and captured updates with the CPU."""
-    command = [sys.executable, "-m", "pytest", "-m", "gpu", "tests/gpu", "-q", "-rfEs", "-p", "no:cacheprovider"]
-    try:
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=TESTS_SECONDS)
-    except subprocess.TimeoutExpired as exc:
-        seen = (exc.stdout or b"").decode()[-500:] if isinstance(exc.stdout, bytes) else ""
-        return {"result": "", "failures": [f"no end after {TESTS_SECONDS} s; last output: {seen}"]}
-    lines = done.stdout.splitlines()
-    found = {
-        "result": lines[-1] if lines else "",
-        "failed": [line for line in lines if line.startswith(("FAILED", "ERROR"))],
+    command = [sys.executable, "-u", "-m", "pytest", "-m", "gpu", "tests/gpu", "-v", "-rfEs", "--tb=short"]
+    command += ["-p", "no:cacheprovider", "--color=no"]
+    lines: list[str] = []
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        for line in process.stdout or ():
+            lines.append(line.rstrip())
+            if "::" in line:  # a test has ended
+                keep(tests_section(lines, smoke, complete=False))
+    section = tests_section(lines, smoke, complete=True)
+    if process.returncode not in {0, 1, 5}:
+        section["failures"].append(f"pytest ended with exit code {process.returncode}")
+    keep(section)
+
+
+def tests_section(lines: list[str], smoke: bool, *, complete: bool) -> Section:
+    """Return the results in pytest's verbose output, complete or not."""
+    ended = [line for line in lines if " PASSED" in line or " FAILED" in line or " SKIPPED" in line or " ERROR" in line]
+    failed = [line for line in lines if line.startswith(("FAILED", "ERROR"))] if complete else []
+    failed = failed or [line for line in ended if " FAILED" in line or " ERROR" in line]
+    passed = sum(" PASSED" in line for line in ended)
+    return {
+        "result": lines[-1] if complete and lines else f"{passed} passed of {len(ended)}, then stopped",
+        "failed": failed,
         "skipped": [line for line in lines if line.startswith("SKIPPED")],
+        "output": "\n".join(lines)[-6000:] if failed else "",
+        "failures": [] if smoke else list(failed),
     }
-    failures = found["failed"] or ([] if done.returncode in {0, 5} else [done.stderr[-500:]])
-    return {**found, "failures": [] if smoke else failures}
 
 
 def judge(sections: dict[str, Section]) -> list[str]:
@@ -130,6 +149,53 @@ def device() -> str:
     return torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
 
 
+def measure_part(name: str, options: argparse.Namespace, file: Path) -> None:
+    """Measure a part in this process; `file` has what was measured so far."""
+    part = file.with_suffix(".new")
+
+    def keep(section: Section) -> None:
+        part.write_text(json.dumps(section, default=str), encoding="utf-8")
+        part.replace(file)
+
+    try:
+        if name == "updates":
+            measure_updates(options.batch, smoke=options.smoke, keep=keep)
+        elif name == "tests":
+            run_tests(options.smoke, keep)
+        elif name == "onnxruntime":
+            measure_onnxruntime(smoke=options.smoke, keep=keep)
+        else:
+            measure_loaders(smoke=options.smoke, photos=options.photos, keep=keep)
+    except Exception:  # noqa: BLE001 - the other parts still run
+        section = read_section(file)
+        keep({**section, "failures": [*section["failures"], traceback.format_exc()[-2000:]]})
+
+
+def read_section(file: Path) -> Section:
+    """Return what a part has measured so far."""
+    empty: Section = {"rows": [], "failures": []}
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else empty
+
+
+def run_part(name: str, arguments: list[str], out: Path, seconds: float) -> Section:
+    """Measure a part in a process, which is ended after some seconds."""
+    file = out / f"{name}.json"
+    file.unlink(missing_ok=True)
+    command = [sys.executable, __file__, *arguments, "--part", name]
+    process = subprocess.Popen(command, start_new_session=True)
+    try:
+        failure = f"ended with exit code {code}" if (code := process.wait(timeout=seconds)) else ""
+    except subprocess.TimeoutExpired:
+        failure = f"stopped after {seconds:.0f} s"
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    section = read_section(file)
+    file.unlink(missing_ok=True)
+    return {**section, "failures": [*section["failures"], failure]} if failure else section
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
@@ -137,28 +203,27 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=20)
     parser.add_argument("--photos", type=Path, help="folder of JPEG files in class folders, instead of scikit-image's")
     parser.add_argument("--smoke", action="store_true")
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="others are kept from DIR/gpu.json")
+    parser.add_argument("--parts", nargs="+", choices=LIMITS, default=[*LIMITS], help="others are kept from gpu.json")
+    parser.add_argument("--part", choices=LIMITS, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.part:
+        measure_part(options.part, options, options.out / f"{options.part}.json")
+        sys.stdout.flush()
+        os._exit(0)  # threads of a loader must not delay the end
     if not options.smoke and not torch.cuda.is_available():
         print("error: no GPU that torch can see; --smoke runs the programs on the CPU", file=sys.stderr)
         return 2
     began = time.monotonic()
-    parts: dict[str, Callable[[], Section]] = {
-        "updates": lambda: measure_updates(options.batch, smoke=options.smoke),
-        "tests": lambda: run_tests(options.smoke),
-        "onnxruntime": lambda: measure_onnxruntime(smoke=options.smoke),
-        "loader": lambda: measure_loaders(smoke=options.smoke, photos=options.photos),
-    }
+    options.out.mkdir(parents=True, exist_ok=True)
     sections = earlier(options.out / "gpu.json")
     for name in options.parts:
-        late = time.monotonic() - began > 60 * options.minutes
-        try:
-            sections[name] = {"failures": [f"no time left of {options.minutes} minutes"]} if late else parts[name]()
-        except Exception:  # noqa: BLE001 - the other parts still run
-            sections[name] = {"failures": [traceback.format_exc()[-2000:]]}
-        record = write(
-            options.out, sections, time.monotonic() - began
-        )  # after each part: the machine may be taken away
+        left = began + 60 * options.minutes - time.monotonic()
+        if left > 0:
+            sections[name] = run_part(name, sys.argv[1:], options.out, min(LIMITS[name], left))
+        else:
+            sections[name] = {"failures": [f"no time left of {options.minutes} minutes"]}
+        # After each part: the machine may be taken away.
+        record = write(options.out, sections, time.monotonic() - began)
         print(f"{name}: {'failed' if sections[name]['failures'] else 'done'}", flush=True)
     for failure in record["failures"]:
         print(f"failed: {failure}", file=sys.stderr)

@@ -9,7 +9,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from importlib.util import find_spec
+import traceback
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,30 +19,42 @@ from loader import Repeated, make_photos
 
 from shrinkserve.config import load_recipe
 from shrinkserve.data import open_dataset, train_loader
+from shrinkserve.data.loaders import dali_installed
 from shrinkserve.machine import usable_cores
 
 PHOTOS, COPIES, BATCH = 240, 50, 128
 WARM_UP, BATCHES = 20, 100
-TIMEOUT = 180
+TIMEOUT = 100
 """Seconds for a training run of one epoch: 12,000 images, 93 updates."""
 
 
-def measure_loaders(*, smoke: bool, photos: Path | None = None) -> dict[str, Any]:
-    """Measure each loader that is installed.
+def measure_loaders(*, smoke: bool, keep: Callable[[dict[str, Any]], None], photos: Path | None = None) -> None:
+    """Measure each loader that is installed, first alone and then in training.
 
     Args:
         smoke: a few small batches.
+        keep: called with what was measured so far.
         photos: folder with ``folder/train/CLASS/*.jpg``; None to make it of scikit-image's photographs.
     """
-    loaders = ["portable", *(["dali"] if find_spec("nvidia") and find_spec("nvidia.dali") else [])]
+    loaders = ["portable", *(["dali"] if dali_installed() else [])]
+    failures: list[str] = [] if smoke or dali_installed() else ["nvidia-dali is not installed"]
+    rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         if photos is None:
             make_photos(root, 16 if smoke else PHOTOS)
             photos = root / "folder"
         copies = copied(photos, root / "copies", 1 if smoke else COPIES)
-        rows = [measure(loader, copies, root / loader, smoke=smoke) for loader in loaders]
-    return {"rows": rows, "failures": [failure for row in rows for failure in row.pop("failures")]}
+        for loader in loaders:
+            try:
+                rows.append(measure(loader, copies, smoke=smoke))
+            except Exception:  # noqa: BLE001 - the other loader is still measured
+                failures.append(f"{loader}: {traceback.format_exc()[-2000:]}")
+            keep({"rows": rows, "failures": failures})
+        for row in [] if smoke else rows:
+            loader = row["loader"]
+            row.update(train(loader, copies, root / loader, settings(loader, smoke=False), failures))
+            keep({"rows": rows, "failures": failures})
 
 
 def copied(photos: Path, out: Path, copies: int) -> Path:
@@ -55,13 +68,18 @@ def copied(photos: Path, out: Path, copies: int) -> Path:
     return out
 
 
-def measure(loader: str, data: Path, out: Path, *, smoke: bool) -> dict[str, Any]:
-    """Return images/s of a loader alone, and in training, where the larger of loader and update is the limit."""
-    warm_up, count, size = (1, 1, 32) if smoke else (WARM_UP, BATCHES, 224)
-    batch = 8 if smoke else BATCH
-    words = [f"data.loader={loader}", f"train.batch_size={batch}", f"model.input_size={size}"]
-    dataset = Repeated(open_dataset(data, "train"), 100)
-    batches = train_loader(dataset, load_recipe("shrinkcnn-a", words), colour_on_device=True).epoch(0)
+def settings(loader: str, *, smoke: bool) -> list[str]:
+    """Return the settings of the recipe."""
+    batch, size = (8, 32) if smoke else (BATCH, 224)
+    return [f"data.loader={loader}", f"train.batch_size={batch}", f"model.input_size={size}"]
+
+
+def measure(loader: str, data: Path, *, smoke: bool) -> dict[str, Any]:
+    """Return images/s of a loader alone."""
+    warm_up, count = (1, 1) if smoke else (WARM_UP, BATCHES)
+    recipe = load_recipe("shrinkcnn-a", settings(loader, smoke=smoke))
+    dataset, batch = Repeated(open_dataset(data, "train"), 100), recipe.train.batch_size
+    batches = train_loader(dataset, recipe, colour_on_device=True).epoch(0)
     for _ in islice(batches, warm_up):
         pass
     began = time.perf_counter()
@@ -70,12 +88,14 @@ def measure(loader: str, data: Path, out: Path, *, smoke: bool) -> dict[str, Any
             batch_of_images.images[0, 0, 0, 0].item()  # waits for the GPU
     rate = count * batch / (time.perf_counter() - began)
     batches.close()  # type: ignore[attr-defined]
-    row: dict[str, Any] = {"loader": loader, "cores": usable_cores(), "images_per_second": round(rate), "failures": []}
-    return row if smoke else row | train(loader, data, out, words, row["failures"])
+    return {"loader": loader, "cores": usable_cores(), "images_per_second": round(rate)}
 
 
 def train(loader: str, data: Path, out: Path, words: list[str], failures: list[str]) -> dict[str, Any]:
-    """Run the command on one epoch; return the images/s that it logs, without the first half of the updates."""
+    """Run the command on one epoch; return the images/s that it logs, without the first half of the updates.
+
+    The larger of loader and update is the limit.
+    """
     words = [*words, "schedule.epochs=1", "schedule.warmup_epochs=0"]
     command = [
         sys.executable,
@@ -90,7 +110,11 @@ def train(loader: str, data: Path, out: Path, words: list[str], failures: list[s
         str(out),
     ]
     command += [part for word in words for part in ("--set", word)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)
+    except subprocess.TimeoutExpired:
+        failures.append(f"training with the loader {loader}: no end after {TIMEOUT} s")
+        return {}
     if done.returncode:
         failures.append(f"training with the loader {loader}: {done.stderr[-500:]}")
         return {}

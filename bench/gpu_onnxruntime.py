@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,27 +15,34 @@ PROVIDERS: dict[str, dict[str, str]] = {
     "HEURISTIC, no TF32": {"cudnn_conv_algo_search": "HEURISTIC", "use_tf32": "0"},
     "EXHAUSTIVE": {"cudnn_conv_algo_search": "EXHAUSTIVE"},
 }
-SECONDS = 60
+SECONDS = 20
 """Time for the batches of mixed sizes: each new size is a new search in each of 190 convolutions."""
 BATCHES = (1, 2, 5, 32)
 TOLERANCE = 0.005
 """Largest difference from the CPU, in multiples of the largest logit: TF32 keeps 10 bits of the mantissa."""
 
 
-def measure_onnxruntime(*, smoke: bool) -> dict[str, Any]:
-    """Measure each set of provider options; a batch size that does not run is a failure."""
+def measure_onnxruntime(*, smoke: bool, keep: Callable[[dict[str, Any]], None]) -> None:
+    """Measure each set of provider options, and call `keep` after each. A batch size that does not run is a failure."""
     import onnxruntime
 
     gpu = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
     if not gpu and not smoke:
-        return {"rows": [], "failures": ["onnxruntime-gpu is not installed"]}
+        keep({"rows": [], "failures": ["onnxruntime-gpu is not installed"]})
+        return
     if gpu and hasattr(onnxruntime, "preload_dlls"):
         onnxruntime.preload_dlls()  # CUDA's and cuDNN's libraries from torch's wheels
     with tempfile.TemporaryDirectory() as folder:
         path = random_model(Path(folder), size=32 if smoke else 224)
-        variants = PROVIDERS if gpu else {"CPU": {}}
-        rows = [measure(path, name, options, gpu=gpu) for name, options in variants.items()]
-    return {"rows": rows, "failures": [failure for row in rows for failure in row.pop("failures")]}
+        rows: list[dict[str, Any]] = []
+        failures: list[str] = []
+        for name, options in (PROVIDERS if gpu else {"CPU": {}}).items():
+            row: dict[str, Any] = {"providers": name}
+            rows.append(row)
+            for step in measure(path, name, options, gpu=gpu):
+                failures += step.pop("failures", [])
+                row |= step
+                keep({"rows": rows, "failures": failures})
 
 
 def random_model(folder: Path, size: int) -> Path:
@@ -63,7 +71,8 @@ def random_model(folder: Path, size: int) -> Path:
     return folder / "model.onnx"
 
 
-def measure(path: Path, name: str, options: dict[str, str], *, gpu: bool) -> dict[str, Any]:
+def measure(path: Path, name: str, options: dict[str, str], *, gpu: bool) -> Iterator[dict[str, Any]]:
+    """Yield the columns of a row as they are measured: each batch size, then equal and mixed sizes."""
     import onnxruntime
 
     plain = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
@@ -73,7 +82,7 @@ def measure(path: Path, name: str, options: dict[str, str], *, gpu: bool) -> dic
     expected = plain.run(["logits"], {given.name: images})[0]
     providers: list[Any] = [("CUDAExecutionProvider", options)] if gpu else []
     session = onnxruntime.InferenceSession(str(path), providers=[*providers, "CPUExecutionProvider"])
-    row: dict[str, Any] = {"providers": name, "failures": []}
+    works = True
     for batch in BATCHES:
         feed, times = {given.name: images[:batch]}, []
         try:
@@ -82,13 +91,15 @@ def measure(path: Path, name: str, options: dict[str, str], *, gpu: bool) -> dic
                 logits = session.run(["logits"], feed)[0]
                 times.append(round(1e3 * (time.perf_counter() - began), 2))
         except Exception as exc:  # noqa: BLE001 - the error is the result
-            row["failures"].append(f"{name}, batch {batch}: {str(exc)[:500]}")
+            works = False
+            yield {"failures": [f"{name}, batch {batch}: {str(exc)[:500]}"]}
             continue
         difference = float(np.abs(logits - expected[:batch]).max() / np.abs(expected).max())
-        row[f"batch {batch}: first ms, second ms, difference"] = f"{times[0]:.1f}, {times[1]:.1f}, {difference:.1e}"
-        if not difference <= TOLERANCE:
-            row["failures"].append(f"{name}, batch {batch}: logits differ by {difference:.2g} of the largest")
-    if not row["failures"]:
+        found = f"{times[0]:.1f}, {times[1]:.1f}, {difference:.1e}"
+        bad = f"{name}, batch {batch}: logits differ by {difference:.2g} of the largest"
+        failures = [] if difference <= TOLERANCE else [bad]
+        yield {f"batch {batch}: first ms, second ms, difference": found, "failures": failures}
+    if works:
         sizes = {"equal": [max(BATCHES)] * 20, "mixed": rng.integers(1, max(BATCHES) + 1, 40).tolist()}
         for what, each in sizes.items():
             began, done = time.perf_counter(), 0
@@ -97,5 +108,4 @@ def measure(path: Path, name: str, options: dict[str, str], *, gpu: bool) -> dic
                 done += size
                 if time.perf_counter() - began > SECONDS:
                     break
-            row[f"{what} batch sizes, images/s"] = round(done / (time.perf_counter() - began))
-    return row
+            yield {f"{what} batch sizes, images/s": round(done / (time.perf_counter() - began))}

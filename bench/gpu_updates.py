@@ -41,8 +41,8 @@ NO_KERNELS = ("Optimizer.", "Memcpy", "Memset")
 """First words of the profiler's events on a GPU that are no kernels."""
 
 
-def measure_updates(batch: int, *, smoke: bool) -> dict[str, Any]:
-    """Measure each variant of our update, and timm's with ``--amp --channels-last``."""
+def measure_updates(batch: int, *, smoke: bool, keep: Callable[[dict[str, Any]], None]) -> None:
+    """Measure each variant of our update, and timm's with ``--amp --channels-last``; call `keep` after each."""
     sizes = ["model.input_size=32", "model.width=0.25"] if smoke else []
     batch, steps = (4, 2) if smoke else (batch, STEPS)
     rows: list[Row] = []
@@ -57,6 +57,7 @@ def measure_updates(batch: int, *, smoke: bool) -> dict[str, Any]:
                 rows.append({"who": "ours", "variant": name, **measure_ours(recipe, data, ranks, steps)})
             except Exception:  # noqa: BLE001 - the other variants still run
                 failures.append(f"{name}: {traceback.format_exc()[-1500:]}")
+            keep({"rows": rows, "failures": failures})
         try:
             import_torchvision_transforms()  # timm's package imports them
             recipe = load_recipe("shrinkcnn-a", [*sizes, f"train.batch_size={batch}"])
@@ -68,7 +69,7 @@ def measure_updates(batch: int, *, smoke: bool) -> dict[str, Any]:
             )
         except Exception:  # noqa: BLE001 - timm may be missing
             failures.append(f"timm: {traceback.format_exc()[-1500:]}")
-    return {"rows": rows, "failures": failures}
+        keep({"rows": rows, "failures": failures})
 
 
 def random_batch(batch: int, size: int) -> TrainBatch:
