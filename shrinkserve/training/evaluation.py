@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import heapq
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from torch import Tensor, nn
 
 from shrinkserve.config import parse_recipe
+from shrinkserve.confusion import ClassFigures, Confusion, ConfusionCell, class_figures, worst_confusions
 from shrinkserve.data import open_dataset
 from shrinkserve.errors import DataError
 from shrinkserve.preprocess import Preprocess
@@ -35,34 +35,6 @@ class TrainedNetwork:
 
 
 @dataclass(frozen=True)
-class Confusion:
-    """Images of one class that were predicted as another one."""
-
-    label: str
-    prediction: str
-    images: int
-
-
-@dataclass(frozen=True)
-class ClassFigures:
-    """Figures of one class.
-
-    Attributes:
-        name: the class.
-        precision: correct part of the images predicted as this class; 0 if there are none.
-        recall: part of the class's images that are predicted as it; 0 if there are none.
-        f1: harmonic mean of precision and recall.
-        support: images of the class.
-    """
-
-    name: str
-    precision: float
-    recall: float
-    f1: float
-    support: int
-
-
-@dataclass(frozen=True)
 class EvaluationResult:
     """Figures over a validation split.
 
@@ -84,22 +56,16 @@ class EvaluationResult:
 
     def confusions(self, count: int = 10) -> list[Confusion]:
         """Return the `count` most frequent wrong predictions."""
-        wrong = self.confusion.clone().fill_diagonal_(0).tolist()
-        pairs = [(n, row, column) for row, line in enumerate(wrong) for column, n in enumerate(line) if n]
-        worst = heapq.nsmallest(count, pairs, key=lambda pair: (-pair[0], pair[1], pair[2]))
-        return [Confusion(self.classes[row], self.classes[column], n) for n, row, column in worst]
+        return worst_confusions(self.classes, self.cells(), count)
 
     def per_class(self) -> list[ClassFigures]:
         """Return precision, recall, F1 and support of each class, in the order of the logits."""
-        matrix = self.confusion.double()
-        right, support, predicted = matrix.diagonal(), matrix.sum(1), matrix.sum(0)
-        columns = (
-            right / predicted.clamp(min=1),
-            right / support.clamp(min=1),
-            2 * right / (support + predicted).clamp(min=1),
-        )
-        rows = zip(self.classes, *(column.tolist() for column in columns), support.long().tolist(), strict=True)
-        return [ClassFigures(*row) for row in rows]
+        return class_figures(self.classes, self.cells())
+
+    def cells(self) -> list[ConfusionCell]:
+        """Return the cells of the confusion matrix that have images."""
+        found = self.confusion.nonzero().tolist()
+        return [ConfusionCell(row, column, int(self.confusion[row, column])) for row, column in found]
 
     def to_dict(self) -> dict[str, object]:
         """Return plain data with the complete confusion matrix."""

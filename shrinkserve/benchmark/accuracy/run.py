@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from typing import cast
 from zlib import crc32
 
-from shrinkserve.benchmark.accuracy.score import Agreement, ComparisonRecord, Score, ScoreRecord
+from shrinkserve.benchmark.accuracy.score import Agreement, ComparisonRecord, Score, ScoreRecord, confusion_cells
+from shrinkserve.benchmark.plain import OPTIONAL
 from shrinkserve.benchmark.targets.target import Logits, Target
+from shrinkserve.confusion import ConfusionCell, merge_cells
 from shrinkserve.data import Batch, Dataset, evaluation_batches
 from shrinkserve.errors import RequestError
 from shrinkserve.preprocess import Preprocess
@@ -70,6 +72,7 @@ class AccuracyRecord:
         comparisons: agreement of each pair of stages.
         planned: number of images of a complete pass.
         batch: images in a request.
+        confusion: confusion matrix of the last stage; None in records of older versions.
     """
 
     images: int
@@ -79,6 +82,7 @@ class AccuracyRecord:
     comparisons: list[ComparisonRecord]
     planned: int
     batch: int
+    confusion: list[ConfusionCell] | None = field(default=None, metadata=OPTIONAL)
 
     def against(self, stage: str) -> dict[str, ComparisonRecord]:
         """Return the comparisons with an earlier stage, by the name of the later one."""
@@ -96,6 +100,7 @@ class ChainResult:
         fingerprint: sum of a checksum of each image's pixels and label. It depends on the images and their
             preprocessing, and not on their order.
         order: sum of those checksums times the image's position; it depends on the order as well.
+        confusion: confusion matrix of the last stage.
     """
 
     scores: list[Score] = field(default_factory=list)
@@ -103,6 +108,7 @@ class ChainResult:
     done: int = 0
     fingerprint: int = 0
     order: int = 0
+    confusion: list[ConfusionCell] = field(default_factory=list)
 
     @classmethod
     def empty(cls, plan: AccuracyPlan) -> ChainResult:
@@ -122,6 +128,7 @@ class ChainResult:
         self.done += more.done
         self.fingerprint += more.fingerprint
         self.order += more.order
+        self.confusion = merge_cells(self.confusion, more.confusion)
 
     def to_record(self, plan: AccuracyPlan) -> AccuracyRecord:
         """Return the figures of the images so far."""
@@ -133,6 +140,7 @@ class ChainResult:
             comparisons=[comparison.to_record() for comparison in self.comparisons],
             planned=plan.images,
             batch=plan.batch_size,
+            confusion=self.confusion,
         )
 
 
@@ -177,6 +185,7 @@ def _count(part: ChainResult, plan: AccuracyPlan, batch: Batch, logits: Sequence
     for comparison, (before, after) in zip(part.comparisons, plan.links, strict=True):
         comparison.add(logits[before], logits[after], batch.labels, batch.indices, name)
     part.done = len(batch)
+    part.confusion = confusion_cells(logits[-1], batch.labels)
     checksums = [crc32(image.tobytes(), int(label)) for image, label in zip(batch.images, batch.labels, strict=True)]
     part.fingerprint = sum(checksums)
     part.order = sum((int(index) + 1) * one for index, one in zip(batch.indices, checksums, strict=True))

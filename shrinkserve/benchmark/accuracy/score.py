@@ -12,6 +12,7 @@ import numpy.typing as npt
 from shrinkserve.benchmark.stats import Estimate, mcnemar, wilson
 from shrinkserve.benchmark.targets.target import Logits
 from shrinkserve.calibration import Calibration, CalibrationRecord
+from shrinkserve.confusion import NO_PREDICTION, ConfusionCell, merge_cells
 
 LISTED_FLIPS = 1000
 """Most flips that a comparison lists; further ones are only counted, so that memory is bounded."""
@@ -202,6 +203,12 @@ def unpack_flags(packed: str, images: int) -> Flags:
     """Return the result of `pack_flags` as flags [images]."""
     bits: Flags = np.unpackbits(np.frombuffer(b64decode(packed), np.uint8), count=images).astype(np.bool_)
     return bits
+
+
+def confusion_cells(logits: Logits, labels: Labels) -> list[ConfusionCell]:
+    """Return the confusion matrix of a batch: logits [N, C], labels [N]."""
+    predictions = np.where(finite(logits), logits.argmax(axis=1), NO_PREDICTION)
+    return merge_cells(ConfusionCell(*pair, 1) for pair in zip(labels.tolist(), predictions.tolist(), strict=True))
 
 
 def is_right(logits: Logits, labels: Labels) -> Flags:

@@ -5,11 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from shrinkserve.benchmark.report.svg import line, linear, log_ticks, logarithmic, marker, path, picture, text, ticks
+from shrinkserve.benchmark.report.svg import (
+    cell,
+    line,
+    linear,
+    log_ticks,
+    logarithmic,
+    marker,
+    path,
+    picture,
+    text,
+    ticks,
+)
 from shrinkserve.calibration import ReliabilityBin
+from shrinkserve.confusion import NO_PREDICTION, ConfusionCell
 
 WIDTH = 720.0
 """Width of a chart in pixels."""
+LONGEST = 20
+"""Letters of a class's name in the confusion matrix."""
 LETTER, TALL = 7.0, 13.0
 """Width of a letter and height of a line of a label, rounded up; in pixels."""
 
@@ -138,3 +152,29 @@ def ridges(loads: Sequence[LatencyRidge]) -> str:
         parts += [text(6, base - 58, one.name, kind="name"), text(6, base - 43, f"{shown} ms", kind="small")]
         parts += [line(x(value), base - 38, x(value), base + 3, "mark") for value in one.marks.values()]
     return picture(WIDTH, bottom + 36, "Distributions of latency", parts)
+
+
+def confusion_matrix(classes: Sequence[str], cells: Sequence[ConfusionCell]) -> str:
+    """Return a heat map of the classes that have images: a row per class, a column per prediction.
+
+    A darker square is a larger part of the row. Columns have the numbers of the rows.
+    """
+    shown = sorted({one.label for one in cells} | {one.prediction for one in cells} - {NO_PREDICTION})
+    place = {number: position for position, number in enumerate(shown)}
+    totals = {number: sum(one.images for one in cells if one.label == number) for number in shown}
+    names = [
+        classes[number] if len(classes[number]) <= LONGEST else f"{classes[number][:LONGEST]}..." for number in shown
+    ]
+    left, top = LETTER * (max(map(len, names)) + 5), 20.0
+    side = min(26.0, (WIDTH - left) / len(shown))
+    parts = []
+    for position, name in enumerate(names):
+        middle = (position + 0.5) * side + 4
+        parts.append(text(left - 6, top + middle, f"{name}  {position + 1}", "end", "small"))
+        parts.append(text(left + middle - 4, top - 6, str(position + 1), "middle", "small"))
+    for one in cells:
+        if one.prediction != NO_PREDICTION:
+            x, y = left + place[one.prediction] * side, top + place[one.label] * side
+            title = f"{classes[one.label]} predicted as {classes[one.prediction]}: {one.images} of {totals[one.label]}"
+            parts.append(cell(x, y, side - 1, one.images / totals[one.label], title))
+    return picture(WIDTH, top + len(shown) * side + 4, "Confusion matrix", parts)

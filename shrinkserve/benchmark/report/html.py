@@ -11,10 +11,14 @@ from shrinkserve.benchmark.load.record import LoadRecord
 from shrinkserve.benchmark.report import charts, numbers, svg, tree
 from shrinkserve.benchmark.report.flips import flip_groups
 from shrinkserve.benchmark.report.headline import headline, outcome, tiles
+from shrinkserve.benchmark.report.markdown import lowest_f1
 from shrinkserve.benchmark.report.record import BenchRecord
+from shrinkserve.confusion import Confusion, worst_confusions
 from shrinkserve.data import Dataset
 from shrinkserve.text import printable
 
+MATRIX_CLASSES = 40
+"""Most classes of a confusion matrix; squares of more are too small."""
 CLIENT = "client and network"
 PHASES = ("queue", "compute_input", "compute_infer", "compute_output", CLIENT)
 PERCENTILES = ("p50", "p90", "p95", "p99", "p99.9")
@@ -47,6 +51,9 @@ def to_html(record: BenchRecord, dataset: Dataset) -> str:
         against=record.accuracy.against(record.reference_name) if record.accuracy else {},
         tree=_tree(record),
         reliability=_reliability(record),
+        classes=lowest_f1(record),
+        confusions=_confusions(record),
+        matrix=_matrix(record),
         curves=_curves(record),
         ridges=_ridges(record),
         batches=_batches(record),
@@ -82,6 +89,20 @@ def _reliability(record: BenchRecord) -> str:
     """Draw the calibration of the last stage; empty if it was not measured."""
     calibration = record.accuracy.stages[-1].calibration if record.accuracy else None
     return charts.reliability(calibration.bins) if calibration else ""
+
+
+def _confusions(record: BenchRecord) -> list[Confusion]:
+    """Return the most frequent errors of the last stage."""
+    cells = record.accuracy.confusion if record.accuracy else None
+    return worst_confusions(record.classes, cells or [], 10)
+
+
+def _matrix(record: BenchRecord) -> str:
+    """Draw the confusion matrix of the last stage; empty if it was not measured or has too many classes."""
+    cells = record.accuracy.confusion if record.accuracy else None
+    if not cells or not 1 < len(record.class_figures()) <= MATRIX_CLASSES:
+        return ""
+    return charts.confusion_matrix([printable(name) for name in record.classes], cells)
 
 
 @dataclass(frozen=True)

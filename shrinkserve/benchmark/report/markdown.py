@@ -9,7 +9,11 @@ from shrinkserve.benchmark.accuracy.run import AccuracyRecord
 from shrinkserve.benchmark.report.headline import headline, outcome
 from shrinkserve.benchmark.report.numbers import figure, milliseconds, percent, percent_range, rate
 from shrinkserve.benchmark.report.record import BenchRecord
+from shrinkserve.confusion import ClassFigures
 from shrinkserve.text import printable
+
+SHOWN_CLASSES = 40
+"""Most classes in a table."""
 
 _SPECIAL = re.compile(r"([\\`*\[\]|<>&])")
 
@@ -39,6 +43,9 @@ def _lines(record: BenchRecord) -> Iterator[str]:
         yield from ("", "## Accuracy", "")
         yield from _accuracy(record.accuracy, record.reference_name)
         yield from (f"\nLeft out: {escape(line)}" for line in record.left_out)
+    if classes := lowest_f1(record):
+        yield from ("", f"## Classes of {escape(record.stages[-1].name)}", "")
+        yield from _classes(classes, len(record.class_figures()))
     if record.loads:
         yield from ("", "## Latency and throughput", "")
         yield from _loads(record)
@@ -68,6 +75,21 @@ def _accuracy(accuracy: AccuracyRecord, reference: str) -> list[str]:
         ece = f"{score.calibration.ece:.3f}" if score.calibration else ""
         rows.append((score.stage, percent(score.top1.value), percent_range(score.top1), top5, ece, *agreement))
     return table(("stage", "top-1", "95 % interval", "top-5", "ECE", f"flips against {reference}", "McNemar p"), rows)
+
+
+def lowest_f1(record: BenchRecord) -> list[ClassFigures]:
+    """Return the figures of the classes, or of the `SHOWN_CLASSES` with the lowest F1."""
+    found = record.class_figures()
+    return found if len(found) <= SHOWN_CLASSES else sorted(found, key=lambda one: one.f1)[:SHOWN_CLASSES]
+
+
+def _classes(shown: Sequence[ClassFigures], measured: int) -> Iterator[str]:
+    if len(shown) < measured:
+        yield from (f"The {len(shown)} of {measured} classes with the lowest F1.", "")
+    rows = [
+        (one.name, *(percent(share) for share in (one.precision, one.recall, one.f1)), one.support) for one in shown
+    ]
+    yield from table(("class", "precision", "recall", "F1", "images"), rows)
 
 
 def _loads(record: BenchRecord) -> list[str]:

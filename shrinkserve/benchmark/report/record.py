@@ -18,6 +18,7 @@ from shrinkserve.benchmark.report.gates import Gates
 from shrinkserve.benchmark.stats import Estimate
 from shrinkserve.benchmark.targets.discover import BenchStages
 from shrinkserve.benchmark.targets.target import TargetKind
+from shrinkserve.confusion import ClassFigures, class_figures
 from shrinkserve.data import Dataset
 from shrinkserve.errors import ArtifactError
 from shrinkserve.toml import validate
@@ -127,6 +128,12 @@ class BenchRecord:
     def reference_words(self) -> str:
         """The stage that later stages are compared with, in words: a network that is code has no checkpoint stage."""
         return "the checkpoint" if self.stages[self.reference].kind == "checkpoint" else self.reference_name
+
+    def class_figures(self) -> list[ClassFigures]:
+        """Return the figures of the last stage for each class that has images; empty if they were not measured."""
+        if self.accuracy is None or not self.accuracy.confusion:
+            return []
+        return [one for one in class_figures(self.classes, self.accuracy.confusion) if one.support]
 
     @property
     def servers(self) -> list[str]:

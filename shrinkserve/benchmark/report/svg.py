@@ -28,6 +28,12 @@ def line(x1: float, y1: float, x2: float, y2: float, kind: str) -> str:
     return f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" class="{kind}"/>'
 
 
+def cell(x: float, y: float, side: float, opacity: float, title: str) -> str:
+    """Return a square of a heat map."""
+    place = f'x="{x:.1f}" y="{y:.1f}" width="{side:.1f}" height="{side:.1f}"'
+    return f'<rect {place} class="s0" fill-opacity="{opacity:.2f}"><title>{escape(title)}</title></rect>'
+
+
 def path(points: Sequence[tuple[float, float]], kind: str, more: str = "") -> str:
     """Return a line through points."""
     steps = "L".join(f"{x:.1f} {y:.1f}" for x, y in points)

@@ -2,9 +2,17 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from sklearn.metrics import top_k_accuracy_score
+from sklearn.metrics import confusion_matrix, top_k_accuracy_score
 
-from shrinkserve.benchmark.accuracy.score import LISTED_FLIPS, Agreement, Score, margin, unpack_flags
+from shrinkserve.benchmark.accuracy.score import (
+    LISTED_FLIPS,
+    Agreement,
+    Score,
+    confusion_cells,
+    margin,
+    unpack_flags,
+)
+from shrinkserve.confusion import class_figures, merge_cells
 
 RNG = np.random.default_rng(7)
 LABELS = RNG.integers(0, 10, 400)
@@ -31,6 +39,21 @@ def test_scores_equal_scikit_learn() -> None:
         expected = top_k_accuracy_score(LABELS, LOGITS, k=k, labels=range(10))
         assert getattr(record, f"top{k}").value == pytest.approx(expected)
     assert record.top1.low < record.top1.value < record.top1.high
+
+
+def test_confusion_cells_equal_scikit_learn() -> None:
+    parts = [confusion_cells(LOGITS[start : start + 64], LABELS[start : start + 64]) for start in range(0, 400, 64)]
+    expected = confusion_matrix(LABELS, LOGITS.argmax(1), labels=range(10))
+    found = np.zeros((10, 10), int)
+    for cell in merge_cells(*parts):
+        found[cell.label, cell.prediction] += cell.images
+    assert (found == expected).all()
+
+
+def test_image_without_finite_logits_counts_for_its_class_only() -> None:
+    logits = np.array([[1, 0], [np.nan, 0]], np.float32)
+    figures = class_figures(["a", "b"], confusion_cells(logits, np.array([0, 0])))
+    assert [(one.precision, one.recall, one.support) for one in figures] == [(1, 0.5, 2), (0, 0, 0)]
 
 
 def test_correct_predictions_are_kept_image_by_image() -> None:

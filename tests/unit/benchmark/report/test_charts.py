@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from shrinkserve.benchmark.report import charts, numbers, tree
 from shrinkserve.benchmark.report.svg import log_ticks, logarithmic, ticks
+from shrinkserve.confusion import NO_PREDICTION, ConfusionCell
 
 NAMES = ["checkpoint raw", "checkpoint ema", "onnx float32 v1", "onnx int8 v1", "server http", "server grpc"]
 PARENTS = [None, 0, 1, 2, 2, 3]
@@ -97,3 +98,17 @@ def test_ridges_share_an_axis() -> None:
 )  # fmt: skip
 def test_figure_has_the_form_of_its_unit(value: float, unit: str, shown: str) -> None:
     assert numbers.figure(value, unit) == shown
+
+
+def test_confusion_matrix_has_a_square_for_each_pair_of_classes_with_images() -> None:
+    cells = [ConfusionCell(1, 1, 3), ConfusionCell(1, 2, 1), ConfusionCell(2, 1, 2), ConfusionCell(2, NO_PREDICTION, 2)]
+    drawn = ElementTree.fromstring(
+        charts.confusion_matrix(["background", "<cat>", "a very long name of a class"], cells)
+    )
+    found = {square.findtext("title"): square.get("fill-opacity") for square in drawn.iter("rect")}
+    assert found == {
+        "<cat> predicted as <cat>: 3 of 4": "0.75",
+        "<cat> predicted as a very long name of a class: 1 of 4": "0.25",
+        "a very long name of a class predicted as <cat>: 2 of 4": "0.50",
+    }
+    assert not any("background" in label.text for label in drawn.iter("text"))
