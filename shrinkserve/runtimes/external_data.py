@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 LARGEST = 2**31 - 1
 """Bytes that one protobuf message can have."""
+DIGITS = 19
+"""A position in a file has fewer digits."""
 
 
 def check_external_data(path: Path) -> list[Path]:
@@ -25,10 +27,20 @@ def check_external_data(path: Path) -> list[Path]:
         path: an .onnx file.
 
     Raises:
-        ArtifactError: not an ONNX file, weights outside its folder, or a missing file of weights.
+        ArtifactError: not an ONNX file, weights outside its folder, or a missing or incomplete file of weights.
     """
-    names = sorted({name for tensor in _tensors(_parse(path)) if (name := _location(tensor)) is not None})
-    return [_inside(path, name) for name in names]
+    ends: dict[str, int] = {}
+    for tensor in _tensors(_parse(path)):
+        if (name := _location(tensor)) is not None:
+            ends[name] = max(ends.get(name, 0), _end(path, tensor))
+    files = []
+    for name, end in sorted(ends.items()):
+        file = _inside(path, name)
+        if (size := file.stat().st_size) < end:
+            what = f"{path}: its weights {ascii(name)[:100]} are incomplete"
+            raise ArtifactError(what, expected=f"{end} bytes", found=str(size), hint="copy the file again")
+        files.append(file)
+    return files
 
 
 def _parse(path: Path) -> onnx.ModelProto:
@@ -36,6 +48,8 @@ def _parse(path: Path) -> onnx.ModelProto:
     from google.protobuf.message import DecodeError
 
     try:
+        if path.exists() and not path.is_file():  # a pipe or a device would not end
+            raise ArtifactError(f"{path}: not a file", expected="an .onnx file")
         if (size := path.stat().st_size) > LARGEST:
             raise ArtifactError(f"{path}: the file is too large", expected="below 2 GB", found=f"{size / 1e9:.1f} GB")
         model = onnx.load(path, load_external_data=False)
@@ -77,6 +91,17 @@ def _location(tensor: onnx.TensorProto) -> str | None:
     return entries.get("location", "") if tensor.data_location == tensor.EXTERNAL or entries else None
 
 
+def _end(path: Path, tensor: onnx.TensorProto) -> int:
+    """Return the position behind a tensor in its file."""
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    numbers = [entries.get(key, "0") for key in ("offset", "length")]
+    if not all(number.isascii() and number.isdigit() and len(number) < DIGITS for number in numbers):
+        found = ascii(", ".join(numbers))[:100]
+        what = f"{path}: position of the weight {ascii(tensor.name)[:100]}"
+        raise ArtifactError(what, expected="offset and length in bytes", found=found, hint="export it again")
+    return sum(map(int, numbers))
+
+
 def _inside(path: Path, name: str) -> Path:
     """Return the file of weights `name` of the ONNX file `path`."""
     folder, shown = path.parent.resolve(), ascii(name)[:100]
@@ -92,6 +117,7 @@ def _inside(path: Path, name: str) -> Path:
         if not file.is_file():
             hint = f"put {shown} into {path.parent}: torch writes the weights into a second file"
             raise ArtifactError(f"{path}: its weights are missing, no file {shown}", hint=hint)
-    except OSError as exc:
-        raise ArtifactError(f"{path}: cannot read its weights {shown} ({exc.strerror})") from exc
+    except (OSError, RuntimeError) as exc:  # RuntimeError: links in a circle, before Python 3.13
+        reason = getattr(exc, "strerror", None) or "links in a circle"
+        raise ArtifactError(f"{path}: cannot read its weights {shown} ({reason})") from exc
     return file

@@ -34,13 +34,18 @@ class FileDescription:
         """Check that options do not contradict the file.
 
         Raises:
-            ConfigError: another image size or number of classes.
+            ConfigError: another image size or number of classes, or the same classes in another order.
         """
         if self.size is not None and self.size != preprocess.size:
             raise ConfigError(f"{path}: image size", expected=f"{self.size} (its metadata)", found=preprocess.size)
         if self.classes is not None and len(self.classes) != len(classes):
             expected = f"{len(self.classes)} (its metadata)"
             raise ConfigError(f"{path}: number of classes", expected=expected, found=len(classes))
+        if self.classes is not None and self.classes != list(classes) and sorted(self.classes) == sorted(classes):
+            number = next(i for i, name in enumerate(classes) if name != self.classes[i])
+            expected, found = f"{self.classes[number]!r} (its metadata)", repr(classes[number])
+            what = f"{path}: order of the classes: class {number}"
+            raise ConfigError(what, expected=expected, found=found, hint="leave --labels out")
 
 
 def to_metadata(preprocess: Preprocess, classes: Sequence[str]) -> dict[str, str]:
@@ -56,7 +61,7 @@ def read_description(properties: Mapping[str, str], where: str) -> FileDescripti
         where: the file, for messages.
 
     Raises:
-        ArtifactError: metadata of ours that is damaged.
+        ArtifactError: metadata of ours that is damaged, or images that are not square.
     """
     if any(len(value) > MAX_CHARACTERS for value in properties.values()):
         raise ArtifactError(f"{where}: metadata is too long", expected=f"at most {MAX_CHARACTERS} characters")
@@ -69,21 +74,29 @@ def read_description(properties: Mapping[str, str], where: str) -> FileDescripti
         if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
             raise ArtifactError(f"{where}: damaged metadata ({CLASSES})", hint="export it again")
         return FileDescription(names, preprocess, None if preprocess is None else preprocess.size)
-    return FileDescription(_ultralytics_names(properties), None, _ultralytics_size(properties))
+    return FileDescription(_ultralytics_names(properties), None, _ultralytics_size(properties, where))
 
 
 def _ultralytics_names(properties: Mapping[str, str]) -> list[str] | None:
+    """Return `names`: a dict with the numbers 0, 1, ... as keys, or a list in older files."""
     names = _literal(properties.get("names", ""))
-    if not isinstance(names, dict) or sorted(names, key=str) != sorted(range(len(names)), key=str):
+    if isinstance(names, list | tuple):
+        return [str(name) for name in names] or None
+    if not isinstance(names, dict):
         return None
-    return [str(names[index]) for index in range(len(names))]
+    by_number = {str(number): str(name) for number, name in names.items()}
+    numbers = [str(number) for number in range(len(names))]
+    return [by_number[number] for number in numbers] if by_number and set(by_number) == set(numbers) else None
 
 
-def _ultralytics_size(properties: Mapping[str, str]) -> int | None:
+def _ultralytics_size(properties: Mapping[str, str], where: str) -> int | None:
+    """Return `imgsz`: height and width, or one number for both."""
     size = _literal(properties.get("imgsz", ""))
-    if isinstance(size, list) and len(size) == 2 and size[0] == size[1] and isinstance(size[0], int):
-        return size[0]
-    return None
+    sides = [side for side in (size if isinstance(size, list | tuple) else [size]) if isinstance(side, int)]
+    if len(sides) == 2 and sides[0] != sides[1]:
+        found = f"imgsz {size} (its metadata)"
+        raise ArtifactError(f"{where}: images are not square", expected="one size", found=found)
+    return sides[0] if len(sides) in {1, 2} else None
 
 
 def _literal(text: str) -> object:

@@ -152,11 +152,13 @@ def run_session(
     except Exception as exc:  # one class for each status code
         rows = len(next(iter(inputs.values())))
         what = f"{path}: ONNX Runtime cannot run a batch of {rows} ({_reason(exc, path)})"
-        raise ArtifactError(what, hint="export the network with a dynamic batch") from exc
+        shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in inputs.items())
+        hint = "export the network with a dynamic batch" if rows > 1 else f"check that the network accepts {shapes}"
+        raise ArtifactError(what, hint=hint) from exc
 
 
 def _reason(error: Exception, path: Path) -> str:
     """Return the first line of an error of ONNX Runtime, without its prefix and the path."""
     line = str(error).splitlines()[0] if str(error) else type(error).__name__
     line = line.rpartition("Status Message: ")[2].rpartition("[ONNXRuntimeError] : ")[2].replace(str(path), path.name)
-    return re.sub(r"^/\S+:\d+ .*? was false\. ", "", line)[:300]
+    return re.sub(r"(^|:)/\S+:\d+ [^()]*\(.*?\) (.*? was false\. )?", r"\1", line)[:300]

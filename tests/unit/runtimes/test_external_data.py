@@ -78,3 +78,28 @@ def test_plain_model_has_no_external_data(tmp_path: Path) -> None:
     path = write(tmp_path / "net.onnx", weight)
     onnx.checker.check_model(onnx.load(path))
     assert check_external_data(path) == []
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "part"),
+    [
+        ("offset", "-5", "offset and length"),
+        ("offset", "abc", "offset and length"),
+        ("length", "9" * 30, "offset and length"),
+        ("length", "17", "incomplete"),
+        ("offset", "1000", "incomplete"),
+    ],
+)
+def test_position_of_weights_is_checked(tmp_path: Path, key: str, value: str, part: str) -> None:
+    (tmp_path / "w.bin").write_bytes(bytes(16))
+    tensor = external("w.bin")
+    tensor.external_data.add(key=key, value=value)
+    with pytest.raises(ArtifactError, match=part) as caught:
+        check_external_data(write(tmp_path / "net.onnx", tensor))
+    assert "w" in caught.value.what
+
+
+def test_links_in_a_circle_are_rejected(tmp_path: Path) -> None:
+    (tmp_path / "w.bin").symlink_to("w.bin")
+    with pytest.raises(ArtifactError, match=r"w\.bin"):
+        check_external_data(write(tmp_path / "net.onnx", external("w.bin")))

@@ -21,6 +21,17 @@ def test_metadata_of_ultralytics_is_read() -> None:
     assert read_description(properties, "x.onnx") == FileDescription(["cat", "dog"], None, 224)
 
 
+@pytest.mark.parametrize("names", ["['cat', 'dog']", '["cat", "dog"]', '{"1": "dog", "0": "cat"}'])
+@pytest.mark.parametrize("size", ["224", "(224, 224)", "[224]"])
+def test_other_spellings_of_names_and_size_are_read(names: str, size: str) -> None:
+    assert read_description({"names": names, "imgsz": size}, "x.onnx") == FileDescription(["cat", "dog"], None, 224)
+
+
+def test_size_that_is_not_square_is_rejected() -> None:
+    with pytest.raises(ArtifactError, match=r"x\.onnx: images are not square"):
+        read_description({"names": "['cat']", "imgsz": "[224, 192]"}, "x.onnx")
+
+
 @pytest.mark.parametrize(
     "names", ["", "cat", "{1: 'cat'}", "[" * 100_000, "{0: 'cat', 'x': 'dog'}", "__import__('os')"]
 )
@@ -50,3 +61,5 @@ def test_options_that_contradict_metadata_are_rejected() -> None:
         found.check(Preprocess(size=192), ["a", "b"], Path("x.onnx"))
     with pytest.raises(ConfigError, match="number of classes"):
         found.check(Preprocess(size=224), ["a"], Path("x.onnx"))
+    with pytest.raises(ConfigError, match="order of the classes"):
+        found.check(Preprocess(size=224), ["dog", "cat"], Path("x.onnx"))
