@@ -93,6 +93,9 @@ def tensors_sha256(tensors: Mapping[str, np.ndarray[Any, Any]]) -> str:
     digest = hashlib.sha256()
     for name in sorted(tensors):
         array = np.ascontiguousarray(tensors[name])
-        digest.update(f"{name}|{array.dtype.str}|{array.shape}|".encode())
-        digest.update(array.data.cast("B") if array.size else b"")
+        if array.dtype == object:  # strings
+            array = np.array([str(text).encode() for text in array.flat], np.bytes_)
+        builtin = array.dtype.isbuiltin == 1  # other types, e.g. bfloat16, have no buffer and one `str` for all
+        digest.update(f"{name}|{array.dtype.str if builtin else array.dtype.name}|{array.shape}|".encode())
+        digest.update((array if builtin else array.view(np.uint8)).data.cast("B") if array.size else b"")
     return digest.hexdigest()
