@@ -11,6 +11,7 @@ from shrinkserve.exporting import parity
 from shrinkserve.exporting.records import DifferenceRecord, FileRecord
 from shrinkserve.exporting.samples import Samples
 from shrinkserve.runtimes.onnx import OnnxModel
+from shrinkserve.runtimes.predictor import Predictor
 
 PROBABILITY = 1e-5
 """Largest difference between a probability and the softmax of the logits; sums in another order differ by less."""
@@ -30,14 +31,23 @@ def check_file(path: Path, step: str) -> FileRecord:
     external = [tensor.name for tensor in model.graph.initializer if tensor.external_data]
     if external:
         raise ParityError(f"step {step}: weights outside the file", expected="none", found=external[0])
-    try:
-        onnx.checker.check_model(model, full_check=True)
-        onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as exc:
-        reason = " ".join(str(exc).split())[:300]
-        raise ParityError(f"step {step}: not a valid graph ({reason})", hint="report this network") from exc
+    if (reason := why_invalid(path)) is not None:
+        raise ParityError(f"step {step}: not a valid graph ({reason})", hint="report this network")
     opsets = {entry.domain or "ai.onnx": entry.version for entry in model.opset_import}
     return {"check": "onnx", "opset": opsets, "ir_version": model.ir_version, "passed": True}
+
+
+def why_invalid(path: Path) -> str | None:
+    """Return why the ONNX checker or strict shape inference rejects a file; None for a valid one."""
+    import onnx
+
+    try:
+        onnx.checker.check_model(path, full_check=True)
+        model = onnx.load(path, load_external_data=False)
+        onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as exc:
+        return " ".join(str(exc).replace(str(path), path.name).split())[:300]
+    return None
 
 
 def check_probabilities(model: OnnxModel, samples: Samples, step: str, temperature: float = 1.0) -> DifferenceRecord:
@@ -57,13 +67,15 @@ def check_probabilities(model: OnnxModel, samples: Samples, step: str, temperatu
     return {"check": "probabilities", "worst_difference": worst, "tolerance": PROBABILITY, "passed": True}
 
 
-def check_unoptimised(path: Path, model: OnnxModel, samples: Samples, tolerance: parity.Tolerance) -> DifferenceRecord:
-    """Check that the file predicts the same without ONNX Runtime's graph optimisations.
+def check_unoptimised(
+    plain: Predictor, model: Predictor, samples: Samples, tolerance: parity.Tolerance
+) -> DifferenceRecord:
+    """Check that a file predicts the same without ONNX Runtime's graph optimisations.
 
     These may hide an invalid graph: a convolution in a blocked layout does not check its number of channels.
 
     Args:
-        path: the file.
+        plain: the file without optimisations.
         model: the file with optimisations.
         samples: images.
         tolerance: of the logits.
@@ -72,9 +84,9 @@ def check_unoptimised(path: Path, model: OnnxModel, samples: Samples, tolerance:
         ParityError: the predictions differ.
         ArtifactError: the file does not run without optimisations.
     """
-    plain = OnnxModel(path, optimise=False).predict(samples.images[:FEW])
-    worst = parity.difference(plain, model.predict(samples.images[:FEW]))
-    limit = tolerance.absolute * max(1.0, float(np.abs(plain).max()))
+    right = plain.predict(samples.images[:FEW])
+    worst = parity.difference(right, model.predict(samples.images[:FEW]))
+    limit = tolerance.absolute * max(1.0, float(np.abs(right).max()))
     if not worst <= limit:
         what = "the graph predicts otherwise without ONNX Runtime's optimisations"
         raise ParityError(what, expected=f"within {limit:.3g}", found=f"{worst:.3g}", hint="report this network")

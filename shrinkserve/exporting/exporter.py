@@ -29,7 +29,7 @@ from shrinkserve.exporting import graph
 from shrinkserve.exporting.calibrate import ScaledProbabilities, fit_temperature, scale_probabilities
 from shrinkserve.exporting.check import check_file, check_probabilities, check_unoptimised
 from shrinkserve.exporting.foreign.adapt import AdaptedOnnx
-from shrinkserve.exporting.foreign.reference import ForeignModel, LogProbabilities, check_consistent
+from shrinkserve.exporting.foreign.reference import LOWEST, ForeignModel, LogProbabilities, check_consistent
 from shrinkserve.exporting.foreign.signature import read_signature
 from shrinkserve.exporting.optimise import OptimisedOnnx, PassPlan, PassTarget
 from shrinkserve.exporting.parity import TOLERANCES, predict_all
@@ -172,11 +172,13 @@ def export_foreign(
         if path == start.path:
             return reference
         found = OnnxModel(path)
-        comparable = path.stem == "adapt" and reference.meaning == "probabilities"
-        return LogProbabilities(found) if comparable else found
+        return LogProbabilities(found, reference.lowest) if reference.meaning == "probabilities" else found
+
+    def view(model: OnnxModel) -> Predictor:
+        return model if reference.lowest == LOWEST else LogProbabilities(model, reference.lowest)
 
     start, first = Product(path, state, card.parents[recorded_path(path)]), AdaptedOnnx(reference, state)
-    return export_checked(start, first, opener, card, samples, folder, scratch, options)
+    return export_checked(start, first, opener, card, samples, folder, scratch, options, view=view)
 
 
 def export_checked(  # noqa: PLR0913, PLR0917 - what all exports share
@@ -190,6 +192,7 @@ def export_checked(  # noqa: PLR0913, PLR0917 - what all exports share
     options: ExportOptions,
     final: Callable[[Predictor], list[CheckRecord]] = lambda _: [],
     *,
+    view: Callable[[OnnxModel], Predictor] = lambda model: model,
     measured: bool = False,
 ) -> Exported:
     """Run `first` and the graph passes, check the file, and write it with its card.
@@ -204,24 +207,28 @@ def export_checked(  # noqa: PLR0913, PLR0917 - what all exports share
         scratch: an existing folder for intermediate files.
         options: see `ExportOptions`.
         final: further checks of the file.
+        view: gives what to compare of a graph after `first`.
         measured: the shipped graph passes were measured for this network.
 
     Raises:
         ParityError: the outputs of a step differ from those of its source; nothing is written.
     """
     plain = run_steps([first], start, scratch, samples, opener=opener, max_batch=options.max_batch)
+    if start.state.format == "onnx":  # e.g. without the rounded probabilities behind the logits
+        plain = replace(plain, state=StepState("onnx", graph.precision(graph.load(plain.path))))
     temperature = None
     if options.calibrate:
         preprocess = Preprocess.from_dict(card.preprocess)
         temperature = fit_temperature(OnnxModel(plain.path), options.data_root, preprocess, list(card.classes))
         step = ScaledProbabilities(temperature, plain.state)
         plain = run_steps([step], plain, scratch, samples, opener=_open_onnx, max_batch=options.max_batch)
-    product, comparisons = _optimised(plain, scratch, samples, options, measured=measured)
+    product, comparisons = _optimised(plain, scratch, samples, options, view, measured=measured)
     model = OnnxModel(product.path)
     tolerance = TOLERANCES[product.state.precision]
     checks: list[CheckRecord] = [record["parity"] for record in product.records]
     checks += [check_file(product.path, "passes"), check_probabilities(model, samples, "passes", temperature or 1.0)]
-    checks += [check_unoptimised(product.path, model, samples, tolerance), *final(model)]
+    unoptimised = OnnxModel(product.path, optimise=False)
+    checks += [check_unoptimised(view(unoptimised), view(model), samples, tolerance), *final(model)]
     shutil.copyfile(product.path, folder / MODEL)
     finished = replace(
         card,
@@ -247,7 +254,13 @@ def export_checked(  # noqa: PLR0913, PLR0917 - what all exports share
 
 
 def _optimised(
-    plain: Product, scratch: Path, samples: Samples, options: ExportOptions, *, measured: bool
+    plain: Product,
+    scratch: Path,
+    samples: Samples,
+    options: ExportOptions,
+    view: Callable[[OnnxModel], Predictor],
+    *,
+    measured: bool,
 ) -> tuple[Product, list[Comparison]]:
     """Return the result of the fastest plan of graph passes, and the timings that chose it."""
     plan: PassPlan | None
@@ -257,7 +270,9 @@ def _optimised(
     else:
         plan, comparisons = choose_plan(plain.path, options.target, samples, options.max_batch, measured=measured)
     step = OptimisedOnnx(options.target, plan, plain.state)
-    product = run_steps([step], plain, scratch, samples, opener=_open_onnx, max_batch=options.max_batch)
+    product = run_steps(
+        [step], plain, scratch, samples, opener=lambda path, _: view(OnnxModel(path)), max_batch=options.max_batch
+    )
     return product, comparisons
 
 

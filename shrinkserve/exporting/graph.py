@@ -25,6 +25,7 @@ IR_VERSION = 10
 """Newest IR version that is written if the opset does not need a newer one: ONNX Runtime 1.18 and later load it."""
 QUANTISED = frozenset(
     {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "ConvInteger", "MatMulInteger"}
+    | {"DynamicQuantizeMatMul", "MatMulIntegerToFloat", "MatMulNBits", "QAttention", "QGemm", "DynamicQuantizeLSTM"}
 )
 
 NARROW: Mapping[ir.DataType, Precision] = {ir.DataType.FLOAT16: "float16", ir.DataType.BFLOAT16: "bfloat16"}
@@ -41,11 +42,18 @@ def load(path: Path) -> ir.Model:
     """
     check_external_data(path)
     try:
-        model = ir.load(path)
-        ir.external_data.load_to_model(model)
-        _normalise(model)
+        with quiet("onnx_ir"):
+            model = ir.load(path)
+            ir.external_data.load_to_model(model)
+            _normalise(model)
     except Exception as exc:  # protobuf, onnx and onnx-ir each raise their own
-        reason = str(exc).splitlines()[0].replace(str(path), path.name) if str(exc) else type(exc).__name__
+        cause: BaseException = exc
+        while cause.__cause__ is not None:  # onnx-ir names the function that failed first
+            cause = cause.__cause__
+        if isinstance(cause, NotImplementedError):  # sparse tensors, and maps, which sklearn-onnx returns
+            reason = str(cause).split(".", maxsplit=1)[0]
+            raise ArtifactError(f"{path}: {reason}", hint="export the network without them") from exc
+        reason = str(cause).splitlines()[0].replace(str(path), path.name) if str(cause) else type(cause).__name__
         raise ArtifactError(f"{path}: not a readable ONNX model ({reason})", hint="export it again") from exc
     return model
 
@@ -58,14 +66,45 @@ def _normalise(model: ir.Model) -> None:
         common.InlinePass()(model)
         common.RemoveUnusedOpsetsPass()(model)
     common.RemoveInitializersFromInputsPass()(model)
+    _check_complete(model)
+    common.TopologicalSortPass()(model)
     unique_names(model)
     infer_shapes(model)
+
+
+def _check_complete(model: ir.Model) -> None:
+    for node in model.graph.all_nodes():
+        for value in node.inputs:
+            if value is not None and value.producer() is None and value.graph is None:
+                raise ValueError(f"{node.op_type} reads {value.name!r}, which is neither computed nor a dense weight")
 
 
 def infer_shapes(model: ir.Model) -> None:
     """Infer the types and shapes of all tensors, as far as ONNX can; a failure leaves them unknown."""
     with quiet("onnx_ir"):
         common.ShapeInferencePass()(model)
+    opset = model.opset_imports.get("", 0)
+    for node in model.graph.all_nodes():
+        made = node.outputs[0] if node.outputs else None
+        if not node.domain and made and isinstance(made.type, ir.TensorType) and _makes_sequence(node.op_type, opset):
+            made.type = made.shape = None  # onnx-ir takes it for a tensor
+
+
+def _makes_sequence(op_type: str, opset: int) -> bool:
+    try:
+        types = onnx.defs.get_schema(op_type, opset).outputs[0].types
+    except (onnx.defs.SchemaError, IndexError):
+        return False
+    return all(not name.startswith("tensor(") for name in types)
+
+
+def forget_shapes(model: ir.Model) -> None:
+    """Infer the shapes of all tensors without those that the file declares, apart from its inputs and outputs."""
+    for node in model.graph.all_nodes():
+        for value in node.outputs:
+            if value not in model.graph.outputs:
+                value.shape = None
+    infer_shapes(model)
 
 
 def raise_opset(model: ir.Model, wanted: int) -> None:
@@ -132,11 +171,13 @@ def operators(model: ir.Model) -> dict[str, int]:
 
 
 def precision(model: ir.Model) -> Precision:
-    """Return the precision that a graph computes in: float32, float16, bfloat16 or int8."""
+    """Return the precision that a graph computes in: float32, float16, bfloat16 or int8.
+
+    A single tensor that is rounded counts. Weights that are stored in sixteen bits and read through a Cast do not.
+    """
     if any(node.op_type in QUANTISED or node.op_type.startswith("QLinear") for node in model.graph.all_nodes()):
         return "int8"
-    tensors = [value for graph in model.graphs() for value in graph.initializers.values()]
-    types = {value.dtype for value in tensors if value.const_value is not None and value.const_value.size > 1}
+    types = {value.dtype for node in model.graph.all_nodes() for value in node.outputs}
     narrow = [dtype for dtype in NARROW if dtype in types]
     return NARROW[narrow[0]] if narrow else "float32"
 
@@ -152,9 +193,9 @@ def _constants(model: ir.Model) -> Iterator[tuple[str, npt.NDArray[np.generic]]]
             if value.const_value is not None:
                 yield f"{number}/{name}", value.const_value.numpy()
         for node in graph:
-            constant = node.attributes.get("value") if node.op_type == "Constant" else None
-            if constant is not None and constant.type == ir.AttributeType.TENSOR:
-                yield f"{number}/{node.outputs[0].name}", constant.as_tensor().numpy()
+            constant = ir.convenience.get_const_tensor(node.outputs[0]) if node.op_type == "Constant" else None
+            if constant is not None:
+                yield f"{number}/{node.outputs[0].name}", constant.numpy()
 
 
 class _ByOperator(common.naming.SimpleNameGenerator):

@@ -145,7 +145,7 @@ def synthetic(size: int, count: int, channels: int = 3) -> Samples:
     for image in images:
         field = Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8))
         image[:] = np.asarray(field.resize((size, size), Image.Resampling.BICUBIC))
-        top, left = rng.integers(0, size // 2, 2)
+        top, left = rng.integers(0, max(1, size // 2), 2)
         image[top : top + size // 3, left : left + size // 3] = rng.integers(0, 256, 3, dtype=np.uint8)
     images = np.ascontiguousarray(images[..., :channels])
     return Samples(images, None, f"{count} synthetic images, seed {SYNTHETIC_SEED}")

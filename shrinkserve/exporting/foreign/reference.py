@@ -22,8 +22,12 @@ Rows = npt.NDArray[np.float32]
 
 SUM_TOLERANCE = 0.01
 """Probabilities of float16 graphs sum to 1 within this."""
-LOWEST = 1e-30
-"""Smaller probabilities are compared as this one: their logarithm depends on how a runtime rounds."""
+SCALE_TOLERANCE = 1e-4
+"""Other constant sums are those of probabilities in another unit, e.g. per cent, within this part of the sum."""
+LOWEST, ROUGH_LOWEST = 1e-30, 1e-3
+"""Smaller parts of an image's largest probability are compared as this one: their logarithm depends on how a runtime
+rounds. The second is for probabilities in float16 and for those without a softmax, e.g. 1 - p, which is zero where p
+rounds to 1."""
 FEW = 16
 """Images for the checks of the file against itself."""
 
@@ -44,6 +48,7 @@ class ForeignModel:
     Attributes:
         output: name of the output with the classes.
         meaning: of that output: logits or probabilities, from its values on the samples.
+        lowest: see `LOWEST`.
 
     Raises:
         ArtifactError: no output or several outputs could be the classes, or the outputs are sigmoids or not finite.
@@ -54,10 +59,14 @@ class ForeignModel:
     ) -> None:
         self.path, self.signature, self.preprocess = path, signature, preprocess
         self.classes, self.size = classes, preprocess.size
-        self.session = open_session(path, optimise=False)
-        found = self._outputs(samples.images[:FEW])
+        self.session, self.lowest = open_session(path, optimise=False), LOWEST
+        found = self._first_outputs(samples.images[:FEW])
         self.output, self.meaning = self._choose(found)
         self._check_rows(found[self.output])
+        if len(classes) == 1:
+            hint = "export a classifier with one logit or probability for each class"
+            what = f"{path}: one class, whose probability is always 1"
+            raise ArtifactError(what, expected="two or more", hint=hint)
 
     @property
     def name(self) -> str:
@@ -67,12 +76,18 @@ class ForeignModel:
         rows = self.rows(images)
         if self.meaning == "logits":
             return rows
-        logits: Logits = np.log(np.maximum(rows, np.float32(LOWEST)))
-        return logits
+        return _logarithms(rows.astype(np.float64), self.lowest)
 
     def rows(self, images: Images) -> Rows:
         """Return the output with the classes, float32 [N, classes]."""
         return self._outputs(images)[self.output]
+
+    def _first_outputs(self, images: Images) -> dict[str, Rows]:
+        try:
+            return self._outputs(images)
+        except ArtifactError:
+            self._outputs(images[:1])  # if it fails too, the batch is not the reason
+            raise
 
     def _outputs(self, images: Images) -> dict[str, Rows]:
         """Return the outputs that have one number for each class and image, float32 [N, classes]."""
@@ -83,7 +98,7 @@ class ForeignModel:
         feed = {self.signature.input: self.signature.feed(pixels)}
         found = run_session(self.session, feed, self.path, self.signature.outputs)
         shape = (len(images), len(self.classes))
-        fitting = {n: a for n, a in found.items() if len(a) == len(images) and a.size == shape[0] * shape[1]}
+        fitting = {n: a for n, a in found.items() if a.shape[:1] == shape[:1] and a.size == shape[0] * shape[1]}
         if not fitting:
             shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in found.items())
             raise ArtifactError(f"{self.path}: no output for the classes", expected=f"{list(shape)}", found=shapes)
@@ -96,45 +111,75 @@ class ForeignModel:
         logits = [name for name, meaning in meanings.items() if meaning == "logits"]
         probabilities = [name for name, meaning in meanings.items() if meaning == "probabilities"]
         if not logits and not probabilities:
-            what = f"{self.path}: output {next(iter(found))!r} has sigmoids (values in [0, 1] that do not sum to 1)"
-            hint = "export a classifier with one class for each image: logits, or a softmax at the end"
-            raise ArtifactError(what, expected="logits or probabilities", hint=hint)
+            name, rows = next(iter(found.items()))
+            raise self._neither(name, rows)
         if len(logits) > 1 or (not logits and len(probabilities) > 1):
             names = ", ".join(logits or probabilities)
             what = f"{self.path}: several outputs may hold the classes"
             raise ArtifactError(what, expected="one", found=names, hint="export the network with one output")
         return (logits[0], "logits") if logits else (probabilities[0], "probabilities")
 
+    def _neither(self, name: str, rows: Rows) -> ArtifactError:
+        """Return the error for an output without logits and probabilities."""
+        sums = rows.sum(axis=1)
+        if _is_constant(sums):
+            what, hint = f"rows that sum to {sums[0]:.4g}, not to 1", f"divide the output by {sums[0]:.4g}"
+        else:
+            what = "sigmoids (values in [0, 1] that do not sum to 1)"
+            hint = "export a classifier with one class for each image: logits, or a softmax at the end"
+        what = f"{self.path}: output {name!r} has {what}"
+        return ArtifactError(what, expected="logits or probabilities", hint=hint)
+
     def _check_rows(self, rows: Rows) -> None:
         if not np.isfinite(rows).all():
-            bad = int((~np.isfinite(rows)).any(axis=1).sum())
-            what = f"{self.path}: outputs are NaN or infinite for {bad} of {len(rows)} images"
-            raise ArtifactError(what, hint="check mean and std of --preprocess")
+            bad = ~np.isfinite(rows)
+            what = f"{self.path}: outputs are NaN or infinite for {int(bad.any(axis=1).sum())} of {len(rows)} images"
+            number = int(bad.any(axis=0).argmax())
+            found = f"{rows[bad][0]:g} for class {self.classes[number]!r}"
+            hint = "check the weights of the network, and mean and std of --preprocess"
+            raise ArtifactError(what, expected="finite numbers", found=found, hint=hint)
 
 
 def meaning_of(rows: Rows) -> Meaning | None:
-    """Return what the outputs of a classifier mean; None for sigmoids.
+    """Return what the outputs of a classifier mean; None for sigmoids and for probabilities in another unit.
 
-    Probabilities lie in [0, 1] and sum to 1 for every image. Values in [0, 1] with other sums are sigmoids.
+    Probabilities lie in [0, 1] and sum to 1 for every image. Values in [0, 1] with other sums are sigmoids. Values
+    with another sum that is the same for every image are, for example, per cent.
     """
-    if not ((rows >= 0) & (rows <= 1 + SUM_TOLERANCE)).all():
-        return "logits"
     sums = rows.astype(np.float64).sum(axis=1)
-    return "probabilities" if np.abs(sums - 1).max() <= SUM_TOLERANCE else None
+    if (rows >= 0).all() and np.abs(sums - 1).max() <= SUM_TOLERANCE:
+        return "probabilities"
+    if (rows >= 0).all() and ((rows <= 1 + SUM_TOLERANCE).all() or _is_constant(sums)):
+        return None
+    return "logits"
+
+
+def _is_constant(sums: npt.NDArray[np.floating]) -> bool:
+    return bool(np.ptp(sums) <= SCALE_TOLERANCE * np.abs(sums).max() and sums[0] > 0)
 
 
 class LogProbabilities:
-    """A `Predictor` whose logits are shifted so that their exponentials sum to 1, for comparison with probabilities."""
+    """A `Predictor` whose logits are the logarithms of its probabilities, for comparison with probabilities.
 
-    def __init__(self, model: Predictor) -> None:
+    Args:
+        model: the predictor.
+        lowest: see `LOWEST`.
+    """
+
+    def __init__(self, model: Predictor, lowest: float = LOWEST) -> None:
         self.model, self.name, self.size, self.classes = model, model.name, model.size, model.classes
+        self.lowest = lowest
 
     def predict(self, images: Images) -> Logits:
         given = self.model.predict(images).astype(np.float64)
-        shifted = given - given.max(axis=1, keepdims=True)
-        found = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-        logits: Logits = np.maximum(found, np.log(LOWEST)).astype(np.float32)
-        return logits
+        return _logarithms(np.exp(given - given.max(axis=1, keepdims=True)), self.lowest)
+
+
+def _logarithms(rows: npt.NDArray[np.float64], lowest: float) -> Logits:
+    """Return the logarithms of rows that are proportional to probabilities."""
+    known = np.maximum(rows, lowest * rows.max(axis=1, keepdims=True))
+    logits: Logits = np.log(known / rows.sum(axis=1, keepdims=True)).astype(np.float32)
+    return logits
 
 
 def check_consistent(model: ForeignModel, samples: Samples, tolerance: parity.Tolerance, max_batch: int) -> None:

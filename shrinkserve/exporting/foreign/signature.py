@@ -20,7 +20,12 @@ INPUT_TYPES = {ir.DataType.FLOAT: np.float32, ir.DataType.FLOAT16: np.float16, i
 OUTPUT_TYPES = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE})
 RESHAPES = frozenset({"Identity", "Cast", "Flatten", "Reshape", "Squeeze", "Unsqueeze", "Dropout"})
 """Operators that change no value of a tensor [N, classes], only its shape or type."""
-UNBOUNDED = frozenset({"Relu", "LeakyRelu", "GlobalAveragePool", "AveragePool", "ReduceMean"})
+WEIGHTED = frozenset({"Gemm", "MatMul", "Conv"})
+BOUNDED = frozenset({"Softmax", "Sigmoid", "HardSigmoid", "Exp", "Div", "Reciprocal"})
+"""Operators of which a softmax or a sigmoid may consist."""
+UNBOUNDED = frozenset(
+    {"Relu", "LeakyRelu", "GlobalAveragePool", "AveragePool", "ReduceMean", "Add", "Sub", "Mul", "Sum"}
+)
 """Operators that give no probabilities if they get none, as at the end of SqueezeNet."""
 SHOWN = 4
 """Tensors that a message lists."""
@@ -70,14 +75,17 @@ def read_signature(model: ir.Model, path: Path, preprocess: Preprocess, classes:
     Raises:
         ArtifactError: names what does not fit: number, type, shape or layout of the inputs or outputs.
     """
-    if len(model.graph.inputs) != 1:
-        raise _error(path, "has several inputs", "one image input", _shown(model.graph.inputs))
-    image = model.graph.inputs[0]
-    if image.dtype not in INPUT_TYPES:
+    inputs = model.graph.inputs
+    if len(inputs) != 1:
+        what = "has several inputs" if inputs else "has no input"
+        raise _error(path, what, "one image input", _shown(inputs) or "none")
+    image = inputs[0]
+    if image.dtype not in INPUT_TYPES or not isinstance(image.type, ir.TensorType):
         expected = ", ".join(dtype.name.lower() for dtype in INPUT_TYPES)
         raise _error(path, "input type", expected, _shown([image]))
     layout, channels = _layout(path, image, preprocess)
-    outputs = [value for value in model.graph.outputs if value.dtype in OUTPUT_TYPES or value.dtype is None]
+    computed = [value for value in model.graph.outputs if value.producer() is not None]
+    outputs = [value for value in computed if _is_float(value) and not _is_sorted(value)]
     named = tuple(str(value.name) for value in outputs if _may_hold(value, len(classes)))
     if not named:
         hint = f"--labels has {len(classes)} names; it needs one name for each class, in the order of the logits"
@@ -114,11 +122,47 @@ def _layout(path: Path, image: ir.Value, preprocess: Preprocess) -> tuple[Layout
     return layout, preprocess.channels
 
 
+def _is_float(value: ir.Value) -> bool:
+    """Return False for numbers of other types, and for sequences."""
+    return value.type is None or (isinstance(value.type, ir.TensorType) and value.dtype in OUTPUT_TYPES)
+
+
+def _is_sorted(value: ir.Value) -> bool:
+    """Return True for numbers in the order of their size, which tell nothing about the class."""
+    return is_operator(_origin(value), "TopK")
+
+
 def _is_linear(value: ir.Value) -> bool:
-    node = value.producer()
-    while node is not None and is_operator(node, *RESHAPES, *UNBOUNDED) and node.inputs[0] is not None:
+    """Return True if a weighted layer computes the output, and neither a softmax nor a sigmoid follows.
+
+    A layer that reads a softmax is none: it merges classes. Nor is a sum with a softmax, e.g. of two networks.
+    """
+    waiting, seen, weighted = [value], {value}, False
+    while waiting:
+        node = waiting.pop().producer()
+        if node is None:
+            continue
+        values = [x for x in node.inputs if x is not None and x not in seen]
+        if is_operator(node, *BOUNDED) or (is_operator(node, *WEIGHTED) and any(map(_is_softmax, values))):
+            return False
+        weighted = weighted or is_operator(node, *WEIGHTED)
+        if is_operator(node, *RESHAPES, *UNBOUNDED):
+            seen.update(values)
+            waiting += values
+    return weighted
+
+
+def _is_softmax(value: ir.Value) -> bool:
+    node = _origin(value)
+    return is_operator(node, "Softmax") or (is_operator(node, "Div") and is_operator(_origin(node.inputs[0]), "Exp"))
+
+
+def _origin(value: ir.Value | None) -> ir.Node | None:
+    """Return the node that computes the values of a tensor."""
+    node = None if value is None else value.producer()
+    while node is not None and is_operator(node, *RESHAPES) and node.inputs[0] is not None:
         node = node.inputs[0].producer()
-    return is_operator(node, "Gemm", "MatMul", "Conv", "Add")
+    return node
 
 
 def _may_hold(value: ir.Value, classes: int) -> bool:
@@ -128,13 +172,22 @@ def _may_hold(value: ir.Value, classes: int) -> bool:
     rest = list(value.shape[1:])
     known = [n for n in rest if isinstance(n, int)]
     product = int(np.prod(known)) if known else 1
-    return bool(rest) and (product == classes if len(known) == len(rest) else classes % product == 0)
+    if len(known) == len(rest):
+        return bool(rest) and product == classes
+    return product > 0 and classes % product == 0
 
 
 def _shown(values: Sequence[ir.Value]) -> str:
-    shown = [f"{v.name} {'?' if v.dtype is None else v.dtype.name.lower()} {v.shape or '?'}" for v in values[:SHOWN]]
+    shown = [f"{v.name} {_type_name(v)} {v.shape or '?'}" for v in values[:SHOWN]]
     more = f", ... ({len(values)} in all)" if len(values) > SHOWN else ""
     return ", ".join(shown) + more
+
+
+def _type_name(value: ir.Value) -> str:
+    if value.dtype is None:
+        return "?"
+    sequence, optional = isinstance(value.type, ir.SequenceType), isinstance(value.type, ir.OptionalType)
+    return f"{'sequence of ' * sequence}{'optional ' * optional}{value.dtype.name.lower()}"
 
 
 def _error(path: Path, what: str, expected: str, found: str, hint: str | None = None) -> ArtifactError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy.typing as npt
 import onnx_ir as ir
@@ -18,7 +18,7 @@ def constant(value: ir.Value | None) -> Array | None:
     return None if tensor is None else tensor.numpy()
 
 
-def is_operator(node: ir.Node | None, *op_types: str) -> bool:
+def is_operator(node: ir.Node | None, *op_types: str) -> TypeGuard[ir.Node]:
     """Return True for a node with one of these operators of the standard domain."""
     return node is not None and node.domain == "" and node.op_type in op_types
 
