@@ -39,12 +39,13 @@ LICENCES = Path("nvidia_pytriton-0.7.0.dist-info/licenses")
 EXECUTABLE = SERVER / "bin/tritonserver"
 STUBS = SERVER / "python_backend_stubs"
 STUB = "triton_python_backend_stub"
+GPU_DEVICE = Path("/dev/nvidiactl")
 
 
 def container_command(repository: Path) -> str:
     """Return the command that serves a repository with NVIDIA's container, on this machine's loopback only."""
     ports = " ".join(f"-p 127.0.0.1:{port}:{port}" for port in (8000, 8001, 8002))
-    gpus = "--gpus all " if Path("/dev/nvidiactl").exists() else ""
+    gpus = "--gpus all " if GPU_DEVICE.exists() else ""
     mount = shlex.quote(f"{repository.resolve()}:/models:ro")
     limits = "--shm-size=256m --user 1000:1000"
     return f"docker run --rm {gpus}{limits} {ports} -v {mount} {IMAGE} tritonserver --model-repository=/models"

@@ -243,6 +243,13 @@ def test_file_of_the_version() -> None:
     assert arguments({}, default_model_filename="other.onnx").file == Path("/models/net/3/other.onnx")
 
 
+def test_instances_on_several_gpus_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton starts `count` Python instances for each GPU, though all compute on the CPU."""
+    monkeypatch.setattr("shrinkserve.machine.usable_cores", lambda: 16)
+    config = {"instance_group": [{"count": 2, "kind": "KIND_GPU", "gpus": [0, 1]}], "parameters": {}}
+    assert ModelArguments(config, Path("model.onnx")).threads("intra_op_thread_count") == 4  # type: ignore[arg-type]
+
+
 def test_session_options_of_the_config(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shrinkserve.machine.usable_cores", lambda: 6)
     plain = backend.session_options(arguments({}, instances=2))

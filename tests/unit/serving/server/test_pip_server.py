@@ -126,3 +126,12 @@ def test_other_machines_are_shown_the_container(
     assert command.startswith("docker run --rm ")
     assert all(word in command for word in (" -p 127.0.0.1:8000:8000 ", " --user 1000:1000 ", " --shm-size="))
     assert f"-v {tmp_path}:/models:ro nvcr.io/nvidia/tritonserver:" in command
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_container_gets_the_gpus_of_the_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, there: bool) -> None:
+    device = tmp_path / "nvidiactl"
+    if there:
+        device.touch()
+    monkeypatch.setattr(pip_server, "GPU_DEVICE", device)
+    assert ("--gpus all" in pip_server.container_command(tmp_path)) is there
