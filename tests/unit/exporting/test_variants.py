@@ -4,13 +4,15 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import onnx_ir
 import pytest
 
 from shrinkserve.artifact import Card, sha256_file
 from shrinkserve.engines import keep_other_plans
 from shrinkserve.errors import ConfigError, GateError
-from shrinkserve.exporting import variants
+from shrinkserve.exporting import graph, variants
 from shrinkserve.exporting.engine.build import EngineOptions
+from shrinkserve.exporting.optimise import PassPlan, optimise
 from shrinkserve.exporting.samples import synthetic
 from shrinkserve.exporting.steps import ONNX, Product, StepState
 from shrinkserve.exporting.variants import Source, VariantOptions, make_variants, parse_kinds
@@ -51,6 +53,28 @@ def test_make_variants_makes_sixteen_bit_engines(source: Source, tmp_path: Path)
     assert (brain.backend, brain.file) == ("openvino", "model.onnx")
     assert brain.parameters == {"INFERENCE_PRECISION_HINT": "bf16"}
     assert brain.record["parity"]["worst"] > 0, "computed in float32"
+
+
+@pytest.mark.parametrize("kind", ["fp16", "tensorrt"])
+def test_engines_for_gpus_are_built_from_the_graph_without_padded_channels(source: Source, tmp_path: Path, kind: str):
+    """The graph for CPUs has channels in blocks of 16, which a GPU would compute for nothing."""
+    if kind == "tensorrt":
+        pytest.importorskip("tensorrt_rtx_bindings", reason="builds plans without a GPU")
+    model = graph.load(source.plain.path)
+    optimise(model, PassPlan(block=16))
+    padded = tmp_path / "padded.onnx"
+    onnx_ir.save(model, padded)
+    (folder := tmp_path / "out").mkdir()
+    options = replace(SYNTHETIC, library="tensorrt_rtx", engine=EngineOptions(1, 2, 4, compute_capability="8.9"))
+    both = replace(source, graph=Product(padded, ONNX, sha256_file(padded)))
+    (engine,) = make_variants(both, [kind], folder, options)
+    (expected,) = make_variants(source, [kind], tmp_path, options)
+    assert padded.stat().st_size > 1.1 * source.plain.path.stat().st_size
+    if kind == "fp16":
+        assert (folder / engine.file).read_bytes() == (tmp_path / expected.file).read_bytes()
+    else:
+        graphs = [one.record["steps"][-1]["graph_sha256"] for one in (engine, expected)]
+        assert graphs[0] == graphs[1]
 
 
 def test_make_variants_rejects_model_of_other_precision(source: Source, tmp_path: Path):

@@ -31,7 +31,7 @@ from shrinkserve.serving.repository.dali_pipeline import pipeline_source, serial
 from shrinkserve.serving.repository.trust import runs_code
 from shrinkserve.serving.repository.verify import problems
 from shrinkserve.serving.repository.writer import Repository
-from shrinkserve.serving.server.loadable import Skip, select
+from shrinkserve.serving.server.loadable import Skip, select, shown_names
 from shrinkserve.serving.server.server import ServerOptions, TritonServer
 
 dali = pytest.importorskip("nvidia.dali", reason="DALI is not installed")
@@ -395,6 +395,7 @@ def test_misfit_is_skipped_and_add_jpeg_repairs_it(tmp_path: Path, make_model: M
     found = select(repository.root)
     assert found.models == [CLASSIFIER, "tiny_preprocess"]
     assert found.skipped["tiny"].kind is Skip.MISFIT
+    assert shown_names(found) == [CLASSIFIER]  # `serve` does not say that it serves what it has skipped
     assert found.skipped["tiny"].hint == f"run: shrinkserve repo add-jpeg tiny --repository {repository.root}"
     repository.add_jpeg("tiny")
     assert list(problems(repository, CLASSIFIER)) == []
