@@ -7,7 +7,6 @@ for all engines, so a client does not notice which one runs.
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,7 +37,7 @@ def engine_config(engine: Engine, base: pb.ModelConfig, known: pb.ModelConfig | 
     if known is None:
         _set_initial_options(config, engine, base)
     if config.optimization.HasField("cuda"):
-        _capture(config, [spec.batch_size for spec in config.optimization.cuda.graph_spec])
+        model_config.set_graphs(config, [spec.batch_size for spec in config.optimization.cuda.graph_spec])
     return config
 
 
@@ -58,7 +57,7 @@ def limit_batches(config: pb.ModelConfig, engine: Engine) -> None:
     warmed = {min(sample.batch_size, largest) for sample in config.model_warmup}
     model_config.set_warmup(config, warmed)
     if config.optimization.HasField("cuda"):
-        _capture(config, {min(spec.batch_size, largest) for spec in config.optimization.cuda.graph_spec})
+        model_config.set_graphs(config, {min(spec.batch_size, largest) for spec in config.optimization.cuda.graph_spec})
 
 
 def _set_initial_options(config: pb.ModelConfig, engine: Engine, base: pb.ModelConfig) -> None:
@@ -78,21 +77,9 @@ def _set_initial_options(config: pb.ModelConfig, engine: Engine, base: pb.ModelC
         model_config.set_warmup(config, sizes)
     if engine.backend == "tensorrt":
         config.optimization.cuda.graphs = True
-        _capture(config, sizes)
+        model_config.set_graphs(config, sizes)
     for key, value in engine.parameters.items():
         config.parameters[key].string_value = value
-
-
-def _capture(config: pb.ModelConfig, batches: Collection[int]) -> None:
-    """Capture a CUDA graph for each of these batch sizes, so that the host launches one graph instead of every kernel.
-
-    The backend runs other sizes kernel by kernel. If a capture fails, it logs that and goes on without the graph.
-    """
-    config.optimization.cuda.ClearField("graph_spec")
-    for batch in sorted(batches):
-        spec = config.optimization.cuda.graph_spec.add(batch_size=batch)
-        for tensor in config.input:
-            spec.input[tensor.name].dim.extend(tensor.dims)
 
 
 def engine_config_path(folder: Path, name: str) -> Path:

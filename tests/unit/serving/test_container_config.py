@@ -124,6 +124,14 @@ def test_plan_is_captured_at_the_sizes_that_are_warmed_up(configs: dict[str, pb.
     assert not any(configs[name].optimization.HasField("cuda") for name in configs if name != "trt")
 
 
+def test_graphs_follow_new_options(base: pb.ModelConfig) -> None:
+    (engine,) = (one for one in ENGINES if one.backend == "tensorrt")
+    config = engine_config(engine, base)
+    model_config.set_options(config, ServingConfig(max_batch_size=6, preferred_batch_sizes=(2,)))
+    assert [spec.batch_size for spec in config.optimization.cuda.graph_spec] == [1, 2, 6]
+    assert config.optimization.cuda.graphs
+
+
 def test_graphs_follow_a_new_plan_and_edits_stay(base: pb.ModelConfig) -> None:
     (engine,) = (one for one in ENGINES if one.backend == "tensorrt")
     known = engine_config(engine, base)
