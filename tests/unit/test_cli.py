@@ -37,6 +37,8 @@ def test_help_imports_few_modules() -> None:
         (["bench", "plan", "--rate"], "Option '--rate' requires an argument; see `shrinkserve bench plan --help`"),
         (["describe", "a", "--input-size", "big"], "unable to parse string as an integer, found 'big';"),
         (["export", "run", "--weights", "best"], "Invalid value for '--weights': 'best' is not one of 'ema', 'raw';"),
+        (["eval", "absent", "--data", "absent", "--confusion", "a.txt"], "a.txt: not the name of a picture"),
+        (["train", "run", "digits", "--data", "absent", "--logger", "none"], "'none' is not one of 'wandb', 'mlflow'"),
         (["serve", "--http-port", "70000"], "less than or equal to 65535, found '70000';"),
     ],
 )
