@@ -164,4 +164,5 @@ def _underflows(value: ir.Value | None) -> bool:
     if value is None or value.dtype != FLOAT or value.const_value is None:
         return False
     array = value.const_value.numpy()
-    return bool(array.any() and not array.astype(np.float16).any())
+    with np.errstate(over="ignore"):
+        return bool(array.any() and not array.astype(np.float16).any())

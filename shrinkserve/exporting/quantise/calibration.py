@@ -100,7 +100,7 @@ def _bin(values: npt.NDArray[np.float32], limits: ActivationRange) -> npt.NDArra
     low, high = limits
     if high <= low:
         return np.bincount([0], weights=[values.size], minlength=BINS).astype(np.int64)
-    index = ((values.ravel() - np.float32(low)) * np.float32(BINS / (high - low))).astype(np.int32)
+    index = ((values.ravel() - np.float64(low)) * (BINS / (high - low))).astype(np.int32)
     return np.bincount(np.clip(index, 0, BINS - 1, out=index), minlength=BINS)
 
 

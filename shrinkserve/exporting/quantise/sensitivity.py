@@ -54,6 +54,7 @@ def rank(
 
 def relative_error(right: Logits, found: Logits) -> float:
     """Return the root mean square error in units of the standard deviation of the right logits."""
+    right, found = right.astype(np.float64), found.astype(np.float64)  # squares of 1e20 are infinite in float32
     return float(np.sqrt(np.mean((right - found) ** 2)) / max(float(right.std()), 1e-9))
 
 

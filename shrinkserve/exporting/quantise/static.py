@@ -20,7 +20,7 @@ from onnx_ir.passes import common
 from shrinkserve.errors import ArtifactError
 from shrinkserve.exporting import graph
 from shrinkserve.exporting.passes.editing import add_constant
-from shrinkserve.exporting.passes.nodes import attribute, constant, is_operator
+from shrinkserve.exporting.passes.nodes import attribute, constant, is_captured, is_operator
 from shrinkserve.exporting.quantise.calibration import ActivationRange
 
 QuantiseTarget = Literal["onnxruntime", "openvino", "tensorrt"]
@@ -95,24 +95,31 @@ def quantise(
         activation_qType=QuantType.QInt8 if scheme.symmetric else QuantType.QUInt8,
         tensors_range=TensorsData(CalibrationMethod.MinMax, data),
         nodes_to_quantize=[],
-        nodes_to_exclude=[*normalisation(source), *_unbounded(source, ranges), *keep_float],
+        nodes_to_exclude=[*normalisation(source), *_unquantisable(source, ranges), *keep_float],
         op_types_to_quantize=list(scheme.operators),
         extra_options=_options(scheme),
     )
     try:
         with graph.quiet(""):  # the quantiser warns through the root logger
             quantizer.quantize_model()
-            quantizer.model.topological_sort()
         return _finished(quantizer.model.model)
     except Exception as exc:  # onnxruntime's quantiser fails with any class on graphs that it does not know
         reason = str(exc).splitlines()[0][:200] if str(exc) else type(exc).__name__
         raise ArtifactError(f"onnxruntime cannot quantise the graph ({reason})", hint="leave int8 out of --to") from exc
 
 
-def _unbounded(model: ir.Model, ranges: Mapping[str, ActivationRange]) -> list[str]:
-    """Return the names of the nodes with values that no scale covers, e.g. the -inf of an attention mask."""
+def _unquantisable(model: ir.Model, ranges: Mapping[str, ActivationRange]) -> list[str]:
+    """Return the names of the nodes that stay in float32.
+
+    Their values have no range (tensors without elements), or one that no scale covers, e.g. the -inf of an attention
+    mask, or a subgraph reads them, in which the quantiser does not follow what it renames.
+    """
     found = []
     for node in model.graph:
+        values = [v for v in (*node.inputs, *node.outputs) if v is not None and v.producer() is not None]
+        if any(is_captured(v) or (v.dtype == ir.DataType.FLOAT and v.name not in ranges) for v in values):
+            found.append(str(node.name))
+            continue
         peaks = [np.abs(array).max() for value in node.inputs if (array := constant(value)) is not None and array.size]
         peaks += [max(map(abs, ranges[str(v.name)])) for v in (*node.inputs, *node.outputs) if v and v.name in ranges]
         if any(not peak < LARGEST for peak in peaks):
@@ -170,8 +177,11 @@ def _tied(model: ir.Model, ranges: Mapping[str, ActivationRange]) -> dict[str, A
 
 def _finished(proto: onnx.ModelProto) -> onnx.ModelProto:
     proto.graph.value_info.clear()  # names and types of the float graph
-    onnx.checker.check_model(proto, full_check=True)
-    return proto
+    model = ir.from_proto(proto)
+    common.TopologicalSortPass()(model)  # the quantiser's own does not look into subgraphs
+    sorted_proto = ir.to_proto(model)
+    onnx.checker.check_model(sorted_proto, full_check=True)
+    return sorted_proto
 
 
 def normalisation(model: ir.Model) -> list[str]:

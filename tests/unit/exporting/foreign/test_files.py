@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 sys.path.insert(0, str(Path(__file__).parent))
 from foreign_graphs import IMAGES, Net, export, number, run_unchanged
@@ -164,3 +165,47 @@ def test_metadata_that_contradicts_options(tmp_path: Path, metadata: dict[str, s
     path = net.out(net.logits()).save(tmp_path, metadata)
     with pytest.raises((ArtifactError, ConfigError), match=part):
         export(path)
+
+
+def branches(net: Net, x: str) -> str:
+    """Add an If whose branches read `x` from the graph around them, the first in a convolution."""
+    weight = numpy_helper.from_array(net.normal(20, 20, 1, 1) / 5, "branch_weight")
+    graphs = [
+        helper.make_graph(
+            [node], "branch", [], [helper.make_tensor_value_info(node.output[0], TensorProto.FLOAT, None)], weights
+        )
+        for node, weights in (
+            (helper.make_node("Conv", [x, "branch_weight"], ["first"]), [weight]),
+            (helper.make_node("Identity", [x], ["second"]), []),
+        )
+    ]
+    condition = net.op("Greater", net.op("Size", "x"), np.array(0, np.int64))
+    return net.op("If", condition, then_branch=graphs[0], else_branch=graphs[1])
+
+
+def test_int8_does_not_rename_what_a_subgraph_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shrinkserve.exporting.quantise.step.timed", lambda *_: (0.002, 0.001))
+    net = Net()
+    read = branches(net, net.op("Relu", net.conv("x", 3, 20)))
+    path = net.out(net.dense(net.pooled(net.op("Relu", net.conv(read, 20, 20))))).save(tmp_path)
+    step = export(path, to="int8", max_top1_drop=20).engines[0].record["steps"][-1]
+    assert step["parity"]["worst"] < 0.1 * step["parity"]["scale"]
+
+
+def test_int8_of_tensors_without_elements(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shrinkserve.exporting.quantise.step.timed", lambda *_: (0.002, 0.001))
+    net = Net()
+    features = net.op("Relu", net.conv("x", 3, 20))
+    nothing = net.op("Slice", features, *(np.array([n], np.int64) for n in (0, 0, 1)))
+    path = net.out(net.dense(net.pooled(net.op("Concat", features, nothing, axis=1)))).save(tmp_path)
+    assert export(path, to="int8", max_top1_drop=20).engines[0].precision == "int8"
+
+
+@pytest.mark.parametrize("to", ["fp16", "int8"])
+def test_huge_logits_raise_no_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, to: str) -> None:
+    monkeypatch.setattr("shrinkserve.exporting.quantise.step.timed", lambda *_: (0.002, 0.001))
+    net = Net()
+    path = net.out(net.op("Mul", net.logits(), number(1e30))).save(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        assert export(path, to=to, max_top1_drop=20).engines
