@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from math import prod
 
 import onnx_ir as ir
@@ -12,8 +13,10 @@ CONVOLUTIONS = {"Conv": 1, "FusedConv": 1, "ConvInteger": 1, "QLinearConv": 3}
 """Convolution -> position of its weights [F, C / group, ...] among the inputs."""
 PRODUCTS = {"Gemm": 1, "FusedGemm": 1, "MatMul": 1, "FusedMatMul": 1, "MatMulInteger": 1, "QLinearMatMul": 3}
 """Matrix product -> position of the second matrix among the inputs."""
-UNKNOWN = frozenset({"ConvTranspose", "DeformConv", "Einsum", "Attention", "MultiHeadAttention", "LSTM", "GRU", "RNN"})
-"""Operators that multiply, for which there is no formula here."""
+UNKNOWN = frozenset({"ConvTranspose", "DeformConv", "Einsum", "LSTM", "GRU", "RNN"})
+"""Operators that multiply, for which there is no formula here; so do all whose name ends in Attention."""
+REPEATED = frozenset({"Loop", "Scan", "SequenceMap"})
+"""Operators that run their subgraph any number of times."""
 STANDARD = frozenset({"", "com.microsoft"})
 
 
@@ -31,20 +34,32 @@ def count_macs(model: ir.Model) -> int | None:
         for value in node.outputs:
             value.shape = None
     graph.infer_shapes(single)
-    counts = [_macs(node) for node in single.graph.all_nodes()]
+    return _total(single.graph.all_nodes())
+
+
+def _total(nodes: Iterable[ir.Node]) -> int | None:
+    counts = [_macs(node) for node in nodes]
     known = [count for count in counts if count is not None]
     return sum(known) if len(known) == len(counts) else None
 
 
 def _macs(node: ir.Node) -> int | None:
-    if node.domain not in STANDARD or node.op_type in UNKNOWN:
+    if node.domain not in STANDARD or node.op_type in UNKNOWN or node.op_type.endswith("Attention"):
         return None
+    if node.op_type in REPEATED:
+        bodies = [a.as_graph() for a in node.attributes.values() if a.type == ir.AttributeType.GRAPH]
+        return 0 if all(_total(body.all_nodes()) == 0 for body in bodies) else None
     if node.op_type in CONVOLUTIONS:
         weight, output = _sizes(node.inputs[CONVOLUTIONS[node.op_type]]), _sizes(node.outputs[0])
         return None if weight is None or output is None else prod(output) * prod(weight[1:])
     if node.op_type in PRODUCTS:
         return _product(node, _sizes(node.inputs[PRODUCTS[node.op_type]]), _sizes(node.outputs[0]))
-    return 0
+    return None if node.domain and any(_is_matrix(value) for value in node.inputs) else 0
+
+
+def _is_matrix(value: ir.Value | None) -> bool:
+    """Return True for constant weights that an operator without a formula may multiply."""
+    return value is not None and value.const_value is not None and len(value.const_value.shape) > 1
 
 
 def _product(node: ir.Node, right: list[int] | None, output: list[int] | None) -> int | None:

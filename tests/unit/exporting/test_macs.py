@@ -12,7 +12,7 @@ from shrinkserve.exporting.macs import count_macs
 
 def write(path: Path, text: str) -> ir.Model:
     """Parse a graph in ONNX's text format; it has no shapes but those of its inputs and outputs."""
-    onnx.save(onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]> {text}'), path)
+    onnx.save(onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17, "com.microsoft" : 1]> {text}'), path)
     return graph.load(path)
 
 
@@ -51,7 +51,15 @@ def test_count_of_attention_multiplies_batched_matrices(tmp_path: Path) -> None:
     [
         'agraph (float[N, 3] x) => (float[N, 3] y) { y = Einsum <equation = "ij->ij"> (x) }',
         "agraph (float[N, M] x, float[M, K] w) => (float[N, K] y) { y = MatMul (x, w) }",
+        """agraph (float[N, 2] x) => (float[N, 2] y) <float[2, 2] w = {1, 1, 1, 1}, int64 n = {3}>
+        {
+            y = Loop <body = b (int64 i, bool c, float[1, 2] v) => (bool d, float[1, 2] u)
+                { d = Identity (c)  u = MatMul (v, w) }> (n, , x)
+        }""",
+        """agraph (float[N, 2] x) => (float[N, 2] y) <float[2, 2] w = {1, 1, 1, 1}, float s = {1}>
+        { y = com.microsoft.DynamicQuantizeMatMul (x, w, s) }""",
     ],
+    ids=["Einsum", "sizes", "Loop", "com.microsoft"],
 )
 def test_count_is_none_if_unknown(tmp_path: Path, text: str) -> None:
     assert count_macs(write(tmp_path / "net.onnx", text)) is None
