@@ -11,6 +11,8 @@ from shrinkserve.preprocess.contract import Preprocess
 from shrinkserve.preprocess.resize import Interpolation
 
 TIMM = "timm:"
+LARGEST = 1e300
+"""Larger numbers are rejected; integers of any size occur in JSON."""
 INSTALL = "pip install 'shrinkserve[timm]', with a torchvision that fits torch"
 
 Raw = Mapping[str, object]
@@ -51,7 +53,7 @@ def from_timm_config(raw: Raw, where: str) -> Preprocess:
     missing = [key for key in ("input_size", "interpolation", "mean", "std") if key not in raw]
     if missing:
         raise ConfigError(f"{where}: missing keys", expected=", ".join(missing))
-    channels, height, width = numbers(where, "input_size", raw["input_size"], 3)
+    channels, height, width = numbers(where, "input_size", raw["input_size"], 3, whole=True)
     if height != width or channels != 3:
         raise ConfigError(f"{where}: input_size", expected="3, S, S", found=f"{channels:g}, {height:g}, {width:g}")
     crop, mode = raw.get("crop_pct") or 0.875, raw.get("crop_mode") or "center"
@@ -86,14 +88,22 @@ def completed(where: str, geometry: Preprocess, interpolation: object, mean: obj
     return found
 
 
-def numbers(where: str, key: str, value: object, count: int) -> list[float]:
+def numbers(where: str, key: str, value: object, count: int, *, whole: bool = False) -> list[float]:
     """Return `count` numbers.
+
+    Args:
+        where: the description, for messages.
+        key: its key, for messages.
+        value: a number or a list.
+        count: how many.
+        whole: they must be whole numbers.
 
     Raises:
         ConfigError: something else.
     """
     given = list(value) if isinstance(value, list | tuple) else [value]
-    found = [float(n) for n in given if isinstance(n, int | float) and not isinstance(n, bool)]
-    if len(found) != count or len(given) != count:
-        raise ConfigError(f"{where}: {key}", expected=f"{count} numbers", found=str(value)[:80])
-    return found
+    known = [n for n in given if isinstance(n, int | float) and not isinstance(n, bool) and not abs(n) > LARGEST]
+    if len(known) != count or len(given) != count or (whole and any(n % 1 for n in known)):
+        kind = f"{'whole ' * whole}number{'s' * (count > 1)}"
+        raise ConfigError(f"{where}: {key}", expected=f"{count} {kind}", found=str(value)[:80])
+    return [float(n) for n in known]

@@ -11,7 +11,7 @@ from pathlib import Path
 from shrinkserve.errors import ArtifactError, ConfigError, DataError
 from shrinkserve.preprocess import Preprocess
 
-PREPROCESS, CLASSES = "shrinkserve.preprocess", "shrinkserve.classes"
+PREPROCESS, CLASSES, CONTRACT = "shrinkserve.preprocess", "shrinkserve.classes", "shrinkserve.contract"
 MAX_CHARACTERS = 4 << 20
 """Longest value that is parsed."""
 
@@ -34,10 +34,16 @@ class FileDescription:
         """Check that options do not contradict the file.
 
         Raises:
-            ConfigError: another image size or number of classes, or the same classes in another order.
+            ConfigError: another image size, normalisation or number of classes, or the same classes in another order.
         """
         if self.size is not None and self.size != preprocess.size:
             raise ConfigError(f"{path}: image size", expected=f"{self.size} (its metadata)", found=preprocess.size)
+        if self.preprocess is not None and _values(self.preprocess) != _values(preprocess):
+            expected, found = (", ".join(map(str, _values(one))) for one in (self.preprocess, preprocess))
+            what = f"{path}: channel_order, scale, mean and std"
+            raise ConfigError(
+                what, expected=f"{expected} (its metadata)", found=found, hint="the graph applies its own"
+            )
         if self.classes is not None and len(self.classes) != len(classes):
             expected = f"{len(self.classes)} (its metadata)"
             raise ConfigError(f"{path}: number of classes", expected=expected, found=len(classes))
@@ -46,6 +52,10 @@ class FileDescription:
             expected, found = f"{self.classes[number]!r} (its metadata)", repr(classes[number])
             what = f"{path}: order of the classes: class {number}"
             raise ConfigError(what, expected=expected, found=found, hint="leave --labels out")
+
+
+def _values(preprocess: Preprocess) -> tuple[object, ...]:
+    return preprocess.channel_order, preprocess.scale, list(preprocess.mean), list(preprocess.std)
 
 
 def to_metadata(preprocess: Preprocess, classes: Sequence[str]) -> dict[str, str]:
@@ -73,6 +83,9 @@ def read_description(properties: Mapping[str, str], where: str) -> FileDescripti
             raise ArtifactError(f"{where}: damaged metadata ({exc})", hint="export it again") from exc
         if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
             raise ArtifactError(f"{where}: damaged metadata ({CLASSES})", hint="export it again")
+        if preprocess is not None and properties.get(CONTRACT, preprocess.fingerprint) != preprocess.fingerprint:
+            expected, found = f"{properties[CONTRACT][:16]!r}, its {CONTRACT}", preprocess.fingerprint
+            raise ArtifactError(f"{where}: {PREPROCESS} was changed", expected=expected, found=found)
         return FileDescription(names, preprocess, None if preprocess is None else preprocess.size)
     return FileDescription(_ultralytics_names(properties), None, _ultralytics_size(properties, where))
 

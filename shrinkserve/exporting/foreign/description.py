@@ -27,6 +27,7 @@ def read_preprocess(spec: Path | str) -> Preprocess:
     """
     preset = read_preset(str(spec))
     if preset is not None:
+        _check_scale(preset, str(spec))
         return preset
     path = Path(spec)
     raw = read_toml(path)
@@ -38,12 +39,17 @@ def read_preprocess(spec: Path | str) -> Preprocess:
         preprocess.check()
     except DataError as exc:
         raise ConfigError(f"{path}: out of range ({exc.what})", expected=exc.expected, found=exc.found) from exc
+    _check_scale(preprocess, str(path))
+    return preprocess
+
+
+def _check_scale(preprocess: Preprocess, where: str) -> None:
+    """Check that mean and std are of the scale of the pixels that they normalise."""
     largest = 255 * preprocess.scale
     if max(map(abs, preprocess.mean)) > largest or max(preprocess.std) > largest:
         found = f"mean {list(preprocess.mean)}, std {list(preprocess.std)}"
-        hint = "divide both by 255, or set scale = 1.0" if largest <= 1 else None
-        raise ConfigError(f"{path}: mean and std", expected=f"values up to {largest:g}", found=found, hint=hint)
-    return preprocess
+        hint = "divide both by 255, or do not scale the pixels" if largest <= 1 else None
+        raise ConfigError(f"{where}: mean and std", expected=f"values up to {largest:g}", found=found, hint=hint)
 
 
 def read_labels(path: Path) -> list[str]:

@@ -69,7 +69,8 @@ def _from_torchvision(name: str, where: str) -> Preprocess:
     return completed(where, geometry, transforms.interpolation.value, transforms.mean, transforms.std)
 
 
-def _from_hugging_face(raw: Raw, where: str) -> Preprocess:
+def _from_hugging_face(given: Raw, where: str) -> Preprocess:
+    raw = _without_nulls(given, where)
     if unknown := sorted(raw.keys() - KNOWN - IGNORED):
         raise ConfigError(f"{where}: unknown keys", expected=", ".join(sorted(KNOWN)), found=", ".join(unknown)[:200])
     if raw.get("do_resize") is False or raw.get("do_pad") is True or "size" not in raw:
@@ -84,8 +85,20 @@ def _from_hugging_face(raw: Raw, where: str) -> Preprocess:
     elif mean is None or std is None:
         raise ConfigError(f"{where}: missing keys", expected="image_mean and image_std")
     number = raw.get("resample", 2)
-    name = RESAMPLING[number] if isinstance(number, int) and 0 <= number < len(RESAMPLING) else number
+    name = RESAMPLING[number] if type(number) is int and 0 <= number < len(RESAMPLING) else number
     return completed(where, _replace(geometry, scale=scale), name, mean, std)
+
+
+def _without_nulls(given: Raw, where: str) -> Raw:
+    """Return the keys with a meaning: null is "no" for a step and "not given" for a value, as in Hugging Face's code.
+
+    Unknown steps that are not done are left out, too.
+    """
+    steps = {key: value is not None and value for key, value in given.items() if key.startswith("do_")}
+    if wrong := [key for key, value in steps.items() if not isinstance(value, bool)]:
+        raise ConfigError(f"{where}: {wrong[0]}", expected="true or false", found=str(given[wrong[0]])[:80])
+    done = {key: value for key, value in steps.items() if value or key in KNOWN}
+    return {**{key: value for key, value in given.items() if key not in steps and value is not None}, **done}
 
 
 def _hugging_face_geometry(raw: Raw, where: str) -> Preprocess:
@@ -95,7 +108,10 @@ def _hugging_face_geometry(raw: Raw, where: str) -> Preprocess:
     crop = _size(where, "crop_size", raw.get("crop_size", square or shorter))
     size = crop[1] or crop[0]
     fraction = raw.get("crop_pct")
-    if shorter is not None and isinstance(fraction, int | float):  # ConvNeXt: larger inputs are not cropped
+    if shorter is not None and fraction is not None:  # ConvNeXt: larger inputs are not cropped
+        (fraction,) = numbers(where, "crop_pct", fraction, 1)
+        if not 0 < fraction <= 1:
+            raise ConfigError(f"{where}: crop_pct", expected="above 0 and up to 1", found=fraction)
         if shorter >= 384:
             return Preprocess(shorter, 1.0, geometry="stretch")
         return Preprocess(shorter, geometry="resize_crop", resize_size=int(shorter / fraction))
@@ -110,7 +126,7 @@ def _hugging_face_geometry(raw: Raw, where: str) -> Preprocess:
 def _size(where: str, key: str, value: object) -> tuple[int | None, int | None]:
     """Return a size as (shorter side, None) or (None, side of a square)."""
     if isinstance(value, dict) and set(value) == {"shortest_edge"}:
-        return int(numbers(where, key, [value["shortest_edge"]], 1)[0]), None
+        return int(numbers(where, key, [value["shortest_edge"]], 1, whole=True)[0]), None
     if isinstance(value, dict) and set(value) == {"height", "width"} and value["height"] == value["width"]:
         value = value["height"]
     if isinstance(value, int) and not isinstance(value, bool):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -63,3 +64,20 @@ def test_options_that_contradict_metadata_are_rejected() -> None:
         found.check(Preprocess(size=224), ["a"], Path("x.onnx"))
     with pytest.raises(ConfigError, match="order of the classes"):
         found.check(Preprocess(size=224), ["dog", "cat"], Path("x.onnx"))
+
+
+@pytest.mark.parametrize("mean", [(0, 0, 0), (0.485, 0.456, 0.406), (1e-9, 0.1, 1 / 3)])
+def test_changed_preprocessing_is_rejected(mean: tuple[float, float, float]) -> None:
+    preprocess = replace(PREPROCESS, mean=mean)
+    contract = {"shrinkserve.contract": preprocess.fingerprint}
+    assert read_description({**to_metadata(preprocess, ["a"]), **contract}, "x.onnx").preprocess == preprocess
+    changed = to_metadata(replace(preprocess, channel_order="BGR"), ["a"])
+    with pytest.raises(ArtifactError, match="was changed"):
+        read_description({**changed, **contract}, "x.onnx")
+
+
+def test_other_normalisation_than_in_the_graph_is_rejected() -> None:
+    found = FileDescription(None, PREPROCESS, 48)
+    found.check(replace(PREPROCESS, geometry="stretch", crop_fraction=1.0), ["a"], Path("x.onnx"))
+    with pytest.raises(ConfigError, match="mean"):
+        found.check(replace(PREPROCESS, mean=(0.1, 0.1, 0.1)), ["a"], Path("x.onnx"))

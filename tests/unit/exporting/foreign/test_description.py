@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -78,3 +79,12 @@ def test_read_labels_ignores_mark_and_line_ends(tmp_path: Path, content: bytes) 
 def test_read_labels_names_the_problem(tmp_path: Path, content: bytes, part: str) -> None:
     with pytest.raises(DataError, match=part):
         read_labels(write(tmp_path / "labels.txt", content))
+
+
+def test_mean_on_the_scale_of_bytes_is_rejected_in_json(tmp_path: Path) -> None:
+    raw = {"size": 224, "image_mean": [123.7, 116.3, 103.5], "image_std": [58.4, 57.1, 57.4]}
+    (tmp_path / "p.json").write_text(json.dumps(raw))
+    with pytest.raises(ConfigError, match="divide both by 255"):
+        read_preprocess(tmp_path / "p.json")
+    (tmp_path / "p.json").write_text(json.dumps({**raw, "do_rescale": False}))
+    assert read_preprocess(tmp_path / "p.json").scale == 1

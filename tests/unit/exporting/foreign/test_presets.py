@@ -77,6 +77,8 @@ VIT = {
         ({"size": {"shortest_edge": 384}, "crop_pct": 0.875}, {"geometry": "stretch", "size": 384}),
         ({"do_rescale": False, "do_normalize": False}, {"scale": 1.0, "mean": (0.0,) * 3, "std": (1.0,) * 3}),
         ({"image_processor_type": "ViTImageProcessor"}, {"size": 224}),
+        ({"crop_size": None, "do_center_crop": None, "pad_size": None, "do_x": False}, {"geometry": "stretch"}),
+        ({"do_rescale": None, "image_mean": [0, 0, 0]}, {"scale": 1.0, "mean": (0.0,) * 3}),
     ],
 )
 def test_hugging_face_file_is_read(tmp_path: Path, change: dict[str, object], expected: dict[str, object]) -> None:
@@ -108,6 +110,13 @@ def test_hugging_face_config_of_timm_is_read(tmp_path: Path) -> None:
         ({"size": {"longest_edge": 224}}, "shortest_edge"),
         ({"size": 256, "do_center_crop": False, "crop_size": {"width": 3}}, "crop_size"),
         ({"rescale_factor": "x"}, "rescale_factor"),
+        ({"do_resize": None}, "do_resize"),
+        ({"do_normalize": "false"}, "do_normalize"),
+        ({"resample": True}, "interpolation"),
+        ({"size": {"shortest_edge": 224}, "crop_pct": 0}, "crop_pct"),
+        ({"size": {"shortest_edge": 224}, "crop_pct": 1.5}, "crop_pct"),
+        ({"size": {"shortest_edge": float("inf")}, "crop_size": 224, "do_center_crop": True}, "whole number"),
+        ({"rescale_factor": 10**400}, "rescale_factor"),
     ],
 )
 def test_unsuitable_hugging_face_file_is_rejected(tmp_path: Path, change: dict[str, object], part: str) -> None:
