@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +23,8 @@ RAW = "/ExponentialMovingAverage"
 IGNORED = ("RMSProp", "RMSProp_1", "Momentum", "global_step")
 """Last parts of names that are no weights: slots of the optimiser and the counter of updates."""
 BATCH_NORM = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}
+NO_NUMBERS = "OSUc"
+"""Kinds of numpy's types that no weight has: text, and complex numbers."""
 SHOWN = 5
 """Names that a message lists."""
 
@@ -58,7 +62,7 @@ def read_checkpoint(path: Path) -> dict[str, npt.NDArray[np.generic]]:
     except ImportError as exc:
         hint = "pip install 'shrinkserve[tensorflow]', in a separate environment if it conflicts with others"
         raise ArtifactError("importing a TensorFlow checkpoint needs TensorFlow", hint=hint) from exc
-    prefix = tf.train.latest_checkpoint(str(path)) if path.is_dir() else str(path).removesuffix(".index")
+    prefix = _latest(path) if path.is_dir() else str(path).removesuffix(".index")
     if prefix is None or not Path(f"{prefix}.index").is_file():
         hint = "give the prefix of its files (model.ckpt for model.ckpt.index) or their folder"
         raise ArtifactError(f"{path}: no TensorFlow checkpoint", hint=hint)
@@ -69,6 +73,21 @@ def read_checkpoint(path: Path) -> dict[str, npt.NDArray[np.generic]]:
         reason = str(exc).splitlines()[0][:200]
         hint = "copy the .index and all .data files again"
         raise ArtifactError(f"{prefix}: not a readable checkpoint ({reason})", hint=hint) from exc
+
+
+def _latest(folder: Path) -> str | None:
+    """Return the prefix of the checkpoint that a folder's file ``checkpoint`` names; None if it names none."""
+    import tensorflow as tf
+
+    logger = tf.get_logger()  # it prints lines of its own about a damaged file
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        return cast("str | None", tf.train.latest_checkpoint(str(folder)))
+    except (tf.errors.OpError, ValueError):
+        return None
+    finally:
+        logger.setLevel(level)
 
 
 def variables_of(proto: Path) -> dict[str, str]:
@@ -123,7 +142,7 @@ def convert(
         where: the checkpoint, for messages.
 
     Raises:
-        ArtifactError: a variable is missing, left over, of another shape or not finite; lists the names.
+        ArtifactError: a variable is missing, left over, of another type or shape, or not finite; lists the names.
     """
     names = {ours: variables[ours] for ours in shapes if ours in variables}
     averaged = any(name.endswith(RAW) for name in found)
@@ -135,8 +154,10 @@ def convert(
         *(f"missing: {name}" for name in sorted(expected - found.keys())),
         *(f"left over: {name}" for name in sorted(found.keys() - expected - {*ignored})),
     ]
-    ema = {ours: _tensor(found[name], ours) for ours, name in names.items() if name in found}
-    raw = {ours: _tensor(found.get(f"{name}{RAW}", found[name]), ours) for ours, name in names.items() if name in found}
+    numbers = {name: value for name, value in found.items() if value.dtype.kind not in NO_NUMBERS}
+    problems += [f"no numbers: {name}" for name in sorted(expected & (found.keys() - numbers.keys()))]
+    ema = {ours: _tensor(numbers[name], ours) for ours, name in names.items() if name in numbers}
+    raw = {ours: _tensor(numbers.get(f"{names[ours]}{RAW}", numbers[names[ours]]), ours) for ours in ema}
     for tensors in (ema, raw):
         for ours, tensor in tensors.items():
             if tensor.shape != shapes[ours]:

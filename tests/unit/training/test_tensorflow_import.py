@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,10 @@ import torch
 from shrinkserve.arch.importer import read_network
 from shrinkserve.arch.module import compile_spec
 from shrinkserve.artifact import read_card
+from shrinkserve.cli import main
 from shrinkserve.config import load_recipe, parse_recipe
 from shrinkserve.data import TrainBatch
-from shrinkserve.errors import ArtifactError, ConfigError, SpecError
+from shrinkserve.errors import ArtifactError, ConfigError
 from shrinkserve.runtimes.checkpoint import Checkpoint, load_weights, weights
 from shrinkserve.training.distributed import join
 from shrinkserve.training.tensorflow_checkpoint import RAW, ImportedWeights, convert, read_checkpoint, variables_of
@@ -25,10 +27,40 @@ from shrinkserve.training.train_state import TrainState
 
 GOLDEN = Path(__file__).with_name("autoshrink")
 PROTO = GOLDEN / "small.prototxt"
-tensorflow = pytest.mark.skipif(
-    __import__("importlib.util").util.find_spec("tensorflow") is None, reason="the extra tensorflow is not installed"
-)
+tensorflow = pytest.mark.skipif(find_spec("tensorflow") is None, reason="the extra tensorflow is not installed")
 Variables = dict[str, np.ndarray]
+DATA, INDEX = "model.ckpt.data-00000-of-00001", "model.ckpt.index"
+
+
+def copied(folder: Path) -> Path:
+    """Return a copy of the golden checkpoint."""
+    source = folder / "source"
+    source.mkdir()
+    for name in ("checkpoint", DATA, INDEX):
+        shutil.copy(GOLDEN / name, source)
+    return source
+
+
+def cut(path: Path, length: int) -> None:
+    path.write_bytes(path.read_bytes()[:length])
+
+
+def flip(path: Path, position: int) -> None:
+    """Change one byte."""
+    content = bytearray(path.read_bytes())
+    content[position] ^= 0xFF
+    path.write_bytes(content)
+
+
+def refusal(folder: Path, checkpoint: Path, capfd: pytest.CaptureFixture[str], proto: Path = PROTO) -> str:
+    """Return the only line that the command prints when it refuses a checkpoint."""
+    capfd.readouterr()
+    out = folder / "run"
+    assert main(["import", "tensorflow", str(checkpoint), "--proto", str(proto), "--out", str(out)]) == 2
+    assert not out.exists()
+    printed, complaint = capfd.readouterr()
+    assert (printed, complaint.count("\n")) == ("", 1)
+    return complaint
 
 
 @pytest.fixture(scope="module")
@@ -149,32 +181,67 @@ def test_import_reproduces_the_logits_of_autoshrink(tmp_path: Path) -> None:
 
 
 @tensorflow
-@pytest.mark.parametrize("damage", ["absent", "index only", "cut", "empty folder"])
-def test_import_of_a_damaged_checkpoint_leaves_nothing(tmp_path: Path, damage: str) -> None:
-    source = tmp_path / "source"
-    shutil.copytree(GOLDEN, source)
-    data = source / "model.ckpt.data-00000-of-00001"
-    if damage == "absent":
-        shutil.rmtree(source)
-    elif damage == "index only":
-        data.unlink()
-    elif damage == "cut":
-        data.write_bytes(data.read_bytes()[:5000])
-    else:
-        for path in source.iterdir():
-            path.unlink()
-    with pytest.raises(ArtifactError):
-        import_tensorflow(source, PROTO, tmp_path / "run")
-    assert not (tmp_path / "run").exists()
+@pytest.mark.parametrize("prefix", ["", "model.ckpt"])
+@pytest.mark.parametrize(
+    "damage",
+    {
+        "absent": shutil.rmtree,
+        "empty folder": lambda folder: [path.unlink() for path in folder.iterdir()],
+        "no data": lambda folder: (folder / DATA).unlink(),
+        "data cut": lambda folder: cut(folder / DATA, 5000),
+        "data empty": lambda folder: cut(folder / DATA, 0),
+        "data edited": lambda folder: flip(folder / DATA, 100_000),
+        "no index": lambda folder: (folder / INDEX).unlink(),
+        "index cut": lambda folder: cut(folder / INDEX, 9000),
+        "index edited": lambda folder: flip(folder / INDEX, 1000),
+        "index of text": lambda folder: (folder / INDEX).write_text("this is no index\n" * 2000),
+        "index is a folder": lambda folder: [(folder / INDEX).unlink(), (folder / INDEX).mkdir()],
+    }.items(),
+    ids=lambda damage: damage[0],
+)
+def test_import_of_a_damaged_checkpoint_prints_one_line_and_leaves_nothing(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], damage: tuple[str, Callable[[Path], object]], prefix: str
+) -> None:
+    source = copied(tmp_path)
+    damage[1](source)
+    assert refusal(tmp_path, source / prefix, capfd).startswith("error: ")
+    assert list(tmp_path.iterdir()) == [source] * source.exists()
 
 
 @tensorflow
-def test_import_of_another_network_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", [b"no state {", b"\xff\xfe\x00", b'model_checkpoint_path: "/nowhere/x"', b""])
+def test_folder_without_a_readable_state_has_no_checkpoint(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], content: bytes
+) -> None:
+    source = copied(tmp_path)
+    (source / "checkpoint").write_bytes(content)
+    assert "no TensorFlow checkpoint" in refusal(tmp_path, source, capfd)
+
+
+@tensorflow
+@pytest.mark.parametrize("value", [np.array([b"text"], object), np.zeros((3, 3, 3, 8), np.complex64), np.float32(1)])
+def test_checkpoint_of_another_network_is_refused(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], value: np.ndarray
+) -> None:
+    """Its variables have the names of the network's, but one has another type or shape."""
+    import tensorflow as tf
+
+    found = {**read_checkpoint(GOLDEN), "conv_pre1/conv/kernel": value}
+    names, prefix = list(found), str(tmp_path / "model.ckpt")
+    tf.raw_ops.SaveV2(
+        prefix=prefix,
+        tensor_names=names,
+        shape_and_slices=[""] * len(names),
+        tensors=list(map(tf.constant, found.values())),
+    )
+    assert "conv_pre1/conv/kernel" in refusal(tmp_path, Path(prefix), capfd)
+
+
+@tensorflow
+def test_import_of_another_network_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     other = tmp_path / "other.prototxt"
     other.write_text(PROTO.read_text().replace("filters=8", "filters=16", 1))
-    with pytest.raises((ArtifactError, SpecError)):
-        import_tensorflow(GOLDEN, other, tmp_path / "run")
-    assert not (tmp_path / "run").exists()
+    assert "not a checkpoint of this network" in refusal(tmp_path, GOLDEN, capfd, other)
 
 
 def test_import_checks_labels_and_folder_first(tmp_path: Path) -> None:
