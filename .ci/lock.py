@@ -42,7 +42,8 @@ def main() -> None:
     """Write all files."""
     sources = ("pyproject.toml", "requirements/build.in", "--constraint", "constraints.txt")
     smaller = {name_of(key) for key in compile_hashes(*sources, "--extra", "cpu")}
-    found = compile_hashes(*sources, *(f"--extra={extra}" for extra in ("cpu", "openvino", "dali", "dev")))
+    extras = ("cpu", "dali", "dev", "openvino", "tensorflow")
+    found = compile_hashes(*sources, *(f"--extra={extra}" for extra in extras))
     files: dict[str, dict[str, str]] = {"torch-gpu.txt": {}, "cpu.txt": {}, "dev.txt": {}}
     for key, block in found.items():
         if "sys_platform == 'win32'" in key:

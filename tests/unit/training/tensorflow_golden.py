@@ -1,7 +1,6 @@
-"""Make tensorflow_golden.json: 50 updates by TensorFlow itself, which no test machine needs.
+"""Make tensorflow_golden.json: 50 updates by TensorFlow itself.
 
-    python -m venv tf && tf/bin/pip install tensorflow-cpu==2.21.0
-    tf/bin/python tests/unit/training/tensorflow_golden.py
+    python tests/unit/training/tensorflow_golden.py
 
 The loss is ``sum(gradient * w) + l2 * sum(w^2)``; TensorFlow differentiates it, `RMSPropOptimizer` applies it and
 `ExponentialMovingAverage` follows the weights, with a learning rate that changes at each step.
