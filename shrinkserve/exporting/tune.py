@@ -68,7 +68,7 @@ def choose_plan(
         "as-is": PassPlan(),
         "source": None,
     }
-    with tempfile.TemporaryDirectory(prefix="shrinkserve-passes-") as folder:
+    with tempfile.TemporaryDirectory(prefix="passes-", dir=source.parent) as folder:
         paths, distinct = {}, {}
         for name, plan in plans.items():
             path = Path(folder) / f"{name}.onnx"
@@ -136,7 +136,7 @@ def tune_passes(
     images = samples.images[:batch]
     best: PassPlan = SHIPPED[target]
     comparisons: list[Comparison] = []
-    with tempfile.TemporaryDirectory(prefix="shrinkserve-tune-") as folder:
+    with tempfile.TemporaryDirectory(prefix="tune-", dir=source.parent) as folder:
 
         def prepared(plan: PassPlan) -> Predictor:
             model = graph.load(source)

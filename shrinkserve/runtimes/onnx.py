@@ -152,9 +152,8 @@ def run_session(
     except Exception as exc:  # one class for each status code
         rows = len(next(iter(inputs.values())))
         what = f"{path}: ONNX Runtime cannot run a batch of {rows} ({_reason(exc, path)})"
-        shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in inputs.items())
-        hint = "export the network with a dynamic batch" if rows > 1 else f"check that the network accepts {shapes}"
-        raise ArtifactError(what, hint=hint) from exc
+        shapes = ", ".join(f"{name} {['N', *array.shape[1:]]}" for name, array in inputs.items())
+        raise ArtifactError(what, hint=f"export the network with a dynamic batch, for inputs {shapes}") from exc
 
 
 def _reason(error: Exception, path: Path) -> str:

@@ -123,7 +123,10 @@ class ForeignModel:
         """Return the error for an output without logits and probabilities."""
         sums = rows.sum(axis=1)
         if _is_constant(sums):
-            what, hint = f"rows that sum to {sums[0]:.4g}, not to 1", f"divide the output by {sums[0]:.4g}"
+            what, hint = (
+                f"rows that sum to {sums[0]:.4g}, not to 1",
+                "export the network with logits or with a softmax at the end",
+            )
         else:
             what = "sigmoids (values in [0, 1] that do not sum to 1)"
             hint = "export a classifier with one class for each image: logits, or a softmax at the end"

@@ -89,7 +89,7 @@ def read_signature(model: ir.Model, path: Path, preprocess: Preprocess, classes:
     named = tuple(str(value.name) for value in outputs if _may_hold(value, len(classes)))
     if not named:
         hint = f"--labels has {len(classes)} names; it needs one name for each class, in the order of the logits"
-        expected = f"a float output [N, {len(classes)}]"
+        expected = f"a float output [N, {len(classes)}] in the order of the classes"
         raise _error(path, "has no output for the classes", expected, _shown(model.graph.outputs), hint)
     assert image.dtype is not None
     linear = frozenset(str(value.name) for value in outputs if _is_linear(value))
