@@ -16,6 +16,9 @@ from shrinkserve.runtimes.predictor import Images, Logits, Predictor
 FEW = 10
 """Images for the small batch sizes; the largest size runs on all images."""
 
+SMALL_BATCHES = (1, 2, 5)
+"""Batch sizes that every candidate runs with, besides the largest."""
+
 FAILURES = user_cache_path("shrinkserve") / "parity"
 """Folder for the images and logits of a failed comparison."""
 
@@ -158,7 +161,7 @@ def compare_outputs(
     right = predict_all(reference, samples.images, max_batch)
     largest = predict_all(candidate, samples.images, max_batch)
     batches = {}
-    for size in sorted({1, 2, 5, max_batch} - {0}):
+    for size in sorted({*SMALL_BATCHES, max_batch}):
         rows = largest if size == max_batch else predict_all(candidate, samples.images[:FEW], size)
         batches[size] = difference(rows, right[: len(rows)])
     flips = find_flips(right, largest)

@@ -191,7 +191,7 @@ def check_consistent(model: ForeignModel, samples: Samples, tolerance: parity.To
     Raises:
         ArtifactError: names what they depend on, and how far they differ.
     """
-    images = samples.images[:FEW]
+    images, max_batch = samples.images[:FEW], max(max_batch, parity.SMALL_BATCHES[-1])
     together = parity.predict_all(model, images, max_batch)
     limit = tolerance.absolute * max(1.0, float(np.abs(together).max()))
     again = parity.difference(parity.predict_all(model, images, max_batch), together)

@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from shrinkserve.errors import ArtifactError
-from shrinkserve.exporting.passes.nodes import Array, is_operator
+from shrinkserve.exporting.passes.nodes import Array, constant, is_operator
 from shrinkserve.preprocess import Preprocess
 
 Layout = Literal["NCHW", "NHWC"]
@@ -99,7 +99,7 @@ def read_signature(model: ir.Model, path: Path, preprocess: Preprocess, classes:
 def _layout(path: Path, image: ir.Value, preprocess: Preprocess) -> tuple[Layout, int]:
     size = preprocess.size
     dims: list[int | None] = (
-        [None] * 4 if image.shape is None else [n if isinstance(n, int) else None for n in image.shape]
+        [None] * 4 if image.shape is None else [n if isinstance(n, int) and n >= 0 else None for n in image.shape]
     )
     count = preprocess.channels
     expected = f"float32 [N, {count}, {size}, {size}] or [N, {size}, {size}, {count}]"
@@ -143,10 +143,13 @@ def _is_linear(value: ir.Value) -> bool:
         if node is None:
             continue
         values = [x for x in node.inputs if x is not None and x not in seen]
-        if is_operator(node, *BOUNDED) or (is_operator(node, *WEIGHTED) and any(map(_is_softmax, values))):
+        scaled = is_operator(node, "Div") and constant(node.inputs[1]) is not None
+        if is_operator(node, *BOUNDED) and not scaled:
+            return False
+        if is_operator(node, *WEIGHTED) and any(map(_is_softmax, values)):
             return False
         weighted = weighted or is_operator(node, *WEIGHTED)
-        if is_operator(node, *RESHAPES, *UNBOUNDED):
+        if scaled or is_operator(node, *RESHAPES, *UNBOUNDED):
             seen.update(values)
             waiting += values
     return weighted

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from onnx import TensorProto
 
@@ -100,16 +101,37 @@ def test_sorted_output_is_rejected(tmp_path: Path) -> None:
         export(net.out(net.nodes[-1].output[0]).save(tmp_path))
 
 
-def test_linear_layer_with_small_values_gives_logits(tmp_path: Path) -> None:
+@pytest.mark.parametrize("last", [("Add", 0.1), ("Div", 1.5)])
+def test_linear_layer_with_small_values_gives_logits(tmp_path: Path, last: tuple[str, float]) -> None:
     """Logits in [0, 1] that do not sum to 1 are no sigmoids."""
     net = Net()
     mean = net.op("Gemm", net.features(), net.normal(20, 5) * np.float32(1e-3), np.full(5, 0.5, np.float32))
-    path = net.out(net.op("Add", mean, number(0.1))).save(tmp_path)
+    path = net.out(net.op(last[0], mean, number(last[1]))).save(tmp_path)
     original = run_unchanged(path)
     assert original.min() > 0
     assert original.max() < 1
     found = OnnxModel(export(path).folder / "model.onnx").predict(IMAGES)
     np.testing.assert_allclose(found, original, atol=1e-5)
+
+
+def test_dependence_on_the_batch_is_found_for_batches_of_one(tmp_path: Path) -> None:
+    net = Net()
+    features = net.features()
+    mean = net.op("ReduceMean", features, axes=[0], keepdims=1)
+    path = net.out(net.dense(net.op("Sub", features, mean))).save(tmp_path)
+    with pytest.raises(ArtifactError, match="contradicts itself"):
+        export(path, max_batch=1)
+
+
+def test_batch_of_minus_one_is_dynamic(tmp_path: Path) -> None:
+    """As old converters write it."""
+    net = Net()
+    path = net.out(net.logits()).save(tmp_path)
+    proto = onnx.load(path)
+    proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value = -1
+    onnx.save(proto, path)
+    found = OnnxModel(export(path).folder / "model.onnx").predict(IMAGES)
+    np.testing.assert_allclose(found, run_unchanged(path), atol=1e-4)
 
 
 def test_infinite_logits_name_the_class(tmp_path: Path) -> None:
