@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -76,16 +76,21 @@ class FixedBatches:
             self._requests[size] = core.compile_model(model, "CPU", dict(properties)).create_infer_request()
 
     def infer(self, inputs: Arrays) -> dict[str, Array]:
-        """Return the outputs by name, in arrays that the caller owns."""
+        """Return the outputs by each of their names, in arrays that the caller owns."""
         if 0 in self._requests:
-            return _named(self._requests[0].infer(dict(inputs), share_inputs=True))
+            return self._named(self._requests[0].infer(dict(inputs), share_inputs=True).values())
         rows, start, parts = len(next(iter(inputs.values()))), 0, []
         for size, request in self._requests.items():
             while rows - start >= size:
                 part = {name: array[start : start + size] for name, array in inputs.items()}
-                parts.append(_named(request.infer(part, share_inputs=True)))
+                parts.append(list(request.infer(part, share_inputs=True).values()))
                 start += size
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        return self._named(map(np.concatenate, zip(*parts, strict=True)))
+
+    def _named(self, arrays: Iterable[Array]) -> dict[str, Array]:
+        """Return arrays by name; OpenVINO removes nodes that change nothing and keeps the names of both sides."""
+        ports = self.model.outputs
+        return {name: array for port, array in zip(ports, arrays, strict=True) for name in port.get_names()}
 
 
 def _between_layers(model: openvino.Model, properties: Properties) -> Hint | Literal["int8"]:
@@ -96,10 +101,6 @@ def _between_layers(model: openvino.Model, properties: Properties) -> Hint | Lit
 
 def _only_batch_is_dynamic(shape: openvino.PartialShape) -> bool:
     return bool(len(shape)) and shape[0].is_dynamic and not any(size.is_dynamic for size in list(shape)[1:])
-
-
-def _named(results: openvino.utils.data_helpers.OVDict) -> dict[str, Array]:
-    return {port.get_any_name(): array for port, array in results.items()}
 
 
 class OpenVinoModel:

@@ -35,8 +35,9 @@ class TritonPythonModel:
         self._times = ExecutionTimes(args)
         self._arguments = ModelArguments.parse(args, "model.xml")
         self._batches = FixedBatches(self._arguments.file, properties(self._arguments))
-        self._arguments.check("input", _tensors(self._batches.model.inputs))
-        self._arguments.check("output", _tensors(self._batches.model.outputs))
+        model, config = self._batches.model, self._arguments.config
+        self._arguments.check("input", _tensors(model.inputs, {tensor["name"] for tensor in config["input"]}))
+        self._arguments.check("output", _tensors(model.outputs, {tensor["name"] for tensor in config["output"]}))
 
     def execute(self, requests: Sequence[TritonRequest]) -> list[TritonResponse]:
         """Respond to the requests of one batch."""
@@ -64,9 +65,10 @@ def properties(arguments: ModelArguments) -> dict[str, str]:
     }
 
 
-def _tensors(ports: Sequence[ov.ConstOutput]) -> Tensors:
+def _tensors(ports: Sequence[ov.ConstOutput], wanted: set[str]) -> Tensors:
+    """Return the tensors by the name in the configuration, if that is one of their names."""
     return {
-        port.get_any_name(): (
+        next(iter(wanted & port.get_names()), port.get_any_name()): (
             TYPES.get(port.element_type.get_type_name(), port.element_type.get_type_name()),
             [-1 if size.is_dynamic else size.get_length() for size in port.partial_shape],
         )

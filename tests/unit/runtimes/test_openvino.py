@@ -85,6 +85,26 @@ def test_batches_grow_with_smaller_types(path: Path, tmp_path: Path) -> None:
         np.testing.assert_allclose(eight.predict(images[:size]), expected[:size], rtol=0, atol=near)
 
 
+@pytest.mark.parametrize("cast", [TensorProto.FLOAT, TensorProto.DOUBLE])
+def test_outputs_behind_nodes_that_change_nothing_keep_their_names(path: Path, tmp_path: Path, cast: int) -> None:
+    """OpenVINO removes a Reshape and casts at the end of a graph."""
+    proto = onnx.load(path)
+    flatten = proto.graph.node[4]
+    flatten.output[0] = "flat"
+    shape = numpy_helper.from_array(np.array([0, 8], np.int64), "shape")
+    proto.graph.initializer.append(shape)
+    for node in (
+        helper.make_node("Cast", ["flat"], ["wide"], to=cast),
+        helper.make_node("Reshape", ["wide", "shape"], ["shaped"]),
+        helper.make_node("Cast", ["shaped"], ["logits"], to=TensorProto.FLOAT),
+    ):
+        proto.graph.node.insert(len(proto.graph.node) - 1, node)
+    onnx.save(proto, tmp_path / "net.onnx")
+    images = np.random.default_rng(1).integers(0, 256, (3, SIZE, SIZE, 3), dtype=np.uint8)
+    found = OpenVinoModel(tmp_path / "net.onnx", threads=1).predict(images)
+    np.testing.assert_allclose(found, OnnxModel(path, threads=1).predict(images), rtol=1e-4, atol=1e-2)
+
+
 def test_fixed_batches_runs_dynamic_shapes(tmp_path: Path) -> None:
     x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", "m"])
     y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", "m"])

@@ -38,8 +38,10 @@ def write(folder: Path, config: str, file: str) -> Path:
     rng = np.random.default_rng(7)
     weight = onnx.numpy_helper.from_array(rng.normal(size=(12, 700)).astype(np.float32) / 100, "w")
     nodes = [
-        helper.make_node("Cast", ["x"], ["f"], to=TensorProto.FLOAT),
-        helper.make_node("MatMul", ["f", "w"], ["y"]),
+        helper.make_node("Identity", ["x"], ["same"]),  # OpenVINO removes it, and keeps both names
+        helper.make_node("Cast", ["same"], ["f"], to=TensorProto.FLOAT),
+        helper.make_node("MatMul", ["f", "w"], ["product"]),
+        helper.make_node("Identity", ["product"], ["y"]),
         helper.make_node("Softmax", ["y"], ["z"]),
     ]
     inputs = [helper.make_tensor_value_info("x", TensorProto.UINT8, ["n", 12])]
