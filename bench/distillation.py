@@ -52,6 +52,7 @@ def main() -> int:
     parser.add_argument("--epochs", type=int, default=6, help="of a student; the teacher has twice as many")
     parser.add_argument("--widths", type=float, nargs="+", default=[0.25, 0.5], help="of the students")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=1, help="runs at the same time")
     add_options(parser)
     options = parser.parse_args()
     if options.quick:
@@ -119,12 +120,12 @@ def row(width: float, distilled: list[Done], alone: list[Done]) -> Row:
 def mixing_rows(folder: Path, quick: bool) -> list[Row]:
     """Return the cost of mixup and cutmix for an update of the digits and of ShrinkCNN-B."""
     gpu = torch.cuda.is_available()
-    large = ["model.input_size=224", "train.batch_size=128"] if gpu else ["model.input_size=96", "train.batch_size=16"]
+    large = ["model.input_size=224", "train.batch_size=128"] if gpu else ["model.input_size=64", "train.batch_size=16"]
     shapes = {"digits": [], "shrinkcnn-b": large, **({} if gpu else {"smoke": []})}
     rows: list[Row] = []
     with torch_settings(deterministic=False), join() as ranks:
         for recipe in ["smoke"] if quick else ["digits", "shrinkcnn-b"]:
-            arguments = (recipe, shapes[recipe], 2 if quick else 60)
+            arguments = (recipe, shapes[recipe], 2 if quick else 60 if gpu or recipe == "digits" else 25)
             figures = kept(folder / f"mixing-{recipe}", arguments)
             if figures is None:
                 figures = update_times(*arguments, ranks)

@@ -23,6 +23,7 @@ from shrinkserve.atomic import write_atomic
 from shrinkserve.machine import cores_each
 
 T = TypeVar("T")
+BEGAN = time.time()
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,6 @@ class Done:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of a comparison that can be interrupted and continued."""
-    parser.add_argument("--jobs", type=int, default=1, help="runs at the same time")
     parser.add_argument("--folder", type=Path, help="keep data and runs here; the same command continues")
     parser.add_argument("--minutes", type=float, help="start no run after this time; the same command continues")
 
@@ -69,12 +69,16 @@ def train_all(runs: Sequence[Job], options: argparse.Namespace) -> list[Done]:
     The program ends if the time of `--minutes` is over before every run has started.
     """
     todo = [run for run in runs if result_of(run) is None]
-    end = time.time() + 60 * (options.minutes or float("inf"))
-    in_processes(train_before, [(run, end) for run in todo], min(options.jobs, len(todo)))
+    in_processes(train_before, [(run, end_of(options)) for run in todo], min(options.jobs, len(todo)))
     done = [found for run in runs if (found := result_of(run)) is not None]
     if len(done) < len(runs):
         sys.exit(f"{len(runs) - len(done)} of {len(runs)} runs are left: start the same command again")
     return done
+
+
+def end_of(options: argparse.Namespace) -> float:
+    """Return the time after which no run starts."""
+    return BEGAN + 60 * (options.minutes or float("inf"))
 
 
 def train_before(work: tuple[Job, float]) -> None:

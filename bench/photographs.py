@@ -25,7 +25,7 @@ from pathlib import Path
 
 import lite0
 import torch
-from jobs import Done, Job, add_options, device, keep, kept, train_all, work_folder
+from jobs import Done, Job, add_options, device, end_of, keep, kept, train_all, work_folder
 from loader import import_torchvision_transforms
 from PIL import Image
 from safetensors.torch import save_file
@@ -71,6 +71,7 @@ def main() -> int:
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     add_options(parser)
+    parser.set_defaults(jobs=1)
     options = parser.parse_args()
     import_torchvision_transforms()  # timm's package imports them
     if options.prepare:
@@ -85,12 +86,13 @@ def main() -> int:
         for seed, target in data.items():
             if not target.exists():
                 ss.split_dataset(source / "photos", target, fraction=0.3, seed=seed)
-        kinds = [(kind, seed) for seed in options.seeds for kind in STARTS]
-        runs = [job(folder, data[seed], weights if kind == STARTS[0] else None, options, seed) for kind, seed in kinds]
-        for (kind, _), done in zip(kinds, train_all(runs, options), strict=True):
-            found[kind].append(done)
-        for kind, more in TIMM.items() if options.timm_train else ():
-            found[kind] = [timm_once(folder, data[seed], weights, options, seed, more) for seed in options.seeds]
+        # In turn, so that a change of the machine's speed concerns all.
+        for seed in options.seeds:
+            for kind in STARTS:
+                init = weights if kind == STARTS[0] else None
+                found[kind] += train_all([job(folder, data[seed], init, options, seed)], options)
+            for kind, more in TIMM.items() if options.timm_train else ():
+                found[kind].append(timm_once(folder, data[seed], weights, options, seed, more))
     rows = []
     for kind, measured in found.items():
         values = [done.top1 for done in measured]
@@ -157,6 +159,8 @@ def timm_once(folder: Path, data: Path, weights: Path, options: argparse.Namespa
     arguments += [*more, "--data-dir", str(data.resolve())]
     out = folder / f"timm-{'small-' if more else ''}{seed}"
     figures = kept(out, arguments)
+    if figures is None and time.time() > end_of(options):
+        sys.exit("runs are left: start the same command again")
     if figures is None:
         config = folder.resolve() / "timm.yaml"  # not all versions of train.py have --device
         config.write_text(f"device: {'cuda' if torch.cuda.is_available() else 'cpu'}\n")

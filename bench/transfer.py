@@ -40,6 +40,7 @@ def main() -> int:
     parser.add_argument("--images", type=int, nargs="+", default=[5, 20, 100], help="images of each class")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--updates", type=int, nargs="+", default=[40, 150], help="of a run; whole epochs")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at the same time")
     add_options(parser)
     options = parser.parse_args()
     if options.quick:
