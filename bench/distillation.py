@@ -120,12 +120,16 @@ def row(width: float, distilled: list[Done], alone: list[Done]) -> Row:
 def mixing_rows(folder: Path, quick: bool) -> list[Row]:
     """Return the cost of mixup and cutmix for an update of the digits and of ShrinkCNN-B."""
     gpu = torch.cuda.is_available()
-    large = ["model.input_size=224", "train.batch_size=128"] if gpu else ["model.input_size=64", "train.batch_size=16"]
+    large = (
+        ["model.input_size=224", "train.batch_size=128"]
+        if gpu
+        else ["model.input_size=64", "train.batch_size=16", "train.precision=float32"]
+    )
     shapes = {"digits": [], "shrinkcnn-b": large, **({} if gpu else {"smoke": []})}
     rows: list[Row] = []
     with torch_settings(deterministic=False), join() as ranks:
         for recipe in ["smoke"] if quick else ["digits", "shrinkcnn-b"]:
-            arguments = (recipe, shapes[recipe], 2 if quick else 60 if gpu or recipe == "digits" else 25)
+            arguments = (recipe, shapes[recipe], 2 if quick else 60 if gpu or recipe == "digits" else 40)
             figures = kept(folder / f"mixing-{recipe}", arguments)
             if figures is None:
                 figures = update_times(*arguments, ranks)

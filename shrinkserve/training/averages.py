@@ -1,4 +1,4 @@
-"""Keys of a recipe that do not suit the length of a run: averages that cannot settle, too many epochs for the head."""
+"""Keys of a recipe that do not suit a run: averages that cannot settle, too many epochs for the head, float16."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SETTLED = 2.0
 """Updates after which an average has settled, in multiples of 1 / (1 - decay): 13 % of its start is left then."""
 
 
-def warnings_of(recipe: Recipe, steps: int) -> list[str]:
+def warnings_of(recipe: Recipe, steps: int, *, gpu: bool = True) -> list[str]:
     """Return why a run cannot work well, one text per reason, with the keys to change.
 
     The averaged weights need no warning: their decay warms up (`shrinkserve.training.ema`), the one of the running
@@ -20,8 +20,14 @@ def warnings_of(recipe: Recipe, steps: int) -> list[str]:
     Args:
         recipe: the run.
         steps: updates of the run.
+        gpu: whether it runs on a GPU.
     """
     decay, epochs, found = recipe.model.batch_norm_decay, recipe.schedule.epochs, []
+    if recipe.train.precision == "float16" and not gpu:
+        found.append(
+            "warning: train.precision is float16, which is many times slower than float32 on a CPU; "
+            "set train.precision=float32 or bfloat16"
+        )
     if recipe.train.head_epochs >= epochs:
         found.append(
             f"warning: train.head_epochs is {recipe.train.head_epochs} and the run has {epochs} epochs: "

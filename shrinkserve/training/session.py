@@ -78,7 +78,8 @@ def train_here(
         if not resumed:
             loop.initialise(options.init)
         loop.choose_loader()
-        for warning in [*usage_lines(loop.inputs), *warnings_of(recipe, loop.steps * recipe.schedule.epochs)]:
+        updates, gpu = loop.steps * recipe.schedule.epochs, ranks.device.type == "cuda"
+        for warning in [*usage_lines(loop.inputs), *warnings_of(recipe, updates, gpu=gpu)]:
             loop.say(warning)
         if ranks.first:
             folder.begin(recipe, start)

@@ -18,6 +18,13 @@ def test_published_recipe_on_few_images_is_warned_about() -> None:
     assert not warnings_of(load_recipe("shrinkcnn-a"), 375_300)
 
 
+def test_float16_on_a_cpu_is_warned_about() -> None:
+    recipe = load_recipe("shrinkcnn-a", {"train.precision": "float16"})
+    (warning,) = warnings_of(recipe, 375_300, gpu=False)
+    assert "train.precision" in warning
+    assert not warnings_of(recipe, 375_300, gpu=True)
+
+
 def test_head_epochs_that_leave_none_for_the_network_are_warned_about() -> None:
     (warning,) = warnings_of(load_recipe("finetune", {"schedule.epochs": 2}), 400)
     assert "train.head_epochs" in warning
