@@ -81,7 +81,7 @@ def publish(root: Path, scratch: Path) -> dict[str, Preprocess]:
 
 def compare(client: Client, model: str, contract: Preprocess, images: list[bytes]) -> dict[str, Any]:
     """Return the differences of the pixels, and the number of predictions that change."""
-    _, pipeline, ensemble = model_names(model)
+    _, pipeline, ensemble, *_ = model_names(model)
     ours = np.stack([contract.evaluate_bytes(image) for image in images])
     encoded = [np.frombuffer(image, np.uint8)[None] for image in images]
     served = np.concatenate(

@@ -147,7 +147,7 @@ def add_jpeg(
     wait: float = WAIT_SECONDS,
     say: Say = silent,
 ) -> list[Path]:
-    """Write the DALI pipeline and the ensemble that let a model take JPEG bytes.
+    """Write the DALI pipeline and the ensembles that let a model take JPEG bytes.
 
     Args:
         name: the model's name.
@@ -158,7 +158,7 @@ def add_jpeg(
         say: receives a line before a wait.
 
     Returns:
-        The folders of the pipeline and the ensemble.
+        The folders of the models that it wrote.
 
     Raises:
         ConfigError: no such model, another model has one of the names, or DALI is not installed.
@@ -173,7 +173,7 @@ def add_jpeg(
     writer = open_repository(repository, wait, say)
     model = writer.classifier(name)
     writer.add_jpeg(model, approximate_decoder=approximate_decoder)
-    return [writer.root / part for part in model_names(model)[1:]]
+    return [writer.root / part for part in model_names(model).derived]
 
 
 def verify_repository(

@@ -128,7 +128,7 @@ def add_jpeg(
     approximate_decoder: ApproximateDecoder = False,
     wait: Wait = api.WAIT_SECONDS,
 ) -> None:
-    """Let a model take JPEG bytes. Writes NAME_preprocess, a DALI pipeline, and NAME, its ensemble with the model."""
+    """Let a model take JPEG bytes. Writes NAME_preprocess, a DALI pipeline, and the ensembles NAME and NAME_text."""
     for folder in api.add_jpeg(name, repository, approximate_decoder=approximate_decoder, wait=wait, say=_to_stderr):
         print_line(f"wrote {folder}")
 

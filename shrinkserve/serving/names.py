@@ -1,9 +1,11 @@
 """Names of the Triton models that make up one published model.
 
 ```
-NAME              takes encoded images: the ensemble of the next two
-NAME_preprocess   takes encoded images, returns pixels: a DALI pipeline
 NAME_classifier   takes pixels: the classifier, with its versions and engines
+NAME_preprocess   takes encoded images, returns pixels: a DALI pipeline
+NAME              takes encoded images: the ensemble of these two
+NAME_lines        takes probabilities, returns the best classes as lines of text
+NAME_text         takes encoded images, returns the best classes as lines of text: the ensemble of the other models
 ```
 
 Commands and the client take the public name NAME for all of them. Without DALI there is only the classifier. A
@@ -13,13 +15,29 @@ classifier whose name does not end in ``_classifier`` is a separate model that t
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import NamedTuple
 
-PREPROCESS, CLASSIFIER = "_preprocess", "_classifier"
+PREPROCESS, CLASSIFIER, LINES, TEXT = "_preprocess", "_classifier", "_lines", "_text"
 CANDIDATE = ".candidate"
 """Suffix of the model that a live server tries out before it is published."""
 
 RESTRICTED_KEY = "shrinkserve-token"
 """Header that holds the token of the APIs that a server restricts."""
+
+
+class ModelNames(NamedTuple):
+    """Names of all models behind a public name, in an order in which they can be loaded."""
+
+    classifier: str
+    pipeline: str
+    ensemble: str
+    lines: str
+    text: str
+
+    @property
+    def derived(self) -> tuple[str, ...]:
+        """Return the names of the models that are derived from the classifier."""
+        return self[1:]
 
 
 def public_name(model: str) -> str:
@@ -32,14 +50,15 @@ def classifier_name(name: str) -> str:
     return f"{public_name(name)}{CLASSIFIER}"
 
 
-def model_names(name: str) -> list[str]:
-    """Return the names of all models behind a public name, in the order in which they can be loaded."""
-    return [classifier_name(name), f"{public_name(name)}{PREPROCESS}", public_name(name)]
+def model_names(name: str) -> ModelNames:
+    """Return the names of all models behind a public name."""
+    public = public_name(name)
+    return ModelNames(classifier_name(name), f"{public}{PREPROCESS}", public, f"{public}{LINES}", f"{public}{TEXT}")
 
 
 def names_of_ensemble(model: str) -> list[str]:
     """Return `model_names` of a classifier; a model of another name stands alone."""
-    return model_names(model) if model.endswith(CLASSIFIER) else [model]
+    return list(model_names(model)) if model.endswith(CLASSIFIER) else [model]
 
 
 def resolve_classifier(name: str, known: Collection[str]) -> str:

@@ -17,6 +17,7 @@ import pytest
 from shrinkserve.data import open_dataset
 from shrinkserve.engines import PARAMETERS
 from shrinkserve.runtimes.checkpoint import Checkpoint
+from shrinkserve.serving.client.client import Client
 from shrinkserve.serving.config_text import read_config
 from shrinkserve.serving.repository.ensemble import APPROXIMATE
 from shrinkserve.serving.server.server import ServerOptions, TritonServer
@@ -77,13 +78,24 @@ def run(script: str, folder: Path) -> bytes:
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="no curl on PATH (apt-get install curl)")
 def test_curl_prints_names_and_probabilities(server: TritonServer, folder: Path, expected: dict[str, float]) -> None:
-    named, raw, *_ = blocks("clients.md", "bash", server)
+    bare, _, named, *_ = blocks("clients.md", "bash", server)
+    tensor, *lines = map(json.loads, run(bare, folder).splitlines())
+    assert tensor["model_name"] == "smoke_text"
+    with Client(server.grpc_url) as client:
+        (result,) = client.stream_encoded([folder / "cat.jpg"], "smoke", top=5)
+    served = {one.label: one.probability for one in result.predictions}
+    assert [line["name"] for line in lines] == list(served)
+    assert [line["probability"] for line in lines] == pytest.approx(list(served.values()), abs=5.1e-5)
+    assert [list(expected)[line["index"]] for line in lines] == list(served)
     assert_best(classes(run(named, folder)), expected)
-    run(raw, folder)
-    reply = (folder / "reply.bin").read_bytes()
-    names = [tensor["name"] for tensor in json.JSONDecoder().raw_decode(reply.decode("latin-1"))[0]["outputs"]]
-    tables = np.frombuffer(reply[-2 * 11 * 4 :], "<f4").reshape(2, 11)
-    assert tables[names.index("probabilities")] == pytest.approx(list(expected.values()), abs=1e-2)
+
+
+@pytest.mark.skipif(shutil.which("jq") is None, reason="no jq on PATH (apt-get install jq)")
+def test_jq_reads_the_text_of_a_reply(server: TritonServer, folder: Path, expected: dict[str, float]) -> None:
+    _, table, *_ = blocks("clients.md", "bash", server)
+    found = [line.split("\t") for line in run(table, folder).decode().splitlines()]
+    assert_best([(name, float(probability)) for probability, name in found[:3]], expected)
+    assert len(found) == 5
 
 
 def test_tritonclient_prints_names_and_probabilities(
@@ -114,7 +126,7 @@ def test_cloud_endpoints_take_the_request_of_curl(
     ]
     options = ServerOptions(log_file=tmp_path / "triton.log", arguments=arguments)
     with TritonServer(smoke_repository, options) as server:
-        request, *_ = blocks("clients.md", "bash", server)
+        _, _, request, *_ = blocks("clients.md", "bash", server)
         size = 'json-header-size=$(wc -c <request.json)"'
         for cloud, url in (("sagemaker", f"{sagemaker}/invocations"), ("vertex-ai", f"{vertex}/predict")):
             header = f'"Content-Type: application/vnd.{cloud}-triton.binary+json;{size}'

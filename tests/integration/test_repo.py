@@ -153,5 +153,7 @@ def test_add_jpeg_restores_removed_ensemble(root: Path, capsys: pytest.CaptureFi
     assert main(["repo", "verify", "--repository", str(root)]) == 2
     assert "run `shrinkserve repo add-jpeg smoke`" in capsys.readouterr().err
     assert main(["repo", "add-jpeg", "smoke", "--repository", str(root)]) == 0
-    assert capsys.readouterr().out == f"wrote {root}/smoke_preprocess\nwrote {root}/smoke\n"
+    assert capsys.readouterr().out == "".join(
+        f"wrote {root}/smoke{suffix}\n" for suffix in ("_preprocess", "", "_lines", "_text")
+    )
     assert main(["repo", "verify", "--repository", str(root)]) == 0

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from shrinkserve.errors import RequestError, add_note
 from shrinkserve.serving.client.client import Client
-from shrinkserve.serving.names import names_of_ensemble, public_name
+from shrinkserve.serving.names import model_names, names_of_ensemble
 from shrinkserve.serving.publish.shadow import ShadowLimits
 from shrinkserve.serving.publish.version_files import VersionFiles, check_predictions
 from shrinkserve.serving.repository import ensemble
@@ -89,8 +89,10 @@ class Switch:
             add_note(error, f"the live server could not be set back: {exc}")
 
     def _load(self, client: Client, same_ensemble: bool) -> None:
-        """Load the classifier; with a changed ensemble load that, and Triton loads its models."""
-        client.load(self._name if same_ensemble else public_name(self._name))
+        """Load the classifier; with changed ensembles load them, and Triton loads their models."""
+        known = model_names(self._name)
+        for name in (self._name,) if same_ensemble else (known.ensemble, known.text):
+            client.load(name)
 
     def _served_precision(self) -> str | None:
         """Return the precision that the server runs now; None if it does not serve the model."""

@@ -60,7 +60,7 @@ def check_in_scratch_server(
             (scratch.root / card.name).mkdir(parents=True)
             shutil.copyfile(repository.root / card.name / CONFIG, scratch.root / card.name / CONFIG)
         approximate = encoded and (
-            approximate_decoder or ensemble.is_approximate(repository.root / model_names(card.name)[1])
+            approximate_decoder or ensemble.is_approximate(repository.root / model_names(card.name).pipeline)
         )
         scratch.add(
             card.name, version.model.path, card, options=options, encoded=encoded, approximate_decoder=approximate

@@ -65,6 +65,6 @@ def misfits(reader: RepositoryReader, classifier: str, container: Container) -> 
         ArtifactError: a card or configuration that cannot be read.
     """
     yield from plan_misfits(reader, classifier, container)
-    pipeline = model_names(classifier)[1]
+    pipeline = model_names(classifier).pipeline
     if pipeline in reader.models() and (found := pipeline_misfit(reader, pipeline, container)):
         yield found

@@ -6,7 +6,7 @@ import errno
 import glob
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -28,7 +28,7 @@ class Change:
         self.root, self._staging = root, staging
         self._copies: dict[str, Path] = {}
         self._exchanged: list[str] = []
-        self._hidden: str | None = None
+        self._hidden: list[str] = []
 
     def copy(self, name: str) -> Path:
         """Return the copy of a folder to edit; an empty one if there is no folder of that name."""
@@ -42,12 +42,12 @@ class Change:
             self._copies[name] = copy
         return self._copies[name]
 
-    def commit(self, *, hidden: str | None = None) -> None:
+    def commit(self, *, hidden: Collection[str] = ()) -> None:
         """Put the copies in the places of the originals, which stay in the staging folder.
 
         Args:
-            hidden: a folder that depends on the others. It is moved away first and put back last, so that it is never
-                visible together with others that it does not fit.
+            hidden: folders that depend on the others. They are moved away first and put back last, so that they are
+                never visible together with others that they do not fit.
 
         Raises:
             ArtifactError: the folder cannot be written; the originals are in their places.
@@ -55,9 +55,10 @@ class Change:
         with unwritable(self.root):
             for copy in self._copies.values():
                 sync_tree(copy)
-            if hidden is not None and (self.root / hidden).exists():
-                self._hide(hidden)
-            for name in sorted(self._copies, key=lambda name: name == hidden):
+            for name in hidden:
+                if (self.root / name).exists():
+                    self._hide(name)
+            for name in sorted(self._copies, key=lambda name: name in hidden):
                 exchange(self._copies[name], self.root / name)
                 self._exchanged.append(name)
             sync(self.root)
@@ -75,9 +76,9 @@ class Change:
                     exchange(self._copies[name], self.root / name)
                 else:
                     os.rename(self.root / name, self._copies[name])
-            if self._hidden is not None:
-                os.rename(self._staging / f"{self._hidden}.hidden", self.root / self._hidden)
-                self._hidden = None
+            while self._hidden:
+                name = self._hidden.pop()
+                os.rename(self._staging / f"{name}.hidden", self.root / name)
             sync(self.root)
 
     def _hide(self, name: str) -> None:
@@ -87,7 +88,7 @@ class Change:
             if exc.errno != errno.EXDEV:  # overlayfs cannot move a folder of a lower layer
                 raise
         else:
-            self._hidden = name
+            self._hidden.append(name)
 
 
 @contextmanager

@@ -12,12 +12,14 @@ from shrinkserve.artifact import INPUT, LOGITS, MODEL, PROBABILITIES, Card, read
 from shrinkserve.engines import check_files, engines_of
 from shrinkserve.errors import ArtifactError, ParityError, ShrinkServeError
 from shrinkserve.preprocess import Preprocess
+from shrinkserve.runtimes.best_lines import hash_in_file
 from shrinkserve.runtimes.onnx import OnnxModel
 from shrinkserve.serving import config_text, model_config
-from shrinkserve.serving.model_config import LABELS
-from shrinkserve.serving.names import names_of_ensemble, public_name
+from shrinkserve.serving.model_config import CONFIG, LABELS
+from shrinkserve.serving.names import model_names, names_of_ensemble, public_name
 from shrinkserve.serving.repository import ensemble
 from shrinkserve.serving.repository.activation import labels_text
+from shrinkserve.serving.repository.derived_configs import LINES_HASH
 from shrinkserve.serving.repository.engine_config import engine_config, engine_config_path
 from shrinkserve.serving.repository.trust import runs_code
 from shrinkserve.serving.repository.writer import Repository
@@ -58,8 +60,10 @@ def problems(repository: Repository, name: str) -> Iterator[str]:
         card, model = open_verified(repository.known_version(name, active))
         yield from _disagreements(root / name, config, card, model)
         yield from _engine_problems(root / name, config, card)
-        if ensemble.takes_encoded(root, name) and (exc := ensemble.misfit(root, root / name)):
-            yield f"{root}: {exc}; run `shrinkserve repo add-jpeg {public_name(name)}`"
+        if ensemble.takes_encoded(root, name) and (
+            why := ensemble.misfit(root, root / name) or _other_lines(root, name)
+        ):
+            yield f"{root}: {why}; run `shrinkserve repo add-jpeg {public_name(name)}`"
     except ShrinkServeError as exc:
         yield str(exc)
     for version in repository.versions(name):
@@ -141,6 +145,17 @@ def _leaves(value: object, where: str = "") -> Iterator[tuple[str, object]]:
         return
     for key, item in items:
         yield from _leaves(item, f"{where}.{key}" if where else str(key))
+
+
+def _other_lines(root: Path, name: str) -> str | None:
+    """Return why the graph of a classifier's text has other lines than its configuration; None if it has the same."""
+    folder = root / model_names(name).lines
+    wanted = model_config.parameters(config_text.read_config(folder / CONFIG))[LINES_HASH]
+    try:
+        found = hash_in_file(folder / "1" / MODEL)
+    except ArtifactError as exc:
+        return str(exc)
+    return None if found == wanted else f"{folder.name}/1/{MODEL}: not the classes of {name}"
 
 
 def _damage(version: Path) -> Iterator[str]:

@@ -9,7 +9,7 @@ ROOT/MODEL/VERSION/card.json   provenance, and the sha256 of the other files
 ```
 
 MODEL is Triton's name of a classifier: ``NAME_classifier`` if `export` wrote it (`names`). Methods also take NAME. The
-pipeline and ensemble that take encoded images follow each change (`ensemble`).
+models that take encoded images follow each change (`ensemble`).
 
 A change is made on copies of the folders (hard links, so it is cheap), which then take the places of the originals
 under a lock. The originals are kept until the change is confirmed.
@@ -246,7 +246,7 @@ class Repository(RepositoryReader):
             self._commit(change, folder)
 
     def add_jpeg(self, name: str, *, approximate_decoder: bool = False) -> None:
-        """Write the pipeline and ensemble of a classifier again, so that it takes encoded images.
+        """Write the models that are derived from a classifier again, so that it takes encoded images.
 
         Args:
             name: the model's name.
@@ -267,8 +267,8 @@ class Repository(RepositoryReader):
             yield change
 
     def _commit(self, change: Change, folder: Path, *, encoded: bool = False, approximate: bool = False) -> None:
-        """Commit a change of a classifier's folder, together with a pipeline and ensemble that no longer fit it."""
-        hidden = None
+        """Commit a change of a classifier's folder, together with derived models that no longer fit it."""
+        hidden: Sequence[str] = ()
         present = ensemble.takes_encoded(self.root, folder.name)
         if encoded and not present and not approximate and (why := ensemble.unsupported(folder)):
             self._say(f"{folder.name} takes pixels only: {why}; --approximate-decoder accepts other pixels")

@@ -16,7 +16,7 @@ from shrinkserve.errors import ArtifactError, ConfigError, ServerError
 from shrinkserve.serving import config_text, model_config
 from shrinkserve.serving import names as serving_names
 from shrinkserve.serving.model_config import CONFIG
-from shrinkserve.serving.names import CLASSIFIER, PREPROCESS
+from shrinkserve.serving.names import CLASSIFIER, LINES, PREPROCESS, TEXT, ModelNames
 from shrinkserve.serving.repository import ensemble
 from shrinkserve.serving.repository.engine_config import CONFIGS, engine_config_path
 from shrinkserve.serving.repository.reader import versions_in
@@ -92,8 +92,9 @@ class _Scan:
                 self.failed.setdefault(public, missing)
 
     def _is_ours(self, name: str) -> bool:
-        """Return True for the preprocessing or ensemble of a classifier; a user's own model may have such a name."""
-        return "preprocess" in model_config.parameters(self.configs[name])
+        """Return True for a model that is derived from a classifier; a user's own model may have such a name."""
+        own = model_config.parameters(self.configs[name])
+        return "preprocess" in own and "weights_sha256" not in own
 
     def _read(self, folder: Path, engine: str | None) -> Skipped | None:
         """Read a model's configuration."""
@@ -145,23 +146,34 @@ class _Scan:
                 return self._incomplete(name, f"{needed} is missing", Skip.NO_MODEL)
             if self.reason(needed):
                 return Skipped(Skip.DEPENDS, f"needs {needed}, which is skipped")
-        classifier = serving_names.classifier_name(name)
-        if name != classifier and classifier in self.configs and self._is_ours(name):
-            error = ensemble.misfit(self.root, self.root / classifier)
+        known = self._family(name)
+        if name in {known.ensemble, known.text} and known.classifier in self.configs and self._is_ours(name):
+            parts = known.derived if name == known.text else (known.pipeline, known.ensemble)
+            error = ensemble.misfit(self.root, self.root / known.classifier, parts)
             return self._incomplete(name, error, Skip.MISFIT) if error else None
         return None
 
+    def _family(self, name: str) -> ModelNames:
+        """Return the names of all models that belong to a model: to that of a derived one, if there is one."""
+        for suffix in (PREPROCESS, LINES, TEXT):
+            known = serving_names.model_names(name.removesuffix(suffix))
+            if name.endswith(suffix) and known.classifier in self.configs.keys() | self.failed.keys():
+                return known
+        return serving_names.model_names(name)
+
     def _needed(self, name: str) -> list[str]:
-        if name.endswith(PREPROCESS) and self._is_ours(name):  # it decodes for the classifier only
-            classifier = serving_names.classifier_name(name.removesuffix(PREPROCESS))
-            return [classifier] if classifier in self.configs or classifier in self.failed else []
+        known = self._family(name)
+        if name == known.pipeline and self._is_ours(name):  # it decodes for the classifier only
+            return [known.classifier]
+        if name == known.lines and self._is_ours(name):  # it writes only what the pipeline and the classifier find
+            return [known.pipeline]
         return [step.model_name for step in self.configs[name].ensemble_scheduling.step]
 
     def _incomplete(self, name: str, what: str, kind: Skip, hint: str = "") -> Skipped:
         """Return a reason with the command that writes what is missing."""
-        public = serving_names.public_name(name.removesuffix(PREPROCESS))
-        classifier = serving_names.classifier_name(public)
-        decodes = name != classifier and (self.root / classifier).is_dir()
+        known = self._family(name)
+        decodes = name != known.classifier and (self.root / known.classifier).is_dir()
+        public = known.ensemble if decodes else serving_names.public_name(name.removesuffix(PREPROCESS))
         command = f"repo add-jpeg {public}" if decodes else f"export RUN --name {public}"
         return Skipped(kind, f"incomplete: {what}", hint or f"run: shrinkserve {command} --repository {self.root}")
 
@@ -232,7 +244,7 @@ def select(
 
 
 def _models(name: str) -> list[str]:
-    return serving_names.model_names(name) if name == serving_names.public_name(name) else [name]
+    return list(serving_names.model_names(name)) if name == serving_names.public_name(name) else [name]
 
 
 def shown_names(found: Loadable) -> list[str]:

@@ -91,7 +91,7 @@ def test_gc_keeps_the_active_and_the_newest_versions(root: Path) -> None:
 def test_add_jpeg_returns_the_folders_that_it_wrote(root: Path) -> None:
     pytest.importorskip("nvidia.dali", reason="DALI is not installed")
     folders = api.add_jpeg("tiny", root)
-    assert folders == [root / "tiny_preprocess", root / "tiny"]
+    assert folders == [root / part for part in ("tiny_preprocess", "tiny", "tiny_lines", "tiny_text")]
     assert api.list_models(root)[0].takes == ["JPEG", "pixels"]
     assert api.verify_repository("tiny", root)[0].problems == []
 

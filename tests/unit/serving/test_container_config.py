@@ -27,7 +27,9 @@ from shrinkserve.config import ServingConfig
 from shrinkserve.engines import Engine
 from shrinkserve.preprocess import Preprocess
 from shrinkserve.serving import config_text, model_config
+from shrinkserve.serving.names import model_names
 from shrinkserve.serving.repository import ensemble
+from shrinkserve.serving.repository.derived_configs import derived_config
 from shrinkserve.serving.repository.engine_config import engine_config, limit_batches
 from shrinkserve.serving.repository.transaction import changing
 
@@ -69,7 +71,7 @@ def base() -> pb.ModelConfig:
 @pytest.fixture(scope="module")
 def configs(base: pb.ModelConfig) -> dict[str, pb.ModelConfig]:
     engines = {engine.name: engine_config(engine, base) for engine in ENGINES}
-    parts = {"preprocess": ensemble._pipeline_config(base), "ensemble": ensemble._ensemble_config(base)}
+    parts = {part.removeprefix("m_"): derived_config(base, part) for part in model_names("m").derived}
     return {"default": base, **engines, **parts}
 
 

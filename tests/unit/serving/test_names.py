@@ -8,7 +8,10 @@ from shrinkserve.serving import names
 @pytest.mark.parametrize(
     ("known", "called"),
     [
-        (["a", "a_classifier", "a_preprocess", "b_classifier", "c"], ["a", "b", "c"]),
+        (
+            ["a", "a_classifier", "a_lines", "a_preprocess", "a_text", "b_classifier", "c", "c_text"],
+            ["a", "b", "c", "c_text"],
+        ),
         (["c", "c_preprocess"], ["c", "c_preprocess"]),
         ([], []),
     ],
@@ -25,6 +28,10 @@ def test_resolve_classifier_and_model_names() -> None:
         "c",
         "d",
     ]
-    assert names.names_of_ensemble("a_classifier") == ["a_classifier", "a_preprocess", "a"]
+    assert names.names_of_ensemble("a_classifier") == ["a_classifier", "a_preprocess", "a", "a_lines", "a_text"]
     assert names.names_of_ensemble("c") == ["c"]
-    assert names.model_names("a") == names.model_names("a_classifier") == ["a_classifier", "a_preprocess", "a"]
+    assert (
+        list(names.model_names("a"))
+        == list(names.model_names("a_classifier"))
+        == names.names_of_ensemble("a_classifier")
+    )

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -201,7 +201,7 @@ def test_failed_live_load_restores_the_old_version(
     before = state(repository, "tiny")
     commit = Change.commit
 
-    def commit_and_damage(change: Change, *, hidden: str | None = None) -> None:
+    def commit_and_damage(change: Change, *, hidden: Collection[str] = ()) -> None:
         commit(change, hidden=hidden)
         newest = max(repository.versions("tiny"))
         (repository.root / f"tiny/{newest}/model.onnx").unlink()

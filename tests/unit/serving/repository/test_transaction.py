@@ -38,14 +38,14 @@ def test_commit_puts_copies_in_place(root: Path) -> None:
         replace_file(change.copy("b"), "new b")
         (change.copy("c") / "file").write_text("new c")
         assert contents(root) == {"a/file": "old a", "b/file": "old b"}
-        change.commit(hidden="a")
+        change.commit(hidden=("a",))
     assert contents(root) == {"a/file": "new a", "b/file": "new b", "c/file": "new c"}
     assert [path.name for path in root.parent.iterdir()] == ["root"]
 
 
-@pytest.mark.parametrize("hidden", [None, "a", "c"])
+@pytest.mark.parametrize("hidden", [(), ("a",), ("c",), ("a", "c")])
 @pytest.mark.parametrize("committed", [False, True])
-def test_failed_block_leaves_the_old_folders(root: Path, hidden: str | None, committed: bool) -> None:
+def test_failed_block_leaves_the_old_folders(root: Path, hidden: tuple[str, ...], committed: bool) -> None:
     def fail() -> None:
         with changing(root) as change:
             replace_file(change.copy("a"), "new a")
@@ -73,7 +73,7 @@ def test_hidden_folder_is_absent_while_the_others_change(root: Path, monkeypatch
     with changing(root) as change:
         for name in ("a", "b"):
             change.copy(name)
-        change.commit(hidden="a")
+        change.commit(hidden=("a",))
     assert seen == [("b", False), ("a", False)]
 
 

@@ -5,6 +5,7 @@ import os
 import random
 import signal
 import time
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -253,7 +254,7 @@ def test_add_places_version_and_engines_in_one_transaction(
     repository = Repository(tmp_path / "models")
     commit, commits = Change.commit, []
 
-    def spy(change: Change, *, hidden: str | None = None) -> None:
+    def spy(change: Change, *, hidden: Collection[str] = ()) -> None:
         commits.append(hidden)
         commit(change, hidden=hidden)
 
