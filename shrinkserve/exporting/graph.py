@@ -196,6 +196,9 @@ def _constants(model: ir.Model) -> Iterator[tuple[str, npt.NDArray[np.generic]]]
             constant = ir.convenience.get_const_tensor(node.outputs[0]) if node.op_type == "Constant" else None
             if constant is not None:
                 yield f"{number}/{node.outputs[0].name}", constant.numpy()
+            for attribute in node.attributes.values() if node.domain else ():  # e.g. LinearClassifier's coefficients
+                if attribute.type == ir.AttributeType.FLOATS:
+                    yield f"{number}/{node.name}/{attribute.name}", np.array(attribute.as_floats(), np.float32)
 
 
 class _ByOperator(common.naming.SimpleNameGenerator):
