@@ -120,7 +120,7 @@ def test_weights_hash_covers_coefficients_in_attributes() -> None:
     hashes = set()
     for factor in (1, 2):
         net = Net()
-        values = (factor * np.arange(100)).tolist()
+        values = (factor * np.arange(100.0)).tolist()
         net.op("LinearClassifier", net.features(), domain="ai.onnx.ml", coefficients=values, classlabels_ints=range(5))
         hashes.add(graph.weights_sha256(onnx_model(net.out(net.logits()))))
     assert len(hashes) == 2
