@@ -15,6 +15,7 @@ from pathlib import Path
 from shrinkserve import containers
 from shrinkserve.errors import ServerError
 from shrinkserve.serving.server import pip_server
+from shrinkserve.serving.server.supervisor import region_prefix
 from shrinkserve.serving.server.workspace import PLAIN, linked
 
 BACKENDS = {"onnxruntime": "onnxruntime", "openvino": "openvino", "dali": "nvidia.dali"}
@@ -81,7 +82,8 @@ def prepare_launch(repository: Path, folder: Path) -> LaunchSpec:
     """
     program = installed()
     if program is not None:
-        return LaunchSpec(program, from_pip=False, environment={**os.environ, "TMPDIR": str(folder)})
+        environment = {**os.environ, "TMPDIR": str(folder)}
+        return LaunchSpec(program, from_pip=False, arguments=[_regions("python", folder)], environment=environment)
     home = pip_server.fetch(repository)
     stub = home / pip_server.STUBS / f"{sys.version_info.major}.{sys.version_info.minor}" / pip_server.STUB
     if not stub.is_file():
@@ -107,9 +109,15 @@ def prepare_launch(repository: Path, folder: Path) -> LaunchSpec:
     }
     # Our backends complete no config; asking each of them costs a process start a model.
     arguments = [f"--backend-directory={folder / 'backends'}", "--disable-auto-complete-config"]
+    arguments += [_regions(backend, folder) for backend in ("python", *BACKENDS)]
     if not Path("/dev/nvidiactl").exists():
         arguments += ["--pinned-memory-pool-byte-size=0", "--allow-gpu-metrics=false"]  # else it warns at each start
     return LaunchSpec(home / pip_server.EXECUTABLE, from_pip=True, arguments=arguments, environment=environment)
+
+
+def _regions(backend: str, folder: Path) -> str:
+    """Return the argument that names the shared memory of a Python-based backend, so that it can be removed."""
+    return f"--backend-config={backend},shm-region-prefix-name={region_prefix(folder)}"
 
 
 def has_option(server: LaunchSpec, option: str) -> bool:

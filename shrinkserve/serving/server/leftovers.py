@@ -4,38 +4,29 @@ from __future__ import annotations
 
 import fcntl
 import os
-import re
 import shutil
 import time
 from contextlib import suppress
 from pathlib import Path
 
-from shrinkserve.serving.server.supervisor import LOCK, SHARED
+from shrinkserve.serving.server.supervisor import LOCK, remove_regions
 
 PREFIX = "shrinkserve-"
 """Prefix of the temporary folders of servers."""
 KEPT_LOGS = 20
 """Log files of the default folder that are kept: servers on random ports would add one each."""
-_REGION = re.compile(r"/dev/shm/triton_[\w.-]+")  # noqa: S108 - to compare
 
 
 def remove_leftovers(place: Path) -> None:
-    """Remove the folders in `place` whose supervisor has ended, and the shared memory that they list."""
+    """Remove the folders in `place` whose supervisor has ended, and the shared memory of their servers."""
     for folder in place.glob(f"{PREFIX}*"):
         with suppress(OSError):  # it goes away meanwhile
             if folder.is_symlink() or folder.stat().st_uid != os.getuid():
                 continue
             with (folder / LOCK).open("r+") as handle:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails while the supervisor runs
-                for region in _regions(folder / SHARED):
-                    region.unlink(missing_ok=True)
+                remove_regions(folder)
                 shutil.rmtree(folder, ignore_errors=True)
-
-
-def _regions(listed: Path) -> list[Path]:
-    if not listed.is_file():
-        return []
-    return [Path(line) for line in listed.read_text().splitlines() if _REGION.fullmatch(line)]
 
 
 def remove_old_logs(place: Path) -> None:

@@ -2,8 +2,9 @@
 
 `python supervisor.py PARENT_PID FOLDER REPORT PROGRAM [ARGUMENT ...]` runs the program in its own session and exits
 with the program's exit code, or with 128 plus the signal's number, as a shell does. FOLDER is the program's temporary
-folder. The supervisor locks it, lists the program's shared memory in it, and removes it at the end. If the supervisor
-itself is killed, the next start of a server finds the folder unlocked and removes both (`leftovers`).
+folder. The supervisor locks it. At the end it removes it, and the shared memory whose names begin with
+``region_prefix(FOLDER)``: Triton leaves it when it is killed or when it loads models. If the supervisor itself is
+killed, the next start of a server finds the folder unlocked and removes both (`leftovers`).
 
 Signals: SIGTERM is passed on, so the program ends in order. SIGUSR1 kills the program at once. The end of the process
 PARENT_PID counts as SIGTERM, however it ended. Processes that the program leaves behind become children of the
@@ -20,6 +21,7 @@ from __future__ import annotations
 
 import ctypes
 import fcntl
+import glob
 import json
 import os
 import resource
@@ -52,8 +54,9 @@ FILES = 1024
 """Open files that the program may have, unless the hard limit is lower."""
 CANDIDATE_PART = ".candidate_"
 """Part of the name of processes whose loss is ignored: a version that a publisher tests must not end the server."""
-LOCK, SHARED = "supervisor.lock", "shared_memory"
-"""Files in FOLDER: the lock, and the list of shared memory, one path a line."""
+LOCK = "supervisor.lock"
+"""File in FOLDER."""
+REGIONS = Path("/dev/shm")  # noqa: S108 - the kernel's place for shared memory
 
 
 class Report(TypedDict):
@@ -100,15 +103,13 @@ class Supervised:
     Args:
         program: path and arguments.
         parent: process id whose end ends the program.
-        folder: the program's temporary folder.
         report: file descriptor for a `Report`; 0 for none.
     """
 
-    def __init__(self, program: list[str], parent: int, folder: Path, report: int = 0) -> None:
+    def __init__(self, program: list[str], parent: int, report: int = 0) -> None:
         _prctl(PR_SET_CHILD_SUBREAPER, 1)
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # so that none is lost before its handler is in place
-        self._folder, self._report, self._parent = folder, report, parent
-        self._shared: set[str] = set()
+        self._report, self._parent = report, parent
         self._ending = False
         supervisor = os.getpid()
         self._pid = os.fork()
@@ -148,15 +149,12 @@ class Supervised:
                 watched = [handle for handle in watched if handle == self._wake or handle not in ready]
                 if self._wake in ready:
                     os.read(self._wake, 4096)
-        for region in self._shared:
-            Path(region).unlink(missing_ok=True)
         return code
 
     def _look(self, *, parent_ended: bool) -> None:
-        """Note the program's shared memory, the end of the parent, and the loss of a process."""
+        """Note the end of the parent, and the loss of a process."""
         if not self._runs:
             return
-        self._note_shared(self._pid)
         if (parent_ended or os.getppid() != self._parent) and not self._ending:
             self._end_in_order()
         if self._report and not self._ending and (loss := self._watch.loss()):
@@ -164,17 +162,8 @@ class Supervised:
                 os.write(self._report, json.dumps(loss).encode())
             self._end_in_order(seconds=LOSS_SECONDS)
 
-    def _note_shared(self, pid: int) -> None:
-        found = self._shared | _shared_memory(pid)
-        if found != self._shared:
-            self._shared = found
-            with suppress(OSError):
-                (self._folder / SHARED).write_text("\n".join(sorted(found)))
-
     def _program_ended(self) -> None:
         self._runs, self._ending = False, True
-        for orphan in _children(os.getpid()):  # they know the shared memory of a program that was killed
-            self._note_shared(orphan)
         signal.alarm(ORPHAN_SECONDS)
 
     def _end_in_order(self, _number: int = 0, _frame: FrameType | None = None, *, seconds: int = ORDER_SECONDS) -> None:
@@ -192,12 +181,8 @@ class Supervised:
                 os.killpg(self._pid, signal.SIGKILL)
 
     def _send(self, number: int) -> None:
-        """Signal the program, and note its shared memory: a Triton that is loading does not remove it at SIGTERM."""
         with suppress(ProcessLookupError):  # it has ended just now
-            os.kill(self._pid, signal.SIGSTOP)
-            self._note_shared(self._pid)
             os.kill(self._pid, number)
-            os.kill(self._pid, signal.SIGCONT)
 
 
 def _end_of(pid: int) -> list[int]:
@@ -243,14 +228,16 @@ def _name(pid: int) -> str:
     return words[8].decode(errors="replace") if len(words) > 8 else ""
 
 
-def _shared_memory(pid: int) -> set[str]:
-    """Return the files of shared memory that a Triton has mapped; it removes them only when it ends in order."""
-    try:
-        fields = [line.split(maxsplit=5) for line in Path(f"/proc/{pid}/maps").read_text().splitlines()]
-    except OSError:  # it has ended just now
-        return set()
-    mapped = {name[5].removesuffix(" (deleted)") for name in fields if name[5:]}
-    return {path for path in mapped if path.startswith("/dev/shm/triton_")}  # noqa: S108 - to compare
+def region_prefix(folder: Path) -> str:
+    """Return the beginning of the names of shared memory that belongs to a server with this temporary folder."""
+    return f"triton_{folder.name}_"
+
+
+def remove_regions(folder: Path) -> None:
+    """Remove the shared memory of a server that has ended."""
+    for region in REGIONS.glob(f"{glob.escape(region_prefix(folder))}*"):
+        with suppress(OSError):  # another process was faster, or it belongs to another user
+            region.unlink()
 
 
 def sweep(place: Path, library: str) -> None:
@@ -303,7 +290,8 @@ def main() -> None:
     lock(Path(folder))
     if int(report):
         os.set_inheritable(int(report), False)
-    code = Supervised(program, int(parent), Path(folder), int(report)).wait()
+    code = Supervised(program, int(parent), int(report)).wait()
+    remove_regions(Path(folder))
     shutil.rmtree(folder, ignore_errors=True)
     sweep(Path("/tmp"), "libtriton_python.so")  # noqa: S108 - the backend's choice
     sys.exit(code if code >= 0 else 128 - code)

@@ -19,7 +19,8 @@ def test_prepare_uses_the_tritonserver_on_path(tmp_path: Path, monkeypatch: pyte
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     found = launch.prepare_launch(Path("models"), tmp_path / "folder")
-    assert (found.executable, found.from_pip, found.arguments) == (program, False, [])
+    assert (found.executable, found.from_pip) == (program, False)
+    assert found.arguments == ["--backend-config=python,shm-region-prefix-name=triton_folder_"]
     assert found.environment == {**os.environ, "TMPDIR": str(tmp_path / "folder")}
 
 

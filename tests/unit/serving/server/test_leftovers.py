@@ -8,18 +8,6 @@ from shrinkserve.serving.server.leftovers import KEPT_LOGS, remove_leftovers, re
 from shrinkserve.serving.server.supervisor import LOCK
 
 
-def test_leftovers_name_shared_memory_of_triton_only(tmp_path: Path) -> None:
-    other = tmp_path / "other"
-    other.touch()
-    folder = tmp_path / "shrinkserve-x"
-    folder.mkdir()
-    (folder / "supervisor.lock").touch()
-    (folder / "shared_memory").write_text(f"{other}\n/dev/shm/triton_/../../..{other}\n")
-    remove_leftovers(tmp_path)
-    assert other.exists()
-    assert not folder.exists()
-
-
 def test_locked_and_foreign_folders_are_kept(tmp_path: Path) -> None:
     locked, without_lock, linked = (tmp_path / f"shrinkserve-{name}" for name in ("locked", "none", "link"))
     locked.mkdir()

@@ -182,7 +182,6 @@ def test_shared_memory_goes_when_both_processes_are_killed(tiny_repository: Repo
     with start(tiny_repository, tmp_path) as server:
         triton, stub = processes(server)
         shared = shared_memory(stub)
-        time.sleep(1)
         stub.kill()
         time.sleep(0.3)
         triton.kill()
@@ -210,7 +209,6 @@ def test_start_removes_what_a_killed_group_left(tiny_repository: Repository, tmp
         group = [supervisor, *supervisor.children(recursive=True)]
         shared = shared_memory(group[-1])
         (folder,) = temporary.iterdir()
-        until((folder / "shared_memory").exists)
         remove_leftovers(temporary)
         assert folder.exists(), "its supervisor runs"
         for process in (psutil.Process(run.pid), *group):

@@ -77,34 +77,29 @@ def test_orphans_are_killed(tmp_path: Path) -> None:
     process.stdout.close()
 
 
+def test_shared_memory_of_the_folders_server_is_removed(tmp_path: Path) -> None:
+    folder, other = (tmp_path / f"shrinkserve-{uuid.uuid4().hex}{part}" for part in ("", "*"))
+    mine, foreign = (supervisor.REGIONS / f"{supervisor.region_prefix(path)}1" for path in (folder, other))
+    foreign.write_text("shared")
+    try:
+        run(folder, "/bin/sh", "-c", f"echo > '{mine}'; kill -KILL $$").wait(timeout=60)
+        assert not mine.exists()
+        assert foreign.exists()
+        run(other, "/bin/sh", "-c", f"echo > '{mine}'").wait(timeout=60)
+        assert mine.exists()
+        assert not foreign.exists()
+    finally:
+        mine.unlink(missing_ok=True)
+        foreign.unlink(missing_ok=True)
+
+
 MAPS = """
-import mmap, signal, sys
+import mmap, sys
 with open(sys.argv[1], "r+b") as file:
     mapped = mmap.mmap(file.fileno(), 0)
 print("up", flush=True)
 input()
 """
-
-
-KILLED = """
-import os, signal, subprocess, sys
-backend = subprocess.Popen([sys.executable, "-c", *sys.argv[1:]], stdout=subprocess.PIPE)
-backend.stdout.readline()
-os.kill(os.getpid(), signal.SIGKILL)
-"""
-
-
-def test_shared_memory_of_a_killed_program_is_removed(tmp_path: Path) -> None:
-    """If memory is short, the kernel kills the program; its backends still have the shared memory mapped."""
-    region = Path("/dev/shm") / f"triton_test_{uuid.uuid4().hex}"
-    region.write_text("shared")
-    process = run(
-        tmp_path / "none", sys.executable, "-c", KILLED, MAPS.replace("input()", "signal.pause()"), str(region)
-    )
-    assert process.wait(timeout=60) == 128 + signal.SIGKILL
-    assert process.stdout is not None
-    process.stdout.close()
-    assert not region.exists()
 
 
 def test_sweep_removes_empty_folders_that_no_backend_needs(tmp_path: Path) -> None:
