@@ -57,7 +57,7 @@ def test_timm_network_is_exported_and_measured_by_its_graph(run: Path, tmp_path:
     with pytest.raises(ArtifactError, match="Python code"):
         find_stages(Wanted(run=run))
     ss.export(run, data=colours, repository=tmp_path / "models", to=["fp16"])
-    (model,) = (tmp_path / "models").rglob("1/model.onnx")
+    (model,) = (tmp_path / "models").glob("*_classifier/1/model.onnx")
     images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
     expected = Checkpoint(run, run_code=True).predict(images)
     np.testing.assert_allclose(ss.load(model).predict(images), expected, atol=1e-4)
