@@ -16,7 +16,13 @@ run = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(run)
 
 
-@pytest.mark.parametrize("name", run.PROGRAMS)
+SLOW = {"distillation", "loader", "operators", "soak"}
+"""Programs that `make test-slow` runs: what they measure has tests, and the next of their kind is run here."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in run.PROGRAMS]
+)
 def test_quick_run_succeeds_and_is_in_the_report(name: str, tmp_path: Path) -> None:
     command = [sys.executable, BENCH / "run.py", "--quick", "--only", name, "--results", tmp_path]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=580, check=False)
