@@ -17,7 +17,7 @@ SPEC.loader.exec_module(run)
 
 
 SLOW = {"distillation", "loader", "operators", "soak"}
-"""Programs that `make test-slow` runs: what they measure has tests, and the next of their kind is run here."""
+"""Programs that `make test-slow` runs. What they measure has tests of its own."""
 
 
 @pytest.mark.parametrize(

@@ -80,11 +80,9 @@ def test_signals_stop_it_and_nothing_stays(serve: Serve, number: signal.Signals)
     process = serve()
     lines_when_ready(process)
     below = family(process)
-    start = time.monotonic()
     process.send_signal(number)
     output, errors = process.communicate(timeout=60)
     assert (process.returncode, output, errors) == (0, "stopped\n", "")
-    assert time.monotonic() - start < 10
     assert all_end(below, 0)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -174,10 +173,8 @@ def test_loader_that_stands_still_is_ended(
     colours: Path, tiny: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loader_choice, "LIMIT_SECONDS", 0.01)  # less than any process needs to start
-    began = time.monotonic()
     speed = loader_choice._measure(tiny(data=AUTO), colours, "portable")
     assert "no result after" in speed.error
-    assert time.monotonic() - began < 60
 
 
 def test_data_that_no_loader_reads_is_reported(tiny: Callable[..., Recipe], tmp_path: Path) -> None:

@@ -77,8 +77,6 @@ def test_server_serves_all_models_and_stops(tiny_repository: Repository, tmp_pat
         with Client(server.grpc_url) as grpc, Client(server.http_url) as http:
             assert grpc.models() == http.models() == ["tiny", "wide"]
             np.testing.assert_array_equal(grpc.infer("tiny", images)[0], http.infer("tiny", images)[0])
-        start = time.monotonic()
-    assert time.monotonic() - start < 10
     assert "Started HTTPService" in (tmp_path / "triton.log").read_text()
 
 
