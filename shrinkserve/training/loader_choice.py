@@ -50,7 +50,7 @@ SAMPLE = 32
 
 @dataclass(frozen=True)
 class Conditions:
-    """What the speeds of the loaders depend on.
+    """Conditions on which the speeds of the loaders depend.
 
     Attributes:
         version: of this package.
@@ -78,7 +78,7 @@ class Conditions:
 
     @property
     def file(self) -> Path:
-        """Where the speeds under these conditions are kept."""
+        """File that keeps the speeds under these conditions."""
         return CACHE / f"{hashlib.sha256(json.dumps(asdict(self)).encode()).hexdigest()[:16]}.json"
 
 

@@ -34,7 +34,7 @@ BATCHES = 3
 
 @dataclass(frozen=True)
 class SpeedJob:
-    """What is measured.
+    """Description of a measurement.
 
     Attributes:
         recipe: `Recipe.to_dict`, with the loader.
