@@ -141,8 +141,12 @@ def _write_json(results: Iterable[ClassifyResult]) -> None:
                 if result.unsure:
                     record["unsure"] = True
                 record["top"] = [{"label": label, "probability": value} for label, value in result.predictions]
-            print_line(f"{separator}\n {json.dumps(record, ensure_ascii=ascii_only)}", end="")
-            separator = ","
+            text = printable(f"{separator}\n {json.dumps(record, ensure_ascii=ascii_only)}", keep="\n\t")
+            try:
+                sys.stdout.write(text)
+                sys.stdout.flush()
+            finally:  # Ctrl-C may come while it prints
+                separator = ","
     finally:
         if separator == ",":
             print_line("\n]")

@@ -21,9 +21,11 @@ from PIL import Image
 from shrinkserve.api.predict import predict
 from shrinkserve.artifact import Card
 from shrinkserve.cli import main
-from shrinkserve.errors import RequestError, ShrinkServeError
+from shrinkserve.cli.predict import _write_json
+from shrinkserve.errors import DataError, RequestError, ShrinkServeError
 from shrinkserve.preprocess import Preprocess
 from shrinkserve.runtimes.onnx import OnnxModel
+from shrinkserve.serving.client.prediction import ClassifyResult
 
 COMMAND = [sys.executable, "-m", "shrinkserve", "predict", "--top", "1"]
 
@@ -136,6 +138,23 @@ def test_interrupt_ends_at_once_with_complete_json(photos: Path, fake: Any, fake
     release.set()
     assert process.returncode == 130, errors
     assert isinstance(json.loads(output or b"[]"), list)
+
+
+def test_json_is_complete_when_the_interrupt_comes_while_it_prints(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Output(io.StringIO):
+        flushed = 0
+
+        def flush(self) -> None:
+            self.flushed += 1
+            if self.flushed == 1:
+                raise KeyboardInterrupt
+
+    output = Output()
+    monkeypatch.setattr(sys, "stdout", output)
+    result = ClassifyResult("a.png", error=DataError("a.png: bad"))
+    with pytest.raises(KeyboardInterrupt):
+        _write_json([result, result])
+    assert [record["image"] for record in json.loads(output.getvalue())] == ["a.png"]
 
 
 @pytest.fixture
