@@ -12,10 +12,11 @@ from shrinkserve.artifact import PROBABILITIES
 from shrinkserve.calibration import Calibration
 from shrinkserve.data import Dataset, evaluation_batches, open_dataset
 from shrinkserve.errors import ArtifactError, ConfigError
-from shrinkserve.exporting import graph, parity
+from shrinkserve.exporting import graph
+from shrinkserve.exporting.passes.editing import add_constant, insert
 from shrinkserve.exporting.records import StepDetails
 from shrinkserve.exporting.samples import Samples
-from shrinkserve.exporting.steps import ONNX, StepState
+from shrinkserve.exporting.steps import ONNX, SameState, StepState
 from shrinkserve.preprocess import Preprocess
 from shrinkserve.runtimes.predictor import Predictor
 
@@ -59,21 +60,12 @@ def _found(dataset: Dataset | None, classes: list[str]) -> str:
 
 
 @dataclass(frozen=True)
-class ScaledProbabilities:
+class ScaledProbabilities(SameState):
     """Divide the logits by a temperature before the softmax. The output `logits` does not change."""
 
     temperature: float
     state: StepState = ONNX
     name: str = "calibrate"
-    tolerance: parity.Tolerance = parity.FLOAT32
-
-    @property
-    def requires(self) -> StepState:
-        return self.state
-
-    @property
-    def ensures(self) -> StepState:
-        return self.state
 
     def parameters(self) -> dict[str, object]:
         return {"temperature": self.temperature}
@@ -99,15 +91,8 @@ def scale_probabilities(model: ir.Model, temperature: float) -> None:
         raise ArtifactError("--calibrate", expected="probabilities from a Softmax", found="another operator")
     logits = softmax.inputs[0]
     assert logits is not None
-    factor = ir.Value(
-        name="calibration.factor",
-        const_value=ir.tensor(np.array(1 / temperature, (logits.dtype or ir.DataType.FLOAT).numpy())),
-    )
-    model.graph.register_initializer(factor)
-    scale = ir.Node("", "Mul", [logits, factor], name="calibration.scale")
-    scale.outputs[0].name = "calibration.logits"
-    if logits.dtype is not None:
-        scale.outputs[0].dtype = logits.dtype
-    scale.outputs[0].shape = logits.shape
-    model.graph.insert_before(softmax, scale)
-    softmax.replace_input_with(0, scale.outputs[0])
+    reciprocal = np.array(1 / temperature, (logits.dtype or ir.DataType.FLOAT).numpy())
+    factor = add_constant(model.graph, "calibration.factor", reciprocal)
+    scaled = insert(softmax, "Mul", [logits, factor], "calibration.scale")
+    scaled.shape = logits.shape
+    softmax.replace_input_with(0, scaled)

@@ -85,7 +85,7 @@ class Parity:
         worst: the worst of `batches`.
         scale: the largest absolute reference logit.
         flips: number of images whose top-1 changed.
-        flipped: the the 20 largest margins.
+        flipped: the 20 of them with the largest margins.
         classes: class names in the order of the logits; not recorded in cards.
     """
 

@@ -62,15 +62,13 @@ class Retyping:
         """
         floats = [i for i in group.inputs if self._is_float(node.inputs[i])]
         outputs = [value for value in group.outputs if value.dtype == FLOAT]
-        narrow = bool(floats and outputs) and f"tensor({self.dtype.name.lower()})" in group.types
-        if len(floats) > 1 or outputs or not self._accepts_narrow(group):
+        accepted = f"tensor({self.dtype.name.lower()})" in group.types
+        narrow = accepted and bool(floats and outputs)
+        if len(floats) > 1 or outputs or not accepted:  # a single input without such outputs takes either type
             self._feed(node, floats, self.dtype if narrow else FLOAT)
         for value in outputs if narrow else ():
             value.type = ir.TensorType(self.dtype)
             self.narrow.add(value)
-
-    def _accepts_narrow(self, group: _Group) -> bool:
-        return f"tensor({self.dtype.name.lower()})" in group.types
 
     def _is_float(self, value: ir.Value | None) -> bool:
         return value is not None and (value.dtype == FLOAT or value in self.narrow)

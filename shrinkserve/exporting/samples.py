@@ -57,7 +57,8 @@ def load_samples(
         return synthetic(preprocess.size, min(limit, 64), preprocess.channels)
     dataset = open_dataset(data_root, "validation")
     batches = list(evaluation_batches(dataset, preprocess, 64, limit=limit))
-    images, labels = (np.concatenate([getattr(batch, part) for batch in batches]) for part in ("images", "labels"))
+    images = np.concatenate([batch.images for batch in batches])
+    labels = np.concatenate([batch.labels for batch in batches])
     source = f"{len(images)} of {len(dataset)} validation images of {data_root}"
     if classes is not None and list(classes) != list(dataset.classes):
         return Samples(images, None, f"{source}, whose classes are not those of the network: labels are ignored")

@@ -10,6 +10,7 @@ import onnx_ir as ir
 import onnxruntime
 
 from shrinkserve.artifact import LOGITS
+from shrinkserve.exporting.passes.editing import add_constant
 from shrinkserve.exporting.quantise.calibration import ActivationRange
 from shrinkserve.exporting.quantise.static import WEIGHTED, Scheme
 from shrinkserve.runtimes.onnx import quiet_options
@@ -71,20 +72,13 @@ def _round_trip(value: ir.Value, limits: ActivationRange, scheme: Scheme) -> lis
     kind = np.int8 if scheme.symmetric else np.uint8
     scale = max(2 * max(-low, high) if scheme.symmetric else high - low, 1e-9) / (scheme.levels - 1)
     zero = 0 if scheme.symmetric else round(-low / scale)
+    assert isinstance(value.graph, ir.Graph)
     parameters = [
-        _constant(f"{value.name}.ranked_scale", np.array(scale, np.float32), value),
-        _constant(f"{value.name}.ranked_zero", np.array(zero, kind), value),
+        add_constant(value.graph, f"{value.name}.ranked_scale", np.array(scale, np.float32)),
+        add_constant(value.graph, f"{value.name}.ranked_zero", np.array(zero, kind)),
     ]
     quantised = ir.node("QuantizeLinear", [value, *parameters])
     return [quantised, ir.node("DequantizeLinear", [quantised.outputs[0], *parameters])]
-
-
-def _constant(name: str, array: npt.NDArray[np.generic], near: ir.Value) -> ir.Value:
-    constant = ir.Value(name=name, const_value=ir.tensor(array, name=name))
-    graph = near.graph
-    assert isinstance(graph, ir.Graph)
-    graph.initializers[name] = constant
-    return constant
 
 
 def _rounded_weight(weight: ir.TensorProtocol, node: ir.Node) -> ir.TensorProtocol:
