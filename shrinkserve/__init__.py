@@ -24,7 +24,7 @@ _PUBLIC = {
     "CapacityPlan": "shrinkserve.benchmark.capacity:CapacityPlan",
     "Card": "shrinkserve.artifact:Card",
     "ClassifyResult": "shrinkserve.serving.client.prediction:ClassifyResult",
-    "Cleanup": "shrinkserve.api.repository:Cleanup",
+    "Cleanup": "shrinkserve.api.maintenance:Cleanup",
     "Client": "shrinkserve.serving.client.client:Client",
     "Counts": "shrinkserve.arch.counts:Counts",
     "EvaluationResult": "shrinkserve.training.evaluation:EvaluationResult",
@@ -52,7 +52,7 @@ _PUBLIC = {
     "Verification": "shrinkserve.api.repository:Verification",
     "VerifyReport": "shrinkserve.data.verify:VerifyReport",
     "WrittenIndex": "shrinkserve.data.index:WrittenIndex",
-    "add_jpeg": "shrinkserve.api.repository:add_jpeg",
+    "add_jpeg": "shrinkserve.api.maintenance:add_jpeg",
     "bench": "shrinkserve.benchmark.bench:bench",
     "check_parity": "shrinkserve.api.artifacts:check_parity",
     "compare": "shrinkserve.api.artifacts:compare",
@@ -80,12 +80,12 @@ _PUBLIC = {
     "publish": "shrinkserve.api.publishing:publish",
     "quickstart": "shrinkserve.api.quickstart:quickstart",
     "recipe_names": "shrinkserve.config:recipe_names",
-    "remove_old_versions": "shrinkserve.api.repository:remove_old_versions",
+    "remove_old_versions": "shrinkserve.api.maintenance:remove_old_versions",
     "rollback": "shrinkserve.api.publishing:rollback",
     "show_version": "shrinkserve.api.repository:show_version",
     "split_dataset": "shrinkserve.data.splitting:split_dataset",
     "train": "shrinkserve.training.train:train",
-    "tune_model": "shrinkserve.api.repository:tune_model",
+    "tune_model": "shrinkserve.api.maintenance:tune_model",
     "verify_dataset": "shrinkserve.data.verify:verify_dataset",
     "verify_repository": "shrinkserve.api.repository:verify_repository",
     "write_digits": "shrinkserve.data.digits:write_digits",
@@ -96,20 +96,11 @@ if TYPE_CHECKING:
     from shrinkserve.api.artifacts import check_parity, compare, inspect, load
     from shrinkserve.api.destination import ExportResult
     from shrinkserve.api.exporting import export
+    from shrinkserve.api.maintenance import Cleanup, add_jpeg, remove_old_versions, tune_model
     from shrinkserve.api.predict import predict
     from shrinkserve.api.publishing import publish, rollback
     from shrinkserve.api.quickstart import QuickstartSummary, quickstart
-    from shrinkserve.api.repository import (
-        Cleanup,
-        ModelSummary,
-        Verification,
-        add_jpeg,
-        list_models,
-        remove_old_versions,
-        show_version,
-        tune_model,
-        verify_repository,
-    )
+    from shrinkserve.api.repository import ModelSummary, Verification, list_models, show_version, verify_repository
     from shrinkserve.arch.counts import Counts
     from shrinkserve.arch.describe import describe
     from shrinkserve.arch.solver import import_recipe

@@ -6,14 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from shrinkserve.api.arguments import Pathlike
 from shrinkserve.errors import GateError
 
 if TYPE_CHECKING:
     from shrinkserve.exporting.inspection import Summary, Value
     from shrinkserve.exporting.parity import Parity
     from shrinkserve.runtimes import Predictor
-
-Pathlike = Path | str
 
 
 def compare(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from shrinkserve.api.arguments import Say
 from shrinkserve.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from shrinkserve.config import ServingConfig
     from shrinkserve.engines import Engine
     from shrinkserve.exporting.exporter import Exported
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)

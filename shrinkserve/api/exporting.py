@@ -7,32 +7,19 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from shrinkserve.api.destination import Destination, ExportResult, Say
+from shrinkserve.api.arguments import REPOSITORY, Pathlike, Say, Target, Weights, silent
+from shrinkserve.api.destination import Destination, ExportResult
 from shrinkserve.errors import ConfigError
+from shrinkserve.exporting.engine.library import Compatibility, Library
 from shrinkserve.preprocess.timm_config import TIMM
 
 if TYPE_CHECKING:
     from shrinkserve.config import ServingConfig
     from shrinkserve.engines import Engine
     from shrinkserve.exporting.exporter import Exported, ExportOptions
-    from shrinkserve.exporting.variants import Kind, Source, VariantOptions
-
-Weights = Literal["ema", "raw"]
-Target = Literal["onnxruntime-cpu", "openvino", "tensorrt"]
-Compatibility = Literal["none", "ampere+", "same_compute_capability"]
-Builder = Literal["tensorrt", "tensorrt_rtx"]
-Pathlike = Path | str
-
-FOR_GPUS = ("fp16", "tensorrt", "tensorrt-int8")
-"""Engines that are made from the graph without the passes for CPUs."""
-REPOSITORY = Path("model_repository")
-"""The default model repository."""
-
-
-def _silent(_: str) -> None:
-    """Discard a line."""
+    from shrinkserve.exporting.variants import Kind, VariantOptions
 
 
 def export(  # noqa: PLR0913 - the options of the command
@@ -55,7 +42,7 @@ def export(  # noqa: PLR0913 - the options of the command
     opt_batch: int = 8,
     workspace: int | None = None,
     compatibility: Compatibility = "none",
-    builder: Builder = "tensorrt",
+    builder: Library = "tensorrt",
     gpu: str | None = None,
     build_log: Pathlike | None = None,
     checkpoint: Pathlike | None = None,
@@ -64,7 +51,7 @@ def export(  # noqa: PLR0913 - the options of the command
     labels: Pathlike | None = None,
     approximate_decoder: bool = False,
     calibrate: bool = False,
-    say: Say = _silent,
+    say: Say = silent,
 ) -> ExportResult:
     """Export a run, or an ONNX classifier of another tool, and compare its outputs with those of its source.
 
@@ -131,24 +118,40 @@ def export(  # noqa: PLR0913 - the options of the command
     passes, kinds = check_target(target), parse_kinds(to)
     extends = run is not None and is_version(run)
     root = _path(data) or (trained_on(run) if run else None)
-    destination = Destination(Path(repository), _path(out), url, token, version, approximate_decoder, root, say)
+    destination = Destination(
+        Path(repository),
+        _path(out),
+        url=url,
+        token=token,
+        version=version,
+        approximate_decoder=approximate_decoder,
+        data=root,
+        say=say,
+    )
+    # Files with TensorRT's timings stand next to the repository, with its name as their prefix: later builds use them.
     caches = run.resolve().parents[1] if run and extends else destination.root.resolve()
-    engine = EngineOptions(1, min(opt_batch, max_batch), max_batch, workspace, level, compatibility, gpu)
     wanted = VariantOptions(
         root,
-        "openvino" if target == "openvino" else "onnxruntime",
-        max_top1_drop,
-        engine,
-        builder,
-        caches,
-        _path(build_log),
+        runtime="openvino" if target == "openvino" else "onnxruntime",
+        max_top1_drop=max_top1_drop,
+        engine=EngineOptions(
+            opt_batch=min(opt_batch, max_batch),
+            max_batch=max_batch,
+            workspace_mib=workspace,
+            level=level,
+            compatibility=compatibility,
+            compute_capability=gpu,
+        ),
+        library=builder,
+        timing_cache=caches,
+        log=_path(build_log),
     )
     check_runtimes(kinds, wanted)
     if run and extends:
         return _add_engines(run, kinds, wanted, say)
-    own = timm.removeprefix(TIMM) if timm else onnx.stem if onnx else None
-    destination.check(own if name is None else name)
-    options = ExportOptions(root, passes, tune, max_batch, say, calibrate)
+    default_name = timm.removeprefix(TIMM) if timm else onnx.stem if onnx else None
+    destination.check(default_name if name is None else name)
+    options = ExportOptions(root, passes, tuned=tune, max_batch=max_batch, report=say, calibrate=calibrate)
     with tempfile.TemporaryDirectory(prefix="shrinkserve-export-") as folder, _named(timm or run or onnx, Path(folder)):
         if timm:
             made, serving = _export_timm(timm, _path(checkpoint), _path(labels), Path(folder), options), None
@@ -206,13 +209,11 @@ def _renamed(text: str, scratch: Path, source: Path | str | None) -> str:
 
 
 def _export_run(run: Path, weights: Weights, folder: Path, options: ExportOptions) -> tuple[Exported, ServingConfig]:
-    from shrinkserve.exporting.exporter import export_onnx, serving_options
+    from shrinkserve.exporting.run_export import export_onnx, serving_options
     from shrinkserve.runtimes.checkpoint import Checkpoint
 
-    if weights == "raw":
-        options.report("WARNING: exporting the RAW weights, not the EMA weights that were evaluated")
     checkpoint = Checkpoint(run, weights, run_code=True)
-    made = export_onnx(checkpoint, folder, _scratch(folder), options)
+    made = export_onnx(checkpoint, folder, options)
     return made, serving_options(checkpoint, options.max_batch)
 
 
@@ -220,8 +221,8 @@ def _export_file(
     onnx: Path, preprocess: Pathlike | None, labels: Path | None, folder: Path, options: ExportOptions
 ) -> Exported:
     from shrinkserve.exporting import graph
-    from shrinkserve.exporting.exporter import export_foreign
     from shrinkserve.exporting.foreign.description import WAYS, read_labels, read_preprocess
+    from shrinkserve.exporting.foreign.export import export_foreign
     from shrinkserve.runtimes.metadata import read_description
 
     own = read_description(graph.load(onnx).metadata_props, str(onnx))
@@ -232,7 +233,7 @@ def _export_file(
     if classes is None:
         raise ConfigError("--onnx", expected="--labels FILE with it: class names, one a line", found="no --labels")
     own.check(described, classes, onnx)
-    return export_foreign(onnx, described, classes, folder, _scratch(folder), options, name=onnx.stem)
+    return export_foreign(onnx, described, classes, folder, options, name=onnx.stem)
 
 
 def _export_timm(
@@ -242,13 +243,7 @@ def _export_timm(
     from shrinkserve.exporting.timm_export import export_timm
 
     assert labels is not None
-    return export_timm(source, checkpoint, read_labels(labels), folder, _scratch(folder), options)
-
-
-def _scratch(folder: Path) -> Path:
-    scratch = folder / "steps"
-    scratch.mkdir()
-    return scratch
+    return export_timm(source, checkpoint, read_labels(labels), folder, options)
 
 
 def _engines(made: Exported, kinds: Sequence[Kind], folder: Path, options: VariantOptions) -> list[Engine]:
@@ -263,6 +258,7 @@ def _engines(made: Exported, kinds: Sequence[Kind], folder: Path, options: Varia
 def _add_engines(place: Path, kinds: Sequence[Kind], options: VariantOptions, say: Say) -> ExportResult:
     """Make engines of a published version, e.g. on a machine with another GPU, and add them to it."""
     from shrinkserve.artifact import read_card
+    from shrinkserve.exporting.published import published_source
     from shrinkserve.exporting.variants import make_variants
     from shrinkserve.serving.repository.writer import Repository
 
@@ -272,25 +268,7 @@ def _add_engines(place: Path, kinds: Sequence[Kind], options: VariantOptions, sa
     place = place.resolve()
     with tempfile.TemporaryDirectory(prefix="shrinkserve-export-") as name, _named(place, Path(name)):
         folder = Path(name)
-        engines = make_variants(_published(place, kinds, folder, options), kinds, folder, options)
+        engines = make_variants(published_source(place, kinds, folder, options.data_root), kinds, folder, options)
         repository = Repository(place.parent.parent, say=say)
         repository.add_engines(place.parent.name, engines, folder, version=int(place.name))
     return ExportResult(place, read_card(place, verify=False), engines, added=True)
-
-
-def _published(place: Path, kinds: Sequence[Kind], folder: Path, options: VariantOptions) -> Source:
-    """Return a published version as the source of engines."""
-    from shrinkserve.artifact import MODEL, read_card
-    from shrinkserve.exporting.exporter import export_plain
-    from shrinkserve.exporting.samples import load_samples
-    from shrinkserve.exporting.steps import Product, StepState
-    from shrinkserve.exporting.variants import Source
-    from shrinkserve.preprocess import Preprocess
-
-    card = read_card(place, "onnx")
-    preprocess = Preprocess.from_dict(card.preprocess)
-    state = StepState("onnx", card.details.get("precision", "float32"))
-    graph = Product(place / MODEL, state, card.files[MODEL])
-    samples = load_samples(options.data_root, preprocess, card.classes)
-    plain = export_plain(card, folder) if any(kind in FOR_GPUS for kind in kinds) else None
-    return Source(graph, plain or graph, preprocess, card.classes, samples)

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from shrinkserve.api.repository import REPOSITORY, WAIT_SECONDS, Say, open_repository, silent
+from shrinkserve.api.arguments import REPOSITORY, WAIT_SECONDS, Say, silent
+from shrinkserve.api.maintenance import open_repository
 from shrinkserve.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -1,30 +1,18 @@
-"""Commands on a model repository as functions: list, show, verify, clean up, add JPEG and tune."""
+"""Commands that read a model repository, as functions: list, show and verify."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from shrinkserve.errors import ArtifactError, ConfigError, ShrinkServeError
+from shrinkserve.api.arguments import REPOSITORY
+from shrinkserve.errors import ArtifactError, ShrinkServeError
 
 if TYPE_CHECKING:
     from shrinkserve.artifact import Card
-    from shrinkserve.benchmark.tuning import Tuning
     from shrinkserve.containers import Container
     from shrinkserve.serving.repository.writer import Repository
-
-REPOSITORY = Path("model_repository")
-"""The default model repository."""
-WAIT_SECONDS = 600.0
-"""Longest wait for another publisher."""
-
-Say = Callable[[str], None]
-
-
-def silent(_: str) -> None:
-    """Discard a line."""
 
 
 @dataclass(frozen=True)
@@ -71,21 +59,6 @@ class Verification:
     problems: list[str] = field(default_factory=list)
     warning: str = ""
     notes: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Cleanup:
-    """Result of `remove_old_versions` for one model.
-
-    Attributes:
-        name: its public name.
-        removed: the versions that were removed, or would be.
-        active: the active version.
-    """
-
-    name: str
-    removed: list[int]
-    active: int
 
 
 def list_models(repository: Path = REPOSITORY) -> list[ModelSummary]:
@@ -139,43 +112,6 @@ def show_version(name: str, repository: Path = REPOSITORY, *, version: int | Non
     return card, config_text.to_text(reader.config(model))
 
 
-def add_jpeg(
-    name: str,
-    repository: Path = REPOSITORY,
-    *,
-    approximate_decoder: bool = False,
-    wait: float = WAIT_SECONDS,
-    say: Say = silent,
-) -> list[Path]:
-    """Write the DALI pipeline and the ensembles that let a model take JPEG bytes.
-
-    Args:
-        name: the model's name.
-        repository: the model repository.
-        approximate_decoder: also for a preprocessing whose resize filter DALI lacks: the server then decodes to other
-            pixels than the client and the evaluation.
-        wait: longest wait for another publisher in seconds.
-        say: receives a line before a wait.
-
-    Returns:
-        The folders of the models that it wrote.
-
-    Raises:
-        ConfigError: no such model, another model has one of the names, or DALI is not installed.
-        ArtifactError: a repository that cannot be written.
-
-    Example::
-
-        shrinkserve.add_jpeg("digits", "model_repository")
-    """
-    from shrinkserve.serving.names import model_names
-
-    writer = open_repository(repository, wait, say)
-    model = writer.classifier(name)
-    writer.add_jpeg(model, approximate_decoder=approximate_decoder)
-    return [writer.root / part for part in model_names(model).derived]
-
-
 def verify_repository(
     name: str | None = None, repository: Path = REPOSITORY, *, container: str | None = None
 ) -> list[Verification]:
@@ -205,7 +141,7 @@ def verify_repository(
 
     chosen = CURRENT if container is None else find_container(container)
     opened = Repository(Path(repository))
-    results = [_verified(opened, model, chosen, strict=container is not None) for model in _chosen(opened, name)]
+    results = [_verified(opened, model, chosen, strict=container is not None) for model in chosen_models(opened, name)]
     ours = {part for model in opened.classifiers() for part in names_of_ensemble(model)}
     foreign = [] if name else sorted(set(opened.models()) - ours)
     results += [Verification(model, warning=why) for model in foreign if (why := runs_code(opened.root / model))]
@@ -231,95 +167,7 @@ def _verified(opened: Repository, model: str, container: Container, *, strict: b
     )
 
 
-def remove_old_versions(
-    name: str | None = None,
-    repository: Path = REPOSITORY,
-    *,
-    keep: int = 2,
-    dry_run: bool = False,
-    wait: float = WAIT_SECONDS,
-    say: Say = silent,
-) -> list[Cleanup]:
-    """Remove old versions. The active version and the newest others stay.
-
-    Args:
-        name: the model's name; all models when None.
-        repository: the model repository.
-        keep: number of versions to keep besides the active one.
-        dry_run: remove nothing.
-        wait: longest wait for another publisher in seconds.
-        say: receives a line before a wait.
-
-    Returns:
-        One result for each model.
-
-    Raises:
-        ConfigError: no such model.
-        ArtifactError: no such repository, none of our models in it, or it cannot be written.
-
-    Example::
-
-        for model in shrinkserve.remove_old_versions(keep=2, dry_run=True):
-            print(model.name, model.removed)
-    """
-    from shrinkserve.serving.names import public_name
-
-    writer = open_repository(repository, wait, say)
-    _chosen(writer, name)  # before the lock, which would make the folder
-    results = []
-    with writer.locked():
-        for model in _chosen(writer, name):
-            active = writer.active(model)
-            others = [version for version in writer.versions(model) if version != active]
-            surplus = others[: len(others) - keep] if keep < len(others) else []
-            if surplus and not dry_run:
-                writer.remove(model, surplus)
-            results.append(Cleanup(public_name(model), surplus, active))
-    return results
-
-
-def tune_model(
-    name: str, slo: str, repository: Path = REPOSITORY, *, wait: float = WAIT_SECONDS, say: Say = silent
-) -> Tuning:
-    """Find the serving options with the highest throughput within a latency limit, and write them.
-
-    Args:
-        name: the model's name.
-        slo: the limit as a client on this machine measures it, e.g. ``"p99=20ms"``.
-        repository: the model repository.
-        wait: longest wait for another publisher in seconds.
-        say: receives a line for each trial.
-
-    Returns:
-        All trials and the choice.
-
-    Raises:
-        ConfigError: no such model, or not a limit.
-        GateError: no choice meets the limit.
-        ServerError: a scratch server cannot load the model.
-
-    Example::
-
-        print(shrinkserve.tune_model("digits", "p99=20ms").chosen)
-    """
-    from shrinkserve.benchmark.timing import parse_duration
-    from shrinkserve.benchmark.tuning import tune_serving
-
-    quantity, _, duration = slo.partition("=")
-    if quantity != "p99":
-        raise ConfigError("--slo", expected="p99=DURATION such as p99=20ms", found=repr(slo))
-    limit = parse_duration(duration, "--slo")
-    return tune_serving(open_repository(repository, wait, say), name, limit, say=say)
-
-
-def open_repository(root: Path, wait: float, say: Say) -> Repository:
-    """Open a repository to change it."""
-    from shrinkserve.serving.repository.writer import Repository
-
-    return Repository(Path(root), say=say, wait=wait)
-
-
-def _chosen(opened: Repository, name: str | None) -> list[str]:
+def chosen_models(opened: Repository, name: str | None) -> list[str]:
     """Return Triton's name of a model's classifier, or of all classifiers of a repository that has some."""
     found = opened.classifiers() if name is None else [opened.classifier(name)]
     if not found:

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from shrinkserve.api.arguments import REPOSITORY, Target, Weights
+from shrinkserve.exporting.engine.library import Compatibility, Library
 from shrinkserve.terminal import print_line
 
 if TYPE_CHECKING:
     from shrinkserve.api.destination import ExportResult
     from shrinkserve.engines import Engine
     from shrinkserve.exporting.records import EngineRecord, ParityRecord, StepRecord
-
-Weights = Literal["ema", "raw"]
-Target = Literal["onnxruntime-cpu", "openvino", "tensorrt"]
-Compatibility = Literal["none", "ampere+", "same_compute_capability"]
-Builder = Literal["tensorrt", "tensorrt_rtx"]
 
 
 def register(app: typer.Typer) -> None:
@@ -31,16 +28,14 @@ def export(  # noqa: PLR0913, PLR0917 - a command's options are its arguments
         typer.Argument(help="Run folder that `train` wrote; version's folder, to add engines; or timm:NAME."),
     ] = None,
     data: Annotated[Path | None, typer.Option(help="Dataset for the checks; that of the run by default.")] = None,
-    repository: Annotated[Path, typer.Option(help="Triton model repository.")] = Path("model_repository"),
+    repository: Annotated[Path, typer.Option(help="Triton model repository.")] = REPOSITORY,
     out: Annotated[Path | None, typer.Option(help="Write a version for `repo publish` into this new folder.")] = None,
     url: Annotated[str | None, typer.Option(help="Publish to the live server of the repository.")] = None,
     token: Annotated[str | None, typer.Option(help="Token of the server's model control, with --url.")] = None,
     name: Annotated[str | None, typer.Option(help="Model name; the run's by default.")] = None,
     version: Annotated[int | None, typer.Option(help="Model version; the next free one by default.")] = None,
     weights: Annotated[Weights, typer.Option(help="The EMA weights are those that were evaluated.")] = "ema",
-    target: Annotated[str, typer.Option(help="onnxruntime-cpu, openvino or tensorrt: decides the graph passes.")] = (
-        "onnxruntime-cpu"
-    ),
+    target: Annotated[Target, typer.Option(help="Runtime of the file; decides the graph passes.")] = "onnxruntime-cpu",
     tune: Annotated[
         bool, typer.Option("--tune", help="Time graph passes here, stage by stage; keep the best.")
     ] = False,
@@ -52,7 +47,7 @@ def export(  # noqa: PLR0913, PLR0917 - a command's options are its arguments
     workspace: Annotated[int | None, typer.Option(min=1, help="TensorRT: MiB of GPU memory for kernels.")] = None,
     compatibility: Annotated[Compatibility, typer.Option(help="TensorRT: which other GPUs may load it.")] = "none",
     builder: Annotated[
-        Builder, typer.Option(help="tensorrt_rtx builds without a GPU, for compute capabilities other than 9.0.")
+        Library, typer.Option(help="tensorrt_rtx builds without a GPU, for compute capabilities other than 9.0.")
     ] = "tensorrt",
     gpu: Annotated[str | None, typer.Option(help="tensorrt_rtx: compute capability to build for, e.g. 8.9.")] = None,
     build_log: Annotated[Path | None, typer.Option(help="TensorRT: file for the builder's log.")] = None,
@@ -87,7 +82,7 @@ def export(  # noqa: PLR0913, PLR0917 - a command's options are its arguments
         name=name,
         version=version,
         weights=weights,
-        target=cast(Target, target),
+        target=target,
         tune=tune,
         max_batch=max_batch,
         to=to,
@@ -105,17 +100,15 @@ def export(  # noqa: PLR0913, PLR0917 - a command's options are its arguments
         labels=labels,
         approximate_decoder=approximate_decoder,
         calibrate=calibrate,
-        say=_say,
+        say=print_line,
     )
     _print_result(result, published=out is None and not result.added)
 
 
-def _say(line: str) -> None:
-    print_line(line, err=line.startswith("WARNING"))
-
-
 def _print_result(result: ExportResult, *, published: bool) -> None:
     if not result.added:
+        if result.card.weights == "raw":
+            print_line("warning: exported the raw weights, not the EMA weights that were evaluated", err=True)
         for check in result.card.checks:
             if check["check"] == "parity":
                 print_parity(cast("ParityRecord", check))

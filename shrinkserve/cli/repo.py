@@ -9,8 +9,9 @@ from typing import Annotated
 
 import typer
 
-from shrinkserve.api import publishing
+from shrinkserve.api import maintenance, publishing
 from shrinkserve.api import repository as api
+from shrinkserve.api.arguments import REPOSITORY, WAIT_SECONDS
 from shrinkserve.errors import ArtifactError
 from shrinkserve.terminal import print_line, print_table
 
@@ -37,7 +38,7 @@ def register(app: typer.Typer) -> None:
 
 
 def list_models(
-    repository: Root = api.REPOSITORY, as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False
+    repository: Root = REPOSITORY, as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False
 ) -> None:
     """List the models with their active and other versions."""
     models = api.list_models(repository)
@@ -65,7 +66,7 @@ def _top1(model: api.ModelSummary) -> str:
 
 def show(
     name: Name,
-    repository: Root = api.REPOSITORY,
+    repository: Root = REPOSITORY,
     version: Annotated[int | None, typer.Option(help="The version; the active one by default.")] = None,
 ) -> None:
     """Print a version's card and the model's configuration."""
@@ -79,7 +80,7 @@ def show(
 
 def publish(  # noqa: PLR0913, PLR0917 - a command's options
     source: Annotated[Path, typer.Argument(help="Folder with model.onnx and card.json, as `export` wrote it.")],
-    repository: Root = api.REPOSITORY,
+    repository: Root = REPOSITORY,
     name: Annotated[str | None, typer.Option(help="Model name; that of the card by default.")] = None,
     url: Url = None,
     token: Token = None,
@@ -100,7 +101,7 @@ def publish(  # noqa: PLR0913, PLR0917 - a command's options
         ),
     ] = False,
     approximate_decoder: ApproximateDecoder = False,
-    wait: Wait = api.WAIT_SECONDS,
+    wait: Wait = WAIT_SECONDS,
 ) -> None:
     """Verify a version, try it out and make it the active one. A failure changes nothing."""
     publishing.publish(
@@ -124,23 +125,25 @@ def publish(  # noqa: PLR0913, PLR0917 - a command's options
 
 def add_jpeg(
     name: Name,
-    repository: Root = api.REPOSITORY,
+    repository: Root = REPOSITORY,
     approximate_decoder: ApproximateDecoder = False,
-    wait: Wait = api.WAIT_SECONDS,
+    wait: Wait = WAIT_SECONDS,
 ) -> None:
     """Let a model take JPEG bytes. Writes NAME_preprocess, a DALI pipeline, and the ensembles NAME and NAME_text."""
-    for folder in api.add_jpeg(name, repository, approximate_decoder=approximate_decoder, wait=wait, say=_to_stderr):
+    for folder in maintenance.add_jpeg(
+        name, repository, approximate_decoder=approximate_decoder, wait=wait, say=_to_stderr
+    ):
         print_line(f"wrote {folder}")
 
 
 def rollback(
     name: Name,
-    repository: Root = api.REPOSITORY,
+    repository: Root = REPOSITORY,
     to: Annotated[int | None, typer.Option(help="The version; the one before by default.")] = None,
     url: Url = None,
     token: Token = None,
     insecure: Insecure = False,
-    wait: Wait = api.WAIT_SECONDS,
+    wait: Wait = WAIT_SECONDS,
 ) -> None:
     """Make an older version the active one."""
     version = publishing.rollback(
@@ -151,7 +154,7 @@ def rollback(
 
 def verify(
     name: AnyName = None,
-    repository: Root = api.REPOSITORY,
+    repository: Root = REPOSITORY,
     container: Annotated[
         str | None, typer.Option(help="Tag of the NVIDIA container that has to load the files, e.g. 26.06.")
     ] = None,
@@ -175,14 +178,16 @@ def verify(
 
 def gc(
     name: AnyName = None,
-    repository: Root = api.REPOSITORY,
+    repository: Root = REPOSITORY,
     keep: Annotated[int, typer.Option(min=0, help="Versions to keep besides the active one.")] = 2,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would be removed.")] = False,
-    wait: Wait = api.WAIT_SECONDS,
+    wait: Wait = WAIT_SECONDS,
 ) -> None:
     """Remove old versions. The active version and the newest others stay."""
     verb = "would remove" if dry_run else "removed"
-    for model in api.remove_old_versions(name, repository, keep=keep, dry_run=dry_run, wait=wait, say=_to_stderr):
+    for model in maintenance.remove_old_versions(
+        name, repository, keep=keep, dry_run=dry_run, wait=wait, say=_to_stderr
+    ):
         removed = ", ".join(map(str, model.removed)) or "nothing"
         print_line(f"{model.name}: {verb} {removed}; version {model.active} is active")
 
@@ -190,14 +195,14 @@ def gc(
 def tune(
     name: Name,
     slo: Annotated[str, typer.Option(help="Latency limit, e.g. p99=20ms, as a client on this machine measures it.")],
-    repository: Root = api.REPOSITORY,
+    repository: Root = REPOSITORY,
     as_json: Annotated[bool, typer.Option("--json", help="Print every load as JSON.")] = False,
-    wait: Wait = api.WAIT_SECONDS,
+    wait: Wait = WAIT_SECONDS,
 ) -> None:
     """Find the best serving options on this machine. They are measured and written into the configuration."""
     from shrinkserve.benchmark.tuning_report import HEADINGS, explain_batching, trial_table
 
-    tuning = api.tune_model(name, slo, repository, wait=wait, say=_to_stderr if as_json else print_line)
+    tuning = maintenance.tune_model(name, slo, repository, wait=wait, say=_to_stderr if as_json else print_line)
     if as_json:
         print_line(json.dumps(tuning.to_dict(), indent=1))
         return

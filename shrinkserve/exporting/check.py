@@ -19,20 +19,20 @@ FEW = 8
 """Images of these checks."""
 
 
-def check_file(path: Path, step: str) -> FileRecord:
+def check_file(path: Path) -> FileRecord:
     """Run the ONNX checker and strict shape inference.
 
     Raises:
-        ParityError: names the step and the problem.
+        ParityError: names the problem.
     """
     import onnx
 
     model = onnx.load(path, load_external_data=False)
     external = [tensor.name for tensor in model.graph.initializer if tensor.external_data]
     if external:
-        raise ParityError(f"step {step}: weights outside the file", expected="none", found=external[0])
+        raise ParityError(f"{path}: weights outside the file", expected="none", found=external[0])
     if (reason := why_invalid(path)) is not None:
-        raise ParityError(f"step {step}: not a valid graph ({reason})", hint="report this network")
+        raise ParityError(f"{path}: not a valid graph ({reason})", hint="report this network")
     opsets = {entry.domain or "ai.onnx": entry.version for entry in model.opset_import}
     return {"check": "onnx", "opset": opsets, "ir_version": model.ir_version, "passed": True}
 
@@ -50,11 +50,11 @@ def why_invalid(path: Path) -> str | None:
     return None
 
 
-def check_probabilities(model: OnnxModel, samples: Samples, step: str, temperature: float = 1.0) -> DifferenceRecord:
+def check_probabilities(model: OnnxModel, samples: Samples, temperature: float = 1.0) -> DifferenceRecord:
     """Check that `probabilities` is the softmax of `logits`, divided by the temperature.
 
     Raises:
-        ParityError: names the step and the difference.
+        ParityError: names the difference.
     """
     outputs = model.infer(samples.images[:FEW])
     logits = outputs["logits"].astype(np.float64) / temperature
@@ -62,7 +62,7 @@ def check_probabilities(model: OnnxModel, samples: Samples, step: str, temperatu
     expected = exponentials / exponentials.sum(axis=1, keepdims=True)
     worst = float(np.abs(outputs["probabilities"] - expected).max())
     if not worst <= PROBABILITY:
-        what = f"step {step}: probabilities are not the softmax of the logits"
+        what = f"{model.path}: probabilities are not the softmax of the logits"
         raise ParityError(what, expected=f"within {PROBABILITY}", found=f"{worst:.3g}")
     return {"check": "probabilities", "worst_difference": worst, "tolerance": PROBABILITY, "passed": True}
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeAlias
 
 from shrinkserve.artifact import Precision, sha256_file
 from shrinkserve.errors import ConfigError
 from shrinkserve.exporting import parity
 from shrinkserve.exporting.records import ParityRecord, StepDetails, StepRecord
 from shrinkserve.exporting.samples import Samples
+from shrinkserve.runtimes.onnx import OnnxModel
 from shrinkserve.runtimes.predictor import Predictor
 
 Format = Literal["checkpoint", "onnx", "plan"]
@@ -79,10 +80,13 @@ class SameState:
         return parity.TOLERANCES[self.state.precision]
 
 
-class Opener(Protocol):
-    """Loads an artifact for prediction; None if this machine cannot run it."""
+Opener: TypeAlias = Callable[[Path, StepState], Predictor | None]
+"""Function that loads an artifact for prediction; it returns None if this machine cannot run the artifact."""
 
-    def __call__(self, path: Path, state: StepState) -> Predictor | None: ...
+
+def open_onnx(path: Path, _: StepState) -> OnnxModel:
+    """Open a graph in ONNX Runtime, as an `Opener`."""
+    return OnnxModel(path)
 
 
 @dataclass(frozen=True)
@@ -96,7 +100,13 @@ class Product:
 
 
 def run_steps(
-    steps: Sequence[Step], source: Product, folder: Path, samples: Samples, *, opener: Opener, max_batch: int = 32
+    steps: Sequence[Step],
+    source: Product,
+    folder: Path,
+    samples: Samples,
+    *,
+    opener: Opener = open_onnx,
+    max_batch: int = 32,
 ) -> Product:
     """Run `steps` in order; write each result into `folder` and compare it with its source.
 

@@ -17,7 +17,7 @@ from torch import nn
 from shrinkserve.arch.timm_networks import create_timm, import_timm
 from shrinkserve.artifact import Card, recorded_path, sha256_file
 from shrinkserve.errors import ArtifactError, ConfigError, ParityError
-from shrinkserve.exporting.exporter import Exported, ExportOptions, export_checked
+from shrinkserve.exporting.exporter import Conversion, Exported, ExportOptions, export_checked
 from shrinkserve.exporting.parity import FLOAT32, Parity, difference, find_flips
 from shrinkserve.exporting.records import CheckRecord
 from shrinkserve.exporting.samples import EncodedSamples, load_encoded, load_samples
@@ -42,7 +42,6 @@ def export_timm(
     checkpoint: Path | None,
     classes: Sequence[str],
     folder: Path,
-    scratch: Path,
     options: ExportOptions,
 ) -> Exported:
     """Export a network of timm, and check it against timm.
@@ -54,15 +53,14 @@ def export_timm(
         source: ``timm:NAME``.
         checkpoint: safetensors file of its weights; None for timm's pretrained ones.
         classes: class names in the order of the logits.
-        folder: an existing folder that gets `model.onnx` and `card.json`.
-        scratch: an existing folder for intermediate files.
+        folder: an existing folder that gets `model.onnx`, `card.json` and intermediate files.
         options: see `ExportOptions`.
 
     Raises:
         SpecError: no timm, no such network, or no weights.
         ConfigError: the number of classes differs, or timm's preprocessing cannot be expressed.
         ArtifactError: `checkpoint` is damaged or of another network.
-        ParityError: the outputs of a step differ from those of its source; nothing is written.
+        ParityError: the outputs of a step differ from those of its source; there is no `model.onnx`.
     """
     check_class_names(list(classes), ArtifactError)
     import_timm(source)
@@ -93,7 +91,8 @@ def export_timm(
         return [check_transform(network, model, encoded)]
 
     start = Product(Path(source), CHECKPOINT, digest)
-    return export_checked(start, OnnxFromCheckpoint(network), opener, card, samples, folder, scratch, options, final)
+    conversion = Conversion(start, OnnxFromCheckpoint(network), opener, final=final)
+    return export_checked(conversion, card, samples, folder, options)
 
 
 def _load(source: str, checkpoint: Path | None, classes: int, size: int) -> nn.Module:

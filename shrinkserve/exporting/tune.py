@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-import statistics
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from importlib.util import find_spec
 from math import prod
 from pathlib import Path
 
 from shrinkserve.errors import ConfigError
 from shrinkserve.exporting import graph
-from shrinkserve.exporting.optimise import FORMS, SHIPPED, PassPlan, PassTarget, optimise, stages
+from shrinkserve.exporting.optimise import FORMS, SHIPPED, OptimisedOnnx, PassPlan, PassTarget, stages
 from shrinkserve.exporting.records import Comparison
 from shrinkserve.exporting.samples import Samples
+from shrinkserve.exporting.timing import interleaved
 from shrinkserve.runtimes.onnx import OnnxModel
 from shrinkserve.runtimes.openvino import OpenVinoModel
-from shrinkserve.runtimes.predictor import Images, Predictor
+from shrinkserve.runtimes.predictor import Predictor
 
 ROUNDS, BURST = 10, 4
 """Turns of each candidate in a comparison, and timed predictions in a turn."""
-QUICK_ROUNDS = 5
-"""Turns when an export chooses among few plans."""
+QUICK_ROUNDS, QUICK_BURST = 5, 2
+"""The same when an export chooses among few plans."""
 GAIN = 0.01
 """A form replaces another one only if it saves more than this part of the time of the graph; less is noise."""
 MARGIN, MEASURED_MARGIN = 0.05, 0.15
@@ -34,15 +32,13 @@ networks that the plan was measured for."""
 
 @dataclass(frozen=True)
 class Tuned:
-    """The fastest plan, and the comparisons that found it."""
+    """The fastest plan, None for the unchanged graph, and the comparisons that found it."""
 
-    plan: PassPlan
+    plan: PassPlan | None
     comparisons: list[Comparison]
 
 
-def choose_plan(
-    source: Path, target: PassTarget, samples: Samples, max_batch: int, *, measured: bool
-) -> tuple[PassPlan | None, list[Comparison]]:
+def choose_plan(source: Path, target: PassTarget, samples: Samples, max_batch: int, *, measured: bool) -> Tuned:
     """Time the plan shipped for a target against simpler plans and the unchanged graph; return the fastest.
 
     The shipped plans were measured for ShrinkCNN; they can slow other networks down. Plans with equal results are
@@ -56,12 +52,12 @@ def choose_plan(
         measured: the graph is of a network that the shipped plans were measured for.
 
     Returns:
-        The plan, None for the unchanged graph; and the timings. If the target does not run on this machine, the
-        shipped plan for measured networks and no passes for others.
+        The fastest plan. If the target does not run on this machine, the shipped plan for measured networks and no
+        passes for others, without comparisons.
     """
     shipped = SHIPPED[target]
     if target == "tensorrt" or (target == "openvino" and find_spec("openvino") is None):
-        return (shipped if measured else PassPlan()), []
+        return Tuned(shipped if measured else PassPlan(), [])
     plans: dict[str, PassPlan | None] = {
         "shipped": shipped,
         "unpadded": replace(shipped, block=0),
@@ -69,36 +65,31 @@ def choose_plan(
         "source": None,
     }
     with tempfile.TemporaryDirectory(prefix="passes-", dir=source.parent) as folder:
-        paths, distinct = {}, {}
+        models: dict[str, Predictor] = {}
+        contents: set[bytes] = set()
         for name, plan in plans.items():
             path = Path(folder) / f"{name}.onnx"
-            model = graph.load(source)
-            if plan is not None:
-                optimise(model, plan)
-            graph.save(model, path)
-            if (content := path.read_bytes()) not in distinct:
-                distinct[content], paths[name] = name, path
-        if len(paths) == 1:
-            return shipped, []
-        models = [_open(path, target, None) for path in paths.values()]
+            OptimisedOnnx(target, plan).run(source, path, samples)
+            if (content := path.read_bytes()) not in contents:
+                contents.add(content)
+                models[name] = _open(path, target, None)
+        if len(models) == 1:
+            return Tuned(shipped, [])
         sizes = sorted({1, min(8, max_batch, len(samples))})
-        timings = [interleaved(models, samples.images[:size], QUICK_ROUNDS, 2, min) for size in sizes]
-    names = list(paths)
-    comparisons = [_comparison(f"passes at batch {n}", names, times) for n, times in zip(sizes, timings, strict=True)]
-    scores = [prod(times[i] / times[0] for times in timings) ** (1 / len(sizes)) for i in range(len(names))]
-    if names[-1] == "source":  # without the passes, int8 would round between a convolution and its batch norm
-        scores[-1] *= 1 + MARGIN
-    best = min(range(len(names)), key=scores.__getitem__)
-    kept = names[best] if scores[best] < 1 - (MEASURED_MARGIN if measured else MARGIN) else "shipped"
-    return plans[kept], [{**comparison, "kept": kept} for comparison in comparisons]
+        batches = [samples.images[:size] for size in sizes]
+        timings = [interleaved(models, images, QUICK_ROUNDS, QUICK_BURST, min) for images in batches]
+    # The geometric mean of the times over the batch sizes, relative to the shipped plan.
+    scores = {name: prod(times[name] / times["shipped"] for times in timings) ** (1 / len(sizes)) for name in models}
+    if "source" in scores:  # without the passes, int8 would round between a convolution and its batch norm
+        scores["source"] *= 1 + MARGIN
+    best = min(scores, key=scores.__getitem__)
+    kept = best if scores[best] < 1 - (MEASURED_MARGIN if measured else MARGIN) else "shipped"
+    whats = [f"passes at batch {size}" for size in sizes]
+    return Tuned(plans[kept], [_comparison(what, times, kept) for what, times in zip(whats, timings, strict=True)])
 
 
-def _comparison(what: str, names: Sequence[str], seconds: Sequence[float]) -> Comparison:
-    return {"what": what, "milliseconds": dict(zip(names, _milliseconds(seconds), strict=True)), "kept": names[0]}
-
-
-def _milliseconds(seconds: Sequence[float]) -> list[float]:
-    return [round(1e3 * second, 3) for second in seconds]
+def _comparison(what: str, seconds: Mapping[str, float], kept: str) -> Comparison:
+    return {"what": what, "milliseconds": {name: round(1e3 * each, 3) for name, each in seconds.items()}, "kept": kept}
 
 
 def _open(path: Path, target: PassTarget, threads: int | None) -> Predictor:
@@ -133,73 +124,36 @@ def tune_passes(
     if target == "tensorrt":
         expected = "a target that runs on this machine"
         raise ConfigError("--tune", expected=expected, found=target, hint="leave --tune out")
-    images = samples.images[:batch]
-    best: PassPlan = SHIPPED[target]
     comparisons: list[Comparison] = []
-    with tempfile.TemporaryDirectory(prefix="tune-", dir=source.parent) as folder:
 
-        def prepared(plan: PassPlan) -> Predictor:
-            model = graph.load(source)
-            optimise(model, plan)
+    def opened(plan: PassPlan) -> Predictor:
+        with tempfile.TemporaryDirectory(prefix="tune-", dir=source.parent) as folder:
             path = Path(folder) / "candidate.onnx"
-            graph.save(model, path)
+            OptimisedOnnx(target, plan).run(source, path, samples)
             return _open(path, target, threads)
 
-        for what, plans in _candidates(source, target):
-            names, options = zip(*plans(best).items(), strict=True)
-            seconds = interleaved([prepared(plan) for plan in options], images)
-            order = sorted(range(len(options)), key=seconds.__getitem__)
-            current = options.index(best)
-            winner = order[0] if seconds[order[0]] < seconds[current] * (1 - GAIN) else current
-            best = options[winner]
-            comparison = _comparison(what, names, seconds)
-            comparisons.append({**comparison, "kept": names[winner]})
-            timed = ", ".join(f"{name} {ms:g} ms" for name, ms in comparison["milliseconds"].items())
-            report(f"{what}: {names[winner]} kept; {timed}")
-    return Tuned(best, comparisons)
+    def fastest(what: str, plans: Mapping[str, PassPlan], best: PassPlan) -> PassPlan:
+        """Return the fastest plan; `best`, which is one of them, unless another one is clearly faster."""
+        models = {name: opened(plan) for name, plan in plans.items()}
+        seconds = interleaved(models, samples.images[:batch], ROUNDS, BURST)
+        kept = next(name for name, plan in plans.items() if plan == best)
+        winner = min(seconds, key=seconds.__getitem__)
+        if seconds[winner] < seconds[kept] * (1 - GAIN):
+            kept = winner
+        comparison = _comparison(what, seconds, kept)
+        comparisons.append(comparison)
+        timed = ", ".join(f"{name} {ms:g} ms" for name, ms in comparison["milliseconds"].items())
+        report(f"{what}: {kept} kept; {timed}")
+        return plans[kept]
 
-
-def _candidates(source: Path, target: PassTarget) -> Iterator[tuple[str, Callable[[PassPlan], dict[str, PassPlan]]]]:
-    """Return each comparison's name, and a function from the best plan so far to the plans to compare, by name."""
+    best = SHIPPED[target]
     for stage in stages(graph.load(source)):
-        yield stage, partial(_forms_of, stage)
-    yield "whole graph", lambda best: {"tuned": best, "shipped": SHIPPED[target], "as-is": PassPlan()}
+        best = fastest(stage, _forms_of(stage, best), best)
+    best = fastest("whole graph", {"tuned": best, "shipped": SHIPPED[target], "as-is": PassPlan()}, best)
+    return Tuned(best, comparisons)
 
 
 def _forms_of(stage: str, best: PassPlan) -> dict[str, PassPlan]:
     """Return a plan for every form of one stage; the form that `best` has is `best` itself."""
     now = best.stages.get(stage, best.form)
     return {form: best if form == now else replace(best, stages={**best.stages, stage: form}) for form in FORMS}
-
-
-def interleaved(
-    models: Sequence[Predictor],
-    images: Images,
-    rounds: int = ROUNDS,
-    burst: int = BURST,
-    summary: Callable[[list[float]], float] = statistics.median,
-) -> list[float]:
-    """Return the seconds of a prediction of each model, timed in turns after a warm-up.
-
-    Turns show all models the same machine. The first prediction of a turn is not timed: threads of the model before may
-    still spin.
-
-    Args:
-        models: any number.
-        images: one batch.
-        rounds: turns of each model.
-        burst: timed predictions in a turn.
-        summary: of the times of the turns; the minimum is the steadiest on a machine with other work.
-    """
-    for model in models:
-        for _ in range(3):
-            model.predict(images)
-    taken: list[list[float]] = [[] for _ in models]
-    for _ in range(rounds):
-        for times, model in zip(taken, models, strict=True):
-            model.predict(images)
-            started = time.perf_counter()
-            for _ in range(burst):
-                model.predict(images)
-            times.append((time.perf_counter() - started) / burst)
-    return [summary(times) for times in taken]

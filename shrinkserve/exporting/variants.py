@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 from typing import Literal, get_args
@@ -24,7 +25,7 @@ from shrinkserve.exporting.quantise.static import QuantiseTarget
 from shrinkserve.exporting.quantise.step import Int8, open_graph, timed
 from shrinkserve.exporting.records import EngineRecord
 from shrinkserve.exporting.samples import Samples, load_samples, synthetic
-from shrinkserve.exporting.steps import ONNX, Opener, Product, Step, StepState, run_steps
+from shrinkserve.exporting.steps import ONNX, Opener, Product, Step, StepState, open_onnx, run_steps
 from shrinkserve.preprocess import Preprocess
 from shrinkserve.runtimes.onnx import OnnxModel
 from shrinkserve.runtimes.predictor import Images, Predictor
@@ -32,6 +33,8 @@ from shrinkserve.runtimes.tensorrt import TensorRtModel, gpu
 
 Kind = Literal["fp16", "bf16", "int8", "tensorrt", "tensorrt-int8"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+FOR_GPUS: frozenset[Kind] = frozenset({"fp16", "tensorrt", "tensorrt-int8"})
+"""Engines that are made from the graph without the passes for CPUs, `Source.plain`."""
 CALIBRATION_IMAGES = 256
 GPU_PASSES = OptimisedOnnx("tensorrt", PassPlan(), name="gpu")
 JUDGING_IMAGES = 2000
@@ -130,11 +133,11 @@ def make_variants(source: Source, kinds: Sequence[Kind], folder: Path, options: 
         hint = "export the float32 network, or leave --to out"
         raise ConfigError(f"--to {','.join(kinds)}", expected="a model in float32", found=found, hint=hint)
     maker = _Maker(source, folder, options)
-    makers = {
+    makers: dict[Kind, Callable[[], Engine]] = {
         "fp16": maker.float16,
         "bf16": maker.bfloat16,
         "int8": maker.int8,
-        "tensorrt": maker.plan,
+        "tensorrt": lambda: maker.float16_plan,
         "tensorrt-int8": maker.int8_plan,
     }
     return [makers[kind]() for kind in kinds]
@@ -173,7 +176,9 @@ class _Maker:
         parameters = hint("int8") if runtime == "openvino" else {}
         return Engine("int8", runtime, product.path.name, "int8", parameters=parameters, record=_record(product))
 
-    def plan(self) -> Engine:
+    @cached_property
+    def float16_plan(self) -> Engine:
+        """The plan in float16, which is also the reference for the speed of the int8 plan; a build takes minutes."""
         return self._plan(Lower("float16", self.calibration))
 
     def int8_plan(self) -> Engine:
@@ -183,7 +188,7 @@ class _Maker:
         eight = opener(self.folder / engine.file, StepState("plan", "int8"))
         if eight is None:
             return engine
-        sixteen = opener(self.folder / self.plan().file, StepState("plan", "float16"))
+        sixteen = opener(self.folder / self.float16_plan.file, StepState("plan", "float16"))
         assert sixteen is not None
         before, after = timed(sixteen, eight, self.calibration)
         if after >= before:
@@ -213,13 +218,9 @@ class _Maker:
         name = f"{library.replace('_', '-')}-{precision}"
         return Engine(name, "tensorrt", file, precision, capabilities=capabilities, record=record)
 
-    def _run(self, steps: Sequence[Step], start: Product, opener: Opener | None = None) -> Product:
+    def _run(self, steps: Sequence[Step], start: Product, opener: Opener = open_onnx) -> Product:
         plain = Product(start.path, start.state, start.sha256)
-        return run_steps(steps, plain, self.folder, self.source.samples, opener=opener or _open_onnx)
-
-
-def _open_onnx(path: Path, state: StepState) -> Predictor:  # noqa: ARG001
-    return OnnxModel(path)
+        return run_steps(steps, plain, self.folder, self.source.samples, opener=opener)
 
 
 def _record(product: Product) -> dict[str, object]:

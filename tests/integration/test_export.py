@@ -18,6 +18,7 @@ from shrinkserve.artifact import read_card
 from shrinkserve.cli import main
 from shrinkserve.exporting.optimise import PassPlan
 from shrinkserve.exporting.passes import FoldBatchNorm
+from shrinkserve.exporting.tune import Tuned
 from shrinkserve.preprocess import Preprocess
 from shrinkserve.runtimes.onnx import OnnxModel
 from shrinkserve.runtimes.tensorrt import gpu as gpu_here
@@ -104,7 +105,7 @@ def test_inspect_of_version_needs_no_torch(smoke_repository: Path) -> None:
 def test_export_announces_raw_weights(tmp_path: Path, smoke_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     repository = tmp_path / "repository"
     assert main(["export", str(smoke_run), "--weights", "raw", "--repository", str(repository)]) == 0
-    assert "RAW weights" in capsys.readouterr().err
+    assert "warning: exported the raw weights" in capsys.readouterr().err
     assert read_card(repository / "smoke_classifier" / "1").weights == "raw"
 
 
@@ -119,7 +120,7 @@ def test_export_publishes_nothing_when_outputs_differ(
         return right(self, model)
 
     monkeypatch.setattr(FoldBatchNorm, "call", wrong)
-    monkeypatch.setattr("shrinkserve.exporting.exporter.choose_plan", lambda *_, **__: (PassPlan(), []))
+    monkeypatch.setattr("shrinkserve.exporting.exporter.choose_plan", lambda *_, **__: Tuned(PassPlan(), []))
     assert main(["export", str(smoke_run), "--repository", str(tmp_path / "repository")]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: step passes: expected logits within")
@@ -181,7 +182,7 @@ def test_export_int8_names_images_of_top1(tmp_path: Path, smoke_run: Path, capsy
         (["export", "--onnx", "x.onnx"], "x.onnx: no such file"),
         (
             ["export", "absent", "--target", "abacus"],
-            "expected onnxruntime-cpu or openvino or tensorrt, found 'abacus'",
+            "'abacus' is not one of 'onnxruntime-cpu', 'openvino', 'tensorrt'",
         ),
         (["compare", "absent", "absent.onnx"], "absent: no such file or folder"),
         (["inspect", "absent.onnx"], "absent.onnx: no such file or folder"),

@@ -12,15 +12,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Literal
 
 from shrinkserve.artifact import INPUT
 from shrinkserve.atomic import write_atomic
 from shrinkserve.errors import ArtifactError, ConfigError
-from shrinkserve.exporting.engine.library import TrtObject, capability
+from shrinkserve.exporting.engine.library import Compatibility, TrtObject, capability
 from shrinkserve.exporting.engine.progress import monitor
-
-Compatibility = Literal["none", "ampere+", "same_compute_capability"]
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,8 @@ MODULES = {"tensorrt": ("tensorrt",), "tensorrt_rtx": ("tensorrt_rtx", "tensorrt
 TrtObject = Any
 """Object of TensorRT's API, whose packages have no types."""
 Library = Literal["tensorrt", "tensorrt_rtx"]
+Compatibility = Literal["none", "ampere+", "same_compute_capability"]
+"""Other GPUs that may load an engine."""
 
 
 def import_library(library: Library) -> ModuleType:

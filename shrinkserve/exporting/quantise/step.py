@@ -7,8 +7,7 @@ or not faster.
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,6 +26,7 @@ from shrinkserve.exporting.quantise.static import QDQ_OPSET, SCHEMES, QuantiseTa
 from shrinkserve.exporting.records import StepDetails
 from shrinkserve.exporting.samples import Samples
 from shrinkserve.exporting.steps import ONNX, StepState
+from shrinkserve.exporting.timing import interleaved
 from shrinkserve.runtimes.predictor import Images, Logits, Predictor
 
 INT8 = StepState("onnx", "int8")
@@ -36,7 +36,10 @@ wrong to right, or back, do not lower top-1, but many of them are an error all t
 BATCH = 32
 RANKED_IMAGES = 16
 """Images that rank the layers; the error of logits is smooth, so that a few images order the layers well."""
-TIMED = 15
+ROUNDS = 15
+"""Turns of each graph in the comparison of their speed."""
+LEAST = 16
+"""Fewest calibration images."""
 
 
 @dataclass(frozen=True)
@@ -83,8 +86,8 @@ class Int8:
             GateError: not accurate enough with half of the layers in float32, or not faster.
             ConfigError: too few calibration images.
         """
-        if len(self.calibration) < 16:
-            raise ConfigError("int8", expected="at least 16 calibration images", found=len(self.calibration))
+        if len(self.calibration) < LEAST:
+            raise ConfigError("int8", expected=f"at least {LEAST} calibration images", found=len(self.calibration))
         trial = _Trial(graph.load(source), source, self.target, self.calibration, target.parent)
         method, errors = trial.choose()
         judges = self.validation or samples
@@ -105,25 +108,25 @@ class Int8:
         """Return the layers that must stay in float32, the most sensitive first, and the loss of top-1 in points.
 
         Doubles the number of layers until top-1 is good enough.
+
+        Raises:
+            GateError: not good enough with half of the layers in float32.
         """
         right = trial.predict_float(samples.images)
-        ranked: list[str] | None = None
-        count, drop = 0, 0.0
-        while True:
-            kept = (ranked or [])[:count]
-            drop = _drop(right, trial.predict(samples.images, method, kept), samples)
-            if drop <= self.max_top1_drop:
-                return kept, round(drop, 3)
+        kept: list[str] = []
+        ranked: list[str] = []  # only if it is needed: this takes longer than all else
+        while (drop := _drop(right, trial.predict(samples.images, method, kept), samples)) > self.max_top1_drop:
             ranked = ranked or [name for name, _ in trial.rank(method)]
-            count = max(1, 2 * count)
+            count = max(1, 2 * len(kept))
             if count > len(ranked) // 2:
-                break
-        raise GateError(
-            f"int8 for {self.target} is not accurate enough, even with its {len(kept)} worst layers in float32",
-            expected=f"top-1 at most {self.max_top1_drop:g} points below float32",
-            found=f"{drop:.2f} points below on {_describe(samples)}; worst layers: {', '.join((ranked or [])[:3])}",
-            hint=f"nothing was written; {self._advice(samples)}",
-        )
+                raise GateError(
+                    f"int8 for {self.target} is not accurate enough, even with its {len(kept)} worst layers in float32",
+                    expected=f"top-1 at most {self.max_top1_drop:g} points below float32",
+                    found=f"{drop:.2f} points below on {_describe(samples)}; worst layers: {', '.join(ranked[:3])}",
+                    hint=f"nothing was written; {self._advice(samples)}",
+                )
+            kept = ranked[:count]
+        return kept, round(drop, 3)
 
     def _advice(self, samples: Samples) -> str:
         if 0 < self.max_top1_drop < (step := _resolution(samples)):
@@ -214,11 +217,5 @@ def open_graph(path: Path, target: QuantiseTarget, state: StepState) -> Predicto
 def timed(before: Predictor, after: Predictor, images: Images, batch: int = 8) -> tuple[float, float]:
     """Return the median seconds an image of both, timed in turns after a warm-up."""
     part = np.resize(images, (batch, *images.shape[1:]))
-    seconds: dict[str, list[float]] = {"before": [], "after": []}
-    runs: list[tuple[str, Callable[[Images], Logits]]] = [("before", before.predict), ("after", after.predict)]
-    for _ in range(TIMED + 3):
-        for name, predict in runs:
-            started = time.perf_counter()
-            predict(part)
-            seconds[name].append((time.perf_counter() - started) / batch)
-    return float(np.median(seconds["before"][3:])), float(np.median(seconds["after"][3:]))
+    seconds = interleaved({"before": before, "after": after}, part, ROUNDS, burst=1)
+    return seconds["before"] / batch, seconds["after"] / batch

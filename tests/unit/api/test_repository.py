@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import shrinkserve
+from shrinkserve.api import maintenance
 from shrinkserve.api import repository as api
 from shrinkserve.artifact import Card
 from shrinkserve.config import ServingConfig
@@ -78,19 +79,19 @@ def test_verify_returns_problems_and_warnings(root: Path) -> None:
 
 def test_gc_keeps_the_active_and_the_newest_versions(root: Path) -> None:
     shrinkserve.rollback("tiny", root, to=2)
-    (planned,) = api.remove_old_versions(repository=root, keep=1, dry_run=True)
+    (planned,) = maintenance.remove_old_versions(repository=root, keep=1, dry_run=True)
     assert (planned.removed, planned.active) == ([1, 3], 2)
     assert Repository(root).versions("tiny") == [1, 2, 3, 4]
-    assert api.remove_old_versions("tiny", root, keep=1) == [planned]
+    assert maintenance.remove_old_versions("tiny", root, keep=1) == [planned]
     assert Repository(root).versions("tiny") == [2, 4]
     with pytest.raises(ArtifactError, match="no such model repository"):
-        api.remove_old_versions(repository=root / "nowhere")
+        maintenance.remove_old_versions(repository=root / "nowhere")
     assert not (root / "nowhere").exists()
 
 
 def test_add_jpeg_returns_the_folders_that_it_wrote(root: Path) -> None:
     pytest.importorskip("nvidia.dali", reason="DALI is not installed")
-    folders = api.add_jpeg("tiny", root)
+    folders = maintenance.add_jpeg("tiny", root)
     assert folders == [root / part for part in ("tiny_preprocess", "tiny", "tiny_lines", "tiny_text")]
     assert api.list_models(root)[0].takes == ["JPEG", "pixels"]
     assert api.verify_repository("tiny", root)[0].problems == []
@@ -98,7 +99,7 @@ def test_add_jpeg_returns_the_folders_that_it_wrote(root: Path) -> None:
 
 def test_tune_rejects_a_limit_that_is_none(root: Path) -> None:
     with pytest.raises(ConfigError, match="p99=DURATION"):
-        api.tune_model("tiny", "p50=20ms", root)
+        maintenance.tune_model("tiny", "p50=20ms", root)
 
 
 def test_publish_checks_its_options_before_the_work(tmp_path: Path) -> None:

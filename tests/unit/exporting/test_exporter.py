@@ -10,8 +10,9 @@ import torch
 
 from shrinkserve.artifact import Card, read_card, sha256_file
 from shrinkserve.errors import ArtifactError, ParityError
-from shrinkserve.exporting import exporter
-from shrinkserve.exporting.exporter import ExportOptions, export_onnx
+from shrinkserve.exporting import run_export
+from shrinkserve.exporting.exporter import ExportOptions
+from shrinkserve.exporting.run_export import export_onnx
 from shrinkserve.exporting.to_onnx import OnnxFromCheckpoint
 from shrinkserve.preprocess import Preprocess
 from shrinkserve.runtimes.checkpoint import Checkpoint
@@ -20,8 +21,8 @@ from shrinkserve.runtimes.onnx import OnnxModel
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory, tiny_run: Path) -> tuple[Path, Card]:
-    folder, scratch = tmp_path_factory.mktemp("exported"), tmp_path_factory.mktemp("scratch")
-    return folder, export_onnx(Checkpoint(tiny_run), folder, scratch, ExportOptions(max_batch=7)).card
+    folder = tmp_path_factory.mktemp("exported")
+    return folder, export_onnx(Checkpoint(tiny_run), folder, ExportOptions(max_batch=7)).card
 
 
 def test_export_predicts_like_checkpoint(exported: tuple[Path, Card], tiny_run: Path) -> None:
@@ -79,8 +80,7 @@ def test_card_records_every_check(exported: tuple[Path, Card]) -> None:
 
 
 def test_export_of_raw_weights_names_them(tmp_path: Path, tiny_run: Path) -> None:
-    (scratch := tmp_path / "scratch").mkdir()
-    card = export_onnx(Checkpoint(tiny_run, "raw"), tmp_path, scratch, ExportOptions(max_batch=2)).card
+    card = export_onnx(Checkpoint(tiny_run, "raw"), tmp_path, ExportOptions(max_batch=2)).card
     assert card.weights == "raw"
     assert card.weights_sha256 != read_card(tiny_run).weights_sha256
 
@@ -97,13 +97,10 @@ def test_export_writes_nothing_when_outputs_differ(
             onnx.save(model, target)
             return details
 
-    monkeypatch.setattr(exporter, "OnnxFromCheckpoint", Wrong)
-    folders = [tmp_path / name for name in ("folder", "scratch")]
-    for folder in folders:
-        folder.mkdir()
+    monkeypatch.setattr(run_export, "OnnxFromCheckpoint", Wrong)
     with pytest.raises(ParityError, match=r"step onnx: .*batch 1 differ by 0\.01"):
-        export_onnx(Checkpoint(tiny_run), *folders, ExportOptions(max_batch=2))
-    assert list((tmp_path / "folder").iterdir()) == []
+        export_onnx(Checkpoint(tiny_run), tmp_path, ExportOptions(max_batch=2))
+    assert not {"model.onnx", "card.json"} & {path.name for path in tmp_path.iterdir()}
 
 
 def test_export_rejects_damaged_run(tmp_path: Path, tiny_run: Path) -> None:

@@ -12,7 +12,9 @@ from shrinkserve.engines import keep_other_plans
 from shrinkserve.errors import ConfigError, GateError
 from shrinkserve.exporting import graph, variants
 from shrinkserve.exporting.engine.build import EngineOptions
+from shrinkserve.exporting.engine.step import EngineStep
 from shrinkserve.exporting.optimise import PassPlan, optimise
+from shrinkserve.exporting.records import StepDetails
 from shrinkserve.exporting.samples import synthetic
 from shrinkserve.exporting.steps import ONNX, Product, StepState
 from shrinkserve.exporting.variants import Source, VariantOptions, make_variants, parse_kinds
@@ -122,23 +124,29 @@ def test_plans_for_several_gpus_share_a_version(source: Source, tmp_path: Path):
     }
 
 
+@pytest.fixture
+def graph_for_plans(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run the float32 graph instead of plans, which are built without a GPU."""
+    pytest.importorskip("tensorrt_rtx_bindings", reason="builds plans without a GPU")
+
+    def opener(_: VariantOptions) -> Callable[[Path, StepState], OnnxModel]:
+        return lambda path, state: OnnxModel(source.graph.path if state.format == "plan" else path)
+
+    monkeypatch.setattr(variants, "_plan_opener", opener)
+
+
+@pytest.mark.usefixtures("graph_for_plans")
 @pytest.mark.parametrize(("float16", "int8", "ships"), [(2e-3, 1e-3, True), (1e-3, 1e-3, False), (1e-3, 2e-3, False)])
 def test_int8_plan_must_be_faster_than_the_float16_plan(
     source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, float16: float, int8: float, ships: bool
 ):
-    """The plans are built without a GPU; their graph stands for them, and the times are given."""
-    pytest.importorskip("tensorrt_rtx_bindings", reason="builds plans without a GPU")
     compared = []
 
     def measured(before: OnnxModel, after: OnnxModel, *_: object) -> tuple[float, float]:
         compared.append((before, after))
         return float16, int8
 
-    def opener(_: VariantOptions) -> Callable[[Path, StepState], OnnxModel]:
-        return lambda path, state: OnnxModel(source.graph.path if state.format == "plan" else path)
-
     monkeypatch.setattr(variants, "timed", measured)
-    monkeypatch.setattr(variants, "_plan_opener", opener)
     options = replace(SYNTHETIC, library="tensorrt_rtx", engine=EngineOptions(1, 2, 4, compute_capability="8.9"))
     if ships:
         (engine,) = make_variants(source, ["tensorrt-int8"], tmp_path, options)
@@ -160,3 +168,19 @@ def test_engine_of_card_has_typed_record(source: Source, tmp_path: Path):
     (half,) = make_variants(source, ["fp16"], tmp_path, SYNTHETIC)
     card = Card("onnx", "m", details={"engines": {half.name: half.to_dict()}})
     assert card.details["engines"]["float16"]["record"]["steps"][-1]["step"] == "float16"
+
+
+@pytest.mark.usefixtures("graph_for_plans")
+def test_plan_of_each_precision_is_built_once(source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A build takes minutes, and a second one would replace the file that the record of the first describes."""
+    built, run = [], EngineStep.run
+
+    def spy(step: EngineStep, *arguments: object) -> StepDetails:
+        built.append(step.precision)
+        return run(step, *arguments)
+
+    monkeypatch.setattr(EngineStep, "run", spy)
+    monkeypatch.setattr(variants, "timed", lambda *_: (2e-3, 1e-3))
+    options = replace(SYNTHETIC, library="tensorrt_rtx", engine=EngineOptions(1, 2, 4, compute_capability="8.9"))
+    make_variants(source, ["tensorrt", "tensorrt-int8"], tmp_path, options)
+    assert sorted(built) == ["float16", "int8"]

@@ -15,7 +15,7 @@ from shrinkserve.arch.code import CodeNetwork, build, describe_network, head_pre
 from shrinkserve.artifact import read_card
 from shrinkserve.config import Recipe
 from shrinkserve.errors import SpecError
-from shrinkserve.exporting.exporter import export_plain
+from shrinkserve.exporting.published import export_plain
 from shrinkserve.runtimes.checkpoint import Checkpoint
 from shrinkserve.training.train import train
 

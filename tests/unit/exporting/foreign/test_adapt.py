@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from shrinkserve.artifact import Card
-from shrinkserve.exporting.exporter import ExportOptions, export_foreign
+from shrinkserve.exporting.exporter import ExportOptions
+from shrinkserve.exporting.foreign.export import export_foreign
 from shrinkserve.preprocess import Preprocess
 from shrinkserve.runtimes.onnx import OnnxModel
 
@@ -42,8 +43,7 @@ def write(folder: Path, *, softmax: bool = False, batch: bool = True) -> tuple[P
 
 def export(path: Path, folder: Path) -> tuple[Path, Card]:
     (out := folder / "out").mkdir()
-    (scratch := folder / "scratch").mkdir()
-    made = export_foreign(path, PREPROCESS, CLASSES, out, scratch, ExportOptions(max_batch=3), name="foreign")
+    made = export_foreign(path, PREPROCESS, CLASSES, out, ExportOptions(max_batch=3), name="foreign")
     return out, made.card
 
 
