@@ -139,7 +139,9 @@ class Reader:
     read: Callable[[str], Parsed]
 
 
-def _value(rule: Attribute) -> Reader:
+def value_reader(rule: Attribute) -> Reader:
+    """Return the reader of values that `rule` accepts."""
+
     def read(text: str) -> Parsed:
         value: Parsed = text
         try:
@@ -194,16 +196,16 @@ READERS: dict[str, Reader] = {
     "dtype": _only("float32"),
     "mean": _only("-1"),
     "std": _only("-1"),
-    "filters": _value(CHANNELS),
-    "units": _value(CHANNELS),
-    "kernel_size": _value(EXTENT),
-    "pool_size": _value(EXTENT),
-    "strides": _value(EXTENT),
-    "k": _value(CHANNELS),
+    "filters": value_reader(CHANNELS),
+    "units": value_reader(CHANNELS),
+    "kernel_size": value_reader(EXTENT),
+    "pool_size": value_reader(EXTENT),
+    "strides": value_reader(EXTENT),
+    "k": value_reader(CHANNELS),
     "padding": _only("SAME"),
-    "activation": _value(Attribute(str, choices=("linear", "relu", "swish"))),
-    "regularizer_strength": _value(FRACTION),
-    "label_smoothing": _value(FRACTION),
+    "activation": value_reader(Attribute(str, choices=("linear", "relu", "swish"))),
+    "regularizer_strength": value_reader(FRACTION),
+    "label_smoothing": value_reader(FRACTION),
     "dropout": _ZERO,
     "trainable": _only("True"),
     "use_bias": _only("False"),
@@ -213,10 +215,10 @@ READERS: dict[str, Reader] = {
     "Concat.input": Reader("layers' names, as ['a', 'b']", _names),
     "Add.input": Reader("layers' names, as ['a', 'b']", _names),
     "Add.activation": _only("linear"),
-    "Dropout.dropout": _value(FRACTION),
+    "Dropout.dropout": value_reader(FRACTION),
     "Dense.activation": _only("linear"),
     "Dense.batchnorm": _only("False"),
-    "Dense.use_bias": _value(Attribute(bool)),
+    "Dense.use_bias": value_reader(Attribute(bool)),
 }
 """Key -> its reader; ``Section.key`` has precedence over ``key``."""
 

@@ -6,10 +6,12 @@ images per step; the reference implementation multiplies it by the number of GPU
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from shrinkserve.arch.importer import read_network
-from shrinkserve.arch.prototxt import Parsed, Reader, malformed, read_bytes, read_lines
+from shrinkserve.arch.prototxt import Parsed, Reader, malformed, read_bytes, read_lines, value_reader
+from shrinkserve.arch.spec import Attribute
 from shrinkserve.config import Recipe, parse_recipe
 from shrinkserve.errors import SpecError
 
@@ -19,25 +21,14 @@ PRECISION = "float16"
 """Automatic mixed precision, as in the published training. It is not in the files."""
 
 
-def _word(*known: str) -> Reader:
-    return Reader(" or ".join(known), lambda text: text if text in known else None)
-
-
 def _number(kind: type, low: float, high: float, expected: str) -> Reader:
-    def read(text: str) -> Parsed:
-        try:
-            value = kind(text)
-        except ValueError:
-            return None
-        return value if low <= value <= high else None
-
-    return Reader(expected, read)
+    return replace(value_reader(Attribute(kind, low, high)), expected=expected)
 
 
 READERS: dict[str, Reader] = {
-    "optimizer": _word("rmsprop_imagenet"),
+    "optimizer": value_reader(Attribute(str, choices=("rmsprop_imagenet",))),
     "lr": _number(float, 1e-12, 1e6, "a learning rate above 0"),
-    "decay_method": _word("cosine_decay"),
+    "decay_method": value_reader(Attribute(str, choices=("cosine_decay",))),
     "decay_steps": _number(
         int, WARMUP_EPOCHS, 10**6, f"a number of epochs, at least the {WARMUP_EPOCHS} of the warm-up"
     ),

@@ -125,7 +125,7 @@ def raise_opset(model: ir.Model, wanted: int) -> None:
         reason = str(exc).splitlines()[0] if str(exc) else type(exc).__name__
         what = f"the graph cannot be converted from opset {found} to {wanted} ({reason})"
         raise ArtifactError(what, hint=f"export the network with opset {wanted}") from exc
-    if model.opset_imports.get("", 0) < wanted:
+    if model.opset_imports.get("", 0) < wanted:  # onnxscript only logs that onnx cannot convert it
         raise ArtifactError(f"the graph cannot be converted from opset {found} to {wanted}")
 
 
@@ -138,7 +138,7 @@ def lower_opset(model: ir.Model, wanted: int = NEWEST_OPSET) -> ir.Model:
     found = model.opset_imports.get("", 0)
     if found <= wanted:
         return model
-    try:
+    try:  # onnxscript's converter only goes upwards
         lowered = onnx.version_converter.convert_version(ir.serde.serialize_model(model), wanted)
     except Exception as exc:  # protobuf and the C++ converter each raise their own
         reason = str(exc).splitlines()[0] if str(exc) else type(exc).__name__

@@ -8,6 +8,7 @@ from math import prod
 import onnx_ir as ir
 
 from shrinkserve.exporting import graph
+from shrinkserve.exporting.passes.nodes import all_known
 
 CONVOLUTIONS = {"Conv": 1, "FusedConv": 1, "ConvInteger": 1, "QLinearConv": 3}
 """Convolution -> position of its weights [F, C / group, ...] among the inputs."""
@@ -38,9 +39,8 @@ def count_macs(model: ir.Model) -> int | None:
 
 
 def _total(nodes: Iterable[ir.Node]) -> int | None:
-    counts = [_macs(node) for node in nodes]
-    known = [count for count in counts if count is not None]
-    return sum(known) if len(known) == len(counts) else None
+    counts = all_known(_macs(node) for node in nodes)
+    return None if counts is None else sum(counts)
 
 
 def _macs(node: ir.Node) -> int | None:
@@ -73,5 +73,4 @@ def _product(node: ir.Node, right: list[int] | None, output: list[int] | None) -
 def _sizes(value: ir.Value | None) -> list[int] | None:
     if value is None or value.shape is None:
         return None
-    sizes = [size for size in value.shape if isinstance(size, int)]
-    return sizes if len(sizes) == len(value.shape) else None
+    return all_known(size if isinstance(size, int) else None for size in value.shape)

@@ -13,6 +13,7 @@ from shrinkserve.exporting.graph import unique_names
 from shrinkserve.exporting.passes.nodes import (
     CHANNELS,
     Array,
+    all_known,
     concat_of,
     conv_bias,
     conv_weight,
@@ -81,12 +82,13 @@ class OverConcat(GraphPass):
 
 def sum_shape(values: Sequence[ir.Value]) -> ir.Shape | None:
     """Return the shape of a sum of tensors of one rank, with broadcasting; None if unknown."""
-    shapes = [value.shape for value in values if value.shape is not None]
-    if len(shapes) != len(values) or len({len(shape) for shape in shapes}) != 1:
+    shapes = all_known(value.shape for value in values)
+    if shapes is None or len({len(shape) for shape in shapes}) != 1:
         return None
-    dims = [_broadcast([shape[axis] for shape in shapes]) for axis in range(len(shapes[0]))]
-    known = [dim for dim in dims if dim is not None]
-    return ir.Shape(known) if len(known) == len(dims) else None
+    dims: list[int | ir.SymbolicDim] | None = all_known(
+        _broadcast([shape[axis] for shape in shapes]) for axis in range(len(shapes[0]))
+    )
+    return None if dims is None else ir.Shape(dims)
 
 
 def _broadcast(sizes: Sequence[int | ir.SymbolicDim]) -> int | ir.SymbolicDim | None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import onnx_ir as ir
 
 from shrinkserve.exporting.passes.editing import OverConcat, insert, replace, with_channels
-from shrinkserve.exporting.passes.nodes import CHANNELS, concat_of, concat_sizes, is_operator
+from shrinkserve.exporting.passes.nodes import CHANNELS, all_known, concat_of, concat_sizes, is_operator
 
 POOLS = frozenset({"MaxPool", "AveragePool"})
 ACTIVATIONS = frozenset({"Relu", "Sigmoid", "HardSigmoid", "HardSwish", "LeakyRelu", "Swish"})
@@ -25,8 +25,8 @@ class ElementwiseOverConcat(OverConcat):
         for node in self.nodes(graph):
             if len(node.outputs) == 1 and is_operator(node, *POOLS, *ACTIVATIONS, *BINARY):
                 found = [self.concat(value) if node.op_type in POOLS else concat_of(value) for value in node.inputs]
-                concats = [concat for concat in found if concat is not None]
-                if len(concats) == len(found):
+                concats = all_known(found)
+                if concats is not None:
                     modified |= _split(node, concats)
         return modified
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeGuard
+from collections.abc import Iterable
+from typing import Any, TypeGuard, TypeVar
 
 import numpy.typing as npt
 import onnx_ir as ir
 
+T = TypeVar("T")
 Array = npt.NDArray[Any]
 CHANNELS = 1
 """The axis of the channels in every image tensor: [N, C, H, W]."""
@@ -86,6 +88,13 @@ def geometry(node: ir.Node) -> tuple[object, ...]:
     return (weight.shape[2:], *map(tuple, walk), attribute(node, "auto_pad", "NOTSET"))
 
 
+def all_known(values: Iterable[T | None]) -> list[T] | None:
+    """Return the values; None if one of them is None."""
+    given = list(values)
+    known = [value for value in given if value is not None]
+    return known if len(known) == len(given) else None
+
+
 def channels(value: ir.Value | None) -> int | None:
     """Return the number of channels of an image tensor; None if unknown."""
     if value is None or value.shape is None or len(value.shape) <= CHANNELS:
@@ -96,6 +105,4 @@ def channels(value: ir.Value | None) -> int | None:
 
 def concat_sizes(concat: ir.Node) -> list[int] | None:
     """Return the channels of each input of a concat; None if one is unknown."""
-    sizes = [channels(value) for value in concat.inputs]
-    known = [size for size in sizes if size is not None]
-    return known if len(known) == len(sizes) else None
+    return all_known(channels(value) for value in concat.inputs)

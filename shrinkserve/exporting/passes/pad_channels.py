@@ -10,6 +10,7 @@ from shrinkserve.exporting.passes.layout import ChannelLayout
 from shrinkserve.exporting.passes.nodes import (
     CHANNELS,
     Array,
+    all_known,
     attribute,
     channels,
     constant,
@@ -109,9 +110,8 @@ def _fit_depthwise(graph: ir.Graph, node: ir.Node, layouts: Layouts) -> ChannelL
 def _fit_same(graph: ir.Graph, node: ir.Node, layouts: Layouts) -> ChannelLayout | None:
     """Give both operands one layout, by moving the filters of a convolution that has no other reader."""
     values = [value for value in node.inputs if value is not None]
-    layouts_of = [_layout(value, layouts) for value in values]
-    found = [layout for layout in layouts_of if layout is not None]
-    if len(found) < len(values) or len({len(value.shape or ()) for value in values}) > 1:
+    found = all_known(_layout(value, layouts) for value in values)
+    if found is None or len({len(value.shape or ()) for value in values}) > 1:
         return None
     if found[0] == found[1]:
         return found[0]
@@ -174,9 +174,8 @@ def _layout(value: ir.Value, layouts: Layouts) -> ChannelLayout | None:
 
 
 def _joined(concat: ir.Node, layouts: Layouts) -> ChannelLayout | None:
-    found = [_layout(value, layouts) for value in concat.inputs if value is not None]
-    known = [layout for layout in found if layout is not None]
-    return ChannelLayout.joined(known) if len(known) == len(found) else None
+    found = all_known(_layout(value, layouts) for value in concat.inputs if value is not None)
+    return None if found is None else ChannelLayout.joined(found)
 
 
 def _first(node: ir.Node) -> ir.Value:

@@ -12,6 +12,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+import networkx as nx
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -116,13 +117,13 @@ def _unquantisable(model: ir.Model, ranges: Mapping[str, ActivationRange]) -> li
     """
     found = []
     for node in model.graph:
-        values = [v for v in (*node.inputs, *node.outputs) if v is not None and v.producer() is not None]
-        if any(is_captured(v) or (v.dtype == ir.DataType.FLOAT and v.name not in ranges) for v in values):
-            found.append(str(node.name))
-            continue
-        peaks = [np.abs(array).max() for value in node.inputs if (array := constant(value)) is not None and array.size]
-        peaks += [max(map(abs, ranges[str(v.name)])) for v in (*node.inputs, *node.outputs) if v and v.name in ranges]
-        if any(not peak < LARGEST for peak in peaks):
+        values = [v for v in (*node.inputs, *node.outputs) if v is not None]
+        computed = [v for v in values if v.producer() is not None]
+        unknown = any(is_captured(v) or (v.dtype == ir.DataType.FLOAT and v.name not in ranges) for v in computed)
+        arrays = [array for v in values if (array := constant(v)) is not None]
+        peaks = [np.abs(array).max() for array in arrays if array.size]
+        peaks += [max(map(abs, ranges[str(v.name)])) for v in values if v.name in ranges]
+        if unknown or not all(peak < LARGEST for peak in peaks):  # False for NaN
             found.append(str(node.name))
     return found
 
@@ -164,15 +165,17 @@ def _tied(model: ir.Model, ranges: Mapping[str, ActivationRange]) -> dict[str, A
 
     Max pooling belongs to the group: its output keeps the scale of its input.
     """
-    groups: dict[str, set[str]] = {name: {name} for name in ranges}
+    neighbours: nx.Graph[str] = nx.Graph()
+    neighbours.add_nodes_from(ranges)
     for node in model.graph:
         if node.op_type in {"Concat", "MaxPool"}:
-            names = [str(v.name) for v in (*node.inputs, *node.outputs) if v is not None and str(v.name) in ranges]
-            merged = set().union(*(groups[name] for name in names))
-            groups.update(dict.fromkeys(merged, merged))
-    return {
-        name: (min(ranges[n][0] for n in group), max(ranges[n][1] for n in group)) for name, group in groups.items()
-    }
+            values = (*node.inputs, *node.outputs)
+            nx.add_path(neighbours, [v.name for v in values if v is not None and v.name in ranges])
+    tied: dict[str, ActivationRange] = {}
+    for group in nx.connected_components(neighbours):
+        lows, highs = zip(*(ranges[name] for name in group), strict=True)
+        tied |= dict.fromkeys(group, (min(lows), max(highs)))
+    return tied
 
 
 def _finished(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -192,8 +195,3 @@ def normalisation(model: ir.Model) -> list[str]:
             break
         names.append(str(node.name))
     return names
-
-
-def weighted_nodes(model: ir.Model) -> list[str]:
-    """Return the names of the nodes with weights, in the order of the graph."""
-    return [str(node.name) for node in model.graph if node.op_type in WEIGHTED]

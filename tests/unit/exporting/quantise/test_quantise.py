@@ -10,7 +10,7 @@ from shrinkserve.errors import ConfigError, GateError
 from shrinkserve.exporting import graph
 from shrinkserve.exporting.quantise.calibration import clip, observe
 from shrinkserve.exporting.quantise.sensitivity import rank
-from shrinkserve.exporting.quantise.static import SCHEMES, TARGETS, quantise, weighted_nodes
+from shrinkserve.exporting.quantise.static import SCHEMES, TARGETS, WEIGHTED, quantise
 from shrinkserve.exporting.quantise.step import Int8
 from shrinkserve.exporting.samples import Samples, synthetic
 from shrinkserve.runtimes.onnx import OnnxModel
@@ -21,6 +21,10 @@ IMAGES = synthetic(32, 32).images
 @pytest.fixture(scope="module")
 def ranges(tiny_onnx: Path) -> dict[str, tuple[float, float]]:
     return clip(observe(graph.load(tiny_onnx), IMAGES), "minmax")
+
+
+def weighted_nodes(path: Path) -> list[str]:
+    return [str(node.name) for node in graph.load(path).graph if node.op_type in WEIGHTED]
 
 
 def constants(proto: onnx.ModelProto) -> dict[str, np.ndarray]:
@@ -59,7 +63,7 @@ def test_onnxruntime_computes_in_eight_bits(tiny_onnx: Path, ranges, tmp_path: P
     onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     operators = [node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node]
     assert "Conv" not in operators
-    assert operators.count("QLinearConv") == len(weighted_nodes(graph.load(tiny_onnx))) - 1  # the last one is a Gemm
+    assert operators.count("QLinearConv") == len(weighted_nodes(tiny_onnx)) - 1  # the last one is a Gemm
 
 
 def test_inputs_of_concat_share_a_scale(tiny_onnx: Path, ranges):
@@ -80,7 +84,7 @@ def test_predictions_are_near_float32(tiny_onnx: Path, ranges, tmp_path: Path, t
 
 
 def test_kept_layer_stays_float(tiny_onnx: Path, ranges):
-    first = weighted_nodes(graph.load(tiny_onnx))[0]
+    first = weighted_nodes(tiny_onnx)[0]
     proto = quantise(graph.load(tiny_onnx), ranges, "onnxruntime", keep_float=[first])
     node = next(node for node in proto.graph.node if node.name == first)
     assert node.input[1] in constants(proto)
