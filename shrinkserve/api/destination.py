@@ -78,11 +78,11 @@ class Destination:
         if self.out is not None:
             card = write_version(self.out, made.model, card, engines)
             return ExportResult(self.out, card, engines)
-        if self.url is not None:
-            return self._publish(made, card, engines, serving)
         decodes = importable("nvidia.dali")
         if decodes:
             self._report_decoder(card)
+        if self.url is not None:
+            return self._publish(made, card, engines, serving)
         place = Repository(self.root, say=self.say).add(
             classifier_name(card.name),
             made.model,
@@ -113,10 +113,7 @@ class Destination:
     ) -> ExportResult:
         from shrinkserve.api.publishing import publish
         from shrinkserve.serving.repository.version import write_version
-        from shrinkserve.serving.server.launch import importable
 
-        if importable("nvidia.dali"):
-            self._report_decoder(card)
         staged = made.model.parent / "version"
         card = write_version(staged, made.model, card, engines)
         place = publish(

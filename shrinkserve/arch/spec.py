@@ -76,6 +76,7 @@ OPS: Mapping[str, Mapping[str, Attribute]] = {
 TensorFlow. ``channels`` and ``units`` are those of the output."""
 
 MANY = 64
+"""Largest number of inputs of a concat or an addition."""
 ARITY: Mapping[str, tuple[int, int]] = {"input": (0, 0), "concat": (2, MANY), "add": (2, MANY)}
 """Minimum and maximum number of inputs; operations that are not listed have exactly one."""
 

@@ -15,6 +15,7 @@ from shrinkserve.arch.spec import Spec
 from shrinkserve.errors import SpecError
 
 STEM, HEAD = 44, 1280
+"""Channels of the first convolution and of the last one."""
 STAGES = ((1, 12), (3, 24), (4, 44), (6, 88), (4, 180))
 """Cells and width of each stage. A cell of width f returns 2f channels. Stages from the second on start with a pool."""
 NETWORKS = {

@@ -106,7 +106,8 @@ def export_checked(
     plain = run_steps(
         [conversion.step], conversion.start, folder, samples, opener=conversion.opener, max_batch=max_batch
     )
-    if conversion.start.state.format == "onnx":  # e.g. without the rounded probabilities behind the logits
+    # Without the nodes behind its logits, e.g. a cast of the probabilities to float16, a graph may be in float32.
+    if conversion.start.state.format == "onnx":
         plain = replace(plain, state=StepState("onnx", graph.precision(graph.load(plain.path))))
     temperature = None
     if options.calibrate:

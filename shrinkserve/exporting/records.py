@@ -6,6 +6,8 @@ from typing import Literal, TypedDict
 
 from typing_extensions import NotRequired
 
+from shrinkserve.runtimes.tensorrt import BuildInfo
+
 
 class ToleranceRecord(TypedDict):
     """See `parity.Tolerance`."""
@@ -65,21 +67,6 @@ class DifferenceRecord(TypedDict):
 CheckRecord = ParityRecord | FileRecord | DifferenceRecord
 
 
-class _BuiltContainers(TypedDict, total=False):
-    containers: list[str]
-
-
-class BuiltRecord(_BuiltContainers):
-    """See `runtimes.tensorrt.BuildInfo`."""
-
-    gpu: str | None
-    compute_capability: str | None
-    library: str
-    version: str
-    hardware_compatibility: str
-    batches: list[int]
-
-
 class StepDetails(TypedDict, total=False):
     """Details that a step reports about its result.
 
@@ -114,7 +101,7 @@ class StepDetails(TypedDict, total=False):
     float32_ms: float
     int8_ms: float
     speed: str
-    built: BuiltRecord
+    built: BuildInfo
     graph_sha256: str
 
 
@@ -152,5 +139,5 @@ class EngineRecord(TypedDict, total=False):
 
     steps: list[StepRecord]
     parity: ParityRecord
-    built: dict[str, BuiltRecord]
+    built: dict[str, BuildInfo]
     speed: dict[str, float]

@@ -63,7 +63,7 @@ class Step(Protocol):
 
 
 class SameState:
-    """Part of a step that keeps format and precision of the artifact, its field `state`."""
+    """Base of the steps that keep the format and the precision of the artifact, which the field `state` names."""
 
     state: StepState
 
@@ -134,7 +134,7 @@ def run_steps(
             "parity": {**_compare(step, before, after, samples, max_batch), "step": step.name},
         }
         source = Product(target, step.ensures, sha256, (*source.records, record))
-        before = after or before  # another machine checks what this one cannot run
+        before = after or before  # a result that cannot run here is skipped: the next is compared with the one before
     return source
 
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
 from shrinkserve.arch.timm_networks import create_timm, import_timm
 from shrinkserve.artifact import Card, recorded_path, sha256_file
@@ -29,10 +28,6 @@ from shrinkserve.runtimes.onnx import OnnxModel
 from shrinkserve.runtimes.predictor import Logits, Predictor
 from shrinkserve.text import check_class_names
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-HINT = "nothing was written; the preprocessing differs from timm's, please report it"
 PLAIN_MODES = ("RGB", "L")
 """Pillow's modes of images that timm's data pipeline decodes as the decoding policy does."""
 
@@ -143,7 +138,7 @@ def _compared(right: Logits, found: Logits, source: str, network: TorchClassifie
         source=source,
         tolerance=FLOAT32,
         batches={1: worst},
-        same_image=0.0,
+        same_image=0.0,  # every image runs alone
         permuted=0.0,
         worst=worst,
         scale=float(np.abs(right).max()),
@@ -153,5 +148,6 @@ def _compared(right: Logits, found: Logits, source: str, network: TorchClassifie
     )
     if parity.violations:
         expected = f"logits within {parity.limit:.3g} of timm's"
-        raise ParityError("step transform", expected=expected, found=", ".join(parity.violations), hint=HINT)
+        hint = "nothing was written; the preprocessing differs from timm's, please report it"
+        raise ParityError("step transform", expected=expected, found=", ".join(parity.violations), hint=hint)
     return {**parity.to_dict(), "step": "transform"}

@@ -84,7 +84,11 @@ class Deployed(nn.Module):
 
 
 def from_network(network: nn.Module, preprocess: Preprocess) -> ir.Model:
-    """Return the ONNX graph of a network: float [N, 3, S, S] -> logits [N, classes].
+    """Return the ONNX graph of a network behind the normalisation of its preprocessing.
+
+    Args:
+        network: float images [N, 3, S, S] -> logits [N, classes].
+        preprocess: gives the image size and the normalisation.
 
     Returns:
         `images` uint8 [batch, S, S, 3] -> `logits`, `probabilities` float32 [batch, classes], opset `OPSET`.
@@ -127,10 +131,13 @@ def _name_nodes(model: ir.Model) -> None:
 
 
 def _origin(node: ir.Node) -> str:
+    """Return the name of the layer that a node computes, or of its part in `Deployed`."""
     weight = node.inputs[1].name if len(node.inputs) > 1 and node.inputs[1] is not None else None
     if node.op_type in {"Conv", "Gemm"} and weight is not None:
         return weight.removesuffix(".weight")
     # The path of modules of the call, from the outermost ("") to the call itself.
     scopes = ast.literal_eval(node.metadata_props.get("pkg.torch.onnx.name_scopes", "['', '']"))
-    module = scopes[-2].removeprefix("network.")
-    return module or f"normalise.{node.op_type.lower()}" if node.op_type != "Softmax" else "probabilities"
+    module: str = scopes[-2].removeprefix("network.")
+    if module:
+        return module
+    return "probabilities" if node.op_type == "Softmax" else f"normalise.{node.op_type.lower()}"

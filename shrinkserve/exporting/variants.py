@@ -37,6 +37,7 @@ FOR_GPUS: frozenset[Kind] = frozenset({"fp16", "tensorrt", "tensorrt-int8"})
 """Engines that are made from the graph without the passes for CPUs, `Source.plain`."""
 CALIBRATION_IMAGES = 256
 GPU_PASSES = OptimisedOnnx("tensorrt", PassPlan(), name="gpu")
+"""First step of engines for GPUs: the passes that every target has."""
 JUDGING_IMAGES = 2000
 """Images for the top-1 of int8. Half a point is ten of them. If one prediction in fifty changes, a third of a point of
 the difference is chance."""

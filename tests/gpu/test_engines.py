@@ -17,7 +17,7 @@ from shrinkserve.errors import ConfigError, GateError
 from shrinkserve.exporting import graph
 from shrinkserve.exporting.engine.build import EngineOptions
 from shrinkserve.exporting.engine.library import import_library
-from shrinkserve.exporting.engine.step import TOLERANCES, EngineStep
+from shrinkserve.exporting.engine.step import PLAN_TOLERANCES, EngineStep
 from shrinkserve.exporting.parity import compare_outputs
 from shrinkserve.exporting.precision import Lower
 from shrinkserve.exporting.quantise.calibration import clip, observe
@@ -86,7 +86,7 @@ def test_plan_predicts_like_graph(library: str, float32: Path, tmp_path: Path, p
         source, plan, synthetic(SIZE, 4)
     )
     model = TensorRtModel(plan, record["built"])
-    outcome = compare_outputs(OnnxModel(float32), model, synthetic(SIZE, 32), TOLERANCES[precision], max_batch=8)
+    outcome = compare_outputs(OnnxModel(float32), model, synthetic(SIZE, 32), PLAN_TOLERANCES[precision], max_batch=8)
     assert outcome.violations == []
     more = synthetic(SIZE, 19).images  # beyond the profile's largest batch: cut
     np.testing.assert_allclose(model.predict(more)[:8], model.predict(more[:8]), atol=outcome.limit)

@@ -75,7 +75,8 @@ def build_engine(
     """
     with _logged(trt, log) as logger:
         builder = trt.Builder(logger)
-        network = builder.create_network(_creation_flags(trt))
+        # Version 11 has strongly typed networks only and ignores the flag.
+        network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
         _parse(trt, network, logger, source)
         config = builder.create_builder_config()
         _configure(trt, config, options)
@@ -86,18 +87,11 @@ def build_engine(
                 config.progress_monitor = watcher
             plan = builder.build_serialized_network(network, config)
         if plan is None:
-            raise ArtifactError(
-                f"TensorRT cannot build the graph ({logger.last_error})", hint=_see(log, "add --build-log FILE")
-            )
+            hint = "add --build-log FILE" if log is None else f"see the builder's log in {log}"
+            raise ArtifactError(f"TensorRT cannot build the graph ({logger.last_error})", hint=hint)
         if cache is not None and timing_cache is not None:
             write_atomic(timing_cache, bytes(cache.serialize()))
         return bytes(plan)
-
-
-def _creation_flags(trt: ModuleType) -> int:
-    """Return the flag for a strongly typed network. Version 11 has no other networks and ignores the flag."""
-    flags: int = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
-    return flags
 
 
 def _parse(trt: ModuleType, network: TrtObject, logger: TrtObject, source: Path) -> None:
@@ -165,7 +159,3 @@ def _logged(trt: ModuleType, path: Path | None) -> Iterator[TrtObject]:
     finally:
         for handler in log.handlers:
             handler.close()
-
-
-def _see(log: Path | None, otherwise: str) -> str:
-    return otherwise if log is None else f"see the builder's log in {log}"

@@ -19,7 +19,7 @@ from shrinkserve.exporting.samples import Samples
 from shrinkserve.exporting.steps import StepState
 from shrinkserve.runtimes.tensorrt import BuildInfo, gpu
 
-TOLERANCES: dict[Precision, Tolerance] = {
+PLAN_TOLERANCES: dict[Precision, Tolerance] = {
     "float32": Tolerance(0.005),  # TensorRT may use TF32, whose mantissa has 10 bits
     "float16": Tolerance(0.02),
     "bfloat16": Tolerance(0.1),
@@ -63,7 +63,7 @@ class EngineStep:
 
     @property
     def tolerance(self) -> Tolerance:
-        return TOLERANCES[self.precision]
+        return PLAN_TOLERANCES[self.precision]
 
     def parameters(self) -> dict[str, object]:
         return {"library": self.library, **asdict(self.options)}
@@ -76,7 +76,7 @@ class EngineStep:
             timings = timings.with_name(f"{timings.name}.{cache_name(trt, self.options)}")
         plan = build_engine(trt, source, self.options, timing_cache=timings, log=self.log, progress=self.progress)
         write_atomic(target, plan)
-        return {"built": {**build_info(trt, self.options)}, "graph_sha256": sha256_file(source)}
+        return {"built": build_info(trt, self.options), "graph_sha256": sha256_file(source)}
 
 
 def check_builder(library: Library, options: EngineOptions) -> None:

@@ -50,7 +50,7 @@ class AdaptedOnnx(SameState):
         """Write the adapted graph.
 
         The logits are the input of the softmax at the end of the graph. If there is no such node, or its input does
-        not give the same probabilities, they are the logarithms of the probabilities.
+        not give the same probabilities, they are the logarithms of the probabilities. Sets `lowest` of the source.
         """
         for look_behind in (True, False):
             model = graph.lower_opset(graph.load(source))

@@ -11,8 +11,6 @@ from shrinkserve.text import read_text
 from shrinkserve.toml import read_toml, validate
 
 REQUIRED = ("size", "interpolation", "mean", "std")
-
-
 WAYS = "a TOML file, timm:NAME, torchvision:NAME, or a .json file of Hugging Face"
 
 

@@ -16,7 +16,7 @@ TORCHVISION = "torchvision:"
 MAX_BYTES = 1 << 20
 """Largest JSON file that is read."""
 RESAMPLING: Sequence[Interpolation] = ("nearest", "lanczos", "bilinear", "bicubic")
-"""Pillow's numbers of the filters, which Hugging Face's files have."""
+"""The filters in the order of Pillow's numbers, which Hugging Face's files contain."""
 GEOMETRY_KEYS = {"size", "crop_size", "crop_pct", "resample", "do_resize", "do_center_crop", "do_pad"}
 VALUE_KEYS = {"do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std"}
 KNOWN = GEOMETRY_KEYS | VALUE_KEYS
@@ -86,7 +86,7 @@ def _from_hugging_face(given: Raw, where: str) -> Preprocess:
         raise ConfigError(f"{where}: missing keys", expected="image_mean and image_std")
     number = raw.get("resample", 2)
     name = RESAMPLING[number] if type(number) is int and 0 <= number < len(RESAMPLING) else number
-    return completed(where, _replace(geometry, scale=scale), name, mean, std)
+    return completed(where, replace(geometry, scale=scale), name, mean, std)
 
 
 def _without_nulls(given: Raw, where: str) -> Raw:
@@ -102,6 +102,7 @@ def _without_nulls(given: Raw, where: str) -> Raw:
 
 
 def _hugging_face_geometry(raw: Raw, where: str) -> Preprocess:
+    """Return a preprocessing with the size and the geometry only."""
     shorter, square = _size(where, "size", raw["size"])
     if isinstance(raw["size"], int) and (raw.get("do_center_crop", False) or "crop_pct" in raw):
         shorter, square = square, None  # older files leave shortest_edge out
@@ -133,10 +134,6 @@ def _size(where: str, key: str, value: object) -> tuple[int | None, int | None]:
         return None, value
     expected = "a number, shortest_edge, or equal height and width"
     raise ConfigError(f"{where}: {key}", expected=expected, found=str(value)[:80])
-
-
-def _replace(preprocess: Preprocess, **changes: object) -> Preprocess:
-    return replace(preprocess, **changes)  # type: ignore[arg-type]
 
 
 def _read_json(path: Path) -> Raw:

@@ -23,11 +23,11 @@ Rows = npt.NDArray[np.float32]
 SUM_TOLERANCE = 0.01
 """Probabilities of float16 graphs sum to 1 within this."""
 SCALE_TOLERANCE = 1e-4
-"""Other constant sums are those of probabilities in another unit, e.g. per cent, within this part of the sum."""
+"""Rows whose sums differ by at most this fraction of the sum are probabilities in another unit, e.g. per cent."""
 LOWEST, ROUGH_LOWEST = 1e-30, 1e-3
-"""Smaller parts of an image's largest probability are compared as this one: their logarithm depends on how a runtime
-rounds. The second is for probabilities in float16 and for those without a softmax, e.g. 1 - p, which is zero where p
-rounds to 1."""
+"""Floor of the probabilities in a comparison, as a fraction of the image's largest one: the logarithm of smaller ones
+depends on how a runtime rounds. The second is for probabilities in float16 and for those without a softmax, e.g. 1 - p,
+which is zero where p rounds to 1."""
 FEW = 16
 """Images for the checks of the file against itself."""
 
@@ -48,7 +48,7 @@ class ForeignModel:
     Attributes:
         output: name of the output with the classes.
         meaning: of that output: logits or probabilities, from its values on the samples.
-        lowest: see `LOWEST`.
+        lowest: see `LOWEST`; set by the step that adapts the file.
 
     Raises:
         ArtifactError: no output or several outputs could be the classes, or the outputs are sigmoids or not finite.

@@ -73,6 +73,7 @@ def observe(model: ir.Model, images: npt.NDArray[np.uint8]) -> dict[str, Activat
 
 
 def _run(model: ir.Model, images: npt.NDArray[np.uint8]) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
+    """Yield the name and the finite values of each float32 tensor, batch by batch."""
     import onnxruntime
 
     seen = ir.from_proto(ir.to_proto(model))

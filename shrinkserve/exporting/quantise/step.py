@@ -91,9 +91,9 @@ class Int8:
         trial = _Trial(graph.load(source), source, self.target, self.calibration, target.parent)
         method, errors = trial.choose()
         judges = self.validation or samples
-        kept, drop = self._accurate(trial, method, judges)
+        kept, drop = self._choose_float_layers(trial, method, judges)
         target.write_bytes(trial.build(method, kept).SerializeToString())
-        speed = self._faster(source, target)
+        speed = self._measure_speed(source, target)
         return {
             "method": method,
             "errors": errors,
@@ -104,7 +104,7 @@ class Int8:
             **speed,
         }
 
-    def _accurate(self, trial: _Trial, method: Method, samples: Samples) -> tuple[list[str], float]:
+    def _choose_float_layers(self, trial: _Trial, method: Method, samples: Samples) -> tuple[list[str], float]:
         """Return the layers that must stay in float32, the most sensitive first, and the loss of top-1 in points.
 
         Doubles the number of layers until top-1 is good enough.
@@ -134,7 +134,8 @@ class Int8:
             return f"{len(samples)} images resolve {step:.2g} points: give --data with at least {needed}"
         return "allow more with --max-top1-drop or use float16 or bfloat16"
 
-    def _faster(self, source: Path, target: Path) -> StepDetails:
+    def _measure_speed(self, source: Path, target: Path) -> StepDetails:
+        """Return the times of both graphs on this machine; remove the result if it has to be faster and is not."""
         if self.target == "tensorrt":
             return {"speed": "measured with the engine, if the GPU is on this machine"}
         whole, eight = open_graph(source, self.target, ONNX), open_graph(target, self.target, INT8)
