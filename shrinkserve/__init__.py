@@ -27,20 +27,29 @@ _PUBLIC = {
     "Cleanup": "shrinkserve.api.maintenance:Cleanup",
     "Client": "shrinkserve.serving.client.client:Client",
     "Counts": "shrinkserve.arch.counts:Counts",
+    "Dataset": "shrinkserve.data.dataset:Dataset",
     "EvaluationResult": "shrinkserve.training.evaluation:EvaluationResult",
+    "EventKind": "shrinkserve.training.events:EventKind",
     "ExportResult": "shrinkserve.api.destination:ExportResult",
     "Finding": "shrinkserve.serving.doctor.finding:Finding",
     "ImportResult": "shrinkserve.training.finish:ImportResult",
+    "InferRequest": "shrinkserve.serving.client.operations:InferRequest",
+    "InferResult": "shrinkserve.serving.client.operations:InferResult",
+    "ModelInfo": "shrinkserve.serving.client.model_info:ModelInfo",
+    "ModelStatistics": "shrinkserve.serving.client.operations:ModelStatistics",
     "ModelSummary": "shrinkserve.api.repository:ModelSummary",
     "PackReport": "shrinkserve.data.pack:PackReport",
     "Parity": "shrinkserve.exporting.parity:Parity",
     "Prediction": "shrinkserve.serving.client.prediction:Prediction",
     "Predictor": "shrinkserve.runtimes.predictor:Predictor",
     "Preprocess": "shrinkserve.preprocess:Preprocess",
+    "Progress": "shrinkserve.terminal:Progress",
     "QuickstartSummary": "shrinkserve.api.quickstart:QuickstartSummary",
     "Recipe": "shrinkserve.config:Recipe",
+    "Record": "shrinkserve.data.dataset:Record",
     "Server": "shrinkserve.serving.server.server:TritonServer",
     "ServerOptions": "shrinkserve.serving.server.options:ServerOptions",
+    "ServingConfig": "shrinkserve.config:ServingConfig",
     "SplitInfo": "shrinkserve.data.info:SplitInfo",
     "SplitReport": "shrinkserve.data.splitting:SplitReport",
     "StepProfile": "shrinkserve.training.profile:StepProfile",
@@ -110,7 +119,8 @@ if TYPE_CHECKING:
     from shrinkserve.benchmark.planning import plan
     from shrinkserve.benchmark.report.record import BenchRecord
     from shrinkserve.benchmark.tuning import Tuning
-    from shrinkserve.config import Recipe, document_recipe, load_recipe, recipe_names
+    from shrinkserve.config import Recipe, ServingConfig, document_recipe, load_recipe, recipe_names
+    from shrinkserve.data.dataset import Dataset, Record
     from shrinkserve.data.digits import write_digits
     from shrinkserve.data.index import WrittenIndex
     from shrinkserve.data.indexing import index_dataset
@@ -124,13 +134,16 @@ if TYPE_CHECKING:
     from shrinkserve.runtimes.predictor import Predictor
     from shrinkserve.serving.client.async_client import AsyncClient
     from shrinkserve.serving.client.client import Client
+    from shrinkserve.serving.client.model_info import ModelInfo
+    from shrinkserve.serving.client.operations import InferRequest, InferResult, ModelStatistics
     from shrinkserve.serving.client.prediction import ClassifyResult, Prediction
     from shrinkserve.serving.doctor import doctor
     from shrinkserve.serving.doctor.finding import Finding
     from shrinkserve.serving.server.options import ServerOptions
     from shrinkserve.serving.server.server import TritonServer as Server
+    from shrinkserve.terminal import Progress
     from shrinkserve.training.evaluation import EvaluationResult, evaluate
-    from shrinkserve.training.events import TrainEvent
+    from shrinkserve.training.events import EventKind, TrainEvent
     from shrinkserve.training.finish import ImportResult, TrainResult
     from shrinkserve.training.loop import Stopped
     from shrinkserve.training.plan import TrainingPlan, plan_training
@@ -148,20 +161,29 @@ __all__ = [
     "Cleanup",
     "Client",
     "Counts",
+    "Dataset",
     "EvaluationResult",
+    "EventKind",
     "ExportResult",
     "Finding",
     "ImportResult",
+    "InferRequest",
+    "InferResult",
+    "ModelInfo",
+    "ModelStatistics",
     "ModelSummary",
     "PackReport",
     "Parity",
     "Prediction",
     "Predictor",
     "Preprocess",
+    "Progress",
     "QuickstartSummary",
     "Recipe",
+    "Record",
     "Server",
     "ServerOptions",
+    "ServingConfig",
     "SplitInfo",
     "SplitReport",
     "StepProfile",

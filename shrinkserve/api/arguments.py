@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-Pathlike = Path | str
 Say = Callable[[str], None]
 """Function that receives each line of progress."""
 Weights = Literal["ema", "raw"]

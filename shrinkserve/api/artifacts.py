@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
-from shrinkserve.api.arguments import Pathlike
 from shrinkserve.errors import GateError
+from shrinkserve.paths import StrPath, optional_path
 
 if TYPE_CHECKING:
     from shrinkserve.exporting.inspection import Summary, Value
@@ -16,10 +17,10 @@ if TYPE_CHECKING:
 
 
 def compare(
-    reference: Pathlike,
-    candidate: Pathlike,
+    reference: StrPath,
+    candidate: StrPath,
     *,
-    data: Pathlike | None = None,
+    data: StrPath | None = None,
     model: str | None = None,
     tolerance: float = 1e-4,
     limit: int = 256,
@@ -54,9 +55,9 @@ def compare(
 
     right, judged = (load(source, model=model) for source in (reference, candidate))
     preprocess = getattr(right, "preprocess", None) or getattr(judged, "preprocess", None)
-    samples = load_samples(None if data is None else Path(data), preprocess or Preprocess(size=right.size), limit=limit)
+    samples = load_samples(optional_path(data), preprocess or Preprocess(size=right.size), limit=limit)
     outcome = compare_outputs(right, judged, samples, Tolerance(tolerance), max_batch)
-    return replace(outcome, reference=str(reference), candidate=str(candidate), classes=list(right.classes))
+    return replace(outcome, reference=os.fspath(reference), candidate=os.fspath(candidate), classes=list(right.classes))
 
 
 def check_parity(outcome: Parity) -> None:
@@ -77,7 +78,7 @@ def check_parity(outcome: Parity) -> None:
         raise GateError("the outputs differ", expected=f"within {outcome.limit:.3g}", found=found)
 
 
-def load(source: Pathlike, *, model: str | None = None) -> Predictor:
+def load(source: StrPath, *, model: str | None = None) -> Predictor:
     """Load any artifact for prediction.
 
     Args:
@@ -94,16 +95,20 @@ def load(source: Pathlike, *, model: str | None = None) -> Predictor:
 
         logits = shrinkserve.load("runs/digits").predict(images)
     """
-    if "://" in str(source):
+    if "://" in (address := os.fspath(source)):
         from shrinkserve.serving.client.served_model import ServedModel
 
-        return ServedModel(str(source), model)
+        return ServedModel(address, model)
     from shrinkserve.runtimes import open_artifact
 
     return open_artifact(Path(source))
 
 
-def inspect(artifact: Pathlike, other: Pathlike | None = None) -> Summary | dict[str, tuple[Value, Value]]:
+@overload
+def inspect(artifact: StrPath, other: None = None) -> Summary: ...
+@overload
+def inspect(artifact: StrPath, other: StrPath) -> dict[str, tuple[Value, Value]]: ...
+def inspect(artifact: StrPath, other: StrPath | None = None) -> Summary | dict[str, tuple[Value, Value]]:
     """Return the contents of an artifact, or how two differ.
 
     Args:

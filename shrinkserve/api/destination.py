@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import os
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class ExportResult:
-    """A version that `export` wrote or extended.
+class ExportResult(os.PathLike[str]):
+    """A version that `export` wrote or extended. Functions that take the path of a version take this too.
 
     Attributes:
         folder: the version's folder.
@@ -28,9 +29,12 @@ class ExportResult:
     """
 
     folder: Path
-    card: Card
+    card: Card = field(repr=False)
     engines: list[Engine]
     added: bool = False
+
+    def __fspath__(self) -> str:
+        return str(self.folder)
 
 
 @dataclass(frozen=True)

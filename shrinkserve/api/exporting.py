@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -9,10 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from shrinkserve.api.arguments import REPOSITORY, Pathlike, Say, Target, Weights, silent
+from shrinkserve.api.arguments import REPOSITORY, Say, Target, Weights, silent
 from shrinkserve.api.destination import Destination, ExportResult
 from shrinkserve.errors import ConfigError
 from shrinkserve.exporting.engine.library import Compatibility, Library
+from shrinkserve.paths import StrPath, optional_path
 from shrinkserve.preprocess.timm_config import TIMM
 
 if TYPE_CHECKING:
@@ -23,11 +25,11 @@ if TYPE_CHECKING:
 
 
 def export(  # noqa: PLR0913 - the options of the command
-    run: Pathlike | None = None,
+    run: StrPath | None = None,
     *,
-    data: Pathlike | None = None,
-    repository: Pathlike = REPOSITORY,
-    out: Pathlike | None = None,
+    data: StrPath | None = None,
+    repository: StrPath = REPOSITORY,
+    out: StrPath | None = None,
     url: str | None = None,
     token: str | None = None,
     name: str | None = None,
@@ -44,11 +46,11 @@ def export(  # noqa: PLR0913 - the options of the command
     compatibility: Compatibility = "none",
     builder: Library = "tensorrt",
     gpu: str | None = None,
-    build_log: Pathlike | None = None,
-    checkpoint: Pathlike | None = None,
-    onnx: Pathlike | None = None,
-    preprocess: Pathlike | None = None,
-    labels: Pathlike | None = None,
+    build_log: StrPath | None = None,
+    checkpoint: StrPath | None = None,
+    onnx: StrPath | None = None,
+    preprocess: StrPath | None = None,
+    labels: StrPath | None = None,
     approximate_decoder: bool = False,
     calibrate: bool = False,
     say: Say = silent,
@@ -112,15 +114,17 @@ def export(  # noqa: PLR0913 - the options of the command
     from shrinkserve.exporting.samples import is_version, trained_on
     from shrinkserve.exporting.variants import VariantOptions, check_runtimes, parse_kinds
 
-    timm = str(run) if str(run).startswith(TIMM) else None
-    run, onnx = None if timm else _path(run), _path(onnx)
+    source = "" if run is None else os.fspath(run)
+    timm = source if source.startswith(TIMM) else None
+    run, onnx = None if timm else optional_path(run), optional_path(onnx)
+    checkpoint, labels = optional_path(checkpoint), optional_path(labels)
     _check_source(timm, run, onnx, preprocess, labels, checkpoint)
     passes, kinds = check_target(target), parse_kinds(to)
     extends = run is not None and is_version(run)
-    root = _path(data) or (trained_on(run) if run else None)
+    root = optional_path(data) or (trained_on(run) if run else None)
     destination = Destination(
         Path(repository),
-        _path(out),
+        optional_path(out),
         url=url,
         token=token,
         version=version,
@@ -144,7 +148,7 @@ def export(  # noqa: PLR0913 - the options of the command
         ),
         library=builder,
         timing_cache=caches,
-        log=_path(build_log),
+        log=optional_path(build_log),
     )
     check_runtimes(kinds, wanted)
     if run and extends:
@@ -154,26 +158,22 @@ def export(  # noqa: PLR0913 - the options of the command
     options = ExportOptions(root, passes, tuned=tune, max_batch=max_batch, report=say, calibrate=calibrate)
     with tempfile.TemporaryDirectory(prefix="shrinkserve-export-") as folder, _named(timm or run or onnx, Path(folder)):
         if timm:
-            made, serving = _export_timm(timm, _path(checkpoint), _path(labels), Path(folder), options), None
+            made, serving = _export_timm(timm, checkpoint, labels, Path(folder), options), None
         elif onnx:
-            made, serving = _export_file(onnx, preprocess, _path(labels), Path(folder), options), None
+            made, serving = _export_file(onnx, preprocess, labels, Path(folder), options), None
         else:
             assert run is not None
             made, serving = _export_run(run, weights, Path(folder), options)
         return destination.write(made, name, _engines(made, kinds, Path(folder), wanted), serving)
 
 
-def _path(path: Pathlike | None) -> Path | None:
-    return None if path is None else Path(path)
-
-
 def _check_source(
     timm: str | None,
     run: Path | None,
     onnx: Path | None,
-    preprocess: Pathlike | None,
-    labels: Pathlike | None,
-    checkpoint: Pathlike | None,
+    preprocess: StrPath | None,
+    labels: Path | None,
+    checkpoint: Path | None,
 ) -> None:
     if sum(source is not None for source in (timm, run, onnx)) != 1:
         found = "both" if onnx else "neither"
@@ -218,7 +218,7 @@ def _export_run(run: Path, weights: Weights, folder: Path, options: ExportOption
 
 
 def _export_file(
-    onnx: Path, preprocess: Pathlike | None, labels: Path | None, folder: Path, options: ExportOptions
+    onnx: Path, preprocess: StrPath | None, labels: Path | None, folder: Path, options: ExportOptions
 ) -> Exported:
     from shrinkserve.exporting import graph
     from shrinkserve.exporting.foreign.description import WAYS, read_labels, read_preprocess

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from shrinkserve.api.arguments import REPOSITORY, WAIT_SECONDS, Say, silent
 from shrinkserve.api.repository import chosen_models
 from shrinkserve.errors import ConfigError
+from shrinkserve.paths import StrPath
 
 if TYPE_CHECKING:
     from shrinkserve.benchmark.tuning import Tuning
@@ -32,7 +33,7 @@ class Cleanup:
 
 def add_jpeg(
     name: str,
-    repository: Path = REPOSITORY,
+    repository: StrPath = REPOSITORY,
     *,
     approximate_decoder: bool = False,
     wait: float = WAIT_SECONDS,
@@ -69,7 +70,7 @@ def add_jpeg(
 
 def remove_old_versions(
     name: str | None = None,
-    repository: Path = REPOSITORY,
+    repository: StrPath = REPOSITORY,
     *,
     keep: int = 2,
     dry_run: bool = False,
@@ -115,7 +116,7 @@ def remove_old_versions(
 
 
 def tune_model(
-    name: str, slo: str, repository: Path = REPOSITORY, *, wait: float = WAIT_SECONDS, say: Say = silent
+    name: str, slo: str, repository: StrPath = REPOSITORY, *, wait: float = WAIT_SECONDS, say: Say = silent
 ) -> Tuning:
     """Find the serving options with the highest throughput within a latency limit, and write them.
 
@@ -148,7 +149,7 @@ def tune_model(
     return tune_serving(open_repository(repository, wait, say), name, limit, say=say)
 
 
-def open_repository(root: Path, wait: float, say: Say) -> Repository:
+def open_repository(root: StrPath, wait: float, say: Say) -> Repository:
     """Open a repository to change it."""
     from shrinkserve.serving.repository.writer import Repository
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -12,6 +13,7 @@ import numpy as np
 from shrinkserve.artifact import CARD
 from shrinkserve.concurrency import ordered_map
 from shrinkserve.errors import ArtifactError, ConfigError
+from shrinkserve.paths import StrPath
 from shrinkserve.runtimes.onnx import OnnxModel
 from shrinkserve.runtimes.opening import open_artifact
 from shrinkserve.serving.client.client import Client
@@ -29,7 +31,7 @@ def predict(
     images: Iterable[Source],
     *,
     url: str | None = None,
-    model: str | Path | None = None,
+    model: StrPath | None = None,
     top: int = 5,
     timeout: float = 60.0,
     priority: int = 0,
@@ -73,7 +75,7 @@ def predict(
         return
     with Client(url or URL, timeout=timeout) as client:
         stream = client.stream_encoded if encoded else client.stream
-        results = stream(images, None if model is None else str(model), top=top, priority=priority)
+        results = stream(images, None if model is None else os.fspath(model), top=top, priority=priority)
         yield from _marked(results, min_confidence)
 
 
@@ -84,9 +86,9 @@ def _marked(results: Iterable[ClassifyResult], least: float) -> Iterator[Classif
         yield replace(result, unsure=True) if unsure else result
 
 
-def _is_path(model: str | Path) -> bool:
+def _is_path(model: StrPath) -> bool:
     """Return True if a model is given by its path. A folder may have the name of a served model."""
-    if isinstance(model, Path) or "/" in model or model.endswith((".onnx", ".plan")):
+    if not isinstance(model, str) or "/" in model or model.endswith((".onnx", ".plan")):
         return True
     return Path(model.rpartition("@")[0] or model, CARD).is_file()
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from shrinkserve.api.arguments import REPOSITORY, WAIT_SECONDS, Say, silent
 from shrinkserve.api.maintenance import open_repository
 from shrinkserve.errors import ConfigError
+from shrinkserve.paths import StrPath
 
 if TYPE_CHECKING:
     from shrinkserve.config import ServingConfig
@@ -21,8 +22,8 @@ LOAD_SECONDS = 600.0
 
 
 def publish(  # noqa: PLR0913 - options by keyword
-    source: Path,
-    repository: Path = REPOSITORY,
+    source: StrPath,
+    repository: StrPath = REPOSITORY,
     *,
     name: str | None = None,
     options: ServingConfig | None = None,
@@ -30,7 +31,7 @@ def publish(  # noqa: PLR0913 - options by keyword
     url: str | None = None,
     token: str | None = None,
     insecure: bool = False,
-    data: Path | None = None,
+    data: StrPath | None = None,
     shadow: int = 0,
     max_flips: float | None = None,
     max_slowdown: float | None = None,
@@ -106,7 +107,7 @@ def publish(  # noqa: PLR0913 - options by keyword
 
 def rollback(
     name: str,
-    repository: Path = REPOSITORY,
+    repository: StrPath = REPOSITORY,
     *,
     to: int | None = None,
     url: str | None = None,
@@ -167,7 +168,7 @@ def _live(
         yield Live(client, images or [], limits or ShadowLimits(), allow_gap=allow_gap, token=token)
 
 
-def _validation_images(data: Path, count: int) -> list[bytes]:
+def _validation_images(data: StrPath, count: int) -> list[bytes]:
     from shrinkserve.data import open_dataset
 
     dataset = open_dataset(Path(data), "validation")

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from shrinkserve.data import open_dataset
 from shrinkserve.errors import ShrinkServeError
+from shrinkserve.paths import StrPath
 from shrinkserve.serving.names import public_names
 from shrinkserve.serving.server.server import ServerOptions, TritonServer
 
@@ -36,7 +37,7 @@ class QuickstartSummary:
 
 
 def quickstart(
-    folder: str | Path = "quickstart",
+    folder: StrPath = "quickstart",
     *,
     recipe: str = "digits",
     min_top1: float = 0.95,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from shrinkserve.api.arguments import REPOSITORY
 from shrinkserve.errors import ArtifactError, ShrinkServeError
+from shrinkserve.paths import StrPath
 
 if TYPE_CHECKING:
     from shrinkserve.artifact import Card
@@ -61,7 +62,7 @@ class Verification:
     notes: list[str] = field(default_factory=list)
 
 
-def list_models(repository: Path = REPOSITORY) -> list[ModelSummary]:
+def list_models(repository: StrPath = REPOSITORY) -> list[ModelSummary]:
     """Return a summary of each model of a repository.
 
     Args:
@@ -84,7 +85,7 @@ def list_models(repository: Path = REPOSITORY) -> list[ModelSummary]:
     return [_summary(reader.root, name) for name in reader.classifiers()]
 
 
-def show_version(name: str, repository: Path = REPOSITORY, *, version: int | None = None) -> tuple[Card, str]:
+def show_version(name: str, repository: StrPath = REPOSITORY, *, version: int | None = None) -> tuple[Card, str]:
     """Return the card of a version and the text of the model's configuration.
 
     Args:
@@ -113,7 +114,7 @@ def show_version(name: str, repository: Path = REPOSITORY, *, version: int | Non
 
 
 def verify_repository(
-    name: str | None = None, repository: Path = REPOSITORY, *, container: str | None = None
+    name: str | None = None, repository: StrPath = REPOSITORY, *, container: str | None = None
 ) -> list[Verification]:
     """Check files against cards, and configurations against graphs.
 

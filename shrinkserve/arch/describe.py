@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from shrinkserve.arch.counts import Counts, count
 from shrinkserve.arch.sources import is_code, load_network
 from shrinkserve.errors import ConfigError
+from shrinkserve.paths import StrPath
 from shrinkserve.preprocess.timm_config import TIMM, timm_preprocess
 
 CODE_CLASSES, CODE_SIZE = 1000, 224
@@ -14,12 +16,12 @@ CODE_CLASSES, CODE_SIZE = 1000, 224
 
 
 def describe(
-    network: str | Path,
+    network: StrPath,
     *,
     input_size: int | None = None,
     width: float = 1.0,
     classes: int | None = None,
-    plot: Path | None = None,
+    plot: StrPath | None = None,
     whole: bool = False,
     cell: str | None = None,
 ) -> Counts:
@@ -53,18 +55,19 @@ def describe(
         raise ConfigError("--whole and --cell select what to draw", hint="add --plot FILE")
     if whole and cell:
         raise ConfigError("--whole and --cell", expected="one of them")
-    if is_code(str(network)):
+    network = os.fspath(network)
+    if is_code(network):
         if width != 1 or plot is not None:
             raise ConfigError(
                 f"{network}: --width and --plot are for networks of the zoo and files", hint="leave them out"
             )
-        return _describe_code(str(network), classes, input_size)
+        return _describe_code(network, classes, input_size)
     spec = load_network(network, classes=classes, input_size=input_size, width=width)
     counts = count(spec)
     if plot is not None:
         from shrinkserve.arch.plot import save_plot
 
-        save_plot(spec, counts, plot, Path(network).stem, whole=whole, cell=cell)
+        save_plot(spec, counts, Path(plot), Path(network).stem, whole=whole, cell=cell)
     return counts
 
 

@@ -14,6 +14,7 @@ from shrinkserve.arch.prototxt import Parsed, Reader, malformed, read_bytes, rea
 from shrinkserve.arch.spec import Attribute
 from shrinkserve.config import Recipe, parse_recipe
 from shrinkserve.errors import SpecError
+from shrinkserve.paths import StrPath
 
 IMAGES_PER_GPU = 128
 WARMUP_EPOCHS = 10
@@ -59,7 +60,7 @@ def parse_solver(content: bytes) -> dict[str, Parsed]:
     return values
 
 
-def import_recipe(proto: Path | str, solver: Path | str) -> Recipe:
+def import_recipe(proto: StrPath, solver: StrPath) -> Recipe:
     """Return the recipe of a network and a solver file; other settings have the defaults of a recipe.
 
     Args:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from shrinkserve.arch import zoo
@@ -10,6 +11,7 @@ from shrinkserve.arch.importer import read_network
 from shrinkserve.arch.spec import Spec, output_node
 from shrinkserve.config import ModelConfig
 from shrinkserve.errors import SpecError
+from shrinkserve.paths import StrPath
 from shrinkserve.preprocess.timm_config import TIMM
 
 PYTHON = "python:"
@@ -23,7 +25,7 @@ def is_code(network: str) -> bool:
 
 
 def load_network(
-    source: str | Path,
+    source: StrPath,
     *,
     classes: int | None = None,
     input_size: int | None = None,
@@ -54,7 +56,7 @@ def load_network(
     """
     if Path(source).suffix != ".prototxt":
         return zoo.build_network(
-            str(source),
+            os.fspath(source),
             classes=1001 if classes is None else classes,
             input_size=224 if input_size is None else input_size,
             width=width,

@@ -24,6 +24,7 @@ from shrinkserve.benchmark.targets.target import parse_payloads
 from shrinkserve.benchmark.timing import Timing, parse_duration
 from shrinkserve.data import open_dataset
 from shrinkserve.errors import ConfigError, ShrinkServeError
+from shrinkserve.paths import StrPath, optional_path
 from shrinkserve.runtimes.openmp import release_helpers
 from shrinkserve.terminal import Progress
 
@@ -34,19 +35,19 @@ TRITON_URLS = ("http://127.0.0.1:8000", "grpc://127.0.0.1:8001")
 
 
 def bench(  # noqa: PLR0913 - the options of the command
-    data: Path | str,
+    data: StrPath,
     *,
     url: Sequence[str] | str = (),
     model: str | None = None,
-    checkpoint: Path | str | None = None,
-    runs: Path | str = "runs",
-    repository: Path | str | None = "model_repository",
+    checkpoint: StrPath | None = None,
+    runs: StrPath = "runs",
+    repository: StrPath | None = "model_repository",
     concurrency: Sequence[int] = (1, 4),
     min_top1: float | None = None,
     max_flips: int | None = None,
     max_p99: str | None = None,
     min_throughput: float | None = None,
-    gates: Path | str | None = None,
+    gates: StrPath | None = None,
     payload: Sequence[str] = (),
     token: str | None = None,
     rate: Sequence[float] = (),
@@ -54,11 +55,11 @@ def bench(  # noqa: PLR0913 - the options of the command
     batch: Sequence[int] = (),
     slo: str | None = None,
     everywhere: bool = False,
-    baseline: Path | str | None = None,
+    baseline: StrPath | None = None,
     limit: int | None = None,
     window: float = 2.0,
-    out: Path | str | None = None,
-    json: Path | str | None = None,
+    out: StrPath | None = None,
+    json: StrPath | None = None,
     progress: Progress | None = None,
 ) -> BenchRecord:
     """Compare a server's predictions with the checkpoint's, and measure its latency.
@@ -89,7 +90,7 @@ def bench(  # noqa: PLR0913 - the options of the command
         window: seconds of one load window; three must agree.
         out: folder of the report; an interrupted measurement in it is resumed.
         json: file of the record alone.
-        progress: display of the progress; None for none.
+        progress: bars on a terminal: an open `Progress`; None for none.
 
     Returns:
         The record. Its `misses` has a line for each gate that failed.
@@ -112,9 +113,9 @@ def bench(  # noqa: PLR0913 - the options of the command
         wanted=Wanted(
             urls=urls or ([] if checkpoint else TRITON_URLS),
             model=model,
-            run=_path(checkpoint),
+            run=optional_path(checkpoint),
             runs=Path(runs),
-            repository=_path(repository),
+            repository=optional_path(repository),
             payloads=parse_payloads(payload),
             token=token,
         ),
@@ -128,16 +129,12 @@ def bench(  # noqa: PLR0913 - the options of the command
             timing=Timing(warmup=min(1.0, window), window=window),
         ),
         slo=Slo.parse(slo) if slo else None,
-        baseline=_path(baseline),
+        baseline=optional_path(baseline),
         limit=limit,
-        out=_path(out),
-        json=_path(json),
+        out=optional_path(out),
+        json=optional_path(json),
     )
     return run_bench(options, progress or Progress(enabled=False))
-
-
-def _path(value: Path | str | None) -> Path | None:
-    return None if value is None else Path(value)
 
 
 @dataclass(frozen=True)

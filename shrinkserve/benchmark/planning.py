@@ -15,10 +15,11 @@ from shrinkserve.benchmark.report.record import BenchRecord, read_record
 from shrinkserve.benchmark.service_times import most_measured, read_service
 from shrinkserve.benchmark.timing import Timing
 from shrinkserve.errors import ConfigError
+from shrinkserve.paths import StrPath
 
 
 def plan(  # noqa: PLR0913 - the options of the command
-    record: BenchRecord | Path | str,
+    record: BenchRecord | StrPath,
     rate: float,
     slo: str,
     *,
@@ -26,9 +27,9 @@ def plan(  # noqa: PLR0913 - the options of the command
     max_batch: int = 32,
     instances: int = 1,
     check: str | None = None,
-    data: Path | str | None = None,
+    data: StrPath | None = None,
     window: float = 2.0,
-    json: Path | str | None = None,
+    json: StrPath | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> CapacityPlan:
     """Return the number of replicas that a rate and a latency objective need.

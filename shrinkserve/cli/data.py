@@ -39,19 +39,19 @@ def digits(target: Annotated[Path, typer.Argument(metavar="DIR", help="The folde
 
 def split(
     source: Annotated[Path, typer.Argument(metavar="SRC", help="A folder with one folder of images per class.")],
-    target: Annotated[Path, typer.Argument(metavar="OUT", help="The folder of the new dataset.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder of the new dataset.")],
     fraction: Annotated[float, typer.Option(help="Validation part of each class.")] = 0.2,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the random choice.")] = 0,
 ) -> None:
     """Split a folder into training and validation images. Classes get the same fraction; files are linked or copied."""
     from shrinkserve.data.splitting import split_dataset
 
-    report = split_dataset(source, target, fraction=fraction, seed=seed)
+    report = split_dataset(source, out, fraction=fraction, seed=seed)
     rows = [(name, report.train[name], report.validation[name]) for name in report.train]
     print_table(("class", "training", "validation"), rows)
     for reason, count in report.skipped.items():
         print_line(f"left out: {count} {reason}")
-    print_line(f"wrote {target}")
+    print_line(f"wrote {out}")
 
 
 def pack(

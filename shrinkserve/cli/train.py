@@ -160,15 +160,15 @@ def _print_profile(found: StepProfile) -> None:
 
 
 def plot(
-    folder: Annotated[Path, typer.Argument(metavar="RUN", help=RUN_HELP)],
-    target: Annotated[
+    run: Annotated[Path, typer.Argument(metavar="RUN", help=RUN_HELP)],
+    out: Annotated[
         Path | None, typer.Option("--out", help="The picture: .png, .svg or .pdf; RUN/curves.png if not given.")
     ] = None,
 ) -> None:
     """Draw the curves of a run, complete or not."""
     from shrinkserve.training.plot import plot_run
 
-    print_line(f"wrote {plot_run(folder, target)}")
+    print_line(f"wrote {plot_run(run, out)}")
 
 
 def evaluate(

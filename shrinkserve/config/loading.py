@@ -9,6 +9,7 @@ from pathlib import Path
 
 from shrinkserve.config.schema import Recipe, inconsistencies
 from shrinkserve.errors import ConfigError
+from shrinkserve.paths import StrPath
 from shrinkserve.preprocess.timm_config import TIMM, timm_preprocess
 from shrinkserve.toml import parse_toml, read_toml, validate
 
@@ -16,7 +17,7 @@ TIMM_KEYS = {"geometry", "crop_fraction", "interpolation", "mean", "std"}
 """Keys of the section `input` that timm's description of a network decides."""
 
 
-def load_recipe(source: str | Path, overrides: Sequence[str] | Mapping[str, object] = ()) -> Recipe:
+def load_recipe(source: StrPath, overrides: Sequence[str] | Mapping[str, object] = ()) -> Recipe:
     """Load a recipe.
 
     Args:
@@ -75,7 +76,7 @@ def _recipe_folders() -> list[Path]:
     return [folder for folder in (package / "recipes", package.parent / "train") if folder.is_dir()]
 
 
-def _find_recipe(source: str | Path) -> Path:
+def _find_recipe(source: StrPath) -> Path:
     path = Path(source)
     if path.is_file():
         return path

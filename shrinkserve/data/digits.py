@@ -17,6 +17,7 @@ from shrinkserve.data.records import BACKGROUND
 from shrinkserve.data.shards import LABELS, PREFIXES, shard_name
 from shrinkserve.data.tfrecord import append_record
 from shrinkserve.data.writing import example, refuse_foreign_folder
+from shrinkserve.paths import StrPath
 
 CANVAS, DIGIT = 64, 56
 SHARDS: dict[Split, int] = {"train": 4, "validation": 2}
@@ -24,7 +25,7 @@ VALIDATION_EVERY = 5
 """In each class every fifth image is a validation image: 80/20, stratified, without a random number."""
 
 
-def write_digits(target: str | Path) -> dict[Split, int]:
+def write_digits(target: StrPath) -> dict[Split, int]:
     """Write scikit-learn's 1,797 handwritten digits as JPEGs in TFRecord shards, the same bytes every time.
 
     Args:

@@ -9,9 +9,10 @@ from shrinkserve.data.index import WrittenIndex, write_index
 from shrinkserve.data.shards import ShardDataset
 from shrinkserve.data.tfrecord import Shard
 from shrinkserve.errors import DataError
+from shrinkserve.paths import StrPath
 
 
-def index_dataset(root: str | Path) -> list[WrittenIndex]:
+def index_dataset(root: StrPath) -> list[WrittenIndex]:
     """Write the index files of all shards, in DALI's format. Opening a dataset writes those that are absent.
 
     Args:

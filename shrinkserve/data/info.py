@@ -12,6 +12,7 @@ from shrinkserve.data.folder import FolderDataset
 from shrinkserve.data.opening import has_split, open_dataset
 from shrinkserve.data.order import evaluation_order
 from shrinkserve.data.shards import ShardDataset
+from shrinkserve.paths import StrPath
 from shrinkserve.preprocess import decode
 
 SAMPLE = 100
@@ -44,7 +45,7 @@ class SplitInfo:
     usage: SplitUsage
 
 
-def describe_dataset(root: str | Path) -> list[SplitInfo]:
+def describe_dataset(root: StrPath) -> list[SplitInfo]:
     """Describe each split of a dataset.
 
     Args:

@@ -8,11 +8,12 @@ from shrinkserve.data.dataset import Split
 from shrinkserve.data.folder import FolderDataset
 from shrinkserve.data.shards import ShardDataset
 from shrinkserve.errors import DataError
+from shrinkserve.paths import StrPath
 
 SPLIT_HINT = "check the path; `shrinkserve data split` makes both splits from a folder with one folder per class"
 
 
-def open_dataset(root: str | Path, split: Split) -> ShardDataset | FolderDataset:
+def open_dataset(root: StrPath, split: Split) -> ShardDataset | FolderDataset:
     """Open one split of a dataset; the layout is detected.
 
     ```

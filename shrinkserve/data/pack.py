@@ -26,6 +26,7 @@ from shrinkserve.data.sources import Collection, SourceImage, find_sources
 from shrinkserve.data.tfrecord import append_record
 from shrinkserve.data.writing import example
 from shrinkserve.errors import DataError
+from shrinkserve.paths import StrPath
 from shrinkserve.text import check_class_names
 
 PLAN = ".pack.json"
@@ -61,8 +62,8 @@ class PackReport:
 
 
 def pack_dataset(  # noqa: PLR0913 - the options of the command
-    source: str | Path,
-    target: str | Path,
+    source: StrPath,
+    target: StrPath,
     *,
     train_shards: int | None = None,
     validation_shards: int | None = None,

@@ -12,6 +12,7 @@ import numpy as np
 from shrinkserve.atomic import staged_folder
 from shrinkserve.data.names import class_folders
 from shrinkserve.errors import ConfigError, DataError
+from shrinkserve.paths import StrPath
 from shrinkserve.preprocess import list_images
 
 
@@ -30,7 +31,7 @@ class SplitReport:
     skipped: dict[str, int]
 
 
-def split_dataset(source: str | Path, out: str | Path, *, fraction: float = 0.2, seed: int = 0) -> SplitReport:
+def split_dataset(source: StrPath, out: StrPath, *, fraction: float = 0.2, seed: int = 0) -> SplitReport:
     """Split a folder with one folder per class into a dataset with training and validation images.
 
     Each class is split by the same fraction. Images are hard links where the file system allows it, else copies.

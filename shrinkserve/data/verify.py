@@ -19,6 +19,7 @@ from shrinkserve.data.records import parse_record
 from shrinkserve.data.shards import ShardDataset
 from shrinkserve.data.tfrecord import Shard
 from shrinkserve.errors import DataError
+from shrinkserve.paths import StrPath
 from shrinkserve.preprocess import decode
 
 VerifyProgress = Callable[[Split, int, int], None]
@@ -62,7 +63,7 @@ class _Split:
 
 
 def verify_dataset(
-    root: str | Path, *, quarantine: bool = False, workers: int | None = None, progress: VerifyProgress | None = None
+    root: StrPath, *, quarantine: bool = False, workers: int | None = None, progress: VerifyProgress | None = None
 ) -> list[VerifyReport]:
     """Read and decode every image of every split, including those in quarantine.
 

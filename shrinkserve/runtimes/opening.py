@@ -8,10 +8,11 @@ from pathlib import Path
 from shrinkserve.artifact import MODEL, read_card, safe_join
 from shrinkserve.engines import Engine, engines_of, find_engine
 from shrinkserve.errors import ArtifactError
+from shrinkserve.paths import StrPath
 from shrinkserve.runtimes.predictor import Predictor
 
 
-def open_artifact(path: Path | str) -> Predictor:
+def open_artifact(path: StrPath) -> Predictor:
     """Load a run folder, a version folder of a repository, an ONNX file or a TensorRT plan.
 
     Args:

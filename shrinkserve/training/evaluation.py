@@ -11,6 +11,7 @@ from shrinkserve.config import parse_recipe
 from shrinkserve.confusion import ClassFigures, Confusion, ConfusionCell, class_figures, worst_confusions
 from shrinkserve.data import open_dataset
 from shrinkserve.errors import DataError
+from shrinkserve.paths import StrPath
 from shrinkserve.preprocess import Preprocess
 from shrinkserve.runtimes.checkpoint import Checkpoint, chosen, restore_module
 from shrinkserve.training import checkpoints
@@ -74,7 +75,7 @@ class EvaluationResult:
         return {**figures, "per_class": per_class, "classes": self.classes, "confusion": self.confusion.tolist()}
 
 
-def evaluate(source: str | Path, data: str | Path, weights: str = "ema") -> EvaluationResult:
+def evaluate(source: StrPath, data: StrPath, weights: str = "ema") -> EvaluationResult:
     """Evaluate trained weights on the validation split, on this machine's GPU if it has one.
 
     Args:
@@ -96,7 +97,8 @@ def evaluate(source: str | Path, data: str | Path, weights: str = "ema") -> Eval
         >>> ss.evaluate("runs/digits", data="data").top1  # doctest: +SKIP
         0.978
     """
-    trained = open_trained(Path(source), weights)
+    source = Path(source)
+    trained = open_trained(source, weights)
     dataset = open_dataset(data, "validation")
     if dataset.classes != trained.classes:
         raise DataError(

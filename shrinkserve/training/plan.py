@@ -15,6 +15,7 @@ from shrinkserve.arch.traced import count_code
 from shrinkserve.config import Recipe, load_recipe
 from shrinkserve.data import Dataset
 from shrinkserve.machine import cores_each
+from shrinkserve.paths import StrPath
 from shrinkserve.training.averages import warnings_of
 from shrinkserve.training.inputs import open_inputs
 from shrinkserve.training.loader_choice import known_choice
@@ -69,7 +70,7 @@ class TrainingPlan:
 
 
 def plan_training(
-    recipe: Recipe | str | Path, data: str | Path, *, nproc: int = 1, images_per_second: float | None = None
+    recipe: Recipe | StrPath, data: StrPath, *, nproc: int = 1, images_per_second: float | None = None
 ) -> TrainingPlan:
     """Plan a run: ``train --plan``. Trains nothing.
 

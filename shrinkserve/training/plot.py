@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from shrinkserve.atomic import write_atomic
 from shrinkserve.errors import ArtifactError, ConfigError
+from shrinkserve.paths import StrPath
 from shrinkserve.text import printable
 from shrinkserve.training.evaluation import EvaluationResult
 from shrinkserve.training.logs import METRICS, MetricsRecord, read_metrics
@@ -18,7 +19,7 @@ from shrinkserve.training.logs import METRICS, MetricsRecord, read_metrics
 Curve = Literal["loss", "top1", "learning_rate", "images_per_second"]
 
 
-def plot_run(run: str | Path, out: str | Path | None = None) -> Path:
+def plot_run(run: StrPath, out: StrPath | None = None) -> Path:
     """Draw loss, top-1, learning rate and speed over the updates: ``shrinkserve train plot``.
 
     Args:
@@ -79,7 +80,7 @@ MAX_NAMES = 60
 """Classes up to which a confusion matrix has names at its axes."""
 
 
-def plot_confusion(found: EvaluationResult, out: str | Path) -> Path:
+def plot_confusion(found: EvaluationResult, out: StrPath) -> Path:
     """Draw a confusion matrix: ``shrinkserve eval --confusion FILE``. Each row sums to 100 %.
 
     Args:

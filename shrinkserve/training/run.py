@@ -8,6 +8,7 @@ from pathlib import Path
 from shrinkserve.arch.code import describe_network, is_timm
 from shrinkserve.config import Recipe
 from shrinkserve.errors import ArtifactError, ConfigError, ShrinkServeError
+from shrinkserve.paths import StrPath
 from shrinkserve.runtimes.predictor import Predictor
 from shrinkserve.training import checkpoints, snapshot
 from shrinkserve.training.checkpoints import TrainingSnapshot
@@ -85,7 +86,7 @@ class Run:
         self.parents = initial.parents
         self.say(f"{source}: {report}")
 
-    def learn_from(self, source: str | Path | Predictor) -> None:
+    def learn_from(self, source: StrPath | Predictor) -> None:
         """Learn from a teacher as well.
 
         Raises:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from torch.nn.functional import interpolate, kl_div, log_softmax
 
 from shrinkserve.concurrency import ordered_map
 from shrinkserve.errors import ConfigError
+from shrinkserve.paths import StrPath
 from shrinkserve.runtimes.checkpoint import Checkpoint, normalise
 from shrinkserve.runtimes.opening import open_artifact
 from shrinkserve.runtimes.predictor import Images, Predictor
@@ -36,8 +37,8 @@ class Teacher:
         ConfigError: the teacher has other classes.
     """
 
-    def __init__(self, source: str | Path | Predictor, classes: list[str], device: torch.device) -> None:
-        predictor = open_artifact(source) if isinstance(source, str | Path) else source
+    def __init__(self, source: StrPath | Predictor, classes: list[str], device: torch.device) -> None:
+        predictor = open_artifact(source) if isinstance(source, str | os.PathLike) else source
         self.name, self._predictor, self._device = predictor.name, predictor, device
         if list(predictor.classes) != classes:
             found = list(predictor.classes)

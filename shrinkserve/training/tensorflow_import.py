@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -11,6 +12,7 @@ from shrinkserve.arch.module import compile_spec
 from shrinkserve.arch.solver import import_recipe
 from shrinkserve.config import Recipe, parse_recipe
 from shrinkserve.errors import ConfigError
+from shrinkserve.paths import StrPath
 from shrinkserve.runtimes.checkpoint import load_weights, weights
 from shrinkserve.training import provenance
 from shrinkserve.training.finish import ImportResult, write_result
@@ -22,12 +24,12 @@ INPUT = {"crop_fraction": 0.875, "interpolation": "bicubic_tf1", "mean": [0.5] *
 
 
 def import_tensorflow(
-    checkpoint: str | Path,
-    proto: str | Path,
-    out: str | Path,
+    checkpoint: StrPath,
+    proto: StrPath,
+    out: StrPath,
     *,
-    solver: str | Path | None = None,
-    labels: list[str] | None = None,
+    solver: StrPath | None = None,
+    labels: Sequence[str] | None = None,
 ) -> ImportResult:
     """Import a checkpoint of AutoShrink's ``imagenet-eval.py`` as a run folder: ``shrinkserve import tensorflow``.
 
@@ -55,7 +57,7 @@ def import_tensorflow(
     """
     proto, out = Path(proto), Path(out)
     network = read_network(proto)
-    classes = labels if labels is not None else ["background", *map(str, range(1, network.classes))]
+    classes = list(labels) if labels is not None else ["background", *map(str, range(1, network.classes))]
     if len(classes) != network.classes:
         raise ConfigError("labels", expected=f"{network.classes} class names", found=len(classes))
     recipe = _recipe(network, proto, None if solver is None else Path(solver))

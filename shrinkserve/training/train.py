@@ -8,6 +8,7 @@ from pathlib import Path
 
 from shrinkserve.config import Recipe, load_recipe
 from shrinkserve.errors import ConfigError
+from shrinkserve.paths import StrPath
 from shrinkserve.runtimes.predictor import Predictor
 from shrinkserve.training.events import Callback
 from shrinkserve.training.finish import TrainResult
@@ -17,9 +18,9 @@ from shrinkserve.training.trackers import LoggerName, check_logger
 
 
 def train(  # noqa: PLR0913 - the options of the command
-    recipe: Recipe | str | Path,
-    data: str | Path,
-    out: str | Path | None = None,
+    recipe: Recipe | StrPath,
+    data: StrPath,
+    out: StrPath | None = None,
     *,
     overrides: Sequence[str] | Mapping[str, object] = (),
     nproc: int = 1,
@@ -27,8 +28,8 @@ def train(  # noqa: PLR0913 - the options of the command
     resume: bool = False,
     overwrite: bool = False,
     allow_recipe_change: bool = False,
-    init: str | os.PathLike[str] | None = None,
-    teacher: str | os.PathLike[str] | Predictor | None = None,
+    init: StrPath | None = None,
+    teacher: StrPath | Predictor | None = None,
     stall_timeout: float | None = None,
     logger: LoggerName | None = None,
     callback: Callback | None = None,
@@ -89,7 +90,7 @@ def train(  # noqa: PLR0913 - the options of the command
     return train_here(loaded, Path(data), folder, options, callback, predictor)
 
 
-def resolve_recipe(recipe: Recipe | str | Path, overrides: Sequence[str] | Mapping[str, object] = ()) -> Recipe:
+def resolve_recipe(recipe: Recipe | StrPath, overrides: Sequence[str] | Mapping[str, object] = ()) -> Recipe:
     """Return a recipe with overrides.
 
     Raises:
@@ -103,11 +104,11 @@ def resolve_recipe(recipe: Recipe | str | Path, overrides: Sequence[str] | Mappi
 
 
 def profile_training(
-    recipe: Recipe | str | Path,
-    data: str | Path,
+    recipe: Recipe | StrPath,
+    data: StrPath,
     *,
     nproc: int = 1,
-    teacher: str | os.PathLike[str] | Predictor | None = None,
+    teacher: StrPath | Predictor | None = None,
 ) -> StepProfile:
     """Profile updates: ``train --profile``. Writes nothing.
 

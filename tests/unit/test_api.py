@@ -11,8 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import typer
 
 import shrinkserve
+from shrinkserve.cli import app
 
 
 def test_import_is_light_and_submodules_are_attributes() -> None:
@@ -79,9 +81,140 @@ def test_public_function_documents_arguments_result_and_errors(name: str) -> Non
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
+def test_public_function_documents_each_parameter(name: str) -> None:
+    function = getattr(shrinkserve, name)
+    block = re.search(r"^Args:\n(.*?)(?=^\S|\Z)", inspect.getdoc(function) or "", re.DOTALL | re.MULTILINE)
+    documented = re.findall(r"^    (\w+):", block[1], re.MULTILINE) if block else []
+    assert documented == list(inspect.signature(function).parameters)
+
+
+@pytest.mark.parametrize("name", [*FUNCTIONS, "Server"])
+def test_public_function_takes_paths_and_results(name: str) -> None:
+    annotations = [str(one.annotation) for one in inspect.signature(getattr(shrinkserve, name)).parameters.values()]
+    assert [one for one in annotations if re.search(r"\bPath\b", one)] == []
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
 def test_example_of_public_function_fits_its_signature(name: str) -> None:
     calls = list(example_calls(name))
     assert calls
     for call in calls:
         keywords = {str(keyword.arg): None for keyword in call.keywords}
         inspect.signature(getattr(shrinkserve, name)).bind(*call.args, **keywords)
+
+
+COMMANDS = {
+    "bench plan": ["plan"],
+    "bench run": ["bench"],
+    "compare": ["compare"],
+    "data digits": ["write_digits"],
+    "data index": ["index_dataset"],
+    "data info": ["describe_dataset"],
+    "data pack": ["pack_dataset"],
+    "data split": ["split_dataset"],
+    "data verify": ["verify_dataset"],
+    "describe": ["describe"],
+    "doctor": ["doctor"],
+    "eval": ["evaluate"],
+    "export": ["export"],
+    "import tensorflow": ["import_tensorflow"],
+    "inspect": ["inspect"],
+    "predict": ["predict"],
+    "quickstart": ["quickstart"],
+    "recipe import": ["import_recipe"],
+    "recipe list": ["recipe_names"],
+    "recipe show": ["document_recipe", "load_recipe"],
+    "repo add-jpeg": ["add_jpeg"],
+    "repo gc": ["remove_old_versions"],
+    "repo list": ["list_models"],
+    "repo publish": ["publish"],
+    "repo rollback": ["rollback"],
+    "repo show": ["show_version"],
+    "repo tune": ["tune_model"],
+    "repo verify": ["verify_repository"],
+    "serve": ["Server", "ServerOptions"],
+    "train plot": ["plot_run"],
+    "train run": ["train", "plan_training", "profile_training"],
+}
+"""Command -> what it calls."""
+OTHER_NAMES = {
+    "settings": "overrides",  # --set
+    "recipe show recipe": "source",
+    "serve config": "engine",
+    "serve model": "models",
+}
+"""Option of all commands or of one -> parameter, where the names differ."""
+OUTPUT = {
+    *("as_csv", "as_json", "eval confusion"),
+    *("recipe show defaults", "train run plan", "train run profile"),  # these choose the function
+}
+"""Options that choose what is printed or drawn."""
+ONLY_FROM_PYTHON = {
+    "callback",
+    "container",
+    "progress",
+    "say",
+    "document_recipe recipe",
+    "publish initial",
+    "publish options",
+    "ServerOptions arguments",
+    "ServerOptions fixed",
+    "ServerOptions ready_seconds",
+    "Server options",
+}
+"""Parameters of all functions or of one that are no options."""
+OTHER_DEFAULTS = {
+    "train run stall_timeout": "a program may be ended, a notebook's process is the user's",
+    "serve http_port": "a program listens on Triton's ports, tests and notebooks on free ones",
+    "serve grpc_port": "as http_port",
+    "serve metrics_port": "as http_port",
+    "serve max_request": "in MiB on the command line",
+    "bench run concurrency": "a list of typer has no other default than None",
+}
+"""Options whose default differs, with the reason."""
+
+
+def commands(command: object, path: str = "") -> Iterator[tuple[str, list[object]]]:
+    """Yield each command with its parameters."""
+    if children := getattr(command, "commands", None):
+        for name, child in children.items():
+            yield from commands(child, f"{path} {name}".strip())
+    else:
+        yield path, [one for one in command.params if one.name != "help"]
+
+
+LEAVES = dict(commands(typer.main.get_command(app)))
+
+
+def test_each_command_is_a_public_function() -> None:
+    assert set(LEAVES) == set(COMMANDS)
+    assert {name for names in COMMANDS.values() for name in names} <= set(shrinkserve.__all__)
+
+
+def signature_of(path: str) -> dict[str, inspect.Parameter]:
+    """Return the parameters of the functions of a command."""
+    functions = [getattr(shrinkserve, name) for name in COMMANDS[path]]
+    return {
+        name: one for function in reversed(functions) for name, one in inspect.signature(function).parameters.items()
+    }
+
+
+@pytest.mark.parametrize("path", sorted(COMMANDS))
+def test_options_of_command_are_parameters_of_function(path: str) -> None:
+    parameters = signature_of(path)
+    for option in LEAVES[path]:
+        if {option.name, f"{path} {option.name}"} & OUTPUT:
+            continue
+        name = OTHER_NAMES.get(f"{path} {option.name}", OTHER_NAMES.get(option.name, option.name))
+        assert name in parameters, f"{path}: {option.name}"
+        default = parameters[name].default
+        if f"{path} {option.name}" not in OTHER_DEFAULTS and default not in {None, (), inspect.Parameter.empty}:
+            assert str(option.default) == str(default), f"{path}: {option.name}"
+
+
+@pytest.mark.parametrize("path", sorted(COMMANDS))
+def test_parameters_of_function_are_options_of_command(path: str) -> None:
+    taken = {OTHER_NAMES.get(f"{path} {one.name}", OTHER_NAMES.get(one.name, one.name)) for one in LEAVES[path]}
+    for function in COMMANDS[path]:
+        for name in inspect.signature(getattr(shrinkserve, function)).parameters:
+            assert name in taken or {name, f"{function} {name}"} & ONLY_FROM_PYTHON, f"{function}: {name}"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from shrinkserve.errors import ConfigError, DataError
 from shrinkserve.exporting.foreign.presets import read_preset
+from shrinkserve.paths import StrPath
 from shrinkserve.preprocess import Preprocess
 from shrinkserve.text import read_text
 from shrinkserve.toml import read_toml, validate
@@ -14,7 +15,7 @@ REQUIRED = ("size", "interpolation", "mean", "std")
 WAYS = "a TOML file, timm:NAME, torchvision:NAME, or a .json file of Hugging Face"
 
 
-def read_preprocess(spec: Path | str) -> Preprocess:
+def read_preprocess(spec: StrPath) -> Preprocess:
     """Return the preprocessing that `spec` names: a TOML file with the keys of `Preprocess`, or a preset.
 
     See `presets.read_preset` for presets. A TOML file needs size, interpolation, mean, std, and crop_fraction unless

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from shrinkserve.containers import CURRENT, find_container
+from shrinkserve.paths import StrPath
 from shrinkserve.serving.doctor.finding import Finding, Level
 from shrinkserve.serving.doctor.machine import check_machine
 from shrinkserve.serving.doctor.repository import check_repository
@@ -14,7 +15,7 @@ __all__ = ["Finding", "Level", "check_machine", "check_repository", "check_serve
 
 
 def doctor(
-    repository: str | Path | None = None,
+    repository: StrPath | None = None,
     url: str | None = None,
     grpc_url: str | None = None,
     *,

@@ -12,6 +12,7 @@ from types import TracebackType
 import platformdirs
 
 from shrinkserve.errors import ConfigError, RequestError, ServerError
+from shrinkserve.paths import StrPath
 from shrinkserve.serving.client.client import Client
 from shrinkserve.serving.names import RESTRICTED_KEY
 from shrinkserve.serving.server import launch
@@ -60,7 +61,7 @@ class TritonServer:
             print(Client(server.grpc_url).classify(["3.jpg"]))
     """
 
-    def __init__(self, repository: str | Path, options: ServerOptions | None = None) -> None:
+    def __init__(self, repository: StrPath, options: ServerOptions | None = None) -> None:
         self.repository = Path(repository)
         self.options = options or ServerOptions()
         found = select(self.repository, self.options.models, self.options.engine, launch.how_to_get)
