@@ -8,7 +8,7 @@ them state its version: 10.16.0.72 in tensorrt:26.03-py3; 10.16.1.11 in 26.04 an
 TensorRT 10"; 11.0.0.114 in tensorrt:26.06-py3; 11.1.0.106 in tensorrt:26.07-py3 (the tests of
 github.com/NVIDIA/TensorRT-Model-Connect) and in tritonserver:26.07-py3; 11.2.1.2 in tensorrt:26.08-py3 with DALI 2.2.0
 in tritonserver:26.08-py3 (`versions.env` of github.com/olibartfast/rf-detr-cpp-inference). The TensorRT of 26.02 is
-known by its major version only. `docs/serving.md` says how to move to another container.
+known by its major version only. `CONTRIBUTING.md` says how to add a release.
 """
 
 from __future__ import annotations
