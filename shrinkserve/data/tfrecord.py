@@ -8,6 +8,7 @@ verified one record at a time with `os.pread`, so threads can share a `Shard` wi
 from __future__ import annotations
 
 import os
+import shlex
 import struct
 from collections.abc import Iterator
 from functools import lru_cache
@@ -154,8 +155,7 @@ def walk(path: Path) -> Iterator[int]:
                 where = f"{title} at byte {offset}"
                 header = os.pread(stream.fileno(), HEADER.size, offset)
                 if offset == 0 and header.startswith(GZIP):
-                    raise DataError("compressed with gzip", where=title, expected="an uncompressed TFRecord file",
-                                    hint=f"decompress it: gunzip < {path.name}")  # fmt: skip
+                    raise _compressed(path)
                 if len(header) < HEADER.size:
                     raise _damaged(where, "truncated record", found="the end of the file")
                 length, crc = HEADER.unpack(header)
@@ -168,6 +168,12 @@ def walk(path: Path) -> Iterator[int]:
                 yield offset
     except OSError as exc:
         raise _unreadable(path, exc) from exc
+
+
+def _compressed(path: Path) -> DataError:
+    old, new = shlex.quote(str(path)), shlex.quote(f"{path}.new")
+    hint = f"decompress it: gunzip < {old} > {new} && mv {new} {old}"
+    return DataError("compressed with gzip", where=shard_title(path), expected="an uncompressed file", hint=hint)
 
 
 def _damaged(where: str, reason: str, expected: object = None, found: object = None) -> DataError:

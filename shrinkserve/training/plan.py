@@ -27,7 +27,7 @@ FORWARD_SHARE = 1 / 3
 """Cost of an evaluated image, in trained images: a backward pass costs twice its forward pass."""
 
 LOADER_SPEED = 416
-"""Images/s that one core of the portable loader makes of 500x375 JPEG files at 224x224 (docs/measurements/training.md)."""
+"""Images/s of one core with the portable loader, 500x375 JPEG files to 224x224 (docs/measurements/training.md)."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gzip
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,17 @@ def test_gzip_shards_are_named_and_never_quarantined(packed: Path) -> None:
     with pytest.raises(DataError, match=r"no good image.*gzip"):
         verify_dataset(packed, quarantine=True, workers=1)
     assert not (packed / "quarantine.tsv").exists()
+
+
+def test_hint_for_a_gzip_shard_decompresses_it(packed: Path) -> None:
+    shard = packed / VALIDATION
+    before = shard.read_bytes()
+    shard.write_bytes(gzip.compress(before))
+    with pytest.raises(DataError) as info:
+        open_dataset(packed, "validation")
+    assert info.value.hint is not None
+    subprocess.run(["bash", "-c", info.value.hint.partition(": ")[2]], check=True)
+    assert shard.read_bytes() == before
 
 
 def test_an_empty_shard_is_an_error_until_it_is_in_quarantine(packed: Path) -> None:
