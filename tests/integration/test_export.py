@@ -66,7 +66,7 @@ def test_export_version_checks_with_same_images(
     assert f"256 of 364 validation images of {digits}" in capsys.readouterr().out
 
 
-def test_compare_exit_codes(
+def test_compare_ends_with_0_or_1(
     smoke_repository: Path, smoke_run: Path, digits: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = str(smoke_repository / "smoke_classifier" / "1" / "model.onnx")

@@ -37,7 +37,7 @@ def test_list_accepts_damaged_metrics(root: Path, capsys: pytest.CaptureFixture[
         assert "top-1 not measured" in capsys.readouterr().out
 
 
-def test_list_and_show(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_repo_list_and_show_print_the_model(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["repo", "list", "--repository", str(root)]) == 0
     assert capsys.readouterr().out.startswith("smoke: version 1 is active (others: none); ")
     assert main(["repo", "list", "--repository", str(root), "--json"]) == 0

@@ -65,7 +65,7 @@ def all_end(processes: list[psutil.Process], seconds: float) -> bool:
     return all(process.status() == psutil.STATUS_ZOMBIE for process in alive)
 
 
-def test_prints_its_urls_when_they_answer(serve: Serve) -> None:
+def test_serve_prints_urls_when_they_respond(serve: Serve) -> None:
     first, http, grpc, metrics = lines_when_ready(serve())
     assert first.startswith("serving smoke; Ctrl-C stops it; log: ")
     assert (http.split(":")[0], grpc.split(":")[0], metrics.endswith("/metrics")) == ("http", "grpc", True)
@@ -76,7 +76,7 @@ def test_prints_its_urls_when_they_answer(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_signals_stop_it_and_nothing_stays(serve: Serve, number: signal.Signals) -> None:
+def test_serve_stops_on_signals_and_leaves_no_process(serve: Serve, number: signal.Signals) -> None:
     process = serve()
     lines_when_ready(process)
     below = family(process)
@@ -86,7 +86,7 @@ def test_signals_stop_it_and_nothing_stays(serve: Serve, number: signal.Signals)
     assert all_end(below, 0)
 
 
-def test_nothing_stays_when_it_is_killed(serve: Serve) -> None:
+def test_serve_leaves_no_process_when_it_is_killed(serve: Serve) -> None:
     process = serve()
     lines_when_ready(process)
     below = family(process)
@@ -94,7 +94,7 @@ def test_nothing_stays_when_it_is_killed(serve: Serve) -> None:
     assert all_end(below, 20)
 
 
-def test_reports_a_server_that_dies(serve: Serve) -> None:
+def test_serve_reports_server_that_dies(serve: Serve) -> None:
     process = serve()
     lines_when_ready(process)
     below = family(process)
@@ -105,7 +105,7 @@ def test_reports_a_server_that_dies(serve: Serve) -> None:
     assert all_end(below, 0)
 
 
-def test_reports_a_model_process_that_dies(serve: Serve) -> None:
+def test_serve_reports_model_process_that_dies(serve: Serve) -> None:
     process = serve()
     lines_when_ready(process)
     below = family(process)
@@ -126,7 +126,7 @@ def test_json_describes_the_server(serve: Serve, smoke_repository: Path) -> None
     assert urllib.request.urlopen(f"{described['http']}/v2/health/ready", timeout=60).status == 200
 
 
-def test_environment_whose_path_is_not_ascii(smoke_repository: Path, tmp_path: Path) -> None:
+def test_serve_works_in_environment_with_non_ascii_path(smoke_repository: Path, tmp_path: Path) -> None:
     environment = tmp_path / "v\u00fc"
     venv.create(environment, symlinks=True)
     site = next((environment / "lib").glob("python*/site-packages"))
@@ -158,7 +158,7 @@ def test_serve_reports_port_that_is_taken(smoke_repository: Path, capsys: pytest
     assert f"127.0.0.1:{port} cannot be bound for grpc" in error
 
 
-def test_one_port_for_two_services(smoke_repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_serve_rejects_one_port_for_two_services(smoke_repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = str(other.getsockname()[1])
     ports = ("--http-port", port, "--grpc-port", port, "--metrics-port", "0")
@@ -166,19 +166,23 @@ def test_one_port_for_two_services(smoke_repository: Path, capsys: pytest.Captur
     assert f"{port} is given twice" in error
 
 
-def test_missing_and_empty_repository(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_serve_rejects_missing_and_empty_repository(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "no such model repository" in fails(capsys, "serve", "--repository", str(tmp_path / "none"))
     assert "no model in this repository" in fails(capsys, "serve", "--repository", str(tmp_path))
 
 
-def test_unknown_model_and_foreign_address(smoke_repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_serve_rejects_unknown_model_and_other_addresses(
+    smoke_repository: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     place = ("serve", "--repository", str(smoke_repository))
     assert "expected smoke, found other" in fails(capsys, *place, "--model", "other")
     ports = ("--http-port", "0", "--grpc-port", "0", "--metrics-port", "0")
     assert "--insecure" in fails(capsys, *place, *ports, "--host", "0.0.0.0")
 
 
-def test_model_that_does_not_load(smoke_repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_serve_reports_model_that_does_not_load(
+    smoke_repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     broken = tmp_path / "models"
     shutil.copytree(smoke_repository, broken)
     (broken / "smoke_classifier/1/model.onnx").write_bytes(b"")
@@ -188,7 +192,7 @@ def test_model_that_does_not_load(smoke_repository: Path, tmp_path: Path, capsys
     assert "model 'smoke_classifier' cannot be loaded" in error
 
 
-def test_log_that_cannot_be_written(smoke_repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_serve_reports_log_that_cannot_be_written(smoke_repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ports = ("--http-port", "0", "--grpc-port", "0", "--metrics-port", "0")
     log = ("--log-file", "/proc/none/triton.log")
     assert "log cannot be written" in fails(capsys, "serve", "--repository", str(smoke_repository), *ports, *log)

@@ -50,7 +50,7 @@ def wait_for_checkpoint(run: Path, process: subprocess.Popen[str], seconds: floa
         time.sleep(0.02)
 
 
-def test_train_digits(smoke_run: Path) -> None:
+def test_train_writes_card_of_its_weights(smoke_run: Path) -> None:
     card = read_card(smoke_run, "checkpoint")
     assert card.name == "smoke"
     assert card.metrics["images"] == 364

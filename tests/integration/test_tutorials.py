@@ -59,7 +59,7 @@ def follow(page: str, folder: Path) -> list[str]:
     return outputs
 
 
-def test_tutorial_onnx(tmp_path: Path) -> None:
+def test_tutorial_onnx_runs(tmp_path: Path) -> None:
     for name in ("make_model.py", "preprocess.toml", "labels.txt"):
         shutil.copy(TUTORIALS / name, tmp_path)
     *_, listed, predicted, compared = follow("onnx.md", tmp_path)
@@ -69,7 +69,7 @@ def test_tutorial_onnx(tmp_path: Path) -> None:
     assert "0 of 16 top-1 changed" in compared
 
 
-def test_tutorial_photos(tmp_path: Path) -> None:
+def test_tutorial_photos_runs(tmp_path: Path) -> None:
     """The tiny network learns the materials as well, in a third of the time."""
     shutil.copy(TUTORIALS / "make_photos.py", tmp_path)
     recipe = (TUTORIALS / "photos.toml").read_text()
@@ -78,7 +78,7 @@ def test_tutorial_photos(tmp_path: Path) -> None:
     assert (tmp_path / "report" / "report.html").is_file()
 
 
-def test_tutorial_publish(tmp_path: Path) -> None:
+def test_tutorial_publish_runs(tmp_path: Path) -> None:
     outputs = follow("publish.md", tmp_path)
     before, published, back = (text for text in outputs if text.startswith("digits: version"))
     assert before.startswith("digits: version 1 ")
@@ -87,7 +87,7 @@ def test_tutorial_publish(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(find_spec("tensorflow") is None, reason="the extra tensorflow is not installed")
-def test_tutorial_autoshrink(tmp_path: Path) -> None:
+def test_tutorial_autoshrink_runs(tmp_path: Path) -> None:
     for file in (*AUTOSHRINK.glob("model.ckpt.*"), AUTOSHRINK / "small.prototxt"):
         shutil.copy(file, tmp_path)
     *_, compared = follow("autoshrink.md", tmp_path)

@@ -46,12 +46,12 @@ def test_ece_is_low_for_a_calibrated_model_and_high_for_an_overconfident_one() -
     assert measure(4.0 * TRUE).ece > 0.1
 
 
-def test_ece_by_hand() -> None:
+def test_ece_equals_calculation_by_hand() -> None:
     """Two predictions with 90 % confidence, one of them correct, and one correct prediction with 60 %."""
     logits = np.log([[0.9, 0.1], [0.9, 0.1], [0.6, 0.4]])
     record = measure(logits, np.array([0, 1, 0]))
     assert record.ece == pytest.approx((2 * abs(0.9 - 0.5) + abs(0.6 - 1.0)) / 3, abs=1e-6)
 
 
-def test_no_record_without_images() -> None:
+def test_to_record_is_none_without_images() -> None:
     assert Calibration().to_record() is None

@@ -24,7 +24,7 @@ print(dali.__version__, numpy.array(pipeline.run()[0].as_tensor()).shape)
 """
 
 
-def test_container_of_a_version_of_triton() -> None:
+def test_container_of_finds_container_by_version_of_triton() -> None:
     assert container_of("2.60.0") == CONTAINERS[0]
     assert container_of("2.6.0") is None
     assert container_of("2.51.0") is None

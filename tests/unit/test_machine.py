@@ -22,7 +22,7 @@ def write(path: Path, text: str) -> None:
     path.write_text(text)
 
 
-def test_cores_without_control_groups(groups: Path) -> None:
+def test_usable_cores_counts_all_without_control_groups(groups: Path) -> None:
     assert not list(groups.iterdir())
     assert machine.usable_cores() == 16
 
@@ -30,34 +30,34 @@ def test_cores_without_control_groups(groups: Path) -> None:
 @pytest.mark.parametrize(
     ("quota", "cores"), [("400000 100000", 4), ("150000 100000", 2), ("50000 100000", 1), ("max 100000", 16)]
 )
-def test_cores_within_quota_of_version_2(groups: Path, quota: str, cores: int) -> None:
+def test_usable_cores_respects_quota_of_cgroup_v2(groups: Path, quota: str, cores: int) -> None:
     write(groups / "self", "0::/\n")
     write(groups / "cpu.max", quota)
     assert machine.usable_cores() == cores
 
 
-def test_cores_within_quota_of_parent_group(groups: Path) -> None:
+def test_usable_cores_respects_quota_of_parent_group(groups: Path) -> None:
     write(groups / "self", "0::/pods/one\n")
     write(groups / "pods/cpu.max", "300000 100000")
     write(groups / "pods/one/cpu.max", "max 100000")
     assert machine.usable_cores() == 3
 
 
-def test_cores_within_quota_when_group_path_is_of_host(groups: Path) -> None:
+def test_usable_cores_respects_quota_when_group_path_is_of_host(groups: Path) -> None:
     write(groups / "self", "0::/docker/0123\n")
     write(groups / "cpu.max", "200000 100000")
     assert machine.usable_cores() == 2
 
 
 @pytest.mark.parametrize(("quota", "cores"), [("250000", 3), ("-1", 16)])
-def test_cores_within_quota_of_version_1(groups: Path, quota: str, cores: int) -> None:
+def test_usable_cores_respects_quota_of_cgroup_v1(groups: Path, quota: str, cores: int) -> None:
     write(groups / "self", "5:memory:/\n3:cpuacct,cpu:/job\n")
     write(groups / "cpu/job/cpu.cfs_quota_us", quota + "\n")
     write(groups / "cpu/job/cpu.cfs_period_us", "100000\n")
     assert machine.usable_cores() == cores
 
 
-def test_cores_when_quota_is_unreadable(groups: Path) -> None:
+def test_usable_cores_ignores_unreadable_quota(groups: Path) -> None:
     write(groups / "self", "0::/\n")
     write(groups / "cpu.max", "nonsense")
     assert machine.usable_cores() == 16

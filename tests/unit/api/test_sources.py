@@ -26,7 +26,7 @@ def names(*words: str, stdin: bytes = b"") -> list[str]:
     return [str(path) for path in expand_images(words, io.BufferedReader(io.BytesIO(stdin))).paths]
 
 
-def test_files_folders_and_patterns() -> None:
+def test_expand_images_takes_files_folders_and_patterns() -> None:
     assert names("d.gif", "photos", "photos/*.jpg") == [
         "d.gif",
         *("photos/a.png", "photos/b.jpg", "photos/inner/c.JPEG"),
@@ -46,7 +46,7 @@ def test_linked_folders_are_searched(folder: Path) -> None:
     assert "photos/link/e.png" in names("photos")
 
 
-def test_file_whose_name_looks_like_a_pattern(folder: Path) -> None:
+def test_expand_images_takes_file_whose_name_looks_like_a_pattern(folder: Path) -> None:
     (folder / "a[1].jpg").write_bytes(b"")
     assert names("a[1].jpg") == ["a[1].jpg"]
 
@@ -68,7 +68,7 @@ def test_named_pipe_is_a_file(folder: Path) -> None:
         (b"\n\n", []),
     ],
 )
-def test_list_on_standard_input(text: bytes, expected: list[str]) -> None:
+def test_expand_images_reads_list_on_standard_input(text: bytes, expected: list[str]) -> None:
     assert names("-", stdin=text) == expected
 
 

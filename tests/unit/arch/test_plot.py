@@ -92,7 +92,7 @@ def test_plot_of_file_is_a_picture(tmp_path: Path, whole: bool) -> None:
     assert len(colours) > 50
 
 
-def test_plot_of_each_block(tmp_path: Path) -> None:
+def test_plot_draws_each_block(tmp_path: Path) -> None:
     for cell in ("images", "stem", "stage1.cell1", "head"):
         save("shrinkcnn-b", tmp_path / f"{cell}.svg", cell=cell)
     assert len(list(tmp_path.iterdir())) == 4

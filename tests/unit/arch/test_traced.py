@@ -66,11 +66,11 @@ def test_attention_is_counted() -> None:
     assert found.to_dict()["classes"] == 3
 
 
-def test_network_that_cannot_be_traced(source: str) -> None:
+def test_count_code_rejects_network_that_cannot_be_traced(source: str) -> None:
     with pytest.raises(SpecError, match="trace"):
         count_code(CodeNetwork(f"{source}:branches", 10, 32))
 
 
-def test_picture_of_code_is_refused(source: str) -> None:
+def test_describe_rejects_plot_of_code(source: str) -> None:
     with pytest.raises(ConfigError, match="--plot"):
         describe(f"{source}:make", width=0.5)

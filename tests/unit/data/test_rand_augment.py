@@ -34,7 +34,7 @@ def test_pixels_equal_timms_and_global_generators_are_as_before() -> None:
 
 
 @pytest.mark.parametrize("policy", ["rand-q3", "auto", "rand-mx", "rand-tnone", "rand-m9.5", "rand\n"])
-def test_unknown_policy(policy: str) -> None:
+def test_rand_augment_rejects_unknown_policy(policy: str) -> None:
     with pytest.raises(ConfigError, match="rand_augment"):
         rand_augment(policy, 32)
 

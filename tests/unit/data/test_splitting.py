@@ -47,7 +47,7 @@ def test_split_depends_on_the_seed_only(tmp_path: Path, photos: Path) -> None:
     assert files(tmp_path / "one") == files(tmp_path / "again") != files(tmp_path / "two")
 
 
-def test_split_of_a_dataset_without_validation_images(tmp_path: Path, photos: Path) -> None:
+def test_split_accepts_dataset_without_validation_images(tmp_path: Path, photos: Path) -> None:
     (tmp_path / "root").mkdir()
     photos.rename(tmp_path / "root" / "train")
     assert split_dataset(tmp_path / "root", tmp_path / "data").train["a"] == 8

@@ -130,7 +130,7 @@ def test_read_labels_refuses_names_with_control_characters(tmp_path: Path, name:
         read_class_list(tmp_path / "labels.txt")
 
 
-def test_a_record_with_label_0_is_named(packed: Path) -> None:
+def test_open_dataset_names_record_with_label_0(packed: Path) -> None:
     from shrinkserve.data.example import encode_example
     from shrinkserve.data.tfrecord import append_record
 

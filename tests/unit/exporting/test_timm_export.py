@@ -74,7 +74,7 @@ def test_difference_from_timms_transform_is_refused(files: Path, monkeypatch: py
     assert not list((files / "models").rglob("*"))
 
 
-def test_command_line(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_export_command_accepts_timm_network(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["export", NAME, "--checkpoint", files / "w.safetensors", "--labels", files / "labels.txt"]
     assert main([*map(str, words), "--out", str(files / "version")]) == 0
     assert "transform: worst logit difference" in capsys.readouterr().out
@@ -94,7 +94,7 @@ def test_command_line(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
         ("runs", {}, ConfigError),
     ],
 )
-def test_bad_input_leaves_nothing(
+def test_export_timm_with_bad_input_leaves_nothing(
     files: Path, source: str, changes: dict[str, str | None], error: type[Exception], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(files)
@@ -104,7 +104,7 @@ def test_bad_input_leaves_nothing(
     assert not list(Path("models").rglob("*"))
 
 
-def test_too_few_labels(files: Path) -> None:
+def test_export_timm_rejects_too_few_labels(files: Path) -> None:
     (files / "labels.txt").write_text("a\nb\n")
     with pytest.raises(ArtifactError, match="2 classes"):
         ss.export(NAME, checkpoint=files / "w.safetensors", labels=files / "labels.txt", repository=files / "models")

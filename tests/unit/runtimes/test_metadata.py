@@ -36,7 +36,7 @@ def test_size_that_is_not_square_is_rejected() -> None:
 @pytest.mark.parametrize(
     "names", ["", "cat", "{1: 'cat'}", "[" * 100_000, "{0: 'cat', 'x': 'dog'}", "__import__('os')"]
 )
-def test_other_names_are_ignored(names: str) -> None:
+def test_read_description_ignores_other_names(names: str) -> None:
     assert read_description({"names": names}, "x.onnx") == FileDescription()
 
 

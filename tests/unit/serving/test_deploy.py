@@ -79,7 +79,7 @@ def test_kubernetes_objects_have_only_known_fields(path: Path) -> None:
     assert deserialise(data, kind, models) == data
 
 
-def test_a_misspelt_field_would_show() -> None:
+def test_deserialise_finds_misspelt_field() -> None:
     models = pytest.importorskip("kubernetes.client.models", reason="needs the Kubernetes client")
     data = load(DEPLOY / "kubernetes" / "deployment.yaml")
     data["spec"]["template"]["spec"]["containers"][0]["readynessProbe"] = {}
@@ -162,7 +162,7 @@ def arguments() -> dict[str, list[str]]:
 
 
 @pytest.mark.parametrize("where", ["compose", "kubernetes", "kserve"])
-def test_what_changes_a_server_needs_the_token(where: str) -> None:
+def test_apis_that_change_a_server_need_the_token(where: str) -> None:
     guarded = dict(one.removeprefix("--").split("=", 1) for one in arguments()[where] if "-restricted-" in one)
     assert guarded.keys() == {"http-restricted-api", "grpc-restricted-protocol"}
     for setting in guarded.values():
@@ -173,7 +173,7 @@ def test_what_changes_a_server_needs_the_token(where: str) -> None:
         )
 
 
-def test_one_release_of_the_container() -> None:
+def test_documents_and_manifests_name_one_container() -> None:
     release = CURRENT.tag
     root = DEPLOY.parent
     places = [
@@ -230,7 +230,7 @@ class Collector(BaseHTTPRequestHandler):
         pass
 
 
-def test_traces_reach_a_collector(tiny_repository: Repository, tmp_path: Path) -> None:
+def test_server_sends_traces_to_collector(tiny_repository: Repository, tmp_path: Path) -> None:
     """A real server with the arguments of the deployment, but for the address and the rate."""
     with ThreadingHTTPServer(("127.0.0.1", 0), Collector) as collector:
         threading.Thread(target=collector.serve_forever, daemon=True).start()

@@ -85,7 +85,7 @@ def test_port_in_use_is_noted() -> None:
     assert found.hint.startswith("--grpc-port 0 ")
 
 
-def test_repository_with_an_incomplete_model(tiny_repository: Repository, tmp_path: Path) -> None:
+def test_check_repository_names_incomplete_model_and_the_remedy(tiny_repository: Repository, tmp_path: Path) -> None:
     root = Path(shutil.copytree(tiny_repository.root, tmp_path / "models"))
     (root / "wide/1/model.onnx").unlink()
     found = by_subject(check_repository(root))
@@ -116,7 +116,7 @@ def test_foreign_model_without_a_backend_is_an_error(tiny_repository: Repository
 
 
 @pytest.mark.parametrize(("token", "level", "what"), [(None, "note", "open to"), ("for-friends", "ok", "guarded")])
-def test_open_apis_of_a_server(
+def test_check_server_reports_open_apis(
     tiny_repository: Repository, tmp_path: Path, token: str | None, level: str, what: str
 ) -> None:
     options = ServerOptions(models=["tiny"], token=token, log_file=tmp_path / "triton.log")
@@ -152,7 +152,7 @@ def test_proxy_of_the_environment_is_not_used(tiny_server: TritonServer, monkeyp
     assert found["logging by gRPC"].what.startswith("open")
 
 
-def test_no_server_and_no_address() -> None:
+def test_check_server_reports_closed_port_and_rejects_other_urls() -> None:
     with socket.create_server(("127.0.0.1", 0)) as holder:
         port = holder.getsockname()[1]
     (finding,) = check_server(f"http://127.0.0.1:{port}")
@@ -164,7 +164,7 @@ def test_no_server_and_no_address() -> None:
 
 
 @pytest.mark.parametrize("port", ["grpc", "metrics"])
-def test_another_service_at_the_port(tiny_server: TritonServer, port: str) -> None:
+def test_check_server_reports_another_service_at_the_port(tiny_server: TritonServer, port: str) -> None:
     address = urlsplit(getattr(tiny_server, f"{port}_url")).netloc
     (finding,) = check_server(f"http://{address}")
     assert finding.level == "error"
@@ -220,7 +220,9 @@ class Fake(BaseHTTPRequestHandler):
     ("status", "level", "what"),
     [(200, "note", "open"), (403, "ok", "guarded"), *((n, "note", "could not be") for n in (404, 429, 500, 503))],
 )
-def test_only_403_is_guarded(monkeypatch: pytest.MonkeyPatch, status: int, level: str, what: str) -> None:
+def test_check_server_takes_only_403_as_guarded(
+    monkeypatch: pytest.MonkeyPatch, status: int, level: str, what: str
+) -> None:
     monkeypatch.setattr(Fake, "status", status)
     with ThreadingHTTPServer(("127.0.0.1", 0), Fake) as fake:
         threading.Thread(target=fake.serve_forever, daemon=True).start()
@@ -245,7 +247,7 @@ class Trickling(Fake):
                 time.sleep(0.05)
 
 
-def test_server_that_trickles_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_server_gives_up_on_trickling_server(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(running, "SECONDS", 0.5)
     with ThreadingHTTPServer(("127.0.0.1", 0), Trickling) as fake:
         fake.daemon_threads = True

@@ -68,7 +68,7 @@ def test_code_network_trains_resumes_and_evaluates(tmp_path: Path, colours: Path
     assert train(recipe, colours, tmp_path / "broken", resume=True).card.weights_sha256 == whole.card.weights_sha256
 
 
-def test_code_network_is_not_run_because_a_card_names_it(tmp_path: Path, colours: Path, tiny: Make, code: str) -> None:
+def test_load_does_not_run_code_that_a_card_names(tmp_path: Path, colours: Path, tiny: Make, code: str) -> None:
     train(recipe_of(tiny, f"{code}:small", schedule={"epochs": 1, "warmup_epochs": 0}), colours, tmp_path / "run")
     with pytest.raises(SpecError, match="Python code"):
         ss.load(tmp_path / "run")
@@ -105,14 +105,16 @@ def test_code_network_is_exported_with_parity(tmp_path: Path, colours: Path, tin
 
 
 @pytest.mark.parametrize("name", ["absent_module:small", "my_networks_for_a_test:absent", "my_networks_for_a_test"])
-def test_code_network_that_cannot_be_imported(tmp_path: Path, colours: Path, tiny: Make, code: str, name: str) -> None:
+def test_train_rejects_code_network_that_cannot_be_imported(
+    tmp_path: Path, colours: Path, tiny: Make, code: str, name: str
+) -> None:
     with pytest.raises(SpecError, match="cannot make the network"):
         train(recipe_of(tiny, f"python:{name}"), colours, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("function", ["fixed", "broken", "other"])
-def test_code_network_that_returns_something_else(code: str, function: str) -> None:
+def test_build_rejects_code_network_that_returns_something_else(code: str, function: str) -> None:
     with pytest.raises(SpecError, match=function):
         build(CodeNetwork(f"{code}:{function}", 3, 32))
 
@@ -126,7 +128,7 @@ def test_code_network_that_returns_something_else(code: str, function: str) -> N
         {"code": "python:a:b"},
     ],
 )
-def test_network_data_that_is_malformed(raw: dict[str, object]) -> None:
+def test_read_network_data_rejects_malformed_data(raw: dict[str, object]) -> None:
     with pytest.raises(SpecError):
         read_network_data(raw, run_code=True)
 

@@ -101,7 +101,7 @@ def test_evaluate_per_class_matches_scikit_learn(run: Path, colours: Path) -> No
         assert ours == pytest.approx(theirs)
 
 
-def test_per_class_with_absent_and_never_predicted_classes() -> None:
+def test_per_class_counts_absent_and_never_predicted_classes() -> None:
     matrix = torch.tensor([[3, 1, 0], [2, 0, 0], [0, 0, 0]])
     found = EvaluationResult(6, 1.0, 0.5, 1.0, ["a", "b", "c"], matrix)
     figures = [(one.precision, one.recall, one.support) for one in found.per_class()]
@@ -213,7 +213,7 @@ def test_signal_stops_at_a_checkpoint_that_can_be_resumed(
         pytest.param({"model": {"network": "shrinkcnn-b", "dropout": 0.2}}, id="b-dropout"),
     ],
 )
-def test_train_with_options(tmp_path: Path, colours: Path, tiny: Make, sections: dict[str, Any]) -> None:
+def test_train_learns_with_every_option(tmp_path: Path, colours: Path, tiny: Make, sections: dict[str, Any]) -> None:
     train(tiny(**sections, schedule={"epochs": 1}), colours, tmp_path / "run")
     losses = [record["loss"] for record in read_metrics(tmp_path / "run" / METRICS)]
     assert all(0 < loss < 5 for loss in losses)

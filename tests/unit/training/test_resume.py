@@ -59,7 +59,7 @@ def test_resume_is_bit_identical_after_kills_at_random_steps(
     assert steps(tmp_path / "killed") == steps(tmp_path / "unbroken"), kills
 
 
-def test_resume_with_another_number_of_processes(
+def test_resume_continues_with_another_number_of_processes(
     tmp_path: Path,
     colours: Path,
     tiny: Callable[..., Recipe],
@@ -123,7 +123,7 @@ def test_resume_after_quarantine_goes_on(
 
 
 @pytest.mark.parametrize(("before", "after"), [("float32", "float16"), ("float16", "bfloat16")])
-def test_resume_with_another_precision(
+def test_resume_continues_with_another_precision(
     tmp_path: Path, colours: Path, tiny: Callable[..., Recipe], before: str, after: str
 ) -> None:
     """Only float16 has a loss scaler, whose state is then missing or not needed."""

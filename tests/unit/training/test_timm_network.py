@@ -113,7 +113,7 @@ def test_new_classifier_has_small_weights() -> None:
     assert torch.equal(first.weight, second.weight)
 
 
-def test_pretrained_weights_that_cannot_be_loaded(tmp_path: Path, colours: Path, tiny: Make) -> None:
+def test_train_reports_pretrained_weights_that_cannot_be_loaded(tmp_path: Path, colours: Path, tiny: Make) -> None:
     with pytest.raises(SpecError, match="pretrained weights") as caught:
         train(recipe_of(tiny, pretrained=True), colours, tmp_path / "run")
     assert "--init" in str(caught.value.hint)
@@ -123,7 +123,7 @@ def test_pretrained_weights_that_cannot_be_loaded(tmp_path: Path, colours: Path,
 @pytest.mark.parametrize(
     "name", ["timm:", "timm:no_such_net", "timm:hf-hub:timm/resnet18", "timm:test_resnet.no_such_tag"]
 )
-def test_timm_has_no_such_network(tmp_path: Path, colours: Path, tiny: Make, name: str) -> None:
+def test_train_rejects_unknown_timm_network(tmp_path: Path, colours: Path, tiny: Make, name: str) -> None:
     with pytest.raises(SpecError, match="no such network"):
         train(recipe_of(tiny, name), colours, tmp_path / "run")
     with pytest.raises(ConfigError, match="no such network"):
@@ -131,7 +131,7 @@ def test_timm_has_no_such_network(tmp_path: Path, colours: Path, tiny: Make, nam
     assert not (tmp_path / "run").exists()
 
 
-def test_growing_sizes_of_a_network_with_a_fixed_size(tmp_path: Path, colours: Path, tiny: Make) -> None:
+def test_train_rejects_growing_sizes_for_network_of_fixed_size(tmp_path: Path, colours: Path, tiny: Make) -> None:
     recipe = recipe_of(tiny, "timm:test_vit3", input_size=64)
     with pytest.raises(SpecError, match="48x48"):
         train(replace(recipe, schedule=replace(recipe.schedule, sizes=(48, 64))), colours, tmp_path / "run")
@@ -145,6 +145,6 @@ def test_plan_counts_a_timm_network(colours: Path, tiny: Make) -> None:
 
 
 @pytest.mark.parametrize(("name", "prefixes"), [("test_resnet", ("fc.",)), ("test_vit", ("head.",))])
-def test_head_of_a_timm_network(name: str, prefixes: tuple[str, ...]) -> None:
+def test_head_prefixes_are_those_of_the_timm_classifier(name: str, prefixes: tuple[str, ...]) -> None:
     module = CodeNetwork(f"timm:{name}", 3, 64).build()
     assert head_prefixes(CodeNetwork(f"timm:{name}", 3, 64), module) == prefixes

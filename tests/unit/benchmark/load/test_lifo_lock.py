@@ -6,7 +6,7 @@ import time
 from shrinkserve.benchmark.load.lifo_lock import LifoLock
 
 
-def test_latest_waiting_thread_gets_the_lock_first() -> None:
+def test_lifo_lock_admits_latest_waiting_thread_first() -> None:
     turns, order = LifoLock(), []
 
     def work(number: int) -> None:
@@ -26,7 +26,7 @@ def test_latest_waiting_thread_gets_the_lock_first() -> None:
         pass
 
 
-def test_one_thread_at_a_time() -> None:
+def test_lifo_lock_admits_one_thread_at_a_time() -> None:
     turns, inside, most = LifoLock(), [0], [0]
 
     def work() -> None:

@@ -38,7 +38,7 @@ def measured(before: dict, after: dict) -> TritonStatistics:
     return statistics
 
 
-def test_time_of_a_request_between_two_readings() -> None:
+def test_statistics_are_the_difference_of_two_readings() -> None:
     found = measured(
         reading(10, 5_000_000, 20_000_000, 10, {1: (10, 20_000_000)}),
         reading(30, 45_000_000, 100_000_000, 20, {1: (12, 24_000_000), 4: (6, 30_000_000)}),
@@ -52,14 +52,14 @@ def test_time_of_a_request_between_two_readings() -> None:
     assert found.batches == {"1": BatchTime(2, pytest.approx(2.0)), "4": BatchTime(6, pytest.approx(5.0))}
 
 
-def test_missing_counters_are_zero() -> None:
+def test_statistics_take_missing_counters_as_zero() -> None:
     # protobuf's JSON leaves out zeros: a model without requests has no counters
     found = measured({"name": "tiny"}, reading(4, 400, 4000, 4, {})).to_record()
     assert found is not None
     assert found.requests == 4
 
 
-def test_counters_may_be_text() -> None:
+def test_statistics_accept_counters_as_text() -> None:
     # protobuf's JSON has 64-bit numbers as strings
     text = json.loads(json.dumps(reading(4, 400, 4000, 4, {1: (4, 4000)})), parse_int=str)
     found = measured({}, text).to_record()
@@ -70,5 +70,5 @@ def test_counters_may_be_text() -> None:
 @pytest.mark.parametrize(
     "statistics", [TritonStatistics(None), measured(reading(4, 400, 4000, 4, {}), reading(4, 400, 4000, 4, {}))]
 )
-def test_no_record_without_a_request(statistics: TritonStatistics) -> None:
+def test_to_record_is_none_without_a_request(statistics: TritonStatistics) -> None:
     assert statistics.to_record() is None

@@ -148,7 +148,7 @@ def test_other_files_are_not_read(tmp_path: Path, kind: str) -> None:
         export(path)
 
 
-def test_image_of_one_pixel(tmp_path: Path) -> None:
+def test_export_accepts_image_of_one_pixel(tmp_path: Path) -> None:
     net = Net()
     (tmp_path / "pre.toml").write_text(
         "size=1\ncrop_fraction=1.0\ninterpolation='bilinear'\nmean=[0.5,0.5,0.5]\nstd=[1,1,1]"

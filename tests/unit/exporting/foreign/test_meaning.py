@@ -78,7 +78,7 @@ REJECTED: dict[str, tuple[Callable[[Net], str], str]] = {
 
 
 @pytest.mark.parametrize("name", REJECTED)
-def test_other_values_are_rejected(tmp_path: Path, name: str) -> None:
+def test_export_rejects_other_values(tmp_path: Path, name: str) -> None:
     make, part = REJECTED[name]
     net = Net()
     with pytest.raises(ArtifactError, match=part):
@@ -142,7 +142,7 @@ def test_infinite_logits_name_the_class(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("shape", "part"), [(("N", 0, "x"), "no output for the classes"), (("N", 5, 1), "")])
-def test_wrong_declared_shape_of_output(tmp_path: Path, shape: tuple[int | str, ...], part: str) -> None:
+def test_export_handles_wrong_declared_shape_of_output(tmp_path: Path, shape: tuple[int | str, ...], part: str) -> None:
     """The second shape contradicts the nodes, but ONNX Runtime runs the file."""
     net = Net()
     path = net.out(net.op("Identity", net.logits()), shape).save(tmp_path)

@@ -191,7 +191,9 @@ def test_bad_requests_get_tritons_error_and_the_model_goes_on(
     np.testing.assert_array_equal(rows(client, "named", 1), TABLE[[1]])
 
 
-def test_platform_file_name_and_two_instances(client: triton.InferenceServerClient, together: Together) -> None:
+def test_backend_accepts_platform_file_name_and_two_instances(
+    client: triton.InferenceServerClient, together: Together
+) -> None:
     found = together([lambda index=index: rows(client, "named", index) for index in (0, 1, 2, 3, 4) * 4])
     np.testing.assert_array_equal(np.concatenate(found), np.concatenate([TABLE] * 4))
     assert client.get_model_metadata("named").platform == "onnxruntime_onnx"
@@ -238,7 +240,7 @@ def arguments(parameters: dict[str, str], instances: int = 1, **config: Any) -> 
     return ModelArguments.parse(raw, "model.onnx")
 
 
-def test_file_of_the_version() -> None:
+def test_arguments_name_the_file_of_the_version() -> None:
     assert arguments({}).file == Path("/models/net/3/model.onnx")
     assert arguments({}, default_model_filename="other.onnx").file == Path("/models/net/3/other.onnx")
 
@@ -250,7 +252,7 @@ def test_instances_on_several_gpus_share_the_cores(monkeypatch: pytest.MonkeyPat
     assert ModelArguments(config, Path("model.onnx")).threads("intra_op_thread_count") == 4  # type: ignore[arg-type]
 
 
-def test_session_options_of_the_config(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_session_options_are_read_from_the_config(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shrinkserve.machine.usable_cores", lambda: 6)
     plain = backend.session_options(arguments({}, instances=2))
     assert (plain.intra_op_num_threads, plain.execution_mode) == (3, ort.ExecutionMode.ORT_SEQUENTIAL)
@@ -290,7 +292,7 @@ def test_an_older_runtime_does_not_spin_for_milliseconds(monkeypatch: pytest.Mon
     assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
 
 
-def test_parameters_that_are_no_numbers() -> None:
+def test_session_options_reject_parameters_that_are_no_numbers() -> None:
     with pytest.raises(ValueError, match="intra_op_thread_count: expected a whole number, found 'many'"):
         backend.session_options(arguments({"intra_op_thread_count": "many"}))
     with pytest.raises(ValueError, match=r"optimization\.graph\.level: expected -1, 1 or 2, found 7"):

@@ -110,7 +110,7 @@ def test_bad_request_leaves_the_model_serving(served: tuple[triton.InferenceServ
     assert client.infer("ir", tensor(np.zeros((1, 12), np.uint8))).as_numpy("y").tolist() == [[0.0] * 700]
 
 
-def test_config_that_does_not_fit_the_file(tmp_path: Path) -> None:
+def test_backend_rejects_config_that_does_not_fit_the_file(tmp_path: Path) -> None:
     write(tmp_path / "models/bad", CONFIG.replace("dims: [700]", "dims: [701]"), "model.xml")
     with (
         pytest.raises(ServerError, match=r"output 'y': config says TYPE_FP32 \[-1, 701\], the file .*\[-1, 700\]"),
@@ -119,7 +119,7 @@ def test_config_that_does_not_fit_the_file(tmp_path: Path) -> None:
         pass
 
 
-def test_properties_of_the_config() -> None:
+def test_properties_are_read_from_the_config() -> None:
     from shrinkserve.runtimes.openvino import shared_core
     from shrinkserve.serving.backends.openvino import properties
 

@@ -73,7 +73,7 @@ def hanging_up_url(request: pytest.FixtureRequest) -> Iterator[str]:
         listener.shutdown(socket.SHUT_RDWR)
 
 
-def test_models_and_ready(client: Client) -> None:
+def test_client_is_ready_and_lists_models(client: Client) -> None:
     assert client.ready()
     assert client.models() == ["tiny", "wide"]
 

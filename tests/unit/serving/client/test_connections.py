@@ -252,7 +252,7 @@ def tls_url(fake: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
         yield url
 
 
-def test_https_with_a_trusted_certificate(tls_url: str) -> None:
+def test_client_accepts_trusted_certificate(tls_url: str) -> None:
     async def ask() -> Any:
         async with AsyncClient(tls_url) as client:
             return [await client.classify([IMAGE]) for _ in range(3)]
@@ -261,7 +261,7 @@ def test_https_with_a_trusted_certificate(tls_url: str) -> None:
         assert [client.classify([IMAGE]) for _ in range(3)] == asyncio.run(ask())
 
 
-def test_https_with_an_untrusted_certificate(tls_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_client_rejects_untrusted_certificate(tls_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SSL_CERT_FILE")
 
     async def ask() -> None:
@@ -274,7 +274,7 @@ def test_https_with_an_untrusted_certificate(tls_url: str, monkeypatch: pytest.M
                 call()
 
 
-def test_https_to_a_server_without_tls(fake_url: str) -> None:
+def test_client_reports_https_to_server_without_tls(fake_url: str) -> None:
     if fake_url.startswith("http"):
         with Client(fake_url.replace("http", "https")) as client, pytest.raises(RequestError) as caught:
             client.models()

@@ -31,7 +31,7 @@ def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("client", [Client, AsyncClient])
-def test_example_of_client(client: type, fake: Any, fake_url: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_example_of_client_runs(client: type, fake: Any, fake_url: str, capsys: pytest.CaptureFixture[str]) -> None:
     fake.config.max_batch_size = 1
     names = {"Client": Client, "AsyncClient": AsyncClient, "asyncio": asyncio}
     code = example(client).replace("grpc://127.0.0.1:8001", fake_url)
@@ -41,7 +41,9 @@ def test_example_of_client(client: type, fake: Any, fake_url: str, capsys: pytes
     assert capsys.readouterr().out == "b 0.5\nb 0.5\n"
 
 
-def test_example_of_predict(make_model: Callable[..., tuple[Path, Card]], capsys: pytest.CaptureFixture[str]) -> None:
+def test_example_of_predict_runs(
+    make_model: Callable[..., tuple[Path, Card]], capsys: pytest.CaptureFixture[str]
+) -> None:
     path, card = make_model()
     card.write(path.parent)
     exec(example(predict).replace("model_repository/digits_classifier/1", str(path.parent)), {"predict": predict})

@@ -77,7 +77,7 @@ def test_names_that_are_not_utf8_are_escaped(
         assert "photos/c.png" in text
 
 
-def test_lists_of_names(photos: Path, fake_url: str) -> None:
+def test_predict_reads_lists_in_every_format(photos: Path, fake_url: str) -> None:
     for text in (
         b"photos/a.png\r\nphotos/c.png\r\n",
         b"\xef\xbb\xbfphotos/a.png\nphotos/c.png",

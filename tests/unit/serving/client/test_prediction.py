@@ -78,7 +78,7 @@ def test_stream_continues_after_bad_image(client: Client, photos: list[Path], tm
         client.classify(sources, "tiny")
 
 
-def test_stream_of_bad_images_only(client: Client) -> None:
+def test_stream_returns_errors_for_bad_images_only(client: Client) -> None:
     assert [type(outcome.error) for outcome in client.stream([b"x", b"y"], "tiny")] == [DataError, DataError]
     assert client.classify([], "tiny") == []
 

@@ -48,7 +48,7 @@ def test_free_ports_are_different_and_can_be_bound() -> None:
         pass
 
 
-def test_one_port_for_two_services_is_refused() -> None:
+def test_free_addresses_rejects_one_port_for_two_services() -> None:
     hosts = {"http": "127.0.0.1", "grpc": "127.0.0.1"}
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]

@@ -72,7 +72,7 @@ def test_has_option_asks_the_program(tmp_path: Path) -> None:
     assert not launch.has_option(launch.LaunchSpec(program, from_pip=True), "--http-max-input-size")
 
 
-def test_how_to_get_a_missing_backend(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_how_to_get_names_package_or_container(monkeypatch: pytest.MonkeyPatch) -> None:
     assert launch.importable("numpy.linalg")
     assert not launch.importable("no_such_package.part")
     monkeypatch.setattr(launch, "importable", lambda module: module != "nvidia.dali")

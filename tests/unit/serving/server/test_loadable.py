@@ -65,7 +65,7 @@ def test_chosen_incomplete_model_is_an_error(root: Path) -> None:
     assert select(root, ["wide"]).skipped == {}
 
 
-def test_engine_with_its_own_file(root: Path) -> None:
+def test_select_requires_the_file_of_an_engine(root: Path) -> None:
     (root / "tiny/configs").mkdir()
     text = (root / "tiny/config.pbtxt").read_text()
     (root / "tiny/configs/other.pbtxt").write_text(text.replace("model.onnx", "other.onnx"))
@@ -199,7 +199,7 @@ def test_unreadable_places_are_skipped(root: Path, place: str) -> None:
     assert skipped == ({} if place == "lost+found" else {"tiny": "BAD_CONFIG" if "." in place else "UNREADABLE"})
 
 
-def test_repository_that_does_not_exist(tmp_path: Path) -> None:
+def test_scan_rejects_missing_repository(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="no such model repository"):
         scan(tmp_path / "none")
     (tmp_path / "file").touch()

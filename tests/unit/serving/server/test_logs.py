@@ -77,13 +77,13 @@ def test_log_rotates_and_keeps_every_line(tmp_path: Path, monkeypatch: pytest.Mo
     assert kept == lines[-len(kept) :]
 
 
-def test_log_that_cannot_be_written(tmp_path: Path) -> None:
+def test_rotating_log_reports_file_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ServerError, match="log cannot be written"), logs.rotating_log(tmp_path / "file" / "log"):
         pass
 
 
-def test_pipe_without_a_reader_is_refused(tmp_path: Path) -> None:
+def test_rotating_log_rejects_pipe_without_reader(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(ServerError, match="log cannot be written"), logs.rotating_log(tmp_path / "pipe"):
         pass

@@ -49,7 +49,7 @@ def content_of_cache() -> list[str]:
     return sorted(path.name for path in cache.iterdir()) if cache.exists() else []
 
 
-def test_unpacks_what_is_needed_and_makes_programs_executable(wheel: Path) -> None:
+def test_fetch_unpacks_needed_files_and_makes_programs_executable(wheel: Path) -> None:
     home = pip_server.fetch(Path("models"))
     found = {str(path.relative_to(home)): path.read_text() for path in home.rglob("*") if path.is_file()}
     unwanted = {"pytriton/__init__.py", *(name for name in FILES if Path(name).parent.suffix == ".dist-info")}
@@ -58,7 +58,7 @@ def test_unpacks_what_is_needed_and_makes_programs_executable(wheel: Path) -> No
     assert (home / pip_server.STUBS / "3.11" / pip_server.STUB).stat().st_mode & 0o111
 
 
-def test_simultaneous_calls_download_once(wheel: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_fetch_downloads_once_for_simultaneous_calls(wheel: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with ThreadPoolExecutor(4) as pool:
         homes = set(pool.map(pip_server.fetch, [Path("models")] * 4))
     wheel.unlink()
@@ -85,7 +85,7 @@ def test_another_wheel_is_refused(wheel: Path) -> None:
     assert content_of_cache() == ["tritonserver.lock"]
 
 
-def test_wheel_that_is_not_there(wheel: Path) -> None:
+def test_fetch_reports_missing_wheel(wheel: Path) -> None:
     wheel.unlink()
     with pytest.raises(ServerError, match="No matching distribution found"):
         pip_server.fetch(Path("models"))
@@ -101,7 +101,7 @@ def test_fetch_rejects_archive_with_wrong_crc(wheel: Path, monkeypatch: pytest.M
     assert content_of_cache() == ["tritonserver.lock"]
 
 
-def test_cache_that_cannot_be_written(wheel: Path, tmp_path: Path) -> None:
+def test_fetch_rejects_cache_that_cannot_be_written(wheel: Path, tmp_path: Path) -> None:
     (tmp_path / "cache").touch()
     with pytest.raises(ServerError, match="cannot write tritonserver there"):
         pip_server.fetch(Path("models"))

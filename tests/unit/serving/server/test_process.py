@@ -96,7 +96,7 @@ def test_short_stop_of_a_model_process_is_no_loss(tiny_repository: Repository, t
         assert triton.is_running()
 
 
-def test_unloading_is_no_loss(tiny_repository: Repository, tmp_path: Path) -> None:
+def test_server_continues_when_a_model_is_unloaded(tiny_repository: Repository, tmp_path: Path) -> None:
     with start(tiny_repository, tmp_path) as server, Client(server.grpc_url) as client:
         for _ in range(3):
             client.unload("tiny")
@@ -147,7 +147,9 @@ def test_model_process_that_cannot_start_is_noticed(
 
 
 @pytest.mark.parametrize(("limits", "works"), [("(64, 4096)", True), ("(256, 256)", True), ("(64, 64)", False)])
-def test_few_open_files(tiny_repository: Repository, tmp_path: Path, limits: str, works: bool) -> None:
+def test_server_raises_soft_limit_of_files_and_rejects_low_hard_limit(
+    tiny_repository: Repository, tmp_path: Path, limits: str, works: bool
+) -> None:
     """The soft limit is raised; below the hard one a Triton would never accept a connection."""
     limit = f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, {limits})"
     script = f"{limit}{SERVES.replace('server.wait()', '')}"

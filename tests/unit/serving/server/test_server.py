@@ -118,7 +118,7 @@ def test_insecure_allows_any_address(tiny_repository: Repository, tmp_path: Path
 
 
 @pytest.mark.parametrize("host", ["localhost", "::1"])
-def test_host_names_and_ipv6(tiny_repository: Repository, tmp_path: Path, host: str) -> None:
+def test_server_accepts_host_names_and_ipv6(tiny_repository: Repository, tmp_path: Path, host: str) -> None:
     with TritonServer(tiny_repository.root, options(tmp_path, host=host, models=["tiny"])) as server:
         assert predicts(server)
         with urllib.request.urlopen(server.metrics_url, timeout=60) as page:
@@ -127,7 +127,7 @@ def test_host_names_and_ipv6(tiny_repository: Repository, tmp_path: Path, host: 
 
 @pytest.mark.parametrize("name", ["my models", "a;b", "a'b", 'a"b', "a&b", "a(b)", "a*b", "a|b", "<b>", "a`b`", "$(b)"])
 @pytest.mark.parametrize("fixed", [True, False])
-def test_special_characters_in_the_path_of_the_repository(
+def test_server_accepts_special_characters_in_the_repository_path(
     tiny_repository: Repository, tmp_path: Path, name: str, fixed: bool
 ) -> None:
     if fixed and name != "my models":
@@ -137,7 +137,7 @@ def test_special_characters_in_the_path_of_the_repository(
         assert predicts(server)
 
 
-def test_special_characters_in_the_path_of_the_temporary_folder(
+def test_server_accepts_special_characters_in_the_temporary_path(
     tiny_repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "t mp").mkdir()
@@ -157,7 +157,7 @@ def test_modules_of_the_working_directory_are_not_run(
         assert predicts(server)
 
 
-def test_traces_every_request(tiny_repository: Repository, tmp_path: Path) -> None:
+def test_server_traces_every_request(tiny_repository: Repository, tmp_path: Path) -> None:
     (tmp_path / "traces").mkdir()
     with TritonServer(tiny_repository.root, options(tmp_path, models=["tiny"], trace=tmp_path / "traces")) as server:
         assert predicts(server)
@@ -175,7 +175,7 @@ def test_server_reports_port_that_is_taken(tiny_repository: Repository, tmp_path
 
 
 @pytest.mark.parametrize("host", ["203.0.113.77", "no-such-host.invalid"])  # RFC 5737 and 6761: never ours
-def test_address_of_another_machine(tiny_repository: Repository, tmp_path: Path, host: str) -> None:
+def test_server_rejects_address_of_another_machine(tiny_repository: Repository, tmp_path: Path, host: str) -> None:
     server = TritonServer(tiny_repository.root, options(tmp_path, host=host, insecure=True))
     with pytest.raises(ServerError, match=rf"{host}.*give an address of this machine"), server:
         pass
@@ -193,7 +193,9 @@ def test_port_taken_during_the_start_is_reported(tiny_repository: Repository, tm
             pass
 
 
-def test_missing_and_empty_repository_and_unknown_model(tiny_repository: Repository, tmp_path: Path) -> None:
+def test_server_rejects_missing_and_empty_repository_and_unknown_model(
+    tiny_repository: Repository, tmp_path: Path
+) -> None:
     with pytest.raises(ArtifactError, match="no such model repository"):
         TritonServer(tmp_path / "none")
     (tmp_path / "empty").mkdir()
@@ -203,7 +205,7 @@ def test_missing_and_empty_repository_and_unknown_model(tiny_repository: Reposit
         TritonServer(tiny_repository.root, ServerOptions(models=["tiny", "large"]))
 
 
-def test_model_that_fails_to_load(tiny_repository: Repository, tmp_path: Path) -> None:
+def test_server_reports_model_that_fails_to_load(tiny_repository: Repository, tmp_path: Path) -> None:
     broken = tmp_path / "models"
     shutil.copytree(tiny_repository.root, broken)
     (broken / "tiny/1/model.onnx").write_bytes(b"no protobuf")
@@ -222,7 +224,7 @@ def test_server_that_dies_is_reported_and_its_stubs_end(tiny_repository: Reposit
             server.wait()
 
 
-def test_server_that_does_not_become_ready_in_time(tiny_repository: Repository, tmp_path: Path) -> None:
+def test_server_reports_that_it_is_not_ready_in_time(tiny_repository: Repository, tmp_path: Path) -> None:
     with (
         pytest.raises(ServerError, match="not ready"),
         TritonServer(tiny_repository.root, options(tmp_path, ready_seconds=0.01)),
@@ -326,7 +328,7 @@ def test_serve_without_token_refuses_load_with_any_word_of_its_command_line(
     assert bool(errors) == bool(token)
 
 
-def test_tls_of_grpc(tiny_repository: Repository, tmp_path: Path) -> None:
+def test_server_uses_tls_for_grpc_only(tiny_repository: Repository, tmp_path: Path) -> None:
     key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
     command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost"]
     command += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]

@@ -18,7 +18,7 @@ def test_paths_without_special_characters_are_used_as_they_are(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("name", ["my models", "a;b", "$(touch x)", "\u00fc", "a:b", "a\nb"])
-def test_other_paths_are_linked(tmp_path: Path, name: str) -> None:
+def test_linked_replaces_paths_with_special_characters(tmp_path: Path, name: str) -> None:
     (tmp_path / name).mkdir()
     link = linked(tmp_path / name, tmp_path, "link")
     assert link == tmp_path / "link"
@@ -53,7 +53,7 @@ def test_no_suitable_place_is_an_error(tmp_path: Path, monkeypatch: pytest.Monke
     ("limits", "reason"),
     [("size=1m", "is full"), ("noexec", "noexec"), ("ro", "cannot be written")],
 )
-def test_unsuitable_temporary_folders(tmp_path: Path, limits: str, reason: str) -> None:
+def test_temporary_folder_rejects_unsuitable_places(tmp_path: Path, limits: str, reason: str) -> None:
     """All of them are like that; the message says so for each. Needs the right to mount."""
     script = (
         "import os; from shrinkserve.serving.server import workspace; from pathlib import Path; "
