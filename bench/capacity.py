@@ -32,7 +32,7 @@ from shrinkserve.benchmark.service_times import read_service
 from shrinkserve.benchmark.targets.target import Target, server
 from shrinkserve.benchmark.timing import Timing
 from shrinkserve.exporting.exporter import ExportOptions
-from shrinkserve.exporting.run_export import export_onnx
+from shrinkserve.exporting.run_export import export_run
 from shrinkserve.runtimes.checkpoint import Checkpoint
 from shrinkserve.runtimes.predictor import Images
 from shrinkserve.serving.repository.writer import Repository
@@ -94,7 +94,7 @@ def calibrated(target: Target, images: Images, timing: Timing) -> Replica:
 def make_repository(folder: Path, scale: Scale) -> Path:
     run, staging = random_run(folder / "run", scale), folder / "staging"
     staging.mkdir()
-    card = export_onnx(Checkpoint(run), staging, ExportOptions(max_batch=MAX_BATCH)).card
+    card = export_run(Checkpoint(run), staging, ExportOptions(max_batch=MAX_BATCH)).card
     Repository(folder / "repository").add("capacity", staging / MODEL, card)
     return folder / "repository"
 

@@ -12,7 +12,6 @@ from shrinkserve.errors import ConfigError
 
 if TYPE_CHECKING:
     from shrinkserve.artifact import Card
-    from shrinkserve.config import ServingConfig
     from shrinkserve.engines import Engine
     from shrinkserve.exporting.exporter import Exported
 
@@ -69,9 +68,7 @@ class Destination:
         else:
             Repository(self.root).check_place(name, self.version)
 
-    def write(
-        self, made: Exported, name: str | None, engines: list[Engine], serving: ServingConfig | None
-    ) -> ExportResult:
+    def write(self, made: Exported, name: str | None, engines: list[Engine]) -> ExportResult:
         """Write the version, with its engines, in one step."""
         from shrinkserve.serving.names import classifier_name
         from shrinkserve.serving.repository.version import write_version
@@ -86,14 +83,14 @@ class Destination:
         if decodes:
             self._report_decoder(card)
         if self.url is not None:
-            return self._publish(made, card, engines, serving)
+            return self._publish(made, card, engines)
         place = Repository(self.root, say=self.say).add(
             classifier_name(card.name),
             made.model,
             card,
             engines=engines,
             version=self.version,
-            initial=serving,
+            initial=made.serving,
             encoded=decodes,
             approximate_decoder=self.approximate_decoder,
         )
@@ -112,9 +109,7 @@ class Destination:
         difference = decoder_difference(open_dataset(self.data, "validation"), preprocess)
         self.say(f"DALI's pixels differ from the preprocessing by {difference:.1f} of 255 on average")
 
-    def _publish(
-        self, made: Exported, card: Card, engines: list[Engine], serving: ServingConfig | None
-    ) -> ExportResult:
+    def _publish(self, made: Exported, card: Card, engines: list[Engine]) -> ExportResult:
         from shrinkserve.api.publishing import publish
         from shrinkserve.serving.repository.version import write_version
 
@@ -124,7 +119,7 @@ class Destination:
             staged,
             self.root,
             name=card.name,
-            initial=serving,
+            initial=made.serving,
             url=self.url,
             token=self.token,
             approximate_decoder=self.approximate_decoder,

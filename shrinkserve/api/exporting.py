@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -12,15 +11,14 @@ from typing import TYPE_CHECKING
 
 from shrinkserve.api.arguments import REPOSITORY, Say, Target, Weights, silent
 from shrinkserve.api.destination import Destination, ExportResult
+from shrinkserve.api.export_source import RunSource, find_source
 from shrinkserve.errors import ConfigError
 from shrinkserve.exporting.engine.library import Compatibility, Library
 from shrinkserve.paths import StrPath, optional_path
-from shrinkserve.preprocess.timm_config import TIMM
 
 if TYPE_CHECKING:
-    from shrinkserve.config import ServingConfig
     from shrinkserve.engines import Engine
-    from shrinkserve.exporting.exporter import Exported, ExportOptions
+    from shrinkserve.exporting.exporter import Exported
     from shrinkserve.exporting.variants import Kind, VariantOptions
 
 
@@ -114,14 +112,11 @@ def export(  # noqa: PLR0913 - the options of the command
     from shrinkserve.exporting.samples import is_version, trained_on
     from shrinkserve.exporting.variants import VariantOptions, check_runtimes, parse_kinds
 
-    source = "" if run is None else os.fspath(run)
-    timm = source if source.startswith(TIMM) else None
-    run, onnx = None if timm else optional_path(run), optional_path(onnx)
-    checkpoint, labels = optional_path(checkpoint), optional_path(labels)
-    _check_source(timm, run, onnx, preprocess, labels, checkpoint)
+    source = find_source(run, onnx, weights=weights, preprocess=preprocess, labels=labels, checkpoint=checkpoint)
     passes, kinds = check_target(target), parse_kinds(to)
-    extends = run is not None and is_version(run)
-    root = optional_path(data) or (trained_on(run) if run else None)
+    place = source.folder if isinstance(source, RunSource) else None
+    version_place = place if place and is_version(place) else None
+    root = optional_path(data) or (trained_on(place) if place else None)
     destination = Destination(
         Path(repository),
         optional_path(out),
@@ -133,7 +128,7 @@ def export(  # noqa: PLR0913 - the options of the command
         say=say,
     )
     # Files with TensorRT's timings stand next to the repository, with its name as their prefix: later builds use them.
-    caches = run.resolve().parents[1] if run and extends else destination.root.resolve()
+    caches = version_place.resolve().parents[1] if version_place else destination.root.resolve()
     wanted = VariantOptions(
         root,
         runtime="openvino" if target == "openvino" else "onnxruntime",
@@ -151,45 +146,17 @@ def export(  # noqa: PLR0913 - the options of the command
         log=optional_path(build_log),
     )
     check_runtimes(kinds, wanted)
-    if run and extends:
-        return _add_engines(run, kinds, wanted, say)
-    default_name = timm.removeprefix(TIMM) if timm else onnx.stem if onnx else None
-    destination.check(default_name if name is None else name)
+    if version_place:
+        return _add_engines(version_place, kinds, wanted, say)
+    destination.check(source.default_name if name is None else name)
     options = ExportOptions(root, passes, tuned=tune, max_batch=max_batch, report=say, calibrate=calibrate)
-    with tempfile.TemporaryDirectory(prefix="shrinkserve-export-") as folder, _named(timm or run or onnx, Path(folder)):
-        if timm:
-            made, serving = _export_timm(timm, checkpoint, labels, Path(folder), options), None
-        elif onnx:
-            made, serving = _export_file(onnx, preprocess, labels, Path(folder), options), None
-        else:
-            assert run is not None
-            made, serving = _export_run(run, weights, Path(folder), options)
-        return destination.write(made, name, _engines(made, kinds, Path(folder), wanted), serving)
-
-
-def _check_source(
-    timm: str | None,
-    run: Path | None,
-    onnx: Path | None,
-    preprocess: StrPath | None,
-    labels: Path | None,
-    checkpoint: Path | None,
-) -> None:
-    if sum(source is not None for source in (timm, run, onnx)) != 1:
-        found = "both" if onnx else "neither"
-        raise ConfigError("export", expected="a run folder, timm:NAME or --onnx FILE", found=found)
-    if run and (preprocess or labels):
-        raise ConfigError("--preprocess and --labels", expected="only with --onnx", found="a run, which has its own")
-    if timm and preprocess:
-        raise ConfigError("--preprocess", expected="only with --onnx", found=f"{timm}, which has its own")
-    if timm and not labels:
-        raise ConfigError(timm, expected="--labels FILE with it: class names, one a line", found="no --labels")
-    if checkpoint and not timm:
-        raise ConfigError("--checkpoint", expected="only with timm:NAME")
+    with tempfile.TemporaryDirectory(prefix="shrinkserve-export-") as scratch, _named(str(source), Path(scratch)):
+        made = source.export(Path(scratch), options)
+        return destination.write(made, name, _engines(made, kinds, Path(scratch), wanted))
 
 
 @contextmanager
-def _named(source: Path | str | None, scratch: Path) -> Iterator[None]:
+def _named(source: str, scratch: Path) -> Iterator[None]:
     """Replace the paths of temporary files by the source in messages of errors."""
     from shrinkserve.errors import ShrinkServeError
 
@@ -203,47 +170,9 @@ def _named(source: Path | str | None, scratch: Path) -> Iterator[None]:
         raise type(exc)(what, expected=texts[0], found=texts[1], hint=texts[2]) from exc
 
 
-def _renamed(text: str, scratch: Path, source: Path | str | None) -> str:
+def _renamed(text: str, scratch: Path, source: str) -> str:
     """Return `text` with paths in `scratch` replaced, e.g. ``net.onnx (after step passes)``."""
     return re.sub(rf"{re.escape(str(scratch))}/(?:[^\s:/]+/)*([^\s:/]+)\.\w+", rf"{source} (after step \1)", text)
-
-
-def _export_run(run: Path, weights: Weights, folder: Path, options: ExportOptions) -> tuple[Exported, ServingConfig]:
-    from shrinkserve.exporting.run_export import export_onnx, serving_options
-    from shrinkserve.runtimes.checkpoint import Checkpoint
-
-    checkpoint = Checkpoint(run, weights, run_code=True)
-    made = export_onnx(checkpoint, folder, options)
-    return made, serving_options(checkpoint, options.max_batch)
-
-
-def _export_file(
-    onnx: Path, preprocess: StrPath | None, labels: Path | None, folder: Path, options: ExportOptions
-) -> Exported:
-    from shrinkserve.exporting import graph
-    from shrinkserve.exporting.foreign.description import WAYS, read_labels, read_preprocess
-    from shrinkserve.exporting.foreign.export import export_foreign
-    from shrinkserve.runtimes.metadata import read_description
-
-    own = read_description(graph.load(onnx).metadata_props, str(onnx))
-    described = read_preprocess(preprocess) if preprocess else own.preprocess
-    classes = read_labels(labels) if labels else own.classes
-    if described is None:
-        raise ConfigError("--onnx", expected=f"--preprocess with it: {WAYS}", found="no --preprocess")
-    if classes is None:
-        raise ConfigError("--onnx", expected="--labels FILE with it: class names, one a line", found="no --labels")
-    own.check(described, classes, onnx)
-    return export_foreign(onnx, described, classes, folder, options, name=onnx.stem)
-
-
-def _export_timm(
-    source: str, checkpoint: Path | None, labels: Path | None, folder: Path, options: ExportOptions
-) -> Exported:
-    from shrinkserve.exporting.foreign.description import read_labels
-    from shrinkserve.exporting.timm_export import export_timm
-
-    assert labels is not None
-    return export_timm(source, checkpoint, read_labels(labels), folder, options)
 
 
 def _engines(made: Exported, kinds: Sequence[Kind], folder: Path, options: VariantOptions) -> list[Engine]:
@@ -266,7 +195,7 @@ def _add_engines(place: Path, kinds: Sequence[Kind], options: VariantOptions, sa
         expected = "engines to add to this version, e.g. --to tensorrt"
         raise ConfigError(f"export {place}", expected=expected, found="none")
     place = place.resolve()
-    with tempfile.TemporaryDirectory(prefix="shrinkserve-export-") as name, _named(place, Path(name)):
+    with tempfile.TemporaryDirectory(prefix="shrinkserve-export-") as name, _named(str(place), Path(name)):
         folder = Path(name)
         engines = make_variants(published_source(place, kinds, folder, options.data_root), kinds, folder, options)
         repository = Repository(place.parent.parent, say=say)

@@ -116,13 +116,8 @@ def _write_csv(results: Iterable[ClassifyResult]) -> None:
 
     print_row("image", "model", "version", "rank", "label", "probability")
     for result in results:
-        if result.unsure:
-            best = f"{result.predictions[0].probability:.8g}"
-            print_row(
-                *map(spreadsheet_cell, map(printable, (result.name, result.model))), result.version, 1, UNSURE, best
-            )
-            continue
-        for rank, (label, probability) in enumerate(result.predictions, 1):
+        rows = [(UNSURE, result.predictions[0].probability)] if result.unsure else result.predictions
+        for rank, (label, probability) in enumerate(rows, 1):
             name, model, shown = (spreadsheet_cell(printable(text)) for text in (result.name, result.model, label))
             print_row(name, model, result.version, rank, shown, f"{probability:.8g}")
 

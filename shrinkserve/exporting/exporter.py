@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from shrinkserve.artifact import MODEL, Card, recorded_path, utc_now, versions
+from shrinkserve.config import ServingConfig
 from shrinkserve.exporting import graph
 from shrinkserve.exporting.calibrate import ScaledProbabilities, fit_temperature
 from shrinkserve.exporting.check import check_file, check_probabilities, check_unoptimised
@@ -17,7 +18,7 @@ from shrinkserve.exporting.optimise import OptimisedOnnx, PassTarget
 from shrinkserve.exporting.parity import TOLERANCES, predict_all
 from shrinkserve.exporting.records import CheckRecord
 from shrinkserve.exporting.samples import Samples
-from shrinkserve.exporting.steps import Opener, Product, Step, StepState, run_steps
+from shrinkserve.exporting.steps import Product, Step, StepState, run_steps
 from shrinkserve.exporting.tune import Tuned, choose_plan, tune_passes
 from shrinkserve.preprocess import Preprocess
 from shrinkserve.runtimes.onnx import OnnxModel
@@ -57,6 +58,7 @@ class Exported:
         graph: the same file as the result of the last step.
         plain: the same network before the graph passes; engines for other targets are made from it.
         samples: the images of the checks.
+        serving: serving options of the run's recipe; None without a run.
     """
 
     card: Card
@@ -64,6 +66,7 @@ class Exported:
     graph: Product
     plain: Product
     samples: Samples
+    serving: ServingConfig | None = None
 
 
 @dataclass(frozen=True)
@@ -73,15 +76,17 @@ class Conversion:
     Attributes:
         start: the source.
         step: makes the ONNX file.
-        opener: opens the source and the result of `step`.
-        view: returns what to compare of a graph after `step`.
+        reference: predictor that runs the source.
+        first_view: returns what to compare of the result of `step`.
+        view: returns what to compare of the graphs after it.
         final: further checks of the finished file.
         measured: the shipped graph passes were measured for this network.
     """
 
     start: Product
     step: Step
-    opener: Opener
+    reference: Predictor
+    first_view: Callable[[OnnxModel], Predictor] = lambda model: model
     view: Callable[[OnnxModel], Predictor] = lambda model: model
     final: Callable[[Predictor], list[CheckRecord]] = lambda _: []
     measured: bool = False
@@ -102,12 +107,14 @@ def export_checked(
     Raises:
         ParityError: the outputs of a step differ from those of its source; there is no `model.onnx`.
     """
-    view, max_batch = conversion.view, options.max_batch
-    plain = run_steps(
-        [conversion.step], conversion.start, folder, samples, opener=conversion.opener, max_batch=max_batch
-    )
+    start, view, max_batch = conversion.start, conversion.view, options.max_batch
+
+    def opener(path: Path, _: StepState) -> Predictor:
+        return conversion.reference if path == start.path else conversion.first_view(OnnxModel(path))
+
+    plain = run_steps([conversion.step], start, folder, samples, opener=opener, max_batch=max_batch)
     # Without the nodes behind its logits, e.g. a cast of the probabilities to float16, a graph may be in float32.
-    if conversion.start.state.format == "onnx":
+    if start.state.format == "onnx":
         plain = replace(plain, state=StepState("onnx", graph.precision(graph.load(plain.path))))
     temperature = None
     if options.calibrate:

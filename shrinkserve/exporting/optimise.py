@@ -11,20 +11,7 @@ from typing import Literal, get_args
 import onnx_ir as ir
 
 from shrinkserve.errors import ConfigError
-from shrinkserve.exporting import graph
-from shrinkserve.exporting.passes import (
-    ChainSums,
-    ConcatToSum,
-    ConvBesideConcat,
-    ConvOverConcat,
-    DepthwiseOverConcat,
-    ElementwiseOverConcat,
-    EvenPads,
-    FoldBatchNorm,
-    GlobalPool,
-    MergeSums,
-    PadChannels,
-)
+from shrinkserve.exporting import graph, passes
 from shrinkserve.exporting.passes.editing import GraphPass
 from shrinkserve.exporting.records import StepDetails
 from shrinkserve.exporting.samples import Samples
@@ -33,12 +20,15 @@ from shrinkserve.exporting.steps import ONNX, SameState, StepState
 PassTarget = Literal["onnxruntime-cpu", "openvino", "tensorrt"]
 TARGETS: tuple[PassTarget, ...] = get_args(PassTarget)
 
-_SUMS = tuple(partial(one, alone=True) for one in (DepthwiseOverConcat, ElementwiseOverConcat, ConvOverConcat))
+_SUMS = tuple(
+    partial(one, alone=True)
+    for one in (passes.DepthwiseOverConcat, passes.ElementwiseOverConcat, passes.ConvOverConcat)
+)
 FORMS: Mapping[str, Sequence[Callable[[str], GraphPass]]] = {
     "as-is": (),
-    "sums": (*_SUMS, MergeSums),
-    "chains": (*_SUMS, ConvBesideConcat, MergeSums, ChainSums),
-    "wide": (*_SUMS, ConcatToSum, MergeSums),
+    "sums": (*_SUMS, passes.MergeSums),
+    "chains": (*_SUMS, passes.ConvBesideConcat, passes.MergeSums, passes.ChainSums),
+    "wide": (*_SUMS, passes.ConcatToSum, passes.MergeSums),
 }
 """Name of a form of a stage -> passes to repeat until none applies.
 
@@ -96,19 +86,19 @@ def stages(model: ir.Model) -> list[str]:
 
 def optimise(model: ir.Model, plan: PassPlan) -> list[str]:
     """Run a plan's passes in place; return the names of the passes that changed the model."""
-    always: list[GraphPass] = [FoldBatchNorm(), GlobalPool(), EvenPads()]
+    always: list[GraphPass] = [passes.FoldBatchNorm(), passes.GlobalPool(), passes.EvenPads()]
     changed = [one for one in always if one(model).modified]
     for stage in stages(model):
         changed += _until_settled(model, [make(f"{stage}.") for make in FORMS[plan.stages.get(stage, plan.form)]])
-    if plan.block and (pad := PadChannels(plan.block))(model).modified:
+    if plan.block and (pad := passes.PadChannels(plan.block))(model).modified:
         changed.append(pad)
     return [f"{one.scope}{type(one).__name__}" for one in changed]
 
 
-def _until_settled(model: ir.Model, passes: Sequence[GraphPass]) -> list[GraphPass]:
+def _until_settled(model: ir.Model, repeated: Sequence[GraphPass]) -> list[GraphPass]:
     """Repeat passes until none applies; return those that did. onnx_ir's PassManager does not report them."""
     changed: dict[GraphPass, None] = {}
-    while applied := [one for one in passes if one(model).modified]:
+    while applied := [one for one in repeated if one(model).modified]:
         changed.update(dict.fromkeys(applied))
     return list(changed)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -73,7 +73,7 @@ class Retyping:
     def _is_float(self, value: ir.Value | None) -> bool:
         return value is not None and (value.dtype == FLOAT or value in self.narrow)
 
-    def _feed(self, node: ir.Node, indices: Iterator[int] | range | list[int], dtype: ir.DataType) -> None:
+    def _feed(self, node: ir.Node, indices: Iterable[int], dtype: ir.DataType) -> None:
         for index in indices:
             value = node.inputs[index]
             if value is not None and self._is_float(value) and value.dtype != dtype:

@@ -20,11 +20,10 @@ from shrinkserve.exporting.exporter import Conversion, Exported, ExportOptions, 
 from shrinkserve.exporting.parity import FLOAT32, Parity, difference, find_flips
 from shrinkserve.exporting.records import CheckRecord
 from shrinkserve.exporting.samples import EncodedSamples, load_encoded, load_samples
-from shrinkserve.exporting.steps import CHECKPOINT, Product, StepState
+from shrinkserve.exporting.steps import CHECKPOINT, Product
 from shrinkserve.exporting.to_onnx import OnnxFromCheckpoint, module_sha256
 from shrinkserve.preprocess.timm_config import TIMM, timm_preprocess
 from shrinkserve.runtimes.checkpoint import TorchClassifier
-from shrinkserve.runtimes.onnx import OnnxModel
 from shrinkserve.runtimes.predictor import Logits, Predictor
 from shrinkserve.text import check_class_names
 
@@ -79,14 +78,11 @@ def export_timm(
     samples = load_samples(options.data_root, preprocess, classes)
     encoded = load_encoded(options.data_root, PLAIN_MODES)
 
-    def opener(path: Path, state: StepState) -> Predictor:
-        return network if state.format == "checkpoint" else OnnxModel(path)
-
     def final(model: Predictor) -> list[CheckRecord]:
         return [check_transform(network, model, encoded)]
 
     start = Product(Path(source), CHECKPOINT, digest)
-    conversion = Conversion(start, OnnxFromCheckpoint(network), opener, final=final)
+    conversion = Conversion(start, OnnxFromCheckpoint(network), network, final=final)
     return export_checked(conversion, card, samples, folder, options)
 
 

@@ -165,7 +165,7 @@ class _Maker:
         outcome = compare_outputs(right, found, self.source.samples, TOLERANCES["bfloat16"])
         assert_parity(outcome, "bfloat16", right, found, self.source.samples)
         record: EngineRecord = {"steps": [], "parity": outcome.to_dict()}
-        return Engine("bfloat16", "openvino", MODEL, "bfloat16", parameters=hint("bfloat16"), record={**record})
+        return Engine("bfloat16", "openvino", MODEL, "bfloat16", parameters=_hint("bfloat16"), record={**record})
 
     def int8(self) -> Engine:
         runtime = self.options.runtime
@@ -174,7 +174,7 @@ class _Maker:
             return open_graph(path, runtime, state)
 
         product = self._run([self._int8_step(runtime)], self.source.graph, opener)
-        parameters = hint("int8") if runtime == "openvino" else {}
+        parameters = _hint("int8") if runtime == "openvino" else {}
         return Engine("int8", runtime, product.path.name, "int8", parameters=parameters, record=_record(product))
 
     @cached_property
@@ -237,7 +237,7 @@ def _calibration(root: Path | None, preprocess: Preprocess) -> Images:
     return images
 
 
-def hint(precision: str) -> dict[str, str]:
+def _hint(precision: str) -> dict[str, str]:
     """Return the parameters with which Triton's OpenVINO backend computes a graph of a precision."""
     from shrinkserve.runtimes.openvino import HINTS
 

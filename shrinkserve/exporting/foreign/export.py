@@ -68,17 +68,15 @@ def export_foreign(
         classes=list(classes),
     )
 
-    def opener(file: Path, _: StepState) -> Predictor:
-        if file == path:
-            return reference
-        adapted = OnnxModel(file)
-        return LogProbabilities(adapted, reference.lowest) if reference.meaning == "probabilities" else adapted
+    # Both run after the step that adapts the file, which sets `lowest`.
+    def first_view(model: OnnxModel) -> Predictor:
+        return LogProbabilities(model, reference.lowest) if reference.meaning == "probabilities" else model
 
     def view(model: OnnxModel) -> Predictor:
         return model if reference.lowest == LOWEST else LogProbabilities(model, reference.lowest)
 
     start = Product(path, state, card.parents[recorded_path(path)])
-    conversion = Conversion(start, AdaptedOnnx(reference, state), opener, view)
+    conversion = Conversion(start, AdaptedOnnx(reference, state), reference, first_view, view)
     return export_checked(conversion, card, samples, folder, options)
 
 

@@ -12,7 +12,7 @@ from shrinkserve.artifact import Card, read_card, sha256_file
 from shrinkserve.errors import ArtifactError, ParityError
 from shrinkserve.exporting import run_export
 from shrinkserve.exporting.exporter import ExportOptions
-from shrinkserve.exporting.run_export import export_onnx
+from shrinkserve.exporting.run_export import export_run
 from shrinkserve.exporting.to_onnx import OnnxFromCheckpoint
 from shrinkserve.preprocess import Preprocess
 from shrinkserve.runtimes.checkpoint import Checkpoint
@@ -22,7 +22,7 @@ from shrinkserve.runtimes.onnx import OnnxModel
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory, tiny_run: Path) -> tuple[Path, Card]:
     folder = tmp_path_factory.mktemp("exported")
-    return folder, export_onnx(Checkpoint(tiny_run), folder, ExportOptions(max_batch=7)).card
+    return folder, export_run(Checkpoint(tiny_run), folder, ExportOptions(max_batch=7)).card
 
 
 def test_export_predicts_like_checkpoint(exported: tuple[Path, Card], tiny_run: Path) -> None:
@@ -80,7 +80,7 @@ def test_card_records_every_check(exported: tuple[Path, Card]) -> None:
 
 
 def test_export_of_raw_weights_names_them(tmp_path: Path, tiny_run: Path) -> None:
-    card = export_onnx(Checkpoint(tiny_run, "raw"), tmp_path, ExportOptions(max_batch=2)).card
+    card = export_run(Checkpoint(tiny_run, "raw"), tmp_path, ExportOptions(max_batch=2)).card
     assert card.weights == "raw"
     assert card.weights_sha256 != read_card(tiny_run).weights_sha256
 
@@ -99,7 +99,7 @@ def test_export_writes_nothing_when_outputs_differ(
 
     monkeypatch.setattr(run_export, "OnnxFromCheckpoint", Wrong)
     with pytest.raises(ParityError, match=r"step onnx: .*batch 1 differ by 0\.01"):
-        export_onnx(Checkpoint(tiny_run), tmp_path, ExportOptions(max_batch=2))
+        export_run(Checkpoint(tiny_run), tmp_path, ExportOptions(max_batch=2))
     assert not {"model.onnx", "card.json"} & {path.name for path in tmp_path.iterdir()}
 
 
