@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from shrinkserve.api.arguments import REPOSITORY, Say, Target, Weights, silent
 from shrinkserve.api.destination import Destination, ExportResult
 from shrinkserve.api.export_source import RunSource, find_source
-from shrinkserve.errors import ConfigError
+from shrinkserve.errors import ConfigError, ShrinkServeError
 from shrinkserve.exporting.engine.library import Compatibility, Library
 from shrinkserve.paths import StrPath, optional_path
 
@@ -116,6 +116,11 @@ def export(  # noqa: PLR0913 - the options of the command
     passes, kinds = check_target(target), parse_kinds(to)
     place = source.folder if isinstance(source, RunSource) else None
     version_place = place if place and is_version(place) else None
+    if version_place:
+        raw = weights == "raw"
+        _reject(
+            version_place, out=out, url=url, name=name, version=version, weights=raw, tune=tune, calibrate=calibrate
+        )
     root = optional_path(data) or (trained_on(place) if place else None)
     destination = Destination(
         Path(repository),
@@ -150,24 +155,31 @@ def export(  # noqa: PLR0913 - the options of the command
         return _add_engines(version_place, kinds, wanted, say)
     destination.check(source.default_name if name is None else name)
     options = ExportOptions(root, passes, tuned=tune, max_batch=max_batch, report=say, calibrate=calibrate)
-    with tempfile.TemporaryDirectory(prefix="shrinkserve-export-") as scratch, _named(str(source), Path(scratch)):
-        made = source.export(Path(scratch), options)
-        return destination.write(made, name, _engines(made, kinds, Path(scratch), wanted))
+    with _scratch(str(source)) as folder:
+        made = source.export(folder, options)
+        return destination.write(made, name, _engines(made, kinds, folder, wanted))
+
+
+def _reject(place: Path, **options: object) -> None:
+    """Reject options of a new version for one that exists."""
+    if given := [f"--{option}" for option, value in options.items() if value]:
+        found = f"the version {place}, which only gets engines"
+        raise ConfigError(", ".join(given), expected="a run, timm:NAME or --onnx with it", found=found)
 
 
 @contextmanager
-def _named(source: str, scratch: Path) -> Iterator[None]:
-    """Replace the paths of temporary files by the source in messages of errors."""
-    from shrinkserve.errors import ShrinkServeError
-
-    try:
-        yield
-    except ShrinkServeError as exc:
-        if str(scratch) not in str(exc):
-            raise
-        texts = [None if t is None else _renamed(str(t), scratch, source) for t in (exc.expected, exc.found, exc.hint)]
-        what = _renamed(exc.what, scratch, source)
-        raise type(exc)(what, expected=texts[0], found=texts[1], hint=texts[2]) from exc
+def _scratch(source: str) -> Iterator[Path]:
+    """Yield a temporary folder; messages of errors name the source instead of files in it."""
+    with tempfile.TemporaryDirectory(prefix="shrinkserve-export-") as name:
+        scratch = Path(name)
+        try:
+            yield scratch
+        except ShrinkServeError as exc:
+            if name not in str(exc):
+                raise
+            texts = (exc.expected, exc.found, exc.hint)
+            expected, found, hint = (None if t is None else _renamed(str(t), scratch, source) for t in texts)
+            raise type(exc)(_renamed(exc.what, scratch, source), expected=expected, found=found, hint=hint) from exc
 
 
 def _renamed(text: str, scratch: Path, source: str) -> str:
@@ -195,8 +207,7 @@ def _add_engines(place: Path, kinds: Sequence[Kind], options: VariantOptions, sa
         expected = "engines to add to this version, e.g. --to tensorrt"
         raise ConfigError(f"export {place}", expected=expected, found="none")
     place = place.resolve()
-    with tempfile.TemporaryDirectory(prefix="shrinkserve-export-") as name, _named(str(place), Path(name)):
-        folder = Path(name)
+    with _scratch(str(place)) as folder:
         engines = make_variants(published_source(place, kinds, folder, options.data_root), kinds, folder, options)
         repository = Repository(place.parent.parent, say=say)
         repository.add_engines(place.parent.name, engines, folder, version=int(place.name))

@@ -110,6 +110,28 @@ def test_export_rejects_options_before_work(run: Path, tmp_path: Path, options: 
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"out": "new"},
+        {"url": "grpc://localhost:1"},
+        {"name": "other"},
+        {"version": 7},
+        {"weights": "raw"},
+        {"tune": True},
+        {"calibrate": True},
+    ],
+    ids=lambda option: next(iter(option)),
+)
+def test_export_rejects_options_that_a_published_version_cannot_follow(
+    exported: exporting.ExportResult, option: dict[str, object]
+) -> None:
+    before = read_card(exported.folder)
+    with pytest.raises(ConfigError, match=f"--{next(iter(option))}"):
+        exporting.export(exported.folder, to="fp16", **option)  # type: ignore[arg-type]
+    assert read_card(exported.folder) == before
+
+
 def test_compare_and_load_accept_every_artifact(run: Path, exported: exporting.ExportResult) -> None:
     images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
     right = artifacts.load(run).predict(images)
