@@ -112,6 +112,8 @@ def find_source(
     timm = named if named.startswith(TIMM) else None
     if checkpoint and not timm:
         raise ConfigError("--checkpoint", expected="only with timm:NAME")
+    if weights != "ema" and (onnx or timm):
+        raise ConfigError("--weights", expected="only with a run", found=onnx or timm)
     if onnx is not None:
         return FileSource(Path(onnx), preprocess, optional_path(labels))
     if timm:

@@ -86,6 +86,8 @@ def publish(  # noqa: PLR0913 - options by keyword
 
     if shadow and (url is None or data is None):
         raise ConfigError("--shadow", expected="--url of the server and --data with the images to send")
+    if not shadow and (max_flips is not None or max_slowdown is not None):
+        raise ConfigError("--max-flips and --max-slowdown", expected="--shadow with the number of requests to compare")
     model = classifier_name(name or read_card(Path(source), "onnx", verify=False).name)
     check_name(model)
     images = _validation_images(data, shadow) if data is not None else []

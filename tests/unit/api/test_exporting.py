@@ -97,6 +97,7 @@ def test_export_out_rejects_existing_folder(run: Path, tmp_path: Path) -> None:
         {},
         {"onnx": "x.onnx", "run": "run"},
         {"run": "run", "labels": "labels.txt"},
+        {"onnx": "x.onnx", "weights": "raw"},
         {"run": "run", "out": "new", "url": "grpc://localhost:1"},
         {"run": "run", "to": "fp8"},
     ],

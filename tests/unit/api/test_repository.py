@@ -105,6 +105,9 @@ def test_tune_rejects_a_limit_that_is_none(root: Path) -> None:
 def test_publish_checks_its_options_before_the_work(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--shadow"):
         shrinkserve.publish(tmp_path, shadow=3)
+    for limit in ({"max_flips": 0.0}, {"max_slowdown": 1.5}):  # they would limit nothing
+        with pytest.raises(ConfigError, match="--shadow"):
+            shrinkserve.publish(tmp_path, **limit)
 
 
 def test_failed_write_version_leaves_no_folder(tmp_path: Path, make_model: MakeModel) -> None:
