@@ -117,7 +117,7 @@ def export_checked(
     if start.state.format == "onnx":
         plain = replace(plain, state=StepState("onnx", graph.precision(graph.load(plain.path))))
     temperature = None
-    if options.calibrate:
+    if options.calibrate:  # before the passes: engines that are made from `plain` need the temperature, too
         preprocess = Preprocess.from_dict(card.preprocess)
         temperature = fit_temperature(OnnxModel(plain.path), options.data_root, preprocess, list(card.classes))
         plain = run_steps([ScaledProbabilities(temperature, plain.state)], plain, folder, samples, max_batch=max_batch)

@@ -114,7 +114,10 @@ def from_network(network: nn.Module, preprocess: Preprocess) -> ir.Model:
 
 
 def _name_nodes(model: ir.Model) -> None:
-    """Name nodes, weights and tensors after their node in the spec; remove the exporter's metadata."""
+    """Name nodes, weights and tensors after their node in the spec; remove the exporter's metadata.
+
+    Graph passes find stages by these names; cards name layers by them.
+    """
     for value in model.graph.initializers.values():
         value.metadata_props.clear()
     for old in list(model.graph.initializers):

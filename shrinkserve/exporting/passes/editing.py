@@ -34,12 +34,12 @@ class GraphPass(ir.passes.InPlacePass):
         scope: prefix of the names of the nodes to rewrite, e.g. ``"stage2."``; every node by default.
     """
 
+    once = False
+    """Make one sweep only, for a pass that might always find something to do."""
+
     def __init__(self, scope: str = "") -> None:
         super().__init__()
         self.scope = scope
-
-    once = False
-    """True if one sweep is enough."""
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         modified = False

@@ -18,8 +18,6 @@ class EvenPads(GraphPass):
     one such convolution, its first; the larger kernel adds 2 % of multiply-accumulates.
     """
 
-    once = True
-
     def rewrite(self, graph: ir.Graph) -> bool:
         return sum(_even(graph, node) for node in self.nodes(graph) if uneven(node)) > 0
 

@@ -25,6 +25,7 @@ class MergeSums(GraphPass):
     """
 
     def rewrite(self, graph: ir.Graph) -> bool:
+        # One at a time: a merge leaves unused nodes behind, which the iteration would reach.
         return any(is_operator(node, "Add") and _merge(node) for node in self.nodes(graph))
 
 

@@ -44,6 +44,7 @@ class PadChannels(GraphPass):
         block: channels of a block.
     """
 
+    # A sum with a tensor that cannot be padded removes the padding of a convolution; the next sweep would pad it again.
     once = True
 
     def __init__(self, block: int) -> None:
