@@ -6,13 +6,15 @@ import re
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Any
-from urllib.parse import urlsplit
 
 from shrinkserve.errors import ConfigError
 from shrinkserve.serving.client.operations import Operation
 from shrinkserve.serving.names import RESTRICTED_KEY
 
-SCHEMES = ("http", "https", "grpc", "grpcs")
+_URL = re.compile(
+    r"(?P<scheme>https?|(?P<grpc>grpcs?))://(?P<host>[\w.-]+|\[[\w.:%-]+\]):(?P<port>\d{1,5})(?P<path>(/[\w.~%/-]*)?)",
+    re.ASCII | re.IGNORECASE,
+)
 MAX_TIMEOUT = 1e6
 """Longest timeout in seconds. gRPC cannot represent much longer ones."""
 
@@ -23,7 +25,7 @@ class Endpoint:
 
     Attributes:
         url: as the user wrote it.
-        scheme: one of `SCHEMES`.
+        scheme: ``http``, ``https``, ``grpc`` or ``grpcs``.
         host: host name or IP address, IPv6 without brackets.
         port: TCP port.
         path: prefix of all paths over HTTP, without a slash at its end.
@@ -65,7 +67,7 @@ class Endpoint:
         return f"{host}:{self.port}"
 
     def restrict(self, request: Operation[Any]) -> bool:
-        """Note that the server wants the token with a kind of request; return True if it was not sent."""
+        """Send the token with this kind of request from now on; return False if it was sent already or is missing."""
         if self.token is None or request.restricted or type(request) in self.restricted:
             return False
         self.restricted.add(type(request))
@@ -96,21 +98,13 @@ def parse_url(
     """
     if "@" in url:  # would otherwise appear in messages and reports
         raise ConfigError("server URL: contains a user name or password", hint="give http://HOST:PORT and --token")
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname or "", parts.port or 0
-    except ValueError:  # a port that is no number, or a bracket that is not closed
-        raise _invalid_url(url) from None
-    if parts.scheme not in SCHEMES or not port or not re.fullmatch(r"[A-Za-z0-9._:%-]+", host):
-        raise _invalid_url(url)
-    path = parts.path.rstrip("/")
-    if parts.query or parts.fragment or (path and not parts.scheme.startswith("http")):
-        raise _invalid_url(url)
-    if not re.fullmatch(r"[A-Za-z0-9._~%/-]*", path):
-        raise _invalid_url(url)
+    found = _URL.fullmatch(url)
+    if found is None or not 0 < int(found["port"]) < 2**16 or (found["grpc"] and found["path"] not in {"", "/"}):
+        raise ConfigError("server URL", expected="http://HOST:PORT or grpc://HOST:PORT", found=repr(url)[:200])
     if not 0 < timeout <= MAX_TIMEOUT:  # false for NaN, too
         raise ConfigError("timeout", expected=f"more than 0 s and at most {MAX_TIMEOUT:.0f} s", found=timeout)
-    endpoint = Endpoint(url, parts.scheme, host, port, path, timeout, token, shared_memory)
+    host, port, path = found["host"].strip("[]"), int(found["port"]), found["path"].rstrip("/")
+    endpoint = Endpoint(url, found["scheme"].lower(), host, port, path, timeout, token, shared_memory)
     if token is not None:
         _check_token(endpoint, token, insecure=insecure)
     if shared_memory and not endpoint.local:
@@ -123,11 +117,7 @@ def is_loopback(host: str) -> bool:
     try:
         return ip_address(host).is_loopback
     except ValueError:
-        return host == "localhost"
-
-
-def _invalid_url(url: str) -> ConfigError:
-    return ConfigError("server URL", expected="http://HOST:PORT or grpc://HOST:PORT", found=repr(url)[:200])
+        return host.lower() == "localhost"
 
 
 def _check_token(endpoint: Endpoint, token: str, *, insecure: bool) -> None:

@@ -33,8 +33,7 @@ def doctor(
         All findings, in the order of the checks. The machine can serve the repository if none is an error.
 
     Raises:
-        RequestError: `url` or `grpc_url` has another form.
-        ConfigError: an unknown `container`.
+        ConfigError: `url` or `grpc_url` has another form, or an unknown `container`.
 
     Example:
         for finding in doctor("model_repository"):

@@ -12,14 +12,15 @@ from enum import Enum
 from http.client import HTTPConnection, HTTPException
 from ipaddress import ip_address
 from math import prod
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import psutil
 from tritonclient import grpc
 
 from shrinkserve import containers
-from shrinkserve.errors import RequestError
+from shrinkserve.errors import ConfigError
 from shrinkserve.serving import names as serving_names
+from shrinkserve.serving.client.endpoint import Endpoint, parse_url
 from shrinkserve.serving.client.http_codec import HttpRequest
 from shrinkserve.serving.client.transport import ReplyTooLongError, http_exchange
 from shrinkserve.serving.doctor.finding import Finding
@@ -60,14 +61,15 @@ class _Reply:
 class _Server:
     """HTTP requests to a server, without a proxy."""
 
-    def __init__(self, host: str, port: int) -> None:
-        self._host, self._port = host, port
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
 
     def ask(self, method: str, path: str, body: JsonObject | None = None) -> _Reply:
         """Send a request and return the reply; never raises for what the server does."""
         try:
-            with closing(HTTPConnection(self._host, self._port, timeout=SECONDS)) as connection:
-                request = HttpRequest(method, path, body=json.dumps(body).encode() if body else b"", limit=MAX_REPLY)
+            with closing(HTTPConnection(self._endpoint.host, self._endpoint.port, timeout=SECONDS)) as connection:
+                content = json.dumps(body).encode() if body else b""
+                request = HttpRequest(method, f"{self._endpoint.path}{path}", body=content, limit=MAX_REPLY)
                 response, content = http_exchange(connection, request, time.monotonic() + SECONDS)
         except (OSError, HTTPException, ReplyTooLongError) as exc:
             return _Reply(0, getattr(exc, "strerror", None) or type(exc).__name__)
@@ -84,14 +86,14 @@ def check_server(url: str, grpc_url: str | None = None) -> Iterator[Finding]:
     """Check the server at a URL.
 
     Args:
-        url: ``http://HOST:PORT``.
+        url: ``http://HOST:PORT``, with the path if the server is behind a proxy.
         grpc_url: ``grpc://HOST:PORT`` of the same server.
 
     Raises:
-        RequestError: an address of another form.
+        ConfigError: an address of another form.
     """
-    host, port, local = _parse(url, "http")
-    server = _Server(host, port)
+    endpoint = _parse(url, "http")
+    server, local = _Server(endpoint), _is_local(endpoint)
     about = server.ask("GET", "/v2")
     if about.status != 200 or about.value is None or "version" not in about.value:
         hint = "start one with `shrinkserve serve`, or check the URL"
@@ -112,10 +114,10 @@ def check_server(url: str, grpc_url: str | None = None) -> Iterator[Finding]:
 
 
 def _check_grpc(url: str) -> Iterator[Finding]:
-    host, port, local = _parse(url, "grpc")
-    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    endpoint = _parse(url, "grpc")
+    local = _is_local(endpoint)
     options = [("grpc.enable_http_proxy", 0)] if local else []
-    with grpc.InferenceServerClient(address, channel_args=options) as client:
+    with grpc.InferenceServerClient(endpoint.address, channel_args=options) as client:
         for name, (_, _, method) in APIS.items():
             yield _guard(f"{name} by gRPC", _ask_grpc(getattr(client, method)), local=local)
 
@@ -129,16 +131,16 @@ def _ask_grpc(call: Callable[..., object]) -> _Reply:
     return _Reply(200)
 
 
-def _parse(url: str, scheme: str) -> tuple[str, int, bool]:
-    """Return host and port of a URL, and True if only this machine reaches them."""
-    parts = urlsplit(url)
-    try:
-        valid = parts.scheme == scheme and parts.hostname and parts.port and not parts.username
-    except ValueError:  # not a port
-        valid = False
-    if not valid or not parts.hostname or not parts.port:
-        raise RequestError(f"{url}: not an address that can be checked", expected=f"{scheme}://HOST:PORT")
-    return parts.hostname, parts.port, resolves_to_loopback(parts.hostname) and not _reachable(parts.port)
+def _parse(url: str, scheme: str) -> Endpoint:
+    endpoint = parse_url(url, SECONDS)
+    if endpoint.scheme != scheme:
+        raise ConfigError("server URL", expected=f"{scheme}://HOST:PORT", found=url)
+    return endpoint
+
+
+def _is_local(endpoint: Endpoint) -> bool:
+    """Return True if only this machine reaches a server."""
+    return resolves_to_loopback(endpoint.host) and not _reachable(endpoint.port)
 
 
 def _reachable(port: int) -> bool:

@@ -21,7 +21,7 @@ import pytest
 
 import shrinkserve
 from shrinkserve.cli import main
-from shrinkserve.errors import RequestError
+from shrinkserve.errors import ConfigError
 from shrinkserve.serving.doctor import Finding, Level, check_machine, check_repository, check_server, machine, running
 from shrinkserve.serving.repository.writer import Repository
 from shrinkserve.serving.server import pip_server
@@ -157,10 +157,12 @@ def test_check_server_reports_closed_port_and_rejects_other_urls() -> None:
         port = holder.getsockname()[1]
     (finding,) = check_server(f"http://127.0.0.1:{port}")
     assert (finding.level, "refused" in finding.what) == ("error", True)
-    for url in ("ftp://somewhere", "http://somewhere", "http://somewhere:x", "http://user:word@127.0.0.1:8000"):
-        with pytest.raises(RequestError) as caught:
+    for url in ("ftp://somewhere", "http://somewhere", "http://somewhere:x", "http://user:SECRET@127.0.0.1:8000"):
+        with pytest.raises(ConfigError, match="server URL") as caught:
             list(check_server(url))
-        assert caught.value.expected == "http://HOST:PORT"
+        assert "SECRET" not in str(caught.value)
+    with pytest.raises(ConfigError, match="grpc://HOST:PORT"):
+        list(running._check_grpc("http://127.0.0.1:8000"))
 
 
 @pytest.mark.parametrize("port", ["grpc", "metrics"])
@@ -231,6 +233,22 @@ def test_check_server_takes_only_403_as_guarded(
     for name in running.APIS:
         assert found[name].level == level
         assert found[name].what.startswith(what)
+
+
+class Proxied(Fake):
+    """A server behind a proxy that serves it under a path."""
+
+    def do_GET(self) -> None:
+        self.path = self.path.removeprefix("/triton") if self.path.startswith("/triton/") else "/"
+        super().do_GET()
+
+
+def test_path_of_the_url_is_used() -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Proxied) as fake:
+        threading.Thread(target=fake.serve_forever, daemon=True).start()
+        found = by_subject(check_server(f"http://127.0.0.1:{fake.server_port}/triton"))
+        fake.shutdown()
+    assert found["server"].what.startswith("Triton 2.71.0")
 
 
 class Trickling(Fake):
