@@ -6,7 +6,6 @@ import os
 import time
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import replace
 from types import TracebackType
 from typing import NoReturn, TypeVar, cast
 
@@ -16,7 +15,7 @@ from shrinkserve.concurrency import ordered_map
 from shrinkserve.errors import DataError, RequestError
 from shrinkserve.preprocess import Pixels
 from shrinkserve.serving.client.core import ClientCore, check_counts
-from shrinkserve.serving.client.endpoint import parse_url
+from shrinkserve.serving.client.endpoint import Endpoint, parse_url
 from shrinkserve.serving.client.errors import RestrictedError
 from shrinkserve.serving.client.images import Source, numbered
 from shrinkserve.serving.client.model_info import ModelInfo
@@ -33,12 +32,12 @@ from shrinkserve.serving.client.operations import (
     UnloadRequest,
 )
 from shrinkserve.serving.client.prediction import ClassifyResult, Floats, Prediction, chunks
-from shrinkserve.serving.client.shared_memory import Regions
+from shrinkserve.serving.client.shared_memory import SharedMemoryTransport
 from shrinkserve.serving.client.transport import Transport, connect
 
 T = TypeVar("T")
-_LEFT_BEHIND: list[object] = []
-"""Connections of parent processes: to end them would end the parent's, too."""
+_LEFT_BEHIND: list[Transport] = []
+"""Connections of parent processes. They are kept, since a destructor would end them for the parent, too."""
 
 
 class Client:
@@ -80,7 +79,7 @@ class Client:
         self.url = url
         self._endpoint = parse_url(url, timeout, token, shared_memory=shared_memory, insecure=insecure)
         self._core = ClientCore(self._endpoint, contract)
-        self._opened: _Connection | None = _Connection(connect(self._endpoint), shared=shared_memory)
+        self._opened: tuple[int, Transport] | None = os.getpid(), _connect(self._endpoint)
 
     def ready(self) -> bool:
         """Return True if a server is there and ready."""
@@ -250,9 +249,9 @@ class Client:
 
     def close(self) -> None:
         """Close the connections. Requests of other threads fail, and later ones are refused."""
-        if self._opened is not None and self._opened.process == os.getpid():
-            self._opened.close()
-        self._opened = None
+        opened, self._opened = self._opened, None
+        if opened is not None and opened[0] == os.getpid():
+            opened[1].close()
 
     def __enter__(self) -> Client:
         return self
@@ -299,37 +298,25 @@ class Client:
         if isinstance(operation, Pause):
             return cast("T", time.sleep(operation.seconds))
         try:
-            return self._connection().send(operation)
+            return self._transport().send(operation)
         except RestrictedError:
             if not self._endpoint.restrict(operation):
                 raise
-        return self._connection().send(operation)
+        return self._transport().send(operation)
 
-    def _connection(self) -> _Connection:
+    def _transport(self) -> Transport:
+        """Return the transport of this process."""
         opened = self._opened
         if opened is None:
             raise RequestError(f"{self.url}: this client is closed", hint="create another one")
-        if opened.process != os.getpid():
-            _LEFT_BEHIND.append(opened)
-            self._opened = opened = _Connection(connect(self._endpoint), shared=self._endpoint.shared_memory)
-        return opened
+        process, transport = opened
+        if process != os.getpid():
+            _LEFT_BEHIND.append(transport)
+            transport = _connect(self._endpoint)
+            self._opened = os.getpid(), transport
+        return transport
 
 
-class _Connection:
-    """Transport of one process, with its shared memory."""
-
-    def __init__(self, transport: Transport, *, shared: bool) -> None:
-        self.process = os.getpid()
-        self._transport = transport
-        self._regions = Regions(transport) if shared else None
-
-    def send(self, operation: Operation[T]) -> T:
-        if self._regions is None or not isinstance(operation, InferRequest):
-            return self._transport.send(operation)
-        with self._regions.filled(operation) as region:
-            return cast("T", self._transport.send(replace(operation, region=region)))
-
-    def close(self) -> None:
-        if self._regions is not None:
-            self._regions.close()
-        self._transport.close()
+def _connect(endpoint: Endpoint) -> Transport:
+    transport = connect(endpoint)
+    return SharedMemoryTransport(transport) if endpoint.shared_memory else transport

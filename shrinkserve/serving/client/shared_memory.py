@@ -2,42 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import replace
+from typing import TypeVar, cast
 from uuid import uuid4
 
 from tritonclient.utils import shared_memory
 
 from shrinkserve.errors import RequestError
-from shrinkserve.serving.client.operations import InferRequest, RegisterRegion, UnregisterRegion
+from shrinkserve.serving.client.operations import InferRequest, Operation, RegisterRegion, UnregisterRegion
 from shrinkserve.serving.client.transport import Transport
 
+T = TypeVar("T")
 
-class Regions:
-    """Pool of shared-memory regions, one for each request at the same time; `close` removes them.
+
+class SharedMemoryTransport:
+    """Transport that passes images in shared memory: a pool of regions, one for each request at the same time.
 
     The server must allow its shared-memory API to this client.
 
     Args:
-        transport: sends the registrations.
+        transport: sends the requests without the images. It is closed with this one.
     """
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
         self._free: list[Region] = []
 
-    @contextmanager
-    def filled(self, request: InferRequest) -> Iterator[str]:
-        """Copy the images of a request to a region and yield its name.
-
-        Raises:
-            RequestError: the server does not accept the region.
-        """
-        pixels = request.pixels
+    def send(self, operation: Operation[T]) -> T:
+        if not isinstance(operation, InferRequest):
+            return self._transport.send(operation)
+        pixels = operation.pixels
         region = self._take(pixels.nbytes)
         try:
             shared_memory.set_shared_memory_region(region.handle, [pixels])
-            yield region.name
+            result = self._transport.send(replace(operation, region=region.name))
         except Exception:
             region.close()  # a restarted server may not know it, or a late one may still read it
             raise
@@ -45,16 +43,17 @@ class Regions:
             region.remove()
             raise
         self._free.append(region)
+        return cast("T", result)
 
     def close(self) -> None:
-        """Remove every region, and make the server forget them as long as it replies."""
-        replies = True
+        replies = True  # after one request without a reply, the other regions are removed without a request
         while self._free:
             region = self._free.pop()
             if replies:
                 replies = region.close()
             else:
                 region.remove()
+        self._transport.close()
 
     def _take(self, size: int) -> Region:
         try:
