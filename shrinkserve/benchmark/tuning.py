@@ -24,9 +24,9 @@ from shrinkserve.benchmark.timing import Timing
 from shrinkserve.config import ServingConfig
 from shrinkserve.errors import GateError, ServerError
 from shrinkserve.machine import usable_cores
-from shrinkserve.serving import model_config
 from shrinkserve.serving.client.client import Client
 from shrinkserve.serving.names import public_name
+from shrinkserve.serving.repository import serving_options
 from shrinkserve.serving.repository.writer import Repository
 from shrinkserve.serving.server.server import ServerOptions, TritonServer
 
@@ -171,7 +171,7 @@ def tune_serving(
     """
     name = repository.classifier(name)
     tuning = Tuning(limit, [])
-    present = model_config.options_of(repository.config(name))
+    present = serving_options.options_of(repository.config(name))
 
     def measure(choices: Iterable[Choice]) -> Choice:
         for choice in choices:

@@ -223,7 +223,7 @@ class ServingConfig:
     """Microseconds that a request waits for others to form a batch. Helps only if a GPU is far from full."""
     preferred_batch_sizes: tuple[Positive, ...] = ()
     """Batch sizes that the engine is tuned for; at most max_batch_size."""
-    # The next three cost latency on Triton 2.51: requests stall for 500 ms now and then (model_config.set_options).
+    # The next three cost latency on Triton 2.51: requests stall for 500 ms now and then (serving_options.set_options).
     queue_size: NotNegative = 0
     """Requests that may wait; further ones are rejected. 0: no limit."""
     queue_timeout_us: NotNegative = 0

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 
 from tritonclient.grpc import model_config_pb2 as pb
 
 from shrinkserve.artifact import INPUT, LOGITS, PROBABILITIES
-from shrinkserve.errors import DataError, RequestError
+from shrinkserve.errors import ArtifactError, RequestError
 from shrinkserve.preprocess import Preprocess
 from shrinkserve.serving import model_config
 from shrinkserve.serving.client.errors import shown
-from shrinkserve.serving.model_config import MAX_CLASSES, PREFIX
 
 MAX_BATCH_SIZE = 4096
 """Largest batch size of a configuration that is accepted."""
@@ -66,25 +64,21 @@ def from_config(config: pb.ModelConfig, expected: str | None = None) -> ModelInf
             hint="give the name of the classifier (--model)",
         )
     own = model_config.parameters(config)
-    preprocess, classes = _preprocess(name, own, expected), _classes(name, own)
+    try:
+        preprocess, classes = model_config.preprocess_of(config), model_config.class_names(config)
+    except ArtifactError as exc:
+        raise RequestError(shown(exc.what), expected=exc.expected, hint=exc.hint) from exc
+    _check_contract(name, preprocess, own.get("contract", "none"), expected)
     versions = config.version_policy.specific.versions
-    found = {
-        "input": [(one.name, list(one.dims)) for one in config.input],
-        "outputs": [outputs[LOGITS], outputs[PROBABILITIES]],
+    valid = {
+        "input": [(one.name, list(one.dims)) for one in config.input] == [(INPUT, list(preprocess.shape))],
+        "outputs": outputs[LOGITS] == outputs[PROBABILITIES] == [len(classes)],
         "batch size": 0 <= config.max_batch_size <= MAX_BATCH_SIZE,
         "version": bool(versions) and min(versions) > 0,
     }
-    wanted = {
-        "input": [(INPUT, list(preprocess.shape))],
-        "outputs": [[len(classes)]] * 2,
-        "batch size": True,
-        "version": True,
-    }
-    for part, value in wanted.items():
-        if found[part] != value:
-            raise RequestError(
-                f"model {name}: its configuration contradicts itself ({part})", hint="publish the model again"
-            )
+    if wrong := ", ".join(part for part, fits in valid.items() if not fits):
+        what = f"model {name}: its configuration contradicts itself ({wrong})"
+        raise RequestError(what, hint="publish the model again")
     return ModelInfo(
         model=config.name,
         version=int(max(versions)),
@@ -98,20 +92,12 @@ def from_config(config: pb.ModelConfig, expected: str | None = None) -> ModelInf
     )
 
 
-def _preprocess(name: str, own: dict[str, str], expected: str | None) -> Preprocess:
-    try:
-        described = json.loads(own["preprocess"])
-        preprocess = Preprocess.from_dict(described if isinstance(described, dict) else {})
-    except (KeyError, ValueError, DataError, RecursionError):
-        raise RequestError(
-            f"model {name}: its configuration does not describe the preprocessing",
-            expected=f"the parameter {PREFIX}preprocess",
-            hint="serve a model that `shrinkserve export` wrote",
-        ) from None
-    if own.get("contract") != preprocess.fingerprint:
+def _check_contract(name: str, preprocess: Preprocess, contract: str, expected: str | None) -> None:
+    """Compare the preprocessing of a model with its recorded hash and with the hash that the caller expects."""
+    if contract != preprocess.fingerprint:
         raise RequestError(
             f"model {name}: its preprocessing was edited",
-            expected=f"contract {shown(own.get('contract', 'none'))}",
+            expected=f"contract {shown(contract)}",
             found=preprocess.fingerprint,
             hint="publish the model again",
         )
@@ -122,18 +108,3 @@ def _preprocess(name: str, own: dict[str, str], expected: str | None) -> Preproc
             found=preprocess.fingerprint,
             hint="choose another model, or update the client's `contract`",
         )
-    return preprocess
-
-
-def _classes(name: str, own: dict[str, str]) -> list[str]:
-    try:
-        classes = json.loads(own["classes"])
-    except (KeyError, ValueError, RecursionError):
-        classes = None
-    if not isinstance(classes, list) or not 0 < len(classes) <= MAX_CLASSES or {*map(type, classes)} != {str}:
-        raise RequestError(
-            f"model {name}: its configuration does not contain the class names",
-            expected=f"the parameter {PREFIX}classes",
-            hint="publish the model again, with this version of the package",
-        )
-    return classes

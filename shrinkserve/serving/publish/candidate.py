@@ -21,6 +21,7 @@ from shrinkserve.serving.model_config import LABELS
 from shrinkserve.serving.names import CANDIDATE
 from shrinkserve.serving.publish.version_files import VersionFiles, check_predictions
 from shrinkserve.serving.publish.watch import DONE, Candidate
+from shrinkserve.serving.repository import serving_options
 from shrinkserve.serving.repository.activation import labels_text
 from shrinkserve.serving.repository.engine_config import engine_config, engine_config_path, limit_batches
 from shrinkserve.serving.repository.writer import Repository
@@ -96,7 +97,7 @@ def _candidate_config(
         base = repository.config(card.name)
         model_config.set_contract(base, card, 1)
     else:
-        base = model_config.build_config(card.name, card, options)
+        base = serving_options.build_config(card.name, card, options)
     base.name = f"{card.name}{CANDIDATE}"
     engine = version.engine(client.model_info(card.name)) if known and card.name in client.models() else None
     if engine is None:

@@ -12,6 +12,7 @@ from shrinkserve.engines import engines_of
 from shrinkserve.errors import ArtifactError
 from shrinkserve.serving import config_text, model_config
 from shrinkserve.serving.model_config import CONFIG, LABELS
+from shrinkserve.serving.repository import serving_options
 from shrinkserve.serving.repository.engine_config import CONFIGS, engine_config, engine_config_path, limit_batches
 from shrinkserve.text import check_class_names
 
@@ -32,7 +33,7 @@ def activate(folder: Path, version: int, card: Card, options: ServingConfig | No
         config = config_text.read_config(folder / CONFIG)
         model_config.set_contract(config, card, version)
     else:
-        config = model_config.build_config(folder.name, card, options, version=version)
+        config = serving_options.build_config(folder.name, card, options, version=version)
     write_atomic(folder / CONFIG, config_text.to_text(config).encode())
     write_atomic(folder / LABELS, labels_text(card.classes).encode())
 

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
-
 from tritonclient.grpc import model_config_pb2 as pb
 
 from shrinkserve.artifact import INPUT, LOGITS, MODEL, PROBABILITIES
 from shrinkserve.engines import THREADS
-from shrinkserve.errors import ArtifactError
 from shrinkserve.machine import usable_cores
 from shrinkserve.runtimes.best_lines import TEXT, line_table, table_hash, text_length
-from shrinkserve.serving import model_config, names
-from shrinkserve.serving.model_config import ENCODED, PREFIX
+from shrinkserve.serving import names
+from shrinkserve.serving.model_config import ENCODED, PREFIX, class_names, parameters
 from shrinkserve.serving.repository.dali_pipeline import PIPELINE_INPUT
 
 LINES_HASH = "lines"
@@ -25,10 +22,16 @@ def derived_config(base: pb.ModelConfig, part: str) -> pb.ModelConfig:
     """Return the configuration of the derived model with Triton's name `part`.
 
     Raises:
-        ArtifactError: the classifier's configuration has no class names.
+        ArtifactError: the class names in the classifier's configuration are missing or damaged.
     """
-    makers = (pipeline_config, ensemble_config, lines_config, text_config)
-    return dict(zip(names.model_names(base.name).derived, makers, strict=True))[part](base)
+    known = names.model_names(base.name)
+    makers = {
+        known.pipeline: pipeline_config,
+        known.ensemble: ensemble_config,
+        known.lines: lines_config,
+        known.text: text_config,
+    }
+    return makers[part](base)
 
 
 def pipeline_config(base: pb.ModelConfig) -> pb.ModelConfig:
@@ -101,22 +104,6 @@ def _takes_encoded(base: pb.ModelConfig, name: str) -> pb.ModelConfig:
     return config
 
 
-def class_names(base: pb.ModelConfig) -> list[str]:
-    """Return the class names in a classifier's configuration.
-
-    Raises:
-        ArtifactError: it has none.
-    """
-    try:
-        found = json.loads(model_config.parameters(base).get("classes", ""))
-    except ValueError:
-        found = None
-    if not isinstance(found, list) or not found or not all(isinstance(name, str) for name in found):
-        what = f"configuration of {base.name}: parameter {PREFIX}classes"
-        raise ArtifactError(what, expected="class names as JSON", found="others", hint="publish the model again")
-    return found
-
-
 def interface(config: pb.ModelConfig) -> pb.ModelConfig:
     """Return the part of a configuration that its neighbours depend on."""
     found = pb.ModelConfig(name=config.name, backend=config.backend, max_batch_size=config.max_batch_size)
@@ -127,7 +114,7 @@ def interface(config: pb.ModelConfig) -> pb.ModelConfig:
         found.output.add(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
     found.ensemble_scheduling.CopyFrom(config.ensemble_scheduling)
     _copy_contract(config, found)
-    if lines := model_config.parameters(config).get(LINES_HASH):
+    if lines := parameters(config).get(LINES_HASH):
         found.parameters[PREFIX + LINES_HASH].string_value = lines
     return found
 

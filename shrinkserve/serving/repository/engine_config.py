@@ -14,6 +14,7 @@ from tritonclient.grpc import model_config_pb2 as pb
 
 from shrinkserve.engines import Engine
 from shrinkserve.serving import model_config
+from shrinkserve.serving.repository import serving_options
 
 CONFIGS = "configs"
 
@@ -37,13 +38,18 @@ def engine_config(engine: Engine, base: pb.ModelConfig, known: pb.ModelConfig | 
     if known is None:
         _set_initial_options(config, engine, base)
     if config.optimization.HasField("cuda"):
-        model_config.set_graphs(config, [spec.batch_size for spec in config.optimization.cuda.graph_spec])
+        serving_options.set_graphs(config, [spec.batch_size for spec in config.optimization.cuda.graph_spec])
     return config
+
+
+def _plan_batches(engine: Engine) -> list[list[int]]:
+    """Return the smallest, optimal and largest batch of each plan of an engine; other engines take any batch."""
+    return [built["batches"] for built in engine.plans.values() if "batches" in built]
 
 
 def _largest_batch(engine: Engine, wanted: int) -> int:
     """Return the largest batch up to `wanted` that all plans of an engine take."""
-    return min([wanted, *(int(built["batches"][-1]) for built in engine.plans.values() if "batches" in built)])
+    return min([wanted, *(batches[-1] for batches in _plan_batches(engine))])
 
 
 def limit_batches(config: pb.ModelConfig, engine: Engine) -> None:
@@ -55,29 +61,30 @@ def limit_batches(config: pb.ModelConfig, engine: Engine) -> None:
     preferred = [size for size in config.dynamic_batching.preferred_batch_size if size <= largest]
     config.dynamic_batching.preferred_batch_size[:] = preferred
     warmed = {min(sample.batch_size, largest) for sample in config.model_warmup}
-    model_config.set_warmup(config, warmed)
+    serving_options.set_warmup(config, warmed)
     if config.optimization.HasField("cuda"):
-        model_config.set_graphs(config, {min(spec.batch_size, largest) for spec in config.optimization.cuda.graph_spec})
+        captured = {min(spec.batch_size, largest) for spec in config.optimization.cuda.graph_spec}
+        serving_options.set_graphs(config, captured)
 
 
 def _set_initial_options(config: pb.ModelConfig, engine: Engine, base: pb.ModelConfig) -> None:
     """Write the options of a new engine: those of the default engine, within the limits of its file."""
-    options = model_config.options_of(base)
+    options = serving_options.options_of(base)
     config.ClearField("optimization")
     if engine.backend != base.backend:
         for key in [key for key in config.parameters if not key.startswith(model_config.PREFIX)]:
             del config.parameters[key]
-    batches = [built["batches"] for built in engine.plans.values() if "batches" in built]
     largest = _largest_batch(engine, options.max_batch_size)
     preferred = tuple(size for size in options.preferred_batch_sizes if size <= largest)
-    model_config.set_options(config, replace(options, max_batch_size=largest, preferred_batch_sizes=preferred))
-    # TensorRT optimises a plan for the middle one of its sizes.
-    sizes = {1, largest, *preferred, *(size for three in batches for size in three if size <= largest)}
-    if options.warmup and batches:
-        model_config.set_warmup(config, sizes)
+    serving_options.set_options(config, replace(options, max_batch_size=largest, preferred_batch_sizes=preferred))
+    # TensorRT optimises a plan for the middle one of its sizes, so that one is warmed up and captured as well.
+    planned = {size for batches in _plan_batches(engine) for size in batches if size <= largest}
+    sizes = {1, largest, *preferred, *planned}
+    if options.warmup and planned:
+        serving_options.set_warmup(config, sizes)
     if engine.backend == "tensorrt":
         config.optimization.cuda.graphs = True
-        model_config.set_graphs(config, sizes)
+        serving_options.set_graphs(config, sizes)
     for key, value in engine.parameters.items():
         config.parameters[key].string_value = value
 

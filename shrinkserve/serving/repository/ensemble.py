@@ -9,7 +9,6 @@ Ours carry the parameter ``shrinkserve.preprocess``. A user's own model that has
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,12 +17,11 @@ from tritonclient.grpc import model_config_pb2 as pb
 from shrinkserve.artifact import MODEL
 from shrinkserve.atomic import write_atomic
 from shrinkserve.errors import ConfigError
-from shrinkserve.preprocess import Preprocess
 from shrinkserve.runtimes.best_lines import lines_model
 from shrinkserve.serving import config_text, model_config, names
 from shrinkserve.serving.model_config import CONFIG, LABELS
 from shrinkserve.serving.repository import dali_pipeline
-from shrinkserve.serving.repository.derived_configs import class_names, derived_config, interface
+from shrinkserve.serving.repository.derived_configs import derived_config, interface
 from shrinkserve.serving.repository.engine_config import CONFIGS
 from shrinkserve.serving.repository.transaction import Change
 
@@ -31,8 +29,6 @@ PIPELINE = "model.dali"
 PIPELINE_SOURCE = "dali.py"
 APPROXIMATE = f"{model_config.PREFIX}approximate_decoder"
 """Parameter of a pipeline that may decode to other pixels than the contract."""
-BACKENDS = frozenset({"dali", "ensemble", "onnxruntime"})
-"""Backends and platforms of the derived models."""
 
 
 def takes_encoded(root: Path, name: str) -> bool:
@@ -49,12 +45,7 @@ def is_ours(folder: Path) -> bool:
     Raises:
         ArtifactError: the configuration cannot be read.
     """
-    if not (folder / CONFIG).is_file():
-        return False
-    config = config_text.read_config(folder / CONFIG)
-    own = model_config.parameters(config)  # a classifier has weights
-    derived = "preprocess" in own and "weights_sha256" not in own
-    return derived and (config.backend or config.platform) in BACKENDS
+    return (folder / CONFIG).is_file() and model_config.is_derived(config_text.read_config(folder / CONFIG))
 
 
 def stage(change: Change, folder: Path, *, approximate: bool = False) -> tuple[str, str]:
@@ -93,10 +84,11 @@ def stage(change: Change, folder: Path, *, approximate: bool = False) -> tuple[s
     for part, copy in copies.items():
         (copy / "1").mkdir(exist_ok=True)
         write_atomic(copy / CONFIG, config_text.to_text(configs[part]).encode())
+    preprocess = model_config.preprocess_of(base)
     for file, write in ((PIPELINE, dali_pipeline.serialise_pipeline), (PIPELINE_SOURCE, dali_pipeline.pipeline_source)):
-        write_atomic(decoder / "1" / file, write(_contract(base), base.max_batch_size, approximate=approximate))
+        write_atomic(decoder / "1" / file, write(preprocess, base.max_batch_size, approximate=approximate))
     write_atomic(copies[known.ensemble] / LABELS, (folder / LABELS).read_bytes())
-    write_atomic(copies[known.lines] / "1" / MODEL, lines_model(class_names(base)))
+    write_atomic(copies[known.lines] / "1" / MODEL, lines_model(model_config.class_names(base)))
     return known.ensemble, known.text
 
 
@@ -107,11 +99,7 @@ def is_approximate(folder: Path) -> bool:
 
 def unsupported(folder: Path) -> str | None:
     """Return why no pipeline can compute the contract of a classifier; None if one can."""
-    return dali_pipeline.unsupported(_contract(smallest_config(folder)))
-
-
-def _contract(config: pb.ModelConfig) -> Preprocess:
-    return Preprocess.from_dict(json.loads(model_config.parameters(config)["preprocess"]))
+    return dali_pipeline.unsupported(model_config.preprocess_of(smallest_config(folder)))
 
 
 def misfit(root: Path, folder: Path, parts: Sequence[str] = ()) -> str | None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-from shrinkserve.engines import FILE, SUFFIXES
+from shrinkserve.engines import SUFFIXES
 from shrinkserve.errors import ShrinkServeError
-from shrinkserve.preprocess import Preprocess
 from shrinkserve.serving import config_text, model_config
 from shrinkserve.serving.repository.dali_pipeline import pipeline_source
 from shrinkserve.serving.repository.engine_config import CONFIGS
@@ -32,9 +30,8 @@ def runs_code(folder: Path) -> str | None:
         kind = config.backend or config.platform
         if kind not in KNOWN or config.runtime:
             return f"{path.relative_to(folder)}: backend {kind or config.runtime or 'not given'}"
-        for file in (config.default_model_filename, *config.cc_model_filenames.values()):
-            if file and not FILE.fullmatch(file):  # Triton's Python backend puts it into a shell command
-                return f"{path.relative_to(folder)}: file name {file!r}"
+        if file := model_config.unsafe_file(config):
+            return f"{path.relative_to(folder)}: file name {file!r}"
     return None
 
 
@@ -44,9 +41,7 @@ def _is_our_pipeline(folder: Path, path: Path) -> bool:
         return False
     try:
         config = config_text.read_config(folder / model_config.CONFIG)
-        preprocess = Preprocess.from_dict(json.loads(model_config.parameters(config)["preprocess"]))
-        return path.read_bytes() == pipeline_source(
-            preprocess, config.max_batch_size, approximate=is_approximate(folder)
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, ShrinkServeError):
+        preprocess, approximate = model_config.preprocess_of(config), is_approximate(folder)
+        return path.read_bytes() == pipeline_source(preprocess, config.max_batch_size, approximate=approximate)
+    except (OSError, ShrinkServeError):
         return False

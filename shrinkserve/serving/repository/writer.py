@@ -28,9 +28,9 @@ from shrinkserve.atomic import check_writable, write_atomic
 from shrinkserve.config import ServingConfig
 from shrinkserve.engines import Engine, check_files, engines_of, keep_other_plans
 from shrinkserve.errors import ArtifactError, ConfigError
-from shrinkserve.serving import config_text, model_config, names
+from shrinkserve.serving import config_text, names
 from shrinkserve.serving.model_config import CONFIG
-from shrinkserve.serving.repository import ensemble, lock
+from shrinkserve.serving.repository import ensemble, lock, serving_options
 from shrinkserve.serving.repository.activation import activate
 from shrinkserve.serving.repository.reader import RepositoryReader, versions_in
 from shrinkserve.serving.repository.transaction import Change, changing
@@ -221,7 +221,7 @@ class Repository(RepositoryReader):
         with self._changing() as change:
             folder = change.copy(name)
             config = config_text.read_config(folder / path)
-            model_config.set_options(config, options)
+            serving_options.set_options(config, options)
             write_atomic(folder / path, config_text.to_text(config).encode())
             self._commit(change, folder)
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from tritonclient.grpc import model_config_pb2 as pb
 
 from shrinkserve.artifact import CARD, MODEL_NAME
-from shrinkserve.engines import FILE
 from shrinkserve.errors import ArtifactError, ConfigError, ServerError
 from shrinkserve.serving import config_text, model_config
 from shrinkserve.serving import names as serving_names
@@ -85,16 +84,14 @@ class _Scan:
         for folder in folders:
             if failed := _attempt(partial(self._read, folder, engine)):
                 self.failed[folder.name] = failed
-        for name in [name for name in self.configs if name.endswith(PREPROCESS) and self._is_ours(name)]:
+        for name in [name for name in self.configs if name.endswith(PREPROCESS) and self._is_derived(name)]:
             public = name.removesuffix(PREPROCESS)
             if public not in self.configs and f"{public}{CLASSIFIER}" in self.configs:
                 missing = self._incomplete(public, f"{CONFIG} is missing", Skip.NO_CONFIG)
                 self.failed.setdefault(public, missing)
 
-    def _is_ours(self, name: str) -> bool:
-        """Return True for a model that is derived from a classifier; a user's own model may have such a name."""
-        own = model_config.parameters(self.configs[name])
-        return "preprocess" in own and "weights_sha256" not in own
+    def _is_derived(self, name: str) -> bool:
+        return model_config.is_derived(self.configs[name])
 
     def _read(self, folder: Path, engine: str | None) -> Skipped | None:
         """Read a model's configuration."""
@@ -128,10 +125,9 @@ class _Scan:
         backend = config.backend or PLATFORMS.get(config.platform, config.platform)
         if backend == "ensemble" or config.HasField("ensemble_scheduling"):
             return None
-        for file in (config.default_model_filename, *config.cc_model_filenames.values()):
-            if file and not FILE.fullmatch(file):  # Triton's Python backend puts it into a shell command
-                what = f"file name {file!r}: expected letters, digits, '_', '-' and '.'"
-                return Skipped(Skip.BAD_FILE, what, "rename the file")
+        if file := model_config.unsafe_file(config):
+            what = f"file name {file!r}: expected letters, digits, '_', '-' and '.'"
+            return Skipped(Skip.BAD_FILE, what, "rename the file")
         if missing := _missing_file(folder, config):
             return self._incomplete(name, f"{missing} is missing", Skip.NO_FILE)
         if how := self.how_to_get(backend):
@@ -147,7 +143,7 @@ class _Scan:
             if self.reason(needed):
                 return Skipped(Skip.DEPENDS, f"needs {needed}, which is skipped")
         known = self._family(name)
-        if name in {known.ensemble, known.text} and known.classifier in self.configs and self._is_ours(name):
+        if name in {known.ensemble, known.text} and known.classifier in self.configs and self._is_derived(name):
             parts = known.derived if name == known.text else (known.pipeline, known.ensemble)
             error = ensemble.misfit(self.root, self.root / known.classifier, parts)
             return self._incomplete(name, error, Skip.MISFIT) if error else None
@@ -163,9 +159,9 @@ class _Scan:
 
     def _needed(self, name: str) -> list[str]:
         known = self._family(name)
-        if name == known.pipeline and self._is_ours(name):  # it decodes for the classifier only
+        if name == known.pipeline and self._is_derived(name):  # it decodes for the classifier only
             return [known.classifier]
-        if name == known.lines and self._is_ours(name):  # it writes only what the pipeline and the classifier find
+        if name == known.lines and self._is_derived(name):  # it writes only what the pipeline and the classifier find
             return [known.pipeline]
         return [step.model_name for step in self.configs[name].ensemble_scheduling.step]
 

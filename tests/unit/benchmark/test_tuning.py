@@ -16,7 +16,7 @@ from shrinkserve.benchmark.tuning import Choice, Trial, Tuning, tune_serving
 from shrinkserve.benchmark.tuning_report import HEADINGS, explain_batching, trial_table
 from shrinkserve.config import ServingConfig
 from shrinkserve.errors import GateError
-from shrinkserve.serving import model_config
+from shrinkserve.serving.repository import serving_options
 from shrinkserve.serving.repository.writer import Repository
 
 QUICK = Timing(warmup=0.1, window=0.1, agree=1, most=1)
@@ -99,7 +99,7 @@ def test_best_choice_is_written(changed: Repository, monkeypatch: pytest.MonkeyP
     result = tune_serving(changed, "smoke_classifier", limit=60.0, timing=QUICK, concurrencies=(1, 2), say=lines.append)
     assert len(lines) == len(result.trials) >= 3
     assert all(len(t.loads) == 2 for t in result.trials)
-    written = model_config.options_of(changed.config("smoke_classifier"))
+    written = serving_options.options_of(changed.config("smoke_classifier"))
     assert written == result.chosen.options
     record = json.loads(json.dumps(result.to_dict(), allow_nan=False))
     assert record["chosen"]["engine"] is None

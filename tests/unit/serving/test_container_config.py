@@ -28,7 +28,7 @@ from shrinkserve.engines import Engine
 from shrinkserve.preprocess import Preprocess
 from shrinkserve.serving import config_text, model_config
 from shrinkserve.serving.names import model_names
-from shrinkserve.serving.repository import ensemble
+from shrinkserve.serving.repository import ensemble, serving_options
 from shrinkserve.serving.repository.derived_configs import derived_config
 from shrinkserve.serving.repository.engine_config import engine_config, limit_batches
 from shrinkserve.serving.repository.transaction import changing
@@ -65,7 +65,9 @@ ENGINES = [
 
 @pytest.fixture(scope="module")
 def base() -> pb.ModelConfig:
-    return model_config.build_config(CARD.name, CARD, ServingConfig(max_batch_size=32, preferred_batch_sizes=(4, 24)))
+    return serving_options.build_config(
+        CARD.name, CARD, ServingConfig(max_batch_size=32, preferred_batch_sizes=(4, 24))
+    )
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +131,7 @@ def test_plan_is_captured_at_the_sizes_that_are_warmed_up(configs: dict[str, pb.
 def test_graphs_follow_new_options(base: pb.ModelConfig) -> None:
     (engine,) = (one for one in ENGINES if one.backend == "tensorrt")
     config = engine_config(engine, base)
-    model_config.set_options(config, ServingConfig(max_batch_size=6, preferred_batch_sizes=(2,)))
+    serving_options.set_options(config, ServingConfig(max_batch_size=6, preferred_batch_sizes=(2,)))
     assert [spec.batch_size for spec in config.optimization.cuda.graph_spec] == [1, 2, 6]
     assert config.optimization.cuda.graphs
 
@@ -171,7 +173,7 @@ def test_openvino_config_says_which_server_it_is_for(configs: dict[str, pb.Model
 def test_edited_decoder_still_fits(tmp_path: Path) -> None:
     """Instances and batching of a decoder may be tuned; a configuration of an older version had other ones."""
     pytest.importorskip("nvidia.dali", reason="DALI is not installed")
-    base = model_config.build_config(CARD.name, CARD)
+    base = serving_options.build_config(CARD.name, CARD)
     folder = tmp_path / CARD.name
     folder.mkdir()
     (folder / "config.pbtxt").write_text(config_text.to_text(base))

@@ -21,8 +21,8 @@ from tritonclient.grpc import service_pb2
 
 from shrinkserve.artifact import Card
 from shrinkserve.preprocess import Preprocess
-from shrinkserve.serving import model_config
 from shrinkserve.serving.client.client import Client
+from shrinkserve.serving.repository import serving_options
 from shrinkserve.serving.server.server import TritonServer
 
 CARD = Card(
@@ -34,7 +34,7 @@ CARD = Card(
 class FakeTriton:
     """Replies of a server with one classifier; tests change them."""
 
-    config: pb.ModelConfig = field(default_factory=lambda: model_config.build_config(CARD.name, CARD))
+    config: pb.ModelConfig = field(default_factory=lambda: serving_options.build_config(CARD.name, CARD))
     statistics: list[dict[str, Any]] = field(default_factory=lambda: [{"name": CARD.name, "version": "1"}])
     outputs: dict[str, tuple[str, list[int], bytes]] = field(default_factory=dict)
     version: str = "1"

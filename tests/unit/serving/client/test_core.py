@@ -11,7 +11,6 @@ import pytest
 from shrinkserve.artifact import Card
 from shrinkserve.errors import RequestError
 from shrinkserve.preprocess import Preprocess
-from shrinkserve.serving import model_config
 from shrinkserve.serving.client.core import RETRY_PAUSES, ClientCore
 from shrinkserve.serving.client.endpoint import parse_url
 from shrinkserve.serving.client.errors import (
@@ -32,13 +31,14 @@ from shrinkserve.serving.client.operations import (
     StatisticsRequest,
 )
 from shrinkserve.serving.client.transport import Transport, connect
+from shrinkserve.serving.repository import serving_options
 from shrinkserve.serving.server.server import TritonServer
 
 T = TypeVar("T")
 URL = "grpc://127.0.0.1:1"
 IMAGE = np.zeros((8, 8, 3), np.uint8)
 CARD = Card("onnx", "cats", weights_sha256="0" * 64, preprocess=Preprocess(size=8).to_dict(), classes=["cat", "dog"])
-CONFIG = model_config.build_config("cats_classifier", CARD)
+CONFIG = serving_options.build_config("cats_classifier", CARD)
 SERVED = [{"name": name, "version": "1"} for name in ("cats_classifier", "cats_preprocess", "cats")]
 
 
@@ -163,7 +163,7 @@ def test_late_reply_is_not_asked_for_again() -> None:
 
 
 def test_classify_reads_the_description_again_when_a_version_was_replaced() -> None:
-    newer = model_config.build_config("cats_classifier", CARD, version=2)
+    newer = serving_options.build_config("cats_classifier", CARD, version=2)
     script = Script(CONFIG, UnknownModelError("gone"), newer, probabilities(1, 0))
     (result,) = script.run(script.core.classify("cats", [(0, IMAGE)], 1, 0))
     assert result.version == 2
@@ -207,7 +207,7 @@ def test_server_is_blamed_when_it_fails_for_every_image() -> None:
 
 
 def test_model_without_class_names_asks_to_be_published_again() -> None:
-    config = model_config.build_config("cats_classifier", CARD)
+    config = serving_options.build_config("cats_classifier", CARD)
     del config.parameters["shrinkserve.classes"]
     script = Script(config)
     with pytest.raises(RequestError, match="publish the model again"):

@@ -23,11 +23,12 @@ from PIL import Image
 
 from shrinkserve.artifact import Card
 from shrinkserve.config import ServingConfig
-from shrinkserve.errors import ConfigError, ParityError, RequestError
+from shrinkserve.errors import ArtifactError, ConfigError, ParityError, RequestError
 from shrinkserve.preprocess import Preprocess
 from shrinkserve.serving.client.async_client import AsyncClient
 from shrinkserve.serving.client.client import Client
 from shrinkserve.serving.client.prediction import ClassifyResult
+from shrinkserve.serving.config_text import to_text
 from shrinkserve.serving.names import model_names
 from shrinkserve.serving.publish import live
 from shrinkserve.serving.publish.live import Live
@@ -482,6 +483,18 @@ def test_misfit_is_skipped_and_add_jpeg_repairs_it(tmp_path: Path, make_model: M
     assert list(problems(repository, CLASSIFIER)) == []
     assert select(repository.root, ["tiny"]).models == PARTS
     assert select(repository.root, [CLASSIFIER]).models == [CLASSIFIER]
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}"])
+def test_add_jpeg_rejects_a_damaged_preprocessing(tmp_path: Path, make_model: MakeModel, text: str) -> None:
+    repository = Repository(tmp_path / "models")
+    repository.add(CLASSIFIER, *make_model(0))
+    config = repository.config(CLASSIFIER)
+    config.parameters["shrinkserve.preprocess"].string_value = text
+    (repository.root / CLASSIFIER / "config.pbtxt").write_text(to_text(config))
+    with pytest.raises(ArtifactError, match=r"shrinkserve\.preprocess"):
+        repository.add_jpeg("tiny")
+    assert repository.models() == [CLASSIFIER]
 
 
 def test_machine_without_dali_serves_pixels(repository: Repository) -> None:

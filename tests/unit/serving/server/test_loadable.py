@@ -115,11 +115,11 @@ def test_older_platform_names_mean_a_backend(root: Path) -> None:
 def test_engine_whose_backend_is_missing_skips_its_preprocessing_too(root: Path) -> None:
     for name, config in {
         "cat": 'platform: "ensemble" ensemble_scheduling { step { model_name: "cat_classifier" } }',
-        "cat_preprocess": 'backend: "python" default_model_filename: "model.py" ' + OURS,
+        "cat_preprocess": 'backend: "dali" default_model_filename: "model.dali" ' + OURS,
     }.items():
         (root / name / "1").mkdir(parents=True)
         (root / name / "config.pbtxt").write_text(f'name: "{name}" {config}')
-    (root / "cat_preprocess/1/model.py").touch()
+    (root / "cat_preprocess/1/model.dali").touch()
     shutil.copytree(root / "tiny", root / "cat_classifier")
     edit(root / "cat_classifier/config.pbtxt", '"tiny"', '"cat_classifier"')
     (root / "cat_classifier/configs").mkdir()
