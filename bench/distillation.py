@@ -30,9 +30,9 @@ from shrinkserve.benchmark.report.environment import environment
 from shrinkserve.config import Recipe, load_recipe
 from shrinkserve.data import TrainBatch
 from shrinkserve.data.digits import write_digits
-from shrinkserve.training.distributed import DistContext, join
-from shrinkserve.training.torch_settings import torch_settings
-from shrinkserve.training.train_state import TrainState
+from shrinkserve.training.processes.distributed import DistContext, join
+from shrinkserve.training.processes.torch_settings import torch_settings
+from shrinkserve.training.update.train_state import TrainState
 
 KINDS = ("distilled", "plain")
 MIXING = {

@@ -18,10 +18,10 @@ from training_peers import Timm
 from shrinkserve import arch
 from shrinkserve.config import Recipe, load_recipe
 from shrinkserve.data import TrainBatch
-from shrinkserve.training.distributed import DistContext, join
-from shrinkserve.training.prefetch import on_device
-from shrinkserve.training.torch_settings import torch_settings
-from shrinkserve.training.train_state import TrainState
+from shrinkserve.training.processes.distributed import DistContext, join
+from shrinkserve.training.processes.torch_settings import torch_settings
+from shrinkserve.training.update.prefetch import on_device
+from shrinkserve.training.update.train_state import TrainState
 
 CLASSES, STEPS, ROUNDS = 1001, 30, 3
 TIMM = "--amp --amp-dtype bfloat16 --channels-last"

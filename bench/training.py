@@ -37,8 +37,8 @@ from shrinkserve.benchmark.report.environment import environment
 from shrinkserve.config import Recipe, parse_recipe
 from shrinkserve.data import TrainBatch, open_dataset, train_loader
 from shrinkserve.data.digits import write_digits
-from shrinkserve.training.distributed import join
-from shrinkserve.training.train_state import TrainState
+from shrinkserve.training.processes.distributed import join
+from shrinkserve.training.update.train_state import TrainState
 
 Step = Callable[[TrainBatch], float]
 Model = dict[str, Any]

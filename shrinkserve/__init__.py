@@ -32,7 +32,7 @@ _PUBLIC = {
     "EventKind": "shrinkserve.training.events:EventKind",
     "ExportResult": "shrinkserve.api.destination:ExportResult",
     "Finding": "shrinkserve.serving.doctor.finding:Finding",
-    "ImportResult": "shrinkserve.training.finish:ImportResult",
+    "ImportResult": "shrinkserve.training.run_folder.result:ImportResult",
     "InferRequest": "shrinkserve.serving.client.operations:InferRequest",
     "InferResult": "shrinkserve.serving.client.operations:InferResult",
     "ModelInfo": "shrinkserve.serving.client.model_info:ModelInfo",
@@ -55,7 +55,7 @@ _PUBLIC = {
     "StepProfile": "shrinkserve.training.profile:StepProfile",
     "Stopped": "shrinkserve.training.loop:Stopped",
     "TrainEvent": "shrinkserve.training.events:TrainEvent",
-    "TrainResult": "shrinkserve.training.finish:TrainResult",
+    "TrainResult": "shrinkserve.training.run_folder.result:TrainResult",
     "TrainingPlan": "shrinkserve.training.plan:TrainingPlan",
     "Tuning": "shrinkserve.benchmark.tuning:Tuning",
     "Verification": "shrinkserve.api.repository:Verification",
@@ -144,11 +144,11 @@ if TYPE_CHECKING:
     from shrinkserve.terminal import Progress
     from shrinkserve.training.evaluation import EvaluationResult, evaluate
     from shrinkserve.training.events import EventKind, TrainEvent
-    from shrinkserve.training.finish import ImportResult, TrainResult
     from shrinkserve.training.loop import Stopped
     from shrinkserve.training.plan import TrainingPlan, plan_training
     from shrinkserve.training.plot import plot_confusion, plot_run
     from shrinkserve.training.profile import StepProfile
+    from shrinkserve.training.run_folder.result import ImportResult, TrainResult
     from shrinkserve.training.tensorflow_import import import_tensorflow
     from shrinkserve.training.train import profile_training, train
 

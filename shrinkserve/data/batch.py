@@ -36,7 +36,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class ColourMaps:
-    """Changes of colour that a loader leaves to the device; `shrinkserve.training.colour` applies them.
+    """Changes of colour that a loader leaves to the device; `shrinkserve.training.update.colour` applies them.
 
     Attributes:
         matrices: float32 [N, 3, 4], for each image an affine map of RGB in [0, 255]; the last column is the offset.

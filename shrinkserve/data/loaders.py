@@ -19,6 +19,8 @@ from shrinkserve.errors import ConfigError, DataError
 from shrinkserve.machine import cores_each
 from shrinkserve.preprocess import Preprocess
 
+LoaderName = Literal["portable", "dali"]
+
 
 class TrainLoader(Protocol):
     """Augmented batches. Equal (seed, epoch, rank, world) give equal batches, whatever the number of workers.
@@ -88,7 +90,7 @@ def evaluation_batches(  # noqa: PLR0913 - all but three are options with a defa
     workers: int | None = None,
     limit: int | None = None,
     start: int = 0,
-    loader: Literal["portable", "dali"] = "portable",
+    loader: LoaderName = "portable",
 ) -> Iterator[Batch]:
     """Yield every image exactly once over all ranks, in increasing order; the last batch may be smaller.
 

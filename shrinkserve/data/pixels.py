@@ -8,7 +8,7 @@ and resizes with torch's vectorised uint8 kernel, which takes a fifth of Pillow'
 encoded --libjpeg-turbo or Pillow--> numpy --torch: crop, resize, flip--> numpy --Pillow: colour--> numpy: erase
 ```
 
-Where the batches go to a GPU, the colour step is left to it: see `uncoloured` and `shrinkserve.training.colour`.
+Where the batches go to a GPU, the colour step is left to it: see `uncoloured` and `shrinkserve.training.update.colour`.
 """
 
 from __future__ import annotations

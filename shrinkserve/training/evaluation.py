@@ -14,10 +14,10 @@ from shrinkserve.errors import DataError
 from shrinkserve.paths import StrPath
 from shrinkserve.preprocess import Preprocess
 from shrinkserve.runtimes.checkpoint import Checkpoint, chosen, restore_module
-from shrinkserve.training import checkpoints
-from shrinkserve.training.distributed import join
-from shrinkserve.training.metrics import evaluate_network
-from shrinkserve.training.state import RunState
+from shrinkserve.training.processes.distributed import join
+from shrinkserve.training.run_folder import checkpoints
+from shrinkserve.training.run_folder.run_state import RunState
+from shrinkserve.training.update.metrics import evaluate_network
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
-from shrinkserve.training.metrics import Evaluation
+from shrinkserve.training.update.metrics import Evaluation
 
 
 class EventKind(Enum):

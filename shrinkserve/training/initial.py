@@ -16,8 +16,8 @@ from shrinkserve.arch.timm_networks import pretrained_weights
 from shrinkserve.artifact import read_card, recorded_path, sha256_file, tensors_sha256
 from shrinkserve.errors import ArtifactError, ConfigError
 from shrinkserve.text import printable
-from shrinkserve.training import checkpoints
-from shrinkserve.training.state import RunState
+from shrinkserve.training.run_folder import checkpoints
+from shrinkserve.training.run_folder.run_state import RunState
 
 FITTING = 0.5
 """Part of the network's values, without the classifier, that a source must have; else it is another network."""
@@ -163,28 +163,3 @@ def apply_initial(
             state[name].copy_(value)
     left_out = [name for name in initial.tensors if name not in loaded and not name.endswith("num_batches_tracked")]
     return InitialReport(loaded, [name for name in own if name not in loaded], left_out)
-
-
-def freeze(network: nn.Module, prefixes: Sequence[str]) -> None:
-    """Exclude layers from training; their batch norms keep their statistics.
-
-    Args:
-        network: in training mode.
-        prefixes: names of layers or groups of layers, for example ``stem`` or ``stage1.cell1``.
-
-    Raises:
-        ConfigError: a prefix that no layer has, or nothing is left to train.
-    """
-    for prefix in prefixes:
-        names = [name for name, _ in network.named_parameters() if name == prefix or name.startswith(f"{prefix}.")]
-        if not names:
-            groups = list(dict.fromkeys(name.partition(".")[0] for name, _ in network.named_parameters()))
-            raise ConfigError("train.freeze: no layer has this prefix", expected=", ".join(groups), found=prefix)
-        for name, parameter in network.named_parameters():
-            if name in names:
-                parameter.requires_grad = False
-        for name, module in network.named_modules():
-            if name == prefix or name.startswith(f"{prefix}."):
-                module.eval()
-    if not any(parameter.requires_grad for parameter in network.parameters()):
-        raise ConfigError("train.freeze", expected="at least one layer to train", found=", ".join(prefixes))

@@ -12,11 +12,11 @@ from shrinkserve.arch.sources import is_code
 from shrinkserve.config import Recipe
 from shrinkserve.data import Dataset, TrainLoader, open_dataset, train_loader
 from shrinkserve.data.folder import FolderDataset
+from shrinkserve.data.loaders import LoaderName
 from shrinkserve.errors import ConfigError, DataError
 from shrinkserve.text import check_class_names
-from shrinkserve.training.averages import settle_averages
-from shrinkserve.training.distributed import DistContext
-from shrinkserve.training.loader_choice import LoaderName
+from shrinkserve.training.processes.distributed import DistContext
+from shrinkserve.training.recipe_checks import settle_averages
 
 
 @dataclass(frozen=True)

@@ -21,11 +21,11 @@ from shrinkserve import errors
 from shrinkserve.config import Recipe
 from shrinkserve.errors import ShrinkServeError
 from shrinkserve.machine import cores_each
-from shrinkserve.training.distributed import OWN_STORE, STORE, one_machine, set_environment
-from shrinkserve.training.finish import TrainResult, read_result
 from shrinkserve.training.loop import Stopped
+from shrinkserve.training.processes.distributed import OWN_STORE, STORE, one_machine, set_environment
 from shrinkserve.training.profile import StepProfile
-from shrinkserve.training.provenance import LAUNCH
+from shrinkserve.training.run_folder.provenance import LAUNCH
+from shrinkserve.training.run_folder.result import TrainResult, read_result
 from shrinkserve.training.session import TrainOptions
 from shrinkserve.training.worker import JOB, Job, read_error, read_profile
 

@@ -19,7 +19,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 import torch
@@ -30,14 +30,13 @@ from shrinkserve.atomic import write_atomic
 from shrinkserve.config import Recipe
 from shrinkserve.data import Dataset
 from shrinkserve.data.augment import changes_colour
-from shrinkserve.data.loaders import available_workers, dali_installed
+from shrinkserve.data.loaders import LoaderName, available_workers, dali_installed
 from shrinkserve.errors import ArtifactError, ConfigError, DataError
 from shrinkserve.machine import cpu_name, usable_cores
 from shrinkserve.toml import validate
-from shrinkserve.training.distributed import DistContext
 from shrinkserve.training.loader_speed import JOB, SPEED, LoaderSpeed, SpeedJob
+from shrinkserve.training.processes.distributed import DistContext
 
-LoaderName = Literal["portable", "dali"]
 LOADERS: tuple[LoaderName, ...] = get_args(LoaderName)
 CACHE = user_cache_path("shrinkserve") / "loaders"
 LIMIT_SECONDS = 15.0

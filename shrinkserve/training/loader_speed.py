@@ -23,8 +23,8 @@ from shrinkserve.config import Recipe, parse_recipe
 from shrinkserve.data import TrainBatch, TrainLoader, open_dataset, train_loader
 from shrinkserve.data.loaders import available_workers
 from shrinkserve.toml import validate
-from shrinkserve.training.prefetch import on_device
-from shrinkserve.training.signals import kill_children
+from shrinkserve.training.processes.signals import kill_children
+from shrinkserve.training.update.prefetch import on_device
 
 JOB, SPEED = "job.json", "speed.json"
 SECONDS = 2.0

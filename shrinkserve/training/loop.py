@@ -19,19 +19,19 @@ import torch
 from shrinkserve.artifact import Card
 from shrinkserve.config import Recipe
 from shrinkserve.errors import DataError, ShrinkServeError
-from shrinkserve.training import checkpoints, provenance
-from shrinkserve.training.distributed import DistContext
 from shrinkserve.training.events import Callback, EventKind, StepFigures, TrainEvent
-from shrinkserve.training.finish import write_result
-from shrinkserve.training.logs import MetricsLog
-from shrinkserve.training.metrics import Evaluation, evaluate_network
-from shrinkserve.training.prefetch import on_device
+from shrinkserve.training.processes.distributed import DistContext
+from shrinkserve.training.processes.signals import StopRequest, Watchdog
 from shrinkserve.training.run import Run
-from shrinkserve.training.run_folder import RunFolder
-from shrinkserve.training.schedule import learning_rate
-from shrinkserve.training.signals import StopRequest, Watchdog
-from shrinkserve.training.trackers import Tracker
-from shrinkserve.training.train_state import device_name
+from shrinkserve.training.run_folder import checkpoints, provenance
+from shrinkserve.training.run_folder.folder import RunFolder
+from shrinkserve.training.run_folder.metrics_log import MetricsLog
+from shrinkserve.training.run_folder.result import write_result
+from shrinkserve.training.run_folder.trackers import Tracker
+from shrinkserve.training.update.metrics import Evaluation, evaluate_network
+from shrinkserve.training.update.prefetch import on_device
+from shrinkserve.training.update.schedule import learning_rate
+from shrinkserve.training.update.train_state import device_name
 
 LOG_STEPS = 10
 """Updates between two records of the training loss. Reading it drains a GPU's queue."""

@@ -16,10 +16,10 @@ from shrinkserve.config import Recipe, load_recipe
 from shrinkserve.data import Dataset
 from shrinkserve.machine import cores_each
 from shrinkserve.paths import StrPath
-from shrinkserve.training.averages import warnings_of
 from shrinkserve.training.inputs import open_inputs
 from shrinkserve.training.loader_choice import known_choice
-from shrinkserve.training.train_state import precision_of
+from shrinkserve.training.recipe_checks import warnings_of
+from shrinkserve.training.update.train_state import precision_of
 
 MOMENTS = {"rmsprop": 2, "sgd": 1, "adamw": 2}
 """Values that an optimiser keeps for each weight."""

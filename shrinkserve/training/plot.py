@@ -14,7 +14,7 @@ from shrinkserve.errors import ArtifactError, ConfigError
 from shrinkserve.paths import StrPath
 from shrinkserve.text import printable
 from shrinkserve.training.evaluation import EvaluationResult
-from shrinkserve.training.logs import METRICS, MetricsRecord, read_metrics
+from shrinkserve.training.run_folder.metrics_log import METRICS, MetricsRecord, read_metrics
 
 Curve = Literal["loss", "top1", "learning_rate", "images_per_second"]
 

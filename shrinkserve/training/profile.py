@@ -15,13 +15,13 @@ from shrinkserve.config import Recipe
 from shrinkserve.data import TrainBatch
 from shrinkserve.runtimes.predictor import Predictor
 from shrinkserve.terminal import print_line
-from shrinkserve.training.distributed import DistContext, join
 from shrinkserve.training.inputs import open_inputs
 from shrinkserve.training.loader_choice import settle_loader
-from shrinkserve.training.prefetch import transferred
-from shrinkserve.training.teacher import Teacher
-from shrinkserve.training.torch_settings import torch_settings
-from shrinkserve.training.train_state import TrainState
+from shrinkserve.training.processes.distributed import DistContext, join
+from shrinkserve.training.processes.torch_settings import torch_settings
+from shrinkserve.training.update.prefetch import transferred
+from shrinkserve.training.update.teacher import Teacher
+from shrinkserve.training.update.train_state import TrainState
 
 WARM_UP, STEPS = 3, 12
 PARTS = ("wait for data", "copy, normalise", "forward", "backward", "all-reduce", "optimiser, EMA")

@@ -7,20 +7,21 @@ from pathlib import Path
 
 from shrinkserve.arch.code import describe_network, is_timm
 from shrinkserve.config import Recipe
+from shrinkserve.data.loaders import LoaderName
 from shrinkserve.errors import ArtifactError, ConfigError, ShrinkServeError
 from shrinkserve.paths import StrPath
 from shrinkserve.runtimes.predictor import Predictor
-from shrinkserve.training import checkpoints, snapshot
-from shrinkserve.training.checkpoints import TrainingSnapshot
 from shrinkserve.training.display import duration
-from shrinkserve.training.distributed import DistContext
 from shrinkserve.training.initial import apply_initial, read_initial, read_pretrained
 from shrinkserve.training.inputs import class_weights, open_inputs
-from shrinkserve.training.loader_choice import LoaderName, settle_loader
-from shrinkserve.training.run_folder import RunFolder
-from shrinkserve.training.state import Position, RunState
-from shrinkserve.training.teacher import Teacher
-from shrinkserve.training.train_state import TrainState
+from shrinkserve.training.loader_choice import settle_loader
+from shrinkserve.training.processes.distributed import DistContext
+from shrinkserve.training.run_folder import checkpoints, snapshot
+from shrinkserve.training.run_folder.checkpoints import TrainingSnapshot
+from shrinkserve.training.run_folder.folder import RunFolder
+from shrinkserve.training.run_folder.run_state import Position, RunState
+from shrinkserve.training.update.teacher import Teacher
+from shrinkserve.training.update.train_state import TrainState
 
 
 class Run:

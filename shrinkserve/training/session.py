@@ -9,17 +9,17 @@ from pathlib import Path
 
 from shrinkserve.config import Recipe
 from shrinkserve.runtimes.predictor import Predictor
-from shrinkserve.training.averages import warnings_of
 from shrinkserve.training.display import Display
-from shrinkserve.training.distributed import DistContext, join
 from shrinkserve.training.events import Callback
-from shrinkserve.training.finish import TrainResult, read_result, result_of
 from shrinkserve.training.inputs import usage_lines
 from shrinkserve.training.loop import TrainingLoop
-from shrinkserve.training.run_folder import RunFolder, Start
-from shrinkserve.training.signals import StopRequest, Watchdog
-from shrinkserve.training.torch_settings import torch_settings
-from shrinkserve.training.trackers import LoggerName, Tracker
+from shrinkserve.training.processes.distributed import DistContext, join
+from shrinkserve.training.processes.signals import StopRequest, Watchdog
+from shrinkserve.training.processes.torch_settings import torch_settings
+from shrinkserve.training.recipe_checks import warnings_of
+from shrinkserve.training.run_folder.folder import RunFolder, Start
+from shrinkserve.training.run_folder.result import TrainResult, read_result, result_of
+from shrinkserve.training.run_folder.trackers import LoggerName, Tracker
 
 
 @dataclass(frozen=True)

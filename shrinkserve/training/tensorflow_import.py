@@ -14,9 +14,9 @@ from shrinkserve.config import Recipe, parse_recipe
 from shrinkserve.errors import ConfigError
 from shrinkserve.paths import StrPath
 from shrinkserve.runtimes.checkpoint import load_weights, weights
-from shrinkserve.training import provenance
-from shrinkserve.training.finish import ImportResult, write_result
-from shrinkserve.training.run_folder import RunFolder
+from shrinkserve.training.run_folder import provenance
+from shrinkserve.training.run_folder.folder import RunFolder
+from shrinkserve.training.run_folder.result import ImportResult, write_result
 from shrinkserve.training.tensorflow_checkpoint import Array, convert, read_checkpoint, variables_of
 
 INPUT = {"crop_fraction": 0.875, "interpolation": "bicubic_tf1", "mean": [0.5] * 3, "std": [0.5] * 3}

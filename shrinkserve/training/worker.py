@@ -114,7 +114,7 @@ if __name__ == "__main__":
         code = 1
     sys.stdout.flush()
     sys.stderr.flush()
-    from shrinkserve.training.signals import kill_children
+    from shrinkserve.training.processes.signals import kill_children
 
     kill_children()
     os._exit(code)  # threads or loader processes that do not end must not delay a restart

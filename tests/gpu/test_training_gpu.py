@@ -18,13 +18,13 @@ from shrinkserve import arch  # noqa: E402
 from shrinkserve.cli import main  # noqa: E402
 from shrinkserve.config import ModelConfig, Recipe, parse_recipe  # noqa: E402
 from shrinkserve.data import TrainBatch, open_dataset, train_loader  # noqa: E402
-from shrinkserve.training import snapshot  # noqa: E402
-from shrinkserve.training.colour import coloured  # noqa: E402
-from shrinkserve.training.distributed import DistContext, join  # noqa: E402
-from shrinkserve.training.metrics import evaluate_network  # noqa: E402
-from shrinkserve.training.prefetch import on_device  # noqa: E402
-from shrinkserve.training.torch_settings import torch_settings  # noqa: E402
-from shrinkserve.training.train_state import TrainState  # noqa: E402
+from shrinkserve.training.processes.distributed import DistContext, join  # noqa: E402
+from shrinkserve.training.processes.torch_settings import torch_settings  # noqa: E402
+from shrinkserve.training.run_folder import snapshot  # noqa: E402
+from shrinkserve.training.update.colour import coloured  # noqa: E402
+from shrinkserve.training.update.metrics import evaluate_network  # noqa: E402
+from shrinkserve.training.update.prefetch import on_device  # noqa: E402
+from shrinkserve.training.update.train_state import TrainState  # noqa: E402
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU that torch can see")]
 

@@ -17,8 +17,8 @@ import yaml
 from shrinkserve.artifact import read_card
 from shrinkserve.cli import main
 from shrinkserve.errors import ConfigError
-from shrinkserve.training import checkpoints
-from shrinkserve.training.distributed import OWN_STORE, join
+from shrinkserve.training.processes.distributed import OWN_STORE, join
+from shrinkserve.training.run_folder import checkpoints
 
 LAUNCH = Path(__file__).parents[2] / "train" / "launch"
 

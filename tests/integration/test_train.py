@@ -18,7 +18,7 @@ from safetensors.numpy import load_file
 import shrinkserve as ss
 from shrinkserve.artifact import read_card, tensors_sha256
 from shrinkserve.cli import main
-from shrinkserve.training import checkpoints
+from shrinkserve.training.run_folder import checkpoints
 
 SMOKE = ("--set", "train.deterministic=true", "--set", "train.checkpoint_steps=2")
 

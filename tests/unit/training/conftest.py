@@ -16,7 +16,7 @@ from PIL import Image
 
 from shrinkserve.config import Recipe, parse_recipe
 from shrinkserve.training.train import train
-from shrinkserve.training.train_state import TrainState
+from shrinkserve.training.update.train_state import TrainState
 
 
 @pytest.fixture(scope="session")

@@ -21,7 +21,7 @@ import torch.utils.tensorboard  # noqa: F401
 from shrinkserve.config import parse_recipe
 from shrinkserve.training import session  # noqa: F401
 from shrinkserve.training.train import train
-from shrinkserve.training.train_state import TrainState
+from shrinkserve.training.update.train_state import TrainState
 
 
 def main() -> int:

@@ -9,7 +9,7 @@ import pytest
 from shrinkserve.config import Recipe
 from shrinkserve.training.display import Display, duration, epoch_line
 from shrinkserve.training.events import EventKind, StepFigures, TrainEvent
-from shrinkserve.training.logs import METRICS, read_metrics
+from shrinkserve.training.run_folder.metrics_log import METRICS, read_metrics
 from shrinkserve.training.train import train
 
 

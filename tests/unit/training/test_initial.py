@@ -9,17 +9,16 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
 
 from shrinkserve import arch
 from shrinkserve.artifact import read_card
 from shrinkserve.config import Recipe
 from shrinkserve.errors import ArtifactError, ConfigError
-from shrinkserve.training import checkpoints
-from shrinkserve.training.distributed import join
-from shrinkserve.training.initial import InitialWeights, apply_initial, freeze, head_prefixes, read_initial
+from shrinkserve.training.initial import InitialWeights, apply_initial, head_prefixes, read_initial
+from shrinkserve.training.processes.distributed import join
+from shrinkserve.training.run_folder import checkpoints
 from shrinkserve.training.train import train
-from shrinkserve.training.train_state import TrainState
+from shrinkserve.training.update.train_state import TrainState
 
 Make = Callable[..., Recipe]
 
@@ -129,25 +128,6 @@ def test_resume_of_a_fine_tuned_run_is_exact(
     broken = train(recipe, three, tmp_path / "broken", init=run, resume=True)
     assert broken.card.weights_sha256 == whole.card.weights_sha256
     assert broken.card.parents == whole.card.parents
-
-
-def test_freeze_excludes_layers_and_keeps_their_statistics(
-    tmp_path: Path, colours: Path, tiny: Make, run: Path
-) -> None:
-    recipe = tiny(schedule={"epochs": 1}, train={"freeze": ["stem", "stage1"]})
-    train(recipe, colours, tmp_path / "run", init=run)
-    before, after = load_file(run / "ema.safetensors"), load_file(tmp_path / "run" / "raw.safetensors")
-    frozen = [name for name in before if name.startswith(("stem.", "stage1."))]
-    assert any("running_mean" in name for name in frozen)
-    assert all(torch.equal(before[name], after[name]) for name in frozen)
-    assert not any(torch.equal(before[name], after[name]) for name in before if name.startswith("stage3.cell1.left"))
-
-
-@pytest.mark.parametrize(("prefixes", "part"), [(["stage9"], "stage9"), (["ste"], "ste"), (["0", "1"], "to train")])
-def test_freeze_rejects_unknown_and_all_layers(prefixes: list[str], part: str) -> None:
-    network = nn.Sequential(nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1))
-    with pytest.raises(ConfigError, match=part):
-        freeze(network, prefixes)
 
 
 def test_backbone_learns_slower(colours: Path, tiny: Make) -> None:

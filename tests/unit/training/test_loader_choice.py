@@ -14,12 +14,13 @@ from shrinkserve.data import open_dataset
 from shrinkserve.data.dali import DaliLoader
 from shrinkserve.data.portable import PortableLoader
 from shrinkserve.errors import ArtifactError
-from shrinkserve.training import checkpoints, loader_choice
+from shrinkserve.training import loader_choice
 from shrinkserve.training.loader_choice import LOADERS, MeasuredSpeeds, choose_loader, known_choice
 from shrinkserve.training.loader_speed import LoaderSpeed
 from shrinkserve.training.plan import plan_training
-from shrinkserve.training.provenance import starts
-from shrinkserve.training.state import RunState
+from shrinkserve.training.run_folder import checkpoints
+from shrinkserve.training.run_folder.provenance import starts
+from shrinkserve.training.run_folder.run_state import RunState
 from shrinkserve.training.train import profile_training, train
 
 AUTO = {"loader": "auto", "workers": 1}

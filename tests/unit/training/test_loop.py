@@ -25,14 +25,14 @@ from shrinkserve.config import Recipe, load_recipe, parse_recipe
 from shrinkserve.data import open_dataset
 from shrinkserve.errors import ArtifactError, ConfigError, DataError, ShrinkServeError, SpecError
 from shrinkserve.runtimes.checkpoint import Checkpoint
-from shrinkserve.training import checkpoints
-from shrinkserve.training.distributed import DistContext
 from shrinkserve.training.evaluation import EvaluationResult, evaluate
 from shrinkserve.training.events import EventKind
-from shrinkserve.training.logs import METRICS, read_metrics
 from shrinkserve.training.loop import Stopped
+from shrinkserve.training.processes.distributed import DistContext
+from shrinkserve.training.run_folder import checkpoints
+from shrinkserve.training.run_folder.metrics_log import METRICS, read_metrics
 from shrinkserve.training.train import train
-from shrinkserve.training.train_state import TrainState
+from shrinkserve.training.update.train_state import TrainState
 
 Make = Callable[..., Recipe]
 SMALL = Path(__file__).parents[1] / "arch" / "small.prototxt"

@@ -11,8 +11,8 @@ import pytest
 from shrinkserve.cli import main
 from shrinkserve.config import Recipe
 from shrinkserve.errors import ConfigError, DataError
-from shrinkserve.training import checkpoints
-from shrinkserve.training.logs import METRICS, read_metrics
+from shrinkserve.training.run_folder import checkpoints
+from shrinkserve.training.run_folder.metrics_log import METRICS, read_metrics
 from shrinkserve.training.train import train
 
 

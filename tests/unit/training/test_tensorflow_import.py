@@ -19,11 +19,11 @@ from shrinkserve.config import load_recipe, parse_recipe
 from shrinkserve.data import TrainBatch
 from shrinkserve.errors import ArtifactError, ConfigError
 from shrinkserve.runtimes.checkpoint import Checkpoint, load_weights, weights
-from shrinkserve.training.distributed import join
+from shrinkserve.training.processes.distributed import join
+from shrinkserve.training.processes.torch_settings import torch_settings
 from shrinkserve.training.tensorflow_checkpoint import RAW, ImportedWeights, convert, read_checkpoint, variables_of
 from shrinkserve.training.tensorflow_import import import_tensorflow
-from shrinkserve.training.torch_settings import torch_settings
-from shrinkserve.training.train_state import TrainState
+from shrinkserve.training.update.train_state import TrainState
 
 GOLDEN = Path(__file__).with_name("autoshrink")
 PROTO = GOLDEN / "small.prototxt"

@@ -1,0 +1,1 @@
+"""Processes of a run: their group, signals to them, and global settings of torch."""

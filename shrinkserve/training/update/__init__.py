@@ -1,0 +1,1 @@
+"""One update of the weights: network, optimiser, average, loss and metrics."""
