@@ -4,7 +4,7 @@
 are affine in RGB (hue and saturation act in YIQ, as in NVIDIA DALI). A chain of them is one affine map, so pixels are
 rounded and clipped once, at the end.
 
-Each image has a generator of its own, so that its draws depend on nothing else. They are made image by image: of the
+Each image has a separate generator, so that its draws depend on nothing else. They are made image by image: of the
 2,400 us that a loader's core needs for a 500x375 JPEG they take 65 us, and the parts that could be computed for a whole
 batch (seeding and colours) take 1 %.
 """

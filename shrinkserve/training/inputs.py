@@ -16,7 +16,7 @@ from shrinkserve.data.loaders import LoaderName
 from shrinkserve.errors import ConfigError, DataError
 from shrinkserve.text import check_class_names
 from shrinkserve.training.processes.distributed import DistContext
-from shrinkserve.training.recipe_checks import settle_averages
+from shrinkserve.training.recipe_checks import resolve_auto_decays
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,7 @@ class RunInputs:
         if self.recipe.data.loader == name:
             return self
         recipe = replace(self.recipe, data=replace(self.recipe.data, loader=name))
-        on_gpu = ranks.device.type == "cuda"
-        loaders = open_loaders(recipe, self.training, rank=ranks.rank, world=ranks.world, colour_on_device=on_gpu)
+        loaders = open_loaders(recipe, self.training, rank=ranks.rank, world=ranks.world, colour_on_device=ranks.on_gpu)
         return replace(self, loaders=loaders)
 
 
@@ -81,7 +80,7 @@ def open_inputs(
     steps = batches // recipe.train.accumulate
     if not steps:
         raise ConfigError("train.accumulate", expected=f"at most {batches}", found=recipe.train.accumulate)
-    recipe = settle_averages(recipe, steps * recipe.schedule.epochs)
+    recipe = resolve_auto_decays(recipe, steps * recipe.schedule.epochs)
     model = recipe.model
     spec: Description = (
         code_from_recipe(model, len(classes)) if is_code(model.network) else arch.from_recipe(model, len(classes))

@@ -107,7 +107,7 @@ class LoaderChoice:
         return f"{self.loader} ({self.reason})"
 
 
-def settle_loader(recipe: Recipe, training: Dataset, ranks: DistContext, say: Callable[[str], None]) -> LoaderName:
+def choose_loader(recipe: Recipe, training: Dataset, ranks: DistContext, say: Callable[[str], None]) -> LoaderName:
     """Return the loader of a run, the same on all ranks: rank 0 measures where the recipe says "auto". Collective.
 
     Args:
@@ -120,13 +120,13 @@ def settle_loader(recipe: Recipe, training: Dataset, ranks: DistContext, say: Ca
         return recipe.data.loader
     number = 0
     if ranks.first:
-        choice = choose_loader(recipe, training)
+        choice = faster_loader(recipe, training)
         say(f"loader: {choice}")
         number = LOADERS.index(choice.loader)
     return LOADERS[ranks.highest(number)]
 
 
-def choose_loader(recipe: Recipe, training: Dataset) -> LoaderChoice:
+def faster_loader(recipe: Recipe, training: Dataset) -> LoaderChoice:
     """Choose the faster loader; measure both unless that was done on this machine before. Takes at most 30 seconds."""
     known = known_choice(recipe, training)
     if known is not None:
@@ -148,7 +148,7 @@ def known_choice(recipe: Recipe, training: Dataset, workers: int | None = None) 
     Args:
         recipe: the run.
         training: training images.
-        workers: loader processes of a process. Default: as this process would use.
+        workers: loader processes per training process. Default: as many as this process would use.
     """
     if not dali_installed():
         return LoaderChoice("portable", "NVIDIA DALI is not installed")
@@ -201,13 +201,13 @@ def _typical_bytes(training: Dataset) -> int:
 
 
 def _measure(recipe: Recipe, data: Path, name: LoaderName) -> LoaderSpeed:
-    """Measure a loader in a process of its own, which this function ends in any case."""
+    """Measure a loader in a separate process, which this function ends in any case."""
     measured = replace(recipe, data=replace(recipe.data, loader=name))
     job = SpeedJob(measured.to_dict(), str(data), 2 * LIMIT_SECONDS)
     with tempfile.TemporaryDirectory(prefix="shrinkserve-") as folder:
         (Path(folder) / JOB).write_text(json.dumps(asdict(job)), encoding="utf-8")
         command = [sys.executable, "-m", "shrinkserve.training.loader_speed", folder]
-        # A session of its own: Ctrl-C stops the run after an update, and must not look like a loader that fails.
+        # A separate session: Ctrl-C stops the run after an update, and must not look like a loader that fails.
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,

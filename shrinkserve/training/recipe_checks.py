@@ -48,7 +48,7 @@ def settled_decay(steps: int) -> float:
     return min(0.999, max(0.5, round(1 - 8 * SETTLED / max(1, steps), 3)))
 
 
-def settle_averages(recipe: Recipe, steps: int) -> Recipe:
+def resolve_auto_decays(recipe: Recipe, steps: int) -> Recipe:
     """Replace "auto" for the decays of averages by values for a run of `steps` updates."""
     model, train, suits = recipe.model, recipe.train, settled_decay(steps)
     if model.batch_norm_decay == "auto":

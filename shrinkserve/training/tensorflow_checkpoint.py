@@ -79,7 +79,7 @@ def _latest(folder: Path) -> str | None:
     """Return the prefix of the checkpoint that a folder's file ``checkpoint`` names; None if it names none."""
     import tensorflow as tf
 
-    logger = tf.get_logger()  # it prints lines of its own about a damaged file
+    logger = tf.get_logger()  # it prints lines about a damaged file
     level = logger.level
     logger.setLevel(logging.CRITICAL)
     try:

@@ -62,6 +62,11 @@ class DistContext:
         """True for the process that writes and prints."""
         return self.rank == 0
 
+    @property
+    def on_gpu(self) -> bool:
+        """True if this process computes on a GPU."""
+        return self.device.type == "cuda"
+
     def total(self, values: Tensor) -> Tensor:
         """Return the sum over all ranks. Collective."""
         total = values.to(self.device, copy=True)

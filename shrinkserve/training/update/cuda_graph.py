@@ -32,13 +32,13 @@ def captures(recipe: Recipe, ranks: DistContext, network: Description) -> bool:
     """
     train, augment = recipe.train, recipe.augment
     can = {
-        "one process with a GPU": ranks.world == 1 and ranks.device.type == "cuda",
+        "one process with a GPU": ranks.world == 1 and ranks.on_gpu,
         "train.accumulate=1": train.accumulate == 1,
         "train.compile=false or default": train.compile in {False, True, "default"},  # others capture by themselves
         "no mixup and cutmix": not augment.mixup and not augment.cutmix,
     }
     if train.cuda_graph is True and not all(can.values()):
-        missing = next(condition for condition, holds in can.items() if not holds)
+        missing = next(condition for condition, met in can.items() if not met)
         raise ConfigError("train.cuda_graph=true", expected=missing, hint="remove the key")
     return (
         bool(train.cuda_graph)

@@ -15,7 +15,7 @@ from shrinkserve.data.dali import DaliLoader
 from shrinkserve.data.portable import PortableLoader
 from shrinkserve.errors import ArtifactError
 from shrinkserve.training import loader_choice
-from shrinkserve.training.loader_choice import LOADERS, MeasuredSpeeds, choose_loader, known_choice
+from shrinkserve.training.loader_choice import LOADERS, MeasuredSpeeds, faster_loader, known_choice
 from shrinkserve.training.loader_speed import LoaderSpeed
 from shrinkserve.training.plan import plan_training
 from shrinkserve.training.run_folder import checkpoints
@@ -68,11 +68,11 @@ def test_faster_loader_is_chosen_and_kept(
 ) -> None:
     made = measured(portable=portable, dali=dali)
     dataset = open_dataset(colours, "train")
-    choice = choose_loader(tiny(data=AUTO), dataset)
+    choice = faster_loader(tiny(data=AUTO), dataset)
     assert choice.loader == loader
     assert f"{portable:.0f}" in str(choice)
     assert f"{dali:.0f}" in str(choice)
-    assert choose_loader(tiny(data=AUTO), dataset).loader == loader
+    assert faster_loader(tiny(data=AUTO), dataset).loader == loader
     assert made == list(LOADERS)
 
 
@@ -94,8 +94,8 @@ def test_other_conditions_are_measured_again(
 ) -> None:
     made = measured(portable=100.0, dali=120.0)
     dataset = open_dataset(colours, "train")
-    choose_loader(tiny(data=AUTO), dataset)
-    choose_loader(tiny(**{"data": AUTO, **sections}), dataset)
+    faster_loader(tiny(data=AUTO), dataset)
+    faster_loader(tiny(**{"data": AUTO, **sections}), dataset)
     assert made == 2 * list(LOADERS)
 
 
@@ -116,7 +116,7 @@ def test_loader_that_fails_is_not_chosen_and_nothing_is_kept(
     loader: str,
 ) -> None:
     measured(**results)
-    choice = choose_loader(tiny(data=AUTO), open_dataset(colours, "train"))
+    choice = faster_loader(tiny(data=AUTO), open_dataset(colours, "train"))
     assert choice.loader == loader
     assert all(result in choice.reason for result in results.values() if isinstance(result, str))
     assert not cache.exists()
@@ -141,11 +141,11 @@ def test_damaged_cache_is_measured_again(
 ) -> None:
     measured(portable=100.0, dali=120.0)
     dataset = open_dataset(colours, "train")
-    choose_loader(tiny(data=AUTO), dataset)
+    faster_loader(tiny(data=AUTO), dataset)
     (file,) = cache.iterdir()
     file.write_text(content)
     assert known_choice(tiny(data=AUTO), dataset) is None
-    assert choose_loader(tiny(data=AUTO), dataset).loader == "dali"
+    assert faster_loader(tiny(data=AUTO), dataset).loader == "dali"
     assert json.loads(file.read_text())["dali"] == 120
 
 
@@ -156,13 +156,13 @@ def test_plan_names_the_loader_and_measures_nothing(
     assert plan_training(tiny(), colours).loader == "portable"
     assert "when the run begins" in plan_training(tiny(data=AUTO), colours).loader
     assert made == []
-    choose_loader(tiny(data=AUTO), open_dataset(colours, "train"))
+    faster_loader(tiny(data=AUTO), open_dataset(colours, "train"))
     assert "dali (images/s: portable 100, dali 120" in plan_training(tiny(data=AUTO), colours).loader
 
 
 def test_both_loaders_are_measured_in_processes(colours: Path, tiny: Callable[..., Recipe], cache: Path) -> None:
     pytest.importorskip("nvidia.dali", reason="NVIDIA DALI is not installed")
-    choice = choose_loader(tiny(data=AUTO), open_dataset(colours, "train"))
+    choice = faster_loader(tiny(data=AUTO), open_dataset(colours, "train"))
     (file,) = cache.iterdir()
     found = json.loads(file.read_text())
     assert found["portable"] > 0
@@ -251,7 +251,7 @@ def test_speeds_have_the_conditions_they_were_measured_under(
     """A file that was copied from another machine does not count."""
     measured(portable=100.0, dali=120.0)
     dataset = open_dataset(colours, "train")
-    choose_loader(tiny(data=AUTO), dataset)
+    faster_loader(tiny(data=AUTO), dataset)
     (file,) = cache.iterdir()
     raw = json.loads(file.read_text())
     assert MeasuredSpeeds(**raw).faster == "dali"

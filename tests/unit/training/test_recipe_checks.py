@@ -8,7 +8,7 @@ import pytest
 from shrinkserve.config import Recipe, load_recipe
 from shrinkserve.training.inputs import class_weights, open_inputs
 from shrinkserve.training.plan import plan_training
-from shrinkserve.training.recipe_checks import settle_averages, settled_decay, warnings_of
+from shrinkserve.training.recipe_checks import resolve_auto_decays, settled_decay, warnings_of
 
 
 def test_published_recipe_on_few_images_is_warned_about() -> None:
@@ -41,7 +41,7 @@ def test_suggested_decay_settles(steps: int) -> None:
 def test_auto_decays_follow_the_number_of_updates() -> None:
     recipe = load_recipe("finetune")
     assert not warnings_of(recipe, 10)
-    settled = settle_averages(recipe, 400)
+    settled = resolve_auto_decays(recipe, 400)
     assert settled.model.batch_norm_decay == settled.train.ema_decay == settled_decay(400) == 0.96
 
 
