@@ -12,26 +12,31 @@ from shrinkserve.errors import ArtifactError, ConfigError, ShrinkServeError
 from shrinkserve.paths import StrPath
 from shrinkserve.runtimes.predictor import Predictor
 from shrinkserve.training.display import duration
+from shrinkserve.training.events import Callback, EventKind, StepFigures, TrainEvent
 from shrinkserve.training.initial import apply_initial, read_initial, read_pretrained
 from shrinkserve.training.inputs import class_weights, open_inputs
-from shrinkserve.training.loader_choice import settle_loader
+from shrinkserve.training.loader_choice import choose_loader
 from shrinkserve.training.processes.distributed import DistContext
 from shrinkserve.training.run_folder import checkpoints, snapshot
 from shrinkserve.training.run_folder.checkpoints import TrainingSnapshot
 from shrinkserve.training.run_folder.folder import RunFolder
 from shrinkserve.training.run_folder.run_state import Position, RunState
+from shrinkserve.training.update.metrics import Evaluation
 from shrinkserve.training.update.teacher import Teacher
 from shrinkserve.training.update.train_state import TrainState
 
 
 class Run:
-    """Everything that a run reads, and its checkpoints. Its loop is `shrinkserve.training.loop`.
+    """State of a run on one rank: what it reads, its weights and its progress. The constructor writes nothing.
+
+    `shrinkserve.training.loop` trains it.
 
     Args:
         recipe: the run.
         data: root of the dataset.
         folder: the run's folder.
         ranks: the processes of the run.
+        callback: called on rank 0 for each event.
 
     Raises:
         ConfigError, SpecError, DataError: the run is not possible.
@@ -46,11 +51,9 @@ class Run:
         began: monotonic time at which the run would have started without interruptions.
     """
 
-    def __init__(self, recipe: Recipe, data: Path, folder: RunFolder, ranks: DistContext) -> None:
-        self.recipe, self.folder, self.ranks = recipe, folder, ranks
-        self.inputs = open_inputs(
-            recipe, data, rank=ranks.rank, world=ranks.world, colour_on_device=ranks.device.type == "cuda"
-        )
+    def __init__(self, recipe: Recipe, data: Path, folder: RunFolder, ranks: DistContext, callback: Callback) -> None:
+        self.recipe, self.folder, self.ranks, self._callback = recipe, folder, ranks, callback
+        self.inputs = open_inputs(recipe, data, rank=ranks.rank, world=ranks.world, colour_on_device=ranks.on_gpu)
         self.total_batch, self.steps = self.inputs.total_batch, self.inputs.steps
         balanced = recipe.train.class_weights == "balanced"
         weights = class_weights(self.inputs.training) if balanced else None
@@ -63,8 +66,25 @@ class Run:
         self.began = time.monotonic()
 
     def say(self, message: str) -> None:
-        """Pass a message on to the user."""
-        raise NotImplementedError
+        """Send a message to the callback."""
+        self.notify(EventKind.MESSAGE, message=message)
+
+    def notify(
+        self,
+        kind: EventKind,
+        *,
+        step: int = 0,
+        figures: StepFigures | None = None,
+        evaluation: Evaluation | None = None,
+        seconds_left: float = 0.0,
+        message: str = "",
+    ) -> None:
+        """Send an event to the callback on rank 0; see `TrainEvent` for the arguments."""
+        if self.ranks.first:
+            epochs, epoch = self.recipe.schedule.epochs, self.position.epoch
+            self._callback(
+                TrainEvent(kind, epoch, epochs, step, self.steps, figures, evaluation, seconds_left, message)
+            )
 
     def initialise(self, source: str | None) -> None:
         """Begin with the weights of another run, or else with timm's pretrained ones if the recipe asks for them.
@@ -110,7 +130,7 @@ class Run:
         if self.recipe.data.loader == "auto" and self.loader is not None:
             self.say(f"loader: {self.loader} (as before)")
         else:
-            self.loader = settle_loader(self.recipe, self.inputs.training, self.ranks, self.say)
+            self.loader = choose_loader(self.recipe, self.inputs.training, self.ranks, self.say)
         self.inputs = self.inputs.with_loader(self.loader, self.ranks)
 
     def resume(self) -> bool:
@@ -124,7 +144,7 @@ class Run:
             ConfigError: the checkpoint does not fit the data or the recipe.
         """
         found = checkpoints.newest(self.checkpoints, self.say)
-        step = -1 if found is None else int(found[0].stem.partition("-")[2])
+        step = -1 if found is None else checkpoints.step_of(found[0])
         if not self.ranks.agree(step):
             hint = "put --out on a disk that all machines share"
             raise ArtifactError(f"{self.folder.out}: the processes see different checkpoints", hint=hint)

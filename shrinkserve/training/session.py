@@ -17,6 +17,7 @@ from shrinkserve.training.processes.distributed import DistContext, join
 from shrinkserve.training.processes.signals import StopRequest, Watchdog
 from shrinkserve.training.processes.torch_settings import torch_settings
 from shrinkserve.training.recipe_checks import warnings_of
+from shrinkserve.training.run import Run
 from shrinkserve.training.run_folder.folder import RunFolder, Start
 from shrinkserve.training.run_folder.result import TrainResult, read_result, result_of
 from shrinkserve.training.run_folder.trackers import LoggerName, Tracker
@@ -65,27 +66,27 @@ def train_here(
         if callback is None:
             callback = stack.enter_context(Display()) if ranks.first else lambda _: None
         folder = RunFolder(out)
-        loop = TrainingLoop(recipe, data, folder, ranks, callback, stop, watchdog)
+        run = Run(recipe, data, folder, ranks, callback)
         if ranks.first:
             stack.enter_context(folder)
         start = _decide(folder, recipe, options, ranks)
         if start is Start.COMPLETE:
-            loop.say(f"{out}: the run is complete, nothing to train")
+            run.say(f"{out}: the run is complete, nothing to train")
             return read_result(out, trained=False, verify=ranks.first)
         if (source := teacher or options.teacher) is not None:
-            loop.learn_from(source)
-        resumed = start is Start.RESUME and loop.resume()
+            run.learn_from(source)
+        resumed = start is Start.RESUME and run.resume()
         if not resumed:
-            loop.initialise(options.init)
-        loop.choose_loader()
-        updates, gpu = loop.steps * recipe.schedule.epochs, ranks.device.type == "cuda"
-        for warning in [*usage_lines(loop.inputs), *warnings_of(recipe, updates, gpu=gpu)]:
-            loop.say(warning)
+            run.initialise(options.init)
+        run.choose_loader()
+        updates, gpu = run.steps * recipe.schedule.epochs, ranks.on_gpu
+        for warning in [*usage_lines(run.inputs), *warnings_of(recipe, updates, gpu=gpu)]:
+            run.say(warning)
         if ranks.first:
             folder.begin(recipe, start)
-        tracker = Tracker(options.logger, out, recipe, loop.say) if options.logger and ranks.first else None
+        tracker = Tracker(options.logger, out, recipe, run.say) if options.logger and ranks.first else None
         ranks.wait()
-        card = loop.run(tracker)
+        card = TrainingLoop(run, stop, watchdog, tracker).train()
         return result_of(out, card, trained=True) if card else read_result(out, trained=True, verify=False)
 
 

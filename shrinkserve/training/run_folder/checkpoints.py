@@ -41,6 +41,11 @@ def path_of(folder: Path, step: int) -> Path:
     return folder / f"step-{step:08d}.safetensors"
 
 
+def step_of(path: Path) -> int:
+    """Return the number of updates before a checkpoint: the reverse of `path_of`."""
+    return int(path.stem.partition("-")[2])
+
+
 def listed(folder: Path) -> list[Path]:
     """Return the checkpoints, oldest first."""
     return sorted(folder.glob("step-*.safetensors"))
@@ -97,7 +102,7 @@ def newest(folder: Path, report: Callable[[str], None]) -> tuple[Path, TrainingS
 
 def prune(folder: Path, keep: int, best: int | None) -> None:
     """Remove all but the last `keep` checkpoints and the one of step `best`."""
-    kept = {*listed(folder)[-keep:], *([path_of(folder, best)] if best is not None else [])}
-    for path in folder.glob("step-*.safetensors"):
-        if path not in kept:
+    kept = None if best is None else path_of(folder, best)
+    for path in listed(folder)[:-keep]:
+        if path != kept:
             path.unlink(missing_ok=True)
