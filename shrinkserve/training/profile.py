@@ -16,7 +16,7 @@ from shrinkserve.data import TrainBatch
 from shrinkserve.runtimes.predictor import Predictor
 from shrinkserve.terminal import print_line
 from shrinkserve.training.inputs import open_inputs
-from shrinkserve.training.loader_choice import settle_loader
+from shrinkserve.training.loader_choice import choose_loader
 from shrinkserve.training.processes.distributed import DistContext, join
 from shrinkserve.training.processes.torch_settings import torch_settings
 from shrinkserve.training.update.prefetch import transferred
@@ -24,7 +24,7 @@ from shrinkserve.training.update.teacher import Teacher
 from shrinkserve.training.update.train_state import TrainState
 
 WARM_UP, STEPS = 3, 12
-PARTS = ("wait for data", "copy, normalise", "forward", "backward", "all-reduce", "optimiser, EMA")
+WAIT = "wait for data"
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,8 @@ class StepProfile:
 def profile_here(recipe: Recipe, data: Path, teacher: str | Predictor | None = None) -> StepProfile:
     """Profile updates in this process. See `shrinkserve.training.train.profile_training`."""
     with torch_settings(deterministic=recipe.train.deterministic), join(recipe.train.threads) as ranks:
-        inputs = open_inputs(
-            recipe, data, rank=ranks.rank, world=ranks.world, colour_on_device=ranks.device.type == "cuda"
-        )
-        inputs = inputs.with_loader(settle_loader(recipe, inputs.training, ranks, print_line), ranks)
+        inputs = open_inputs(recipe, data, rank=ranks.rank, world=ranks.world, colour_on_device=ranks.on_gpu)
+        inputs = inputs.with_loader(choose_loader(recipe, inputs.training, ranks, print_line), ranks)
         state, loader = TrainState(inputs.spec, recipe, ranks), inputs.loader()
         learned = None if teacher is None else Teacher(teacher, inputs.classes, ranks.device)
         taken: dict[str, list[float]] = defaultdict(list)
@@ -64,7 +62,7 @@ def profile_here(recipe: Recipe, data: Path, teacher: str | Predictor | None = N
             while (batch := next(batches, None)) is None:
                 epoch += 1
                 batches = iter(loader.epoch(epoch))
-            times = {PARTS[0]: clock.lap()}
+            times = {WAIT: clock.lap()}
             if learned is not None:
                 learned.logits(transferred(batch, ranks.device).images)
                 times["teacher (in a thread)"] = clock.lap()
@@ -77,28 +75,28 @@ def profile_here(recipe: Recipe, data: Path, teacher: str | Predictor | None = N
                     taken[part].append(seconds)
         medians = {part: statistics.median(values) for part, values in taken.items()}
         update = medians.pop("update")
-        speed = recipe.train.batch_size * ranks.world / (update + medians[PARTS[0]])
+        speed = recipe.train.batch_size * ranks.world / (update + medians[WAIT])
         return StepProfile(medians, update, speed, ranks.world, torch.get_num_threads(), str(ranks.device))
 
 
 def _parts(state: TrainState, ranks: DistContext, batch: TrainBatch, clock: _Clock) -> dict[str, float]:
     """Run the parts of one update, and wait for each."""
-    times = {}
-    images, labels = state.place(batch)
-    state.normalised(images)
-    times["copy, normalise"] = clock.lap()
+    placed = state.place(batch)
+    state.normalised(placed.images)
+    times = {"copy, normalise": clock.lap()}
     with state.alone():
-        loss, _ = state.loss(images, labels)
+        loss, _ = state.loss(placed.images, placed.labels)
         times["forward"] = clock.lap()
         state.backward(loss)
-    times["backward"] = clock.lap()
-    gradients = torch.cat([p.grad.flatten() for p in state.network.parameters() if p.grad is not None])
-    clock.lap()
-    dist.all_reduce(gradients)
-    times["all-reduce"] = clock.lap()
+    times["backward"], times["all-reduce"] = clock.lap(), 0.0
+    if ranks.world > 1:
+        gradients = torch.cat([p.grad.flatten() for p in state.network.parameters() if p.grad is not None])
+        clock.lap()  # no part of an update, which exchanges gradients where they are
+        dist.all_reduce(gradients)
+        times["all-reduce"] = clock.lap()
     state.apply(0.0)
     times["optimiser, EMA"] = clock.lap()
-    return {part: times[part] for part in PARTS[1:]} | ({} if ranks.world > 1 else {"all-reduce": 0.0})
+    return times
 
 
 class _Clock:

@@ -197,7 +197,7 @@ def test_colours_change_as_in_the_workers_without_a_wait(
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        placed = [state.place(batch)[0] for batch in left]
+        placed = [state.place(batch).images for batch in left]
         ahead = [batch.images for batch in on_device(iter(left), ranks.device)]
     finally:
         torch.cuda.set_sync_debug_mode("default")

@@ -19,7 +19,7 @@ class Ema:
     Args:
         network: the trained network, not wrapped by DDP or compiled.
         decay: the largest decay.
-        buffers: average the running statistics of batch norms too; else `settle` copies them.
+        buffers: average the running statistics of batch norms too; else `with_statistics` copies them.
 
     Attributes:
         network: the averaged network, in evaluation mode.
@@ -41,8 +41,8 @@ class Ema:
             torch._foreach_lerp_(_statistics(self.network.buffers()), _statistics(self._source.buffers()), weight)
 
     @torch.no_grad()
-    def settle(self) -> nn.Module:
-        """Return the averaged network, with the current running statistics unless they are averaged."""
+    def with_statistics(self) -> nn.Module:
+        """Return the averaged network. Copies the current running statistics to it, unless they are averaged too."""
         if not self.buffers:
             for mine, theirs in zip(self.network.buffers(), self._source.buffers(), strict=True):
                 mine.copy_(theirs)

@@ -94,14 +94,14 @@ def hits(logits: Tensor, labels: Tensor, k: int) -> Tensor:
     Args:
         logits: float [N, C].
         labels: int64 [N].
-        k: at most C count.
+        k: how many; at most C count.
     """
     best = logits.topk(min(k, logits.shape[1])).indices
     return (best == labels[:, None]).any(1).sum()
 
 
 NEVER = 1 << 62
-"""Step number for "no such step"."""
+"""Number of an update that never comes: no loss was bad."""
 
 
 class RunningFigures:
@@ -126,7 +126,8 @@ class RunningFigures:
             labels: int64 [N].
         """
         count = len(labels)
-        self.sums += torch.stack([loss.double() * count, hits(logits, labels, 1).double(), _ones(loss) * count])
+        images = torch.full_like(loss, count, dtype=torch.float64)
+        self.sums += torch.stack([loss.double() * count, hits(logits, labels, 1).double(), images])
         self._bad = torch.where(loss.isfinite(), self._bad, self._bad.clamp(max=step))
 
     def report(self, ranks: DistContext) -> tuple[float, float]:
@@ -145,10 +146,6 @@ class RunningFigures:
         """Return the first update with a loss that is not finite, on any rank. Collective."""
         step = -ranks.highest(-int(self._bad))
         return None if step == NEVER else step
-
-
-def _ones(like: Tensor) -> Tensor:
-    return torch.ones_like(like, dtype=torch.float64)
 
 
 def _means(sums: Tensor) -> tuple[float, float]:

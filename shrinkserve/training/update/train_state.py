@@ -66,24 +66,9 @@ class TrainState:
         self._recipe, self._ranks = recipe, ranks
         self.backbone_factor = recipe.optimizer.backbone_lr
         self._class_weights = None if class_weights is None else torch.tensor(class_weights, device=ranks.device)
-        smallest = replace(recipe.model, input_size=min(recipe.schedule.sizes, default=recipe.model.input_size))
-        self._smallest_batch = smallest_batch(
-            arch.from_recipe(smallest, 2) if recipe.schedule.sizes and not isinstance(spec, CodeNetwork) else spec
-        )
-        if recipe.train.batch_size < self._smallest_batch:
-            raise ConfigError(
-                "train.batch_size",
-                expected=f"at least {self._smallest_batch}, because batch norm sees 1x1 maps at this input size",
-                found=recipe.train.batch_size,
-            )
+        self._smallest_batch = _smallest_batch(spec, recipe)
         torch.manual_seed(recipe.train.seed)  # the same initial weights on every rank
-        network = build(spec)
-        set_stochastic_depth(network, recipe.model.stochastic_depth)
-        if recipe.train.sync_batch_norm and ranks.world > 1:
-            if ranks.device.type != "cuda":
-                raise ConfigError("train.sync_batch_norm: torch supports it on GPUs only", hint="remove the key")
-            network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
-        _drop_counters(network)
+        network = _build(spec, recipe, ranks)
         self._layout = torch.channels_last if recipe.train.channels_last else torch.contiguous_format
         self.network = network.to(ranks.device, memory_format=self._layout).train()  # type: ignore[call-overload]
         freeze(self.network, recipe.train.freeze)
@@ -98,9 +83,8 @@ class TrainState:
         self._forward: nn.Module = self._parallel or self.network
         if mode := recipe.train.compile:
             self._forward = torch.compile(self._forward, mode=None if mode is True else mode)  # type: ignore[assignment]
-        self._graphed = None
-        if captures(recipe, ranks, spec):
-            self._graphed = GraphedPass(self._gradients, self.network, recipe.train.batch_size)
+        captured = captures(recipe, ranks, spec)
+        self._graphed = GraphedPass(self._gradients, self.network, recipe.train.batch_size) if captured else None
         if ranks.world > 2:
             self._rehearse()
         torch.manual_seed(recipe.train.seed + 1 + ranks.rank)  # different random numbers on each rank from here on
@@ -111,9 +95,9 @@ class TrainState:
         no_buffers = {"forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers": False}
         return DistributedDataParallel(
             self.network,
-            device_ids=[self._ranks.device.index] if self._ranks.device.type == "cuda" else None,
+            device_ids=[self._ranks.device.index] if self._ranks.on_gpu else None,
             gradient_as_bucket_view=True,
-            static_graph=self._ranks.device.type == "cuda" and self._recipe.train.accumulate == 1,
+            static_graph=self._ranks.on_gpu and self._recipe.train.accumulate == 1,
             **no_buffers,  # type: ignore[arg-type]
         )
 
@@ -144,8 +128,8 @@ class TrainState:
             DataError: bad images leave a batch that is too small for batch norm.
         """
         for number, batch in enumerate(batches, start=1):
-            images, labels = self.place(batch)
-            teacher = getattr(batch, "teacher", None)
+            placed = self.place(batch)
+            images, labels, teacher = placed.images, placed.labels, placed.teacher
             if self._graphed is not None and teacher is None and self._graphed.fits(images):
                 self.running.add(step, *self._graphed(images, labels), labels)
                 continue
@@ -162,8 +146,8 @@ class TrainState:
         """Return mean loss and logits of a batch.
 
         Args:
-            images: see `place`.
-            labels: see `place`.
+            images: uint8 [N, S, S, 3] on this rank's device.
+            labels: int64 [N] there.
             teacher: logits for the same images, or None.
         """
         pixels = self.normalised(images)
@@ -214,8 +198,8 @@ class TrainState:
             self.optimizer.zero_grad(set_to_none=True)
         self.ema.update()
 
-    def place(self, batch: TrainBatch | DeviceBatch) -> tuple[Tensor, Tensor]:
-        """Return images uint8 [N, S, S, 3] and labels [N] on this rank's device.
+    def place(self, batch: TrainBatch | DeviceBatch) -> DeviceBatch:
+        """Return a batch on this rank's device.
 
         Raises:
             DataError: too few images for batch norm.
@@ -227,8 +211,7 @@ class TrainState:
                 found=len(batch),
                 hint="exclude bad images with `shrinkserve data verify --quarantine`",
             )
-        moved = batch if isinstance(batch, DeviceBatch) else transferred(batch, self._ranks.device)
-        return moved.images, moved.labels
+        return batch if isinstance(batch, DeviceBatch) else transferred(batch, self._ranks.device)
 
     def normalised(self, images: Tensor) -> Tensor:
         """Return the input of the network, float32 [N, 3, S, S]."""
@@ -236,7 +219,7 @@ class TrainState:
 
     def averaged(self) -> nn.Module:
         """Return the EMA network, the same on every rank. Collective."""
-        network = self.ema.settle()
+        network = self.ema.with_statistics()
         if self._ranks.world > 1:
             for buffer in network.buffers():
                 torch.distributed.broadcast(buffer, 0)  # running statistics differ between ranks
@@ -249,13 +232,40 @@ class TrainState:
         return not self._ranks.highest(int(not finite) if self._ranks.first else 0)
 
 
-def _drop_counters(network: nn.Module) -> None:
-    """Remove the counters of batch norms: with a fixed decay nothing reads them, and each costs a kernel per update."""
+def _smallest_batch(spec: Description, recipe: Recipe) -> int:
+    """Return the number of images that batch norm needs at the smallest size of the training images.
+
+    Raises:
+        ConfigError: the recipe's batches are smaller.
+    """
+    if recipe.schedule.sizes and not isinstance(spec, CodeNetwork):
+        spec = arch.from_recipe(replace(recipe.model, input_size=min(recipe.schedule.sizes)), 2)
+    needed = smallest_batch(spec)
+    if recipe.train.batch_size < needed:
+        expected = f"at least {needed}, because batch norm sees 1x1 maps at this input size"
+        raise ConfigError("train.batch_size", expected=expected, found=recipe.train.batch_size)
+    return needed
+
+
+def _build(spec: Description, recipe: Recipe, ranks: DistContext) -> nn.Module:
+    """Return a network with random weights, with the recipe's stochastic depth and kind of batch norm.
+
+    Raises:
+        ConfigError: torch has no synchronised batch norm on this device.
+    """
+    network = build(spec)
+    set_stochastic_depth(network, recipe.model.stochastic_depth)
+    if recipe.train.sync_batch_norm and ranks.world > 1:
+        if not ranks.on_gpu:
+            raise ConfigError("train.sync_batch_norm: torch supports it on GPUs only", hint="remove the key")
+        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
     for module in network.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.momentum is not None:
+            # With a fixed decay nothing reads the counter of batches, and it costs a kernel per update.
             module.num_batches_tracked = None
+    return network
 
 
 def device_name(ranks: DistContext) -> str:
     """Return the name of this rank's device."""
-    return torch.cuda.get_device_name(ranks.device) if ranks.device.type == "cuda" else "CPU"
+    return torch.cuda.get_device_name(ranks.device) if ranks.on_gpu else "CPU"

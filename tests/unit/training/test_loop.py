@@ -103,7 +103,7 @@ def test_evaluate_per_class_matches_scikit_learn(run: Path, colours: Path) -> No
 
 def test_per_class_counts_absent_and_never_predicted_classes() -> None:
     matrix = torch.tensor([[3, 1, 0], [2, 0, 0], [0, 0, 0]])
-    found = EvaluationResult(6, 1.0, 0.5, 1.0, ["a", "b", "c"], matrix)
+    found = EvaluationResult(6, 1.0, 0.5, 1.0, matrix, ["a", "b", "c"])
     figures = [(one.precision, one.recall, one.support) for one in found.per_class()]
     assert figures == [(0.6, 0.75, 4), (0, 0, 2), (0, 0, 0)]
 

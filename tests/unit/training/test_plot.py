@@ -29,5 +29,5 @@ def test_plot_on_a_full_disk_leaves_no_file(tmp_path: Path, run: Path, suffix: s
 @pytest.mark.parametrize("classes", [2, 80])
 def test_plot_confusion_draws_any_names(tmp_path: Path, classes: int) -> None:
     names = ["$x_", "\x1b[31m", *map(str, range(classes - 2))]
-    found = EvaluationResult(classes, 1.0, 1.0, 1.0, names, torch.eye(classes, dtype=torch.int64))
+    found = EvaluationResult(classes, 1.0, 1.0, 1.0, torch.eye(classes, dtype=torch.int64), names)
     assert plot_confusion(found, tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")

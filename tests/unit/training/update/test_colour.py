@@ -135,4 +135,4 @@ def test_update_sees_coloured_pixels_of_a_loaders_batch(pictures: Dataset) -> No
     with join(1) as ranks:
         state = TrainState(arch.from_recipe(found.model, 2), found, ranks)
         for batch, right in zip(uncoloured(pictures, found), train_loader(pictures, found).epoch(1), strict=True):
-            assert_same_pixels(state.place(batch)[0], np.asarray(right.images))
+            assert_same_pixels(state.place(batch).images, np.asarray(right.images))

@@ -39,7 +39,7 @@ def test_ema_copies_running_statistics() -> None:
     ema = Ema(module, decay=0.9)
     change(module, 2.0)
     ema.update()
-    settled = ema.settle()
+    settled = ema.with_statistics()
     assert settled[1].running_mean.tolist() == [2.0, 2.0]
     assert 1.0 < settled[1].weight[0].item() < 2.0
 
@@ -49,7 +49,7 @@ def test_ema_averages_running_statistics_with_buffers() -> None:
     ema = Ema(module, decay=0.9, buffers=True)
     change(module, 2.0)
     ema.update()
-    settled = ema.settle()
+    settled = ema.with_statistics()
     assert settled[1].running_mean[0].item() == pytest.approx(settled[1].weight[0].item())
     assert 1.0 < settled[1].running_mean[0].item() < 2.0
 
