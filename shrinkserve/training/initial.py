@@ -130,18 +130,37 @@ def apply_initial(
 
     Raises:
         ConfigError: the source is of another network.
+        ArtifactError: it has a value that is not finite.
     """
-    head, own = head_prefixes(spec, networks[0]), dict(networks[0].state_dict())
+    head, own = head_prefixes(spec, networks[0]), networks[0].state_dict()
     other_classes = initial.classes is not None and initial.classes != classes
+    loaded = {
+        name: initial.tensors[name]
+        for name, value in own.items()
+        if name in initial.tensors
+        and initial.tensors[name].shape == value.shape
+        and not (other_classes and name.startswith(head))
+    }
+    _check_source(loaded, {name: value.numel() for name, value in own.items() if not name.startswith(head)}, where)
+    new_head = {name: value for name, value in own.items() if name.startswith(head) and name not in loaded}
+    values = loaded | _small_weights(new_head, seed)
+    for network in networks:
+        state = network.state_dict()
+        for name, value in values.items():
+            state[name].copy_(value)
+    left_out = [name for name in initial.tensors if name not in loaded and not name.endswith("num_batches_tracked")]
+    return InitialReport(list(loaded), [name for name in own if name not in loaded], left_out)
 
-    def fits(name: str) -> bool:
-        if other_classes and name.startswith(head):
-            return False
-        return name in initial.tensors and initial.tensors[name].shape == own[name].shape
 
-    loaded = [name for name in own if fits(name)]
-    body = [name for name in own if not name.startswith(head)]
-    part = sum(own[name].numel() for name in body if fits(name)) / max(1, sum(own[name].numel() for name in body))
+def _check_source(loaded: Mapping[str, Tensor], body: Mapping[str, int], where: str) -> None:
+    """Check that the tensors that fit are enough for the same network, and finite.
+
+    Args:
+        loaded: tensors that fit.
+        body: number of values in each tensor of the network, without the classifier.
+        where: the source, for the message.
+    """
+    part = sum(count for name, count in body.items() if name in loaded) / max(1, sum(body.values()))
     if part < FITTING:
         raise ConfigError(
             f"{where}: the weights are of another network",
@@ -149,17 +168,15 @@ def apply_initial(
             found=f"{part:.0%}",
             hint="set model.network and model.width as in the run that the weights are from",
         )
-    for name in loaded:
-        if not initial.tensors[name].isfinite().all():
+    for name, value in loaded.items():
+        if not value.isfinite().all():
             raise ArtifactError(f"{where}: {name} is not finite", hint="name other weights")
-    random, values = torch.Generator().manual_seed(seed), {name: initial.tensors[name] for name in loaded}
-    for name, value in own.items():
-        if name.startswith(head) and name not in values:
-            deviation = 0.0 if name.endswith("bias") else DENSE_DEVIATION
-            values[name] = deviation * torch.randn(value.shape, generator=random)
-    for network in networks:
-        state = network.state_dict()
-        for name, value in values.items():
-            state[name].copy_(value)
-    left_out = [name for name in initial.tensors if name not in loaded and not name.endswith("num_batches_tracked")]
-    return InitialReport(loaded, [name for name in own if name not in loaded], left_out)
+
+
+def _small_weights(head: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
+    """Return the tensors of a new classifier, which have the shapes of `head`."""
+    random = torch.Generator().manual_seed(seed)
+    return {
+        name: (0.0 if name.endswith("bias") else DENSE_DEVIATION) * torch.randn(value.shape, generator=random)
+        for name, value in head.items()
+    }
