@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import nn
 
 from shrinkserve.config import parse_recipe
 from shrinkserve.confusion import ClassFigures, Confusion, ConfusionCell, class_figures, worst_confusions
@@ -17,7 +17,7 @@ from shrinkserve.runtimes.checkpoint import Checkpoint, chosen, restore_module
 from shrinkserve.training.processes.distributed import join
 from shrinkserve.training.run_folder import checkpoints
 from shrinkserve.training.run_folder.run_state import RunState
-from shrinkserve.training.update.metrics import evaluate_network
+from shrinkserve.training.update.metrics import Evaluation, evaluate_network
 
 
 @dataclass(frozen=True)
@@ -36,24 +36,19 @@ class TrainedNetwork:
 
 
 @dataclass(frozen=True)
-class EvaluationResult:
-    """Figures over a validation split.
+class EvaluationResult(Evaluation):
+    """Figures over a validation split, with the names of the classes.
 
     Attributes:
         images: number of images.
         loss: mean cross-entropy.
         top1: fraction of correct predictions.
         top5: fraction whose label is among the five largest logits.
-        classes: names in the order of the logits.
         confusion: int64 [classes, classes], images by label (row) and prediction (column).
+        classes: names in the order of the logits.
     """
 
-    images: int
-    loss: float
-    top1: float
-    top5: float
     classes: list[str] = field(repr=False)
-    confusion: Tensor = field(repr=False)
 
     def confusions(self, count: int = 10) -> list[Confusion]:
         """Return the `count` most frequent wrong predictions."""
@@ -70,9 +65,8 @@ class EvaluationResult:
 
     def to_dict(self) -> dict[str, object]:
         """Return plain data with the complete confusion matrix."""
-        figures = {"images": self.images, "loss": self.loss, "top1": self.top1, "top5": self.top5}
         per_class = [asdict(one) for one in self.per_class()]
-        return {**figures, "per_class": per_class, "classes": self.classes, "confusion": self.confusion.tolist()}
+        return {**self.figures, "per_class": per_class, "classes": self.classes, "confusion": self.confusion.tolist()}
 
 
 def evaluate(source: StrPath, data: StrPath, weights: str = "ema") -> EvaluationResult:
@@ -109,7 +103,7 @@ def evaluate(source: StrPath, data: StrPath, weights: str = "ema") -> Evaluation
         )
     with join() as ranks:
         found = evaluate_network(trained.network.to(ranks.device), dataset, trained.preprocess, ranks)
-    return EvaluationResult(found.images, found.loss, found.top1, found.top5, dataset.classes, found.confusion)
+    return EvaluationResult(**vars(found), classes=dataset.classes)
 
 
 def open_trained(source: Path, weights: str) -> TrainedNetwork:

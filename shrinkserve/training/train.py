@@ -77,17 +77,35 @@ def train(  # noqa: PLR0913 - the options of the command
     check_logger(logger)
     loaded = resolve_recipe(recipe, overrides)
     folder = Path(out) if out is not None else Path("runs") / loaded.name
-    predictor = None if isinstance(teacher, str | os.PathLike) else teacher
-    teacher_source = os.fspath(teacher) if isinstance(teacher, str | os.PathLike) else None
-    init_source = None if init is None else os.fspath(init)
-    options = TrainOptions(resume, overwrite, allow_recipe_change, stall_timeout, init_source, teacher_source, logger)
-    if nproc > 1 and "RANK" not in os.environ:
-        if predictor is not None:
-            raise ConfigError("teacher", expected="the path of an artifact with nproc > 1", found=predictor.name)
+    several = nproc > 1 and "RANK" not in os.environ
+    path, predictor = _split_teacher(teacher, several=several)
+    options = TrainOptions(
+        resume=resume,
+        overwrite=overwrite,
+        allow_recipe_change=allow_recipe_change,
+        stall_timeout=stall_timeout,
+        init=None if init is None else os.fspath(init),
+        teacher=path,
+        logger=logger,
+    )
+    if several:
         from shrinkserve.training.launch import launch_training
 
         return launch_training(loaded, Path(data), folder, options, nproc=nproc, max_restarts=max_restarts)
     return train_here(loaded, Path(data), folder, options, callback, predictor)
+
+
+def _split_teacher(teacher: StrPath | Predictor | None, *, several: bool) -> tuple[str | None, Predictor | None]:
+    """Return a teacher as the path of an artifact or as a predictor; the other one is None.
+
+    Raises:
+        ConfigError: a predictor, which several processes cannot share.
+    """
+    if teacher is None or isinstance(teacher, str | os.PathLike):
+        return None if teacher is None else os.fspath(teacher), None
+    if several:
+        raise ConfigError("teacher", expected="the path of an artifact with nproc > 1", found=teacher.name)
+    return None, teacher
 
 
 def resolve_recipe(recipe: Recipe | StrPath, overrides: Sequence[str] | Mapping[str, object] = ()) -> Recipe:
@@ -130,12 +148,10 @@ def profile_training(
         415.2
     """
     loaded = resolve_recipe(recipe)
-    predictor = None if isinstance(teacher, str | os.PathLike) else teacher
-    source = os.fspath(teacher) if isinstance(teacher, str | os.PathLike) else None
-    if nproc > 1 and "RANK" not in os.environ:
-        if predictor is not None:
-            raise ConfigError("teacher", expected="the path of an artifact with nproc > 1", found=predictor.name)
+    several = nproc > 1 and "RANK" not in os.environ
+    path, predictor = _split_teacher(teacher, several=several)
+    if several:
         from shrinkserve.training.launch import launch_profile
 
-        return launch_profile(loaded, Path(data), nproc=nproc, teacher=source)
-    return profile_here(loaded, Path(data), predictor or source)
+        return launch_profile(loaded, Path(data), nproc=nproc, teacher=path)
+    return profile_here(loaded, Path(data), predictor or path)
