@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 
-from shrinkserve.config.schema import Recipe, inconsistencies
+from shrinkserve.config.schema import Recipe
 from shrinkserve.errors import ConfigError
 from shrinkserve.paths import StrPath
 from shrinkserve.preprocess.timm_config import TIMM, timm_preprocess
@@ -54,7 +54,34 @@ def parse_recipe(raw: Mapping[str, object], where: str = "recipe") -> Recipe:
     Raises:
         ConfigError: lists every key that is unknown, of the wrong type or out of range.
     """
-    return validate(Recipe, raw, where, check=inconsistencies)
+    return validate(Recipe, raw, where, check=_inconsistencies)
+
+
+def _inconsistencies(recipe: Recipe) -> list[str]:
+    """Return one message for each value that does not fit another one."""
+    found = []
+    if not recipe.name.replace("-", "").replace("_", "").replace(".", "").isalnum() or recipe.name.startswith("."):
+        found.append(f"name: expected letters, digits, '-', '_' and '.', found {recipe.name!r}")
+    ranges = {key: value for key, value in vars(recipe.augment).items() if isinstance(value, tuple)}
+    found += [
+        f"augment.{key}: expected the lower value first, found {[low, high]}"
+        for key, (low, high) in ranges.items()
+        if low > high
+    ]
+    problems = recipe.preprocess.problems()
+    found += [f"input.{name}: expected {expected}, found {value}" for name, expected, value in problems]
+    serving, schedule = recipe.serving, recipe.schedule
+    if any(size > serving.max_batch_size for size in serving.preferred_batch_sizes):
+        found.append(
+            f"serving.preferred_batch_sizes: expected at most serving.max_batch_size ({serving.max_batch_size}), "
+            f"found {list(serving.preferred_batch_sizes)}"
+        )
+    if schedule.warmup_epochs > schedule.epochs:
+        found.append(
+            f"schedule.warmup_epochs: expected at most schedule.epochs ({schedule.epochs}), "
+            f"found {schedule.warmup_epochs:g}; set both keys"
+        )
+    return found
 
 
 def recipe_names() -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
@@ -14,7 +14,9 @@ Positive = Annotated[int, Gt(0)]
 NotNegative = Annotated[int, Ge(0)]
 Fraction = Annotated[float, Ge(0), Le(1)]
 Decay = Annotated[float, Ge(0), Lt(1)]
-Range = tuple[float, float]
+Part = Annotated[float, Gt(0), Le(1)]
+Ratio = Annotated[float, Gt(0), Le(1000)]
+Factor = Annotated[float, Ge(0), Le(1000)]
 Channel = Annotated[int, Ge(0), Le(255)]
 
 MAX_SEED = 2**32 - 1
@@ -42,8 +44,8 @@ class ModelConfig:
     pretrained: bool = True
     """For timm:NAME without --init: begin with timm's pretrained weights; false: random weights."""
     batch_norm_decay: Decay | Literal["auto"] = 0.999
-    """Decay of the running statistics per update (TensorFlow's convention: 1 - torch's momentum). auto: chosen by the
-    number of updates."""
+    """Decay of the running statistics per update (TensorFlow's convention: 1 - torch's momentum). auto: by the number
+    of updates."""
 
 
 @dataclass(frozen=True)
@@ -75,35 +77,35 @@ class InputConfig:
 class AugmentConfig:
     """Augmentation of training images, applied to uint8 pixels before normalisation."""
 
-    crop_area: Range = (0.75, 1.0)
-    """Area of the random crop, as a fraction of the image: lowest and highest, from above 0 to 1."""
-    crop_aspect: Range = (0.75, 1.33)
-    """Width / height of the random crop: lowest and highest, above 0."""
+    crop_area: tuple[Part, Part] = (0.75, 1.0)
+    """Area of the random crop, as a fraction of the image: lowest and highest."""
+    crop_aspect: tuple[Ratio, Ratio] = (0.75, 1.33)
+    """Width / height of the random crop: lowest and highest."""
     random_interpolation: bool = True
     """Draw nearest, bilinear or bicubic for each image; false: use input.interpolation."""
     flip: bool = True
-    """Mirror every second image."""
+    """Mirror left and right with a probability of 1/2."""
     brightness: Fraction = 0.4
     """Largest value added or subtracted, as a fraction of the full scale."""
-    saturation: Range = (0.6, 1.4)
+    saturation: tuple[Factor, Factor] = (0.6, 1.4)
     """Factor on the saturation: lowest and highest."""
-    contrast: Range = (0.6, 1.4)
+    contrast: tuple[Factor, Factor] = (0.6, 1.4)
     """Factor on the contrast: lowest and highest."""
     hue: Annotated[float, Ge(0), Le(0.5)] = 0.1
     """Largest rotation of the hue, in turns."""
     erase_probability: Fraction = 0.5
-    """Probability that a rectangle is erased."""
-    erase_area: Range = (0.02, 0.4)
-    """Area of the erased rectangle, as a fraction of the image: lowest and highest, from above 0 to 1."""
-    erase_aspect: Range = (0.3, 3.3)
-    """Width / height of the erased rectangle: lowest and highest, above 0."""
+    """Probability that noise overwrites a rectangle."""
+    erase_area: tuple[Part, Part] = (0.02, 0.4)
+    """Area of that rectangle, as a fraction of the image: lowest and highest."""
+    erase_aspect: tuple[Ratio, Ratio] = (0.3, 3.3)
+    """Width / height of that rectangle: lowest and highest."""
     rand_augment: str = ""
     """RandAugment after the flip, in timm's notation, such as rand-m9-mstd0.5-inc1; empty: off. Needs timm, and the
     portable loader."""
     mixup: Annotated[float, Ge(0)] = 0.0
     """Alpha of mixup, which blends pairs of images of a batch; 0: off."""
     cutmix: Annotated[float, Ge(0)] = 0.0
-    """Alpha of cutmix, which pastes a rectangle of another image; 0: off. With mixup: each for half of the batches."""
+    """Alpha of cutmix, which pastes a rectangle of another image; 0: off. With mixup: one of both for each batch."""
 
 
 @dataclass(frozen=True)
@@ -170,7 +172,8 @@ class TrainConfig:
     compile: bool | Literal["default", "reduce-overhead", "max-autotune"] = False
     """Compile the network with torch.compile, in a mode; true: default."""
     cuda_graph: bool | Literal["auto"] = "auto"
-    """Capture forward and backward pass as a CUDA graph. auto: with one GPU, accumulate = 1, no mixup and cutmix."""
+    """Capture forward and backward pass as a CUDA graph. auto: where that works, for example with one GPU,
+    accumulate = 1, no mixup and cutmix."""
     sync_batch_norm: bool = False
     """Compute batch statistics over all processes (GPUs only)."""
     deterministic: bool = False
@@ -204,7 +207,7 @@ class DataConfig:
     loader: Literal["portable", "dali", "auto"] = "portable"
     """dali needs NVIDIA DALI, and decodes on the GPU if there is one. auto: the faster one on this machine."""
     workers: NotNegative | None = None
-    """Loader processes per training process; 0: none. Default: one per usable core."""
+    """Loader processes per training process; 0: none. Default: an even share of the usable cores."""
     max_bad_fraction: Fraction = 0.0
     """Fraction of unreadable images per epoch above which the run stops."""
 
@@ -266,44 +269,6 @@ class Recipe:
         import tomli_w
 
         return tomli_w.dumps(self.to_dict())
-
-
-def inconsistencies(recipe: Recipe) -> list[str]:
-    """Return one message for each value that does not fit another one."""
-    found = []
-    if not recipe.name.replace("-", "").replace("_", "").replace(".", "").isalnum() or recipe.name.startswith("."):
-        found.append(f"name: expected letters, digits, '-', '_' and '.', found {recipe.name!r}")
-    found += _range_errors(recipe.augment)
-    problems = recipe.preprocess.problems()
-    found += [f"input.{name}: expected {expected}, found {value}" for name, expected, value in problems]
-    serving, schedule = recipe.serving, recipe.schedule
-    if any(size > serving.max_batch_size for size in serving.preferred_batch_sizes):
-        found.append(
-            f"serving.preferred_batch_sizes: expected at most serving.max_batch_size ({serving.max_batch_size}), "
-            f"found {list(serving.preferred_batch_sizes)}"
-        )
-    if schedule.warmup_epochs > schedule.epochs:
-        found.append(
-            f"schedule.warmup_epochs: expected at most schedule.epochs ({schedule.epochs}), "
-            f"found {schedule.warmup_epochs:g}; set both keys"
-        )
-    return found
-
-
-def _range_errors(augment: AugmentConfig) -> list[str]:
-    """Return one message for each range that is empty or out of bounds."""
-    found = []
-    for f in fields(augment):
-        value = getattr(augment, f.name)
-        if not isinstance(value, tuple):
-            continue
-        low, high = value
-        above_zero = low > 0 or (low == 0 and not f.name.endswith(("area", "aspect")))
-        limit = 1.0 if f.name.endswith("area") else 1e3
-        if not above_zero or not low <= high <= limit:
-            start = "0 <" if f.name.endswith(("area", "aspect")) else "0 <="
-            found.append(f"augment.{f.name}: expected {start} low <= high <= {limit:g}, found {list(value)}")
-    return found
 
 
 def _without_none(raw: Mapping[str, object]) -> dict[str, object]:
