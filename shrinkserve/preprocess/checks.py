@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import get_args
+from typing import TypeGuard, get_args
 
 MAX_SIZE = 4096
 """The largest input height and width of a network, in pixels."""
@@ -10,7 +10,7 @@ LIMIT = 1e9
 """Numbers of a description are smaller than this: refuses infinity, NaN and integers that no float represents."""
 
 
-def is_number(value: object) -> bool:
+def is_number(value: object) -> TypeGuard[int | float]:
     """Return True for a finite number below `LIMIT`."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LIMIT
 

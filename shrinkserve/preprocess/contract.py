@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -31,7 +31,6 @@ from shrinkserve.preprocess.resize import Interpolation, Pixels
 if TYPE_CHECKING:
     from PIL import Image
 
-Number = int | float
 JsonValue = str | int | float | bool | list[int] | list[float]
 
 OLDEST_FIELDS = ("size", "crop_fraction", "interpolation", "mean", "std")
@@ -132,7 +131,7 @@ class Preprocess:
 
     def _checks(self) -> dict[str, tuple[bool, str]]:
         """Return for each field if its value is valid, and what is expected."""
-        known = isinstance(self.channel_order, str) and self.channel_order in get_args(ChannelOrder)
+        known = is_word(self.channel_order, ChannelOrder)
         count = self.channels if known else 3
         if self.geometry == "resize_crop":
             resize_valid, resize_expected = is_size(self.resize_size), f"an integer from 1 to {MAX_SIZE}"
@@ -212,7 +211,7 @@ class Preprocess:
         Returns:
             uint8 [size, size, channels] in the network's channel order.
         """
-        mode = "L" if self.channel_order == "L" else "RGB"
+        mode = "L" if self.channels == 1 else "RGB"
         image = image if image.mode == mode else image.convert(mode)
         layout = self.layout(*image.size)
         pixels = render(image, layout, self.size, self.border(), self.interpolation, self.antialias)
@@ -226,7 +225,7 @@ class Preprocess:
         Raises:
             DataError: not an image that can be decoded.
         """
-        return self.evaluate(decode(encoded, name, grey=self.channel_order == "L", apply_exif=self.apply_exif))
+        return self.evaluate(decode(encoded, name, grey=self.channels == 1, apply_exif=self.apply_exif))
 
     def border(self) -> int | tuple[int, int, int]:
         """Return the border's colour before the channels are reordered: grey for one channel, else RGB."""

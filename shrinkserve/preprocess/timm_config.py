@@ -7,12 +7,11 @@ from dataclasses import asdict, replace
 from typing import get_args
 
 from shrinkserve.errors import ConfigError, DataError
+from shrinkserve.preprocess.checks import is_number
 from shrinkserve.preprocess.contract import Preprocess
 from shrinkserve.preprocess.resize import Interpolation
 
 TIMM = "timm:"
-LARGEST = 1e300
-"""Larger numbers are rejected; integers of any size occur in JSON."""
 INSTALL = "pip install 'shrinkserve[timm]', with a torchvision that fits torch"
 
 Raw = Mapping[str, object]
@@ -102,8 +101,8 @@ def numbers(where: str, key: str, value: object, count: int, *, whole: bool = Fa
         ConfigError: something else.
     """
     given = list(value) if isinstance(value, list | tuple) else [value]
-    known = [n for n in given if isinstance(n, int | float) and not isinstance(n, bool) and not abs(n) > LARGEST]
-    if len(known) != count or len(given) != count or (whole and any(n % 1 for n in known)):
+    known = [n for n in given if is_number(n)]
+    if not len(known) == len(given) == count or (whole and any(n % 1 for n in known)):
         kind = f"{'whole ' * whole}number{'s' * (count > 1)}"
         raise ConfigError(f"{where}: {key}", expected=f"{count} {kind}", found=str(value)[:80])
     return [float(n) for n in known]
