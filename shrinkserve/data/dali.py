@@ -45,8 +45,9 @@ class DaliLoader:
         self._recipe = recipe
         self._length = steps_per_epoch(dataset, recipe, world)
         self._order = EpochOrder(len(dataset), recipe.train.batch_size, recipe.train.seed, rank, world)
-        passes = Preprocess(recipe.preprocess.size), max(1, workers), device
-        self._passes = _Passes(dataset, *passes, augment=True)
+        # Training images are RGB and antialiased, whatever the evaluation preprocessing says: only the size matters.
+        preprocess = Preprocess(recipe.preprocess.size)
+        self._passes = _Passes(dataset, preprocess, max(1, workers), device, augment=True)
         self.bad: list[str] = []
 
     def __len__(self) -> int:

@@ -68,13 +68,12 @@ def describe_dataset(root: StrPath) -> list[SplitInfo]:
 
 
 def _describe(dataset: ShardDataset | FolderDataset) -> SplitInfo:
-    sharded = isinstance(dataset, ShardDataset)
     sample = [dataset.record(i) for i in evaluation_order(len(dataset), rank=0, world=1, limit=SAMPLE).tolist()]
     width, height = np.median([decode(record.encoded, record.name).size for record in sample], axis=0)
     usage = dataset.usage()
     return SplitInfo(
         split=dataset.split,
-        layout="TFRecord" if sharded else "image folder",
+        layout="TFRecord" if isinstance(dataset, ShardDataset) else "image folder",
         files=len(dataset.shards) if isinstance(dataset, ShardDataset) else len(dataset),
         images=len(dataset),
         quarantined=usage.skipped.get("in quarantine", 0),

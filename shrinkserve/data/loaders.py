@@ -100,7 +100,7 @@ def evaluation_batches(  # noqa: PLR0913 - all but three are options with a defa
         batch_size: images per batch, at most.
         rank: this process.
         world: number of processes.
-        workers: decoding threads; None for one per usable core, 0 for none.
+        workers: decoding threads; None for this process's share of the usable cores, 0 for none.
         limit: total number of images, spread evenly over the dataset.
         start: number of this process's images to skip, to continue an earlier pass.
         loader: "portable" gives exactly the pixels of `preprocess`. "dali" gives them on a CPU within rounding: on

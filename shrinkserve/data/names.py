@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from shrinkserve.errors import DataError
-from shrinkserve.preprocess.files import is_ignored
+from shrinkserve.preprocess.files import is_ignored, list_folder
 from shrinkserve.text import check_class_names, read_text
 
 
@@ -19,10 +19,7 @@ def class_folders(folder: Path) -> dict[str, Path]:
         DataError: no class folder, a folder that cannot be listed, a name that no list of classes can contain, or two
             names that differ only in their Unicode form.
     """
-    try:
-        entries = sorted(folder.iterdir())
-    except OSError as exc:
-        raise DataError(f"{folder}: cannot list folder ({exc.strerror})", hint="check its permissions") from exc
+    entries = list_folder(folder)
     found = {path.name: path for path in entries if path.is_dir() and not is_ignored(path.name)}
     if not found:
         files = f"{len(entries)} files, such as {entries[0].name}" if entries else "an empty folder"
@@ -47,15 +44,29 @@ def read_class_list(path: Path) -> list[str]:
     Raises:
         DataError: no such file, or no text with at least two names.
     """
-    try:
-        text = read_text(path)
-    except (OSError, UnicodeDecodeError) as exc:
-        raise DataError(f"{path}: cannot be read ({exc})", hint="write one class name a line, in UTF-8") from exc
-    names = [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
+    names = read_lines(path, "write one class name a line, in UTF-8")
     if len(names) < 2 or not all(name.strip() for name in names):
         raise DataError(f"{path}: not a list of class names", expected="a name a line, the background first")
     check_class_names(names, DataError, str(path))
     return names
+
+
+def read_lines(path: Path, hint: str) -> list[str]:
+    """Return the lines of a text file, without their line breaks.
+
+    Args:
+        path: the file.
+        hint: what to do if it cannot be read.
+
+    Raises:
+        DataError: it cannot be read, or is not text.
+    """
+    try:
+        text = read_text(path)
+    except (OSError, UnicodeDecodeError) as exc:
+        raise DataError(f"{path}: cannot be read ({exc})", hint=hint) from exc
+    # Not splitlines: a name may contain other characters at which it splits, such as U+0085.
+    return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
 
 
 def numbered_names(classes: Sequence[str]) -> list[str]:

@@ -9,6 +9,7 @@ from shrinkserve.data.folder import FolderDataset
 from shrinkserve.data.shards import ShardDataset
 from shrinkserve.errors import DataError
 from shrinkserve.paths import StrPath
+from shrinkserve.preprocess.files import list_folder
 
 SPLIT_HINT = "check the path; `shrinkserve data split` makes both splits from a folder with one folder per class"
 
@@ -64,8 +65,5 @@ def _unreadable(error: PermissionError) -> DataError:
 
 
 def _listing(root: Path) -> str:
-    try:
-        names = sorted(p.name for p in root.iterdir())
-    except OSError as exc:
-        raise DataError(f"{root}: cannot list folder ({exc.strerror})", hint="check its permissions") from exc
+    names = [path.name for path in list_folder(root)]
     return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "") if names else "an empty folder"

@@ -84,7 +84,7 @@ def pack_dataset(  # noqa: PLR0913 - the options of the command
             keeps the bytes of every JPEG.
         quality: of the JPEGs that `max_side` writes, 1 to 100.
         skip_bad: leave out images that cannot be decoded instead of stopping.
-        workers: processes; None for one per usable core.
+        workers: processes; None for this process's share of the usable cores.
         progress: called with the number of finished shards and of all shards.
 
     Returns:

@@ -18,6 +18,7 @@ from shrinkserve.data.quarantine import read_quarantine
 from shrinkserve.data.records import names_in_records, parse_record
 from shrinkserve.data.tfrecord import HINT, Shard
 from shrinkserve.errors import ArtifactError, DataError
+from shrinkserve.preprocess.files import list_folder
 from shrinkserve.text import check_class_names
 
 LABELS = "labels.txt"
@@ -26,7 +27,6 @@ PREFIXES: dict[Split, tuple[str, str]] = {
     "validation": ("val_tfrecord", "validation"),
 }
 NONE: frozenset[int] = frozenset()
-_NAME = re.compile(r"(?P<prefix>\w+)-(?P<number>\d{5})-of-(?P<count>\d{5})")
 
 
 def shard_name(prefix: str, number: int, count: int) -> str:
@@ -133,23 +133,20 @@ def find_shards(folder: Path, prefix: str) -> list[Path]:
     Raises:
         DataError: no shard, a missing one, or shards of two sets.
     """
-    try:
-        names = sorted(path.name for path in folder.iterdir())
-    except OSError as exc:
-        raise DataError(f"{folder}: cannot list folder ({exc.strerror})", hint="check its permissions") from exc
-    matches = [m for name in names if (m := _NAME.fullmatch(name)) and m["prefix"] == prefix]
+    names = [path.name for path in list_folder(folder)]
+    pattern = re.compile(rf"{prefix}-\d{{5}}-of-(\d{{5}})")
+    counts = {name: int(match[1]) for name in names if (match := pattern.fullmatch(name))}
     expected = f"{prefix}-00000-of-NNNNN ..."
-    if not matches:
+    if not counts:
         files = ", ".join([name for name in names if name != "index"][:3]) or "an empty folder"
         raise DataError(f"{folder}: no shards", expected=expected, found=files, hint="check the path")
-    counts = sorted({int(m["count"]) for m in matches})
-    if len(counts) > 1:
-        raise DataError(f"{folder}: shards of several sets", expected="one count", found=f"-of-{counts}")
-    wanted = [shard_name(prefix, number, counts[0]) for number in range(counts[0])]
-    there = {m.string for m in matches}
-    if beyond := sorted(there - set(wanted)):
+    count, *others = sorted(set(counts.values()))
+    if others:
+        raise DataError(f"{folder}: shards of several sets", expected="one count", found=f"-of-{[count, *others]}")
+    wanted = [shard_name(prefix, number, count) for number in range(count)]
+    if beyond := sorted(counts.keys() - set(wanted)):
         raise DataError(f"{folder}: shard number beyond the count", expected=expected, found=", ".join(beyond[:3]))
-    if missing := sorted(set(wanted) - there):
-        what = f"{folder}: {len(missing)} of {counts[0]} shards are missing"
+    if missing := sorted(set(wanted) - counts.keys()):
+        what = f"{folder}: {len(missing)} of {count} shards are missing"
         raise DataError(what, found=", ".join(missing[:3]), hint="fetch them")
     return [folder / name for name in wanted]

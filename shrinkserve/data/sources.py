@@ -13,8 +13,8 @@ from pathlib import Path
 
 from shrinkserve.data.dataset import SPLITS, Split, SplitUsage
 from shrinkserve.data.folder import FolderDataset
+from shrinkserve.data.names import read_lines
 from shrinkserve.errors import DataError
-from shrinkserve.text import read_text
 
 TRAIN_TAR, VALIDATION_TAR = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
 SYNSETS = "imagenet_lsvrc_2015_synsets.txt"
@@ -135,8 +135,4 @@ def _source(path: Path, offset: int, member: tarfile.TarInfo) -> SourceImage:
 
 
 def _lines(path: Path) -> list[str]:
-    try:
-        text = read_text(path)
-    except (OSError, UnicodeDecodeError) as exc:
-        raise DataError(f"{path}: cannot be read ({exc})", hint="put this list into the folder of the tars") from exc
-    return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
+    return read_lines(path, "put this list into the folder of the tars")

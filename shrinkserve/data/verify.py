@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -26,7 +26,7 @@ VerifyProgress = Callable[[Split, int, int], None]
 """Called with the split, the number of finished shards or classes, and their total."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class VerifyReport:
     """The result for one split.
 
@@ -39,10 +39,10 @@ class VerifyReport:
     """
 
     split: Split
-    counts: dict[str, int] = field(default_factory=dict)
-    bad: list[BadImage] = field(default_factory=list)
-    new: list[BadImage] = field(default_factory=list)
-    usage: SplitUsage = field(default_factory=lambda: SplitUsage("train", 0))
+    counts: dict[str, int]
+    bad: list[BadImage]
+    new: list[BadImage]
+    usage: SplitUsage
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def verify_dataset(
     Args:
         root: the dataset's folder.
         quarantine: write the bad images to the dataset's skip list, so that loaders leave them out.
-        workers: threads; None for one per usable core.
+        workers: threads; None for this process's share of the usable cores.
         progress: called after each shard or class.
 
     Returns:

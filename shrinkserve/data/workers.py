@@ -90,7 +90,7 @@ class _Pool(Generic[T]):
             raise DataError(what, hint="check that the storage of the dataset responds")
         try:
             result: T | Failure = connection.recv()
-        except (EOFError, ConnectionError, OSError):
+        except (EOFError, OSError):
             raise _ended(process) from None
         if isinstance(result, Failure):
             hint = MEMORY_HINT if result.memory else "set data.workers=0 to see the traceback, and report it"

@@ -34,6 +34,22 @@ def is_ignored(name: str) -> bool:
     return name.startswith(".") or name in IGNORED_FOLDERS
 
 
+def list_folder(folder: Path) -> list[Path]:
+    """Return what a folder has, sorted.
+
+    Raises:
+        DataError: it cannot be listed.
+    """
+    try:
+        return sorted(folder.iterdir())
+    except OSError as exc:
+        raise _unlistable(exc) from exc
+
+
+def _unlistable(error: OSError) -> DataError:
+    return DataError(f"{error.filename}: cannot list folder ({error.strerror})", hint="check its permissions")
+
+
 def list_images(folder: Path) -> Listing:
     """List the images in a folder and in the folders inside it. Links are followed, each target once.
 
@@ -43,7 +59,7 @@ def list_images(folder: Path) -> Listing:
     found, seen = Listing(), set[tuple[int, int]]()
 
     def unreadable(exc: OSError) -> None:
-        raise DataError(f"{exc.filename}: cannot list folder ({exc.strerror})", hint="check its permissions") from exc
+        raise _unlistable(exc) from exc
 
     for place, folders, files in os.walk(folder, followlinks=True, onerror=unreadable):
         status = Path(place).stat()
