@@ -36,6 +36,7 @@ from shrinkserve.config import Recipe, parse_recipe
 from shrinkserve.data import Dataset, Record, open_dataset
 from shrinkserve.data import pack as packing
 from shrinkserve.data.dali import DaliLoader
+from shrinkserve.data.pack_shards import write_shards
 from shrinkserve.data.portable import PortableLoader
 from shrinkserve.data.sources import find_sources
 
@@ -67,7 +68,7 @@ def make_photos(root: Path, count: int = IMAGES) -> Path:
         photo.resize((WIDTH, HEIGHT), Image.Resampling.LANCZOS, box=box).save(path, quality=QUALITY)
     collection = find_sources(root / "folder")
     shards = packing.plan_shards(collection, root / "shards", {"train": 4, "validation": None})
-    packing.write_shards(collection, shards, root / "shards", workers=2)
+    write_shards(collection, shards, root / "shards", workers=2)
     return root / "shards"
 
 

@@ -23,7 +23,8 @@ from PIL import Image
 
 from shrinkserve.data.example import Features
 from shrinkserve.data.names import class_folders
-from shrinkserve.data.pack import pack_dataset, plan_shards, write_shards
+from shrinkserve.data.pack import pack_dataset, plan_shards
+from shrinkserve.data.pack_shards import write_shards
 from shrinkserve.data.quarantine import BadImage, read_quarantine, write_quarantine
 from shrinkserve.data.sources import (
     SYNSETS,
