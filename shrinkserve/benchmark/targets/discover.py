@@ -119,14 +119,10 @@ def find_stages(wanted: Wanted) -> BenchStages:
     stages = [] if code else _checkpoints(run, shipped)
     reference = max(0, len(stages) - 1)
     left_out: list[str] = []
-    temperature = 1.0
     number = served.version if served else None
     if wanted.repository and (version := find_version(wanted.repository, model, sha256, number)):
-        graph = len(stages)
-        engines, left_out = engine_targets(version[1])
-        exported = graph_target(version[1])
-        temperature = exported.temperature
-        stages += [Stage(exported, None if code else reference), *(Stage(engine, graph) for engine in engines)]
+        exported, left_out = _exported(version, len(stages), None if code else reference)
+        stages += exported
     if code:
         left_out.append("checkpoint: its network is Python code, which only `train`, `eval` and `export` run")
     if not stages:
@@ -134,6 +130,7 @@ def find_stages(wanted: Wanted) -> BenchStages:
         raise ArtifactError(f"{run}: the network is Python code, and no version has its weights", hint=hint)
     if served is not None:
         parent = _served_stage(served, stages, reference)
+        temperature = stages[-1].target.temperature  # of the exported version; 1 without one
         stages += [Stage(replace(target, temperature=temperature), parent) for target in _servers(wanted, served)]
     return BenchStages(
         model=public_name(model),
@@ -152,6 +149,18 @@ def _checkpoints(run: Path, shipped: Weights) -> list[Stage]:
     """Return the run with its raw weights, if the averaged ones are served, and with the served ones."""
     first = [Stage(_checkpoint(Checkpoint(run, "raw"), "raw", exact=False), None)] if shipped == "ema" else []
     return [*first, Stage(_checkpoint(Checkpoint(run, shipped), shipped), 0 if first else None)]
+
+
+def _exported(version: Path, graph: int, parent: int | None) -> tuple[list[Stage], list[str]]:
+    """Return the stages of an exported version, and a line for each engine that this machine cannot run.
+
+    Args:
+        version: folder of the version.
+        graph: position of its graph among the stages, from which the engines are made.
+        parent: position of the checkpoint that the graph was made from; None if there is none.
+    """
+    engines, left_out = engine_targets(version)
+    return [Stage(graph_target(version), parent), *(Stage(engine, graph) for engine in engines)], left_out
 
 
 def _served_stage(served: ModelInfo, stages: Sequence[Stage], reference: int) -> int:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from shrinkserve.artifact import MODEL, read_card
-from shrinkserve.benchmark.targets.target import Target, local
+from shrinkserve.artifact import MODEL, Card, read_card
+from shrinkserve.benchmark.targets.target import Target, TargetKind, local
 from shrinkserve.engines import engines_of
 from shrinkserve.errors import ArtifactError
 from shrinkserve.runtimes import Predictor, open_engine
@@ -15,8 +15,8 @@ from shrinkserve.serving.names import resolve_classifier
 from shrinkserve.serving.repository.reader import versions_in
 
 
-def find_version(repository: Path, model: str, sha256: str, served: int | None) -> tuple[int, Path] | None:
-    """Return the served version, or the newest one without a server; None if the repository has no such version.
+def find_version(repository: Path, model: str, sha256: str, served: int | None) -> Path | None:
+    """Return the folder of the served version, or of the newest one without a server; None if there is no such version.
 
     Args:
         repository: model repository.
@@ -29,17 +29,14 @@ def find_version(repository: Path, model: str, sha256: str, served: int | None) 
     for number in reversed(numbers if served is None else [n for n in numbers if n == served]):
         card = read_card(folder / str(number))
         if card.weights_sha256 == sha256 and card.kind == "onnx":
-            return number, folder / str(number)
+            return folder / str(number)
     return None
 
 
 def graph_target(folder: Path) -> Target:
     """Return the target of a version's graph in ONNX Runtime."""
     card = read_card(folder)
-    precision = card.precision
-    graph = OnnxModel(folder / MODEL, spin=False)
-    target = _target("onnx", precision, folder, graph, card.files[MODEL])
-    return replace(target, temperature=card.details.get("temperature", 1.0))
+    return _target(card, folder, "onnx", card.precision, OnnxModel(folder / MODEL, spin=False), MODEL)
 
 
 def engine_targets(folder: Path) -> tuple[list[Target], list[str]]:
@@ -53,11 +50,12 @@ def engine_targets(folder: Path) -> tuple[list[Target], list[str]]:
         except ArtifactError as exc:
             left_out.append(f"{engine.name}: {exc}")
         else:
-            target = _target(runtime, engine.precision, folder, predictor, card.files[engine.file])
-            targets.append(replace(target, temperature=card.details.get("temperature", 1.0)))
+            targets.append(_target(card, folder, runtime, engine.precision, predictor, engine.file))
     return targets, left_out
 
 
-def _target(runtime: str, precision: str, folder: Path, predictor: Predictor, sha256: str) -> Target:
+def _target(card: Card, folder: Path, runtime: str, precision: str, predictor: Predictor, file: str) -> Target:
+    kind: TargetKind = "onnx" if runtime == "onnx" else "engine"
     name, exact = f"{runtime} {precision} v{folder.name}", precision == "float32"
-    return local(name, predictor, "onnx" if runtime == "onnx" else "engine", precision, sha256, exact=exact)
+    target = local(name, predictor, kind, precision, card.files[file], exact=exact)
+    return replace(target, temperature=card.details.get("temperature", 1.0))

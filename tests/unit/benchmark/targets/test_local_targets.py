@@ -32,8 +32,8 @@ def test_find_version_returns_the_served_or_the_newest_version(tmp_path: Path) -
     for number, weights in ((1, "a"), (2, "a"), (10, "b")):
         write_version(tmp_path / "digits_classifier" / str(number), weights * 64)
     for name in ("digits", "digits_classifier"):  # what people call it, and what the server does
-        assert find_version(tmp_path, name, "a" * 64, None) == (2, tmp_path / "digits_classifier" / "2")
-        assert find_version(tmp_path, name, "a" * 64, 1) == (1, tmp_path / "digits_classifier" / "1")
+        assert find_version(tmp_path, name, "a" * 64, None) == tmp_path / "digits_classifier" / "2"
+        assert find_version(tmp_path, name, "a" * 64, 1) == tmp_path / "digits_classifier" / "1"
     assert find_version(tmp_path, "digits", "a" * 64, 10) is None  # served, and made of other weights
     assert find_version(tmp_path, "digits", "c" * 64, None) is None
     assert find_version(tmp_path, "absent", "a" * 64, None) is None
