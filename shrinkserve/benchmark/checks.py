@@ -10,7 +10,11 @@ from shrinkserve.errors import ConfigError, DataError
 
 
 def check_batches(loads: LoadPlan, stages: BenchStages) -> None:
-    """Report a batch that the server would refuse before the measurement."""
+    """Check before the measurement that the server accepts the largest batch.
+
+    Raises:
+        ConfigError: it does not.
+    """
     largest, most = max(loads.batches, default=1), stages.max_batch_size
     if stages.served is not None and largest > most:
         hint = "export the model with a larger --max-batch, or use a smaller --batch"
@@ -21,6 +25,9 @@ def check_classes(dataset: Dataset, stages: BenchStages) -> None:
     """Refuse a dataset with other classes or another order, whose labels would not fit the predictions.
 
     Names in another language (synsets instead of words) do not define an order; then only the number is compared.
+
+    Raises:
+        DataError: the classes differ.
     """
     theirs, ours = list(dataset.classes), list(stages.classes)
     expected, found = f"{len(ours)} classes", f"{len(theirs)}"

@@ -31,7 +31,7 @@ class Window:
 
 
 class Recorder:
-    """Collects the results of all workers. Results before `begin` (warm-up) are dropped.
+    """Collect the results of all workers. Results before `begin` (warm-up) are dropped.
 
     Throughput is counted in the window of the response, latency in the window of the due time. So the wait that a
     stalled server causes in an open loop is attributed to the time at which the user would have sent the request.

@@ -110,7 +110,7 @@ def closed_loop(target: Target, requests: Sequence[Images], concurrency: int, ti
         timing: duration.
 
     Raises:
-        RequestError: the target does not respond, or stops to respond.
+        RequestError: the target does not respond, or stops responding.
     """
     return _measure(target, requests, concurrency, ClosedSchedule(), timing)
 
@@ -128,7 +128,7 @@ def open_loop(
         timing: duration.
 
     Raises:
-        RequestError: the target does not respond, or stops to respond.
+        RequestError: the target does not respond, or stops responding.
     """
     return _measure(target, requests, in_flight, schedule, timing)
 

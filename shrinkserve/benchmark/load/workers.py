@@ -65,7 +65,7 @@ class Workers:
             return
         if self._failure is not None:
             raise self._failure
-        raise RequestError(f"{self._target.name}: no responses any more ({self._recorder.error})")
+        raise RequestError(f"{self._target.name}: no more responses ({self._recorder.error})")
 
     def drain(self, seconds: float) -> int:
         """Wait for the responses of requests that were due before `Recorder.finish`.

@@ -12,7 +12,7 @@ from shrinkserve.benchmark.report.record import BenchRecord
 from shrinkserve.data import Dataset
 
 RECORD, MARKDOWN, HTML, JOURNAL = "bench.json", "report.md", "report.html", "accuracy.jsonl"
-"""Files of an output folder. The last one allows to resume an interrupted measurement."""
+"""Files of an output folder. The last one is there until the measurement is complete, to resume it."""
 
 
 def write_record(record: BenchRecord, json_file: Path | None, out: Path | None, dataset: Dataset) -> None:
