@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from shrinkserve.artifact import recorded_path
-from shrinkserve.benchmark.accuracy.resume_log import Journal
+from shrinkserve.benchmark.accuracy.journal import Journal
 from shrinkserve.benchmark.accuracy.run import AccuracyPlan, ChainResult, measure_accuracy
 from shrinkserve.benchmark.checks import check_batches, check_classes
 from shrinkserve.benchmark.load import perf_analyzer

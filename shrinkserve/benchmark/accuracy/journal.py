@@ -1,4 +1,4 @@
-"""Log of an accuracy pass, to resume it after an interruption."""
+"""Journal of an accuracy pass, to resume it after an interruption."""
 
 from __future__ import annotations
 
@@ -61,10 +61,10 @@ class Journal:
             if identity != self._identity:
                 differing = sorted(key for key in self._identity if identity[key] != self._identity[key])
                 raise ArtifactError(
-                    f"{self._path}: log of another measurement (different: {', '.join(differing)})",
+                    f"{self._path}: journal of another measurement (different: {', '.join(differing)})",
                     hint="delete it, or choose another --out",
                 )
             for record in records:
                 chain.merge(validate(ChainResult, record, str(self._path), error=ArtifactError, hint="delete it"))
         except (ValueError, KeyError, TypeError) as exc:
-            raise ArtifactError(f"{self._path}: not a log of this program ({exc})", hint="delete it") from exc
+            raise ArtifactError(f"{self._path}: not a journal of this program ({exc})", hint="delete it") from exc

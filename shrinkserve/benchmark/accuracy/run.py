@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import cast
 from zlib import crc32
 
-from shrinkserve.benchmark.accuracy.score import Agreement, ComparisonRecord, Score, ScoreRecord, confusion_cells
+from shrinkserve.benchmark.accuracy.agreement import Agreement, ComparisonRecord
+from shrinkserve.benchmark.accuracy.score import Score, ScoreRecord, confusion_cells
 from shrinkserve.benchmark.plain import OPTIONAL
 from shrinkserve.benchmark.targets.target import Logits, Target
 from shrinkserve.confusion import ConfusionCell, merge_cells

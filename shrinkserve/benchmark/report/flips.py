@@ -6,7 +6,7 @@ import base64
 import io
 from dataclasses import dataclass
 
-from shrinkserve.benchmark.accuracy.score import ComparisonRecord, Flip
+from shrinkserve.benchmark.accuracy.agreement import ComparisonRecord, Flip
 from shrinkserve.benchmark.report.record import BenchRecord
 from shrinkserve.data import Dataset
 from shrinkserve.errors import DataError

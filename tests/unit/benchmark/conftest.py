@@ -11,8 +11,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from shrinkserve.benchmark.accuracy.agreement import ComparisonRecord
 from shrinkserve.benchmark.accuracy.run import AccuracyRecord
-from shrinkserve.benchmark.accuracy.score import ComparisonRecord, Proportion, ScoreRecord, pack_flags
+from shrinkserve.benchmark.accuracy.score import Proportion, ScoreRecord, pack_flags
 from shrinkserve.benchmark.load.histogram import LatencyHistogram
 from shrinkserve.benchmark.load.record import LoadRecord, Throughput
 from shrinkserve.benchmark.load.resources import Resources

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from shrinkserve.benchmark.accuracy.resume_log import Journal
+from shrinkserve.benchmark.accuracy.agreement import LISTED_FLIPS
+from shrinkserve.benchmark.accuracy.journal import Journal
 from shrinkserve.benchmark.accuracy.run import AccuracyPlan, ChainResult, measure_accuracy
-from shrinkserve.benchmark.accuracy.score import LISTED_FLIPS
 from shrinkserve.benchmark.plain import to_json
 from shrinkserve.benchmark.targets.target import Logits, Pixels, Target
 from shrinkserve.data import open_dataset
