@@ -149,21 +149,17 @@ def convert(
     trained = {theirs for ours, theirs in names.items() if not ours.endswith(("running_mean", "running_var"))}
     expected = {*names.values(), *(f"{name}{RAW}" for name in trained if averaged)}
     ignored = sorted(name for name in found if name.rpartition("/")[2] in IGNORED)
+    numbers = {name: value for name, value in found.items() if value.dtype.kind not in NO_NUMBERS}
+    ema = {ours: _tensor(numbers[name], ours) for ours, name in names.items() if name in numbers}
+    raw = {ours: _tensor(numbers.get(f"{names[ours]}{RAW}", numbers[names[ours]]), ours) for ours in ema}
     problems = [
         *(f"no variable for {ours}" for ours in shapes if ours not in variables),
         *(f"missing: {name}" for name in sorted(expected - found.keys())),
         *(f"left over: {name}" for name in sorted(found.keys() - expected - {*ignored})),
+        *(f"no numbers: {name}" for name in sorted(expected & (found.keys() - numbers.keys()))),
+        *_value_problems(ema, names, shapes),
+        *_value_problems(raw, names, shapes),
     ]
-    numbers = {name: value for name, value in found.items() if value.dtype.kind not in NO_NUMBERS}
-    problems += [f"no numbers: {name}" for name in sorted(expected & (found.keys() - numbers.keys()))]
-    ema = {ours: _tensor(numbers[name], ours) for ours, name in names.items() if name in numbers}
-    raw = {ours: _tensor(numbers.get(f"{names[ours]}{RAW}", numbers[names[ours]]), ours) for ours in ema}
-    for tensors in (ema, raw):
-        for ours, tensor in tensors.items():
-            if tensor.shape != shapes[ours]:
-                problems.append(f"shape of {names[ours]}: expected {shapes[ours]}, found {tensor.shape}")
-            elif not np.isfinite(tensor).all():
-                problems.append(f"not finite: {names[ours]}")
     if problems:
         unique = list(dict.fromkeys(problems))
         more = f" and {len(unique) - SHOWN} more" if len(unique) > SHOWN else ""
@@ -172,6 +168,17 @@ def convert(
             hint="give the .prototxt file that it was trained with",
         )
     return ImportedWeights(ema, raw, averaged, ignored)
+
+
+def _value_problems(
+    tensors: Mapping[str, Array], names: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]]
+) -> Iterator[str]:
+    """Yield a text for each tensor of the wrong shape or with a value that is not finite."""
+    for ours, tensor in tensors.items():
+        if tensor.shape != shapes[ours]:
+            yield f"shape of {names[ours]}: expected {shapes[ours]}, found {tensor.shape}"
+        elif not np.isfinite(tensor).all():
+            yield f"not finite: {names[ours]}"
 
 
 def _tensor(value: npt.NDArray[np.generic], ours: str) -> Array:
