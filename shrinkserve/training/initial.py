@@ -133,14 +133,10 @@ def apply_initial(
         ArtifactError: it has a value that is not finite.
     """
     head, own = head_prefixes(spec, networks[0]), networks[0].state_dict()
-    other_classes = initial.classes is not None and initial.classes != classes
-    loaded = {
-        name: initial.tensors[name]
-        for name, value in own.items()
-        if name in initial.tensors
-        and initial.tensors[name].shape == value.shape
-        and not (other_classes and name.startswith(head))
-    }
+    shapes = {name: value.shape for name, value in own.items()}
+    loaded = {name: value for name, value in initial.tensors.items() if shapes.get(name) == value.shape}
+    if initial.classes not in (None, classes):
+        loaded = {name: value for name, value in loaded.items() if not name.startswith(head)}
     _check_source(loaded, {name: value.numel() for name, value in own.items() if not name.startswith(head)}, where)
     new_head = {name: value for name, value in own.items() if name.startswith(head) and name not in loaded}
     values = loaded | _small_weights(new_head, seed)

@@ -146,12 +146,11 @@ def convert(
     """
     names = {ours: variables[ours] for ours in shapes if ours in variables}
     averaged = any(name.endswith(RAW) for name in found)
-    trained = {theirs for ours, theirs in names.items() if not ours.endswith(("running_mean", "running_var"))}
-    expected = {*names.values(), *(f"{name}{RAW}" for name in trained if averaged)}
     ignored = sorted(name for name in found if name.rpartition("/")[2] in IGNORED)
     numbers = {name: value for name, value in found.items() if value.dtype.kind not in NO_NUMBERS}
     ema = {ours: _tensor(numbers[name], ours) for ours, name in names.items() if name in numbers}
     raw = {ours: _tensor(numbers.get(f"{names[ours]}{RAW}", numbers[names[ours]]), ours) for ours in ema}
+    expected = _expected_variables(names, averaged=averaged)
     problems = [
         *(f"no variable for {ours}" for ours in shapes if ours not in variables),
         *(f"missing: {name}" for name in sorted(expected - found.keys())),
@@ -168,6 +167,12 @@ def convert(
             hint="give the .prototxt file that it was trained with",
         )
     return ImportedWeights(ema, raw, averaged, ignored)
+
+
+def _expected_variables(names: Mapping[str, str], *, averaged: bool) -> set[str]:
+    """Return the variables of a checkpoint; one with averages has trained weights twice."""
+    trained = {theirs for ours, theirs in names.items() if not ours.endswith(("running_mean", "running_var"))}
+    return {*names.values(), *(f"{name}{RAW}" for name in trained if averaged)}
 
 
 def _value_problems(
