@@ -98,5 +98,5 @@ class GateError(ShrinkServeError):
 
 
 def add_note(error: BaseException, note: str) -> None:
-    """Attach a second message to an error, e.g. that its effects could not be undone; the command line prints it."""
+    """Attach a second message to an error, which the command line prints. Python 3.11 has `BaseException.add_note`."""
     error.__notes__ = [*getattr(error, "__notes__", []), note]

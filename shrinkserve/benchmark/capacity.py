@@ -143,7 +143,7 @@ def simulate(replica: Replica, rate: float, seed: int = 0) -> Seconds:
         start = max(heapq.heappop(free), float(arrivals[first]))
         waiting = int(np.searchsorted(arrivals, start, side="right"))
         last = min(max(waiting, first + 1), first + replica.max_batch)
-        end = start + means[last - first] * float(noise[first])
+        end = start + means[last - first] * float(noise[first])  # one draw for each execution
         done[first:last] = end
         heapq.heappush(free, end)
         first = last

@@ -39,11 +39,13 @@ def read_service(loads: Sequence[LoadRecord], target: str | None = None, instanc
     single = LatencyHistogram(alone[0].latency.hdr)
     sizes = tuple(load.batch for load in alone)
     compute = tuple(_server(load).mean_ms.compute / 1e3 for load in alone)
+    # Without scatter and overhead: used to interpolate the compute phases between batch sizes.
     draft = Service(name, sizes, compute, np.ones(1), 0.0)
     busy = _busy_time(mine, draft, instances, single.mean)
     seconds = tuple(own + more for own, more in zip(compute, busy, strict=True))
     overhead = max(0.0, single.mean - seconds[0])
     drawn = np.array([single.percentile(p) for p in np.linspace(0.05, 99.95, 1000)])
+    # The shortest latencies may be below the mean overhead; service times stay above zero.
     noise = np.maximum(drawn - overhead, 0.1 * seconds[0])
     return Service(name, sizes, seconds, noise / noise.mean(), overhead)
 

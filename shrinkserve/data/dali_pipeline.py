@@ -164,6 +164,7 @@ def _augmented(images: Any, size: int, device: int | None, inputs: dict[str, Any
         means, M=inputs["mean"], T=inputs["offset"]
     )
     images = fn.cast(images, dtype=types.UINT8)  # rounds and clips
+    # DALI erases with one colour: make the box black, then add noise that is black everywhere else.
     images = fn.erase(images, anchor=inputs["anchor"], shape=inputs["erased"], axes=[0, 1], fill_value=0)
     start = inputs["noise_place"]
     patch = fn.slice(noise, start=start, shape=[size, size], axes=[0, 1], out_of_bounds_policy="pad", fill_values=0)

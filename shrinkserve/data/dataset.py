@@ -74,7 +74,7 @@ class Dataset(Protocol):
         ...
 
     def fingerprint(self) -> str:
-        """Return a hash of the images' names and labels, with and without those in quarantine the same."""
+        """Return a hash that identifies the images and their labels. Quarantine does not change it."""
         ...
 
     def usage(self) -> SplitUsage:

@@ -16,8 +16,8 @@ from shrinkserve.atomic import write_atomic
 from shrinkserve.data.tfrecord import OVERHEAD, Shard
 from shrinkserve.errors import ArtifactError
 
-LONGEST = 3
-"""The most bytes of an index for a byte of its shard: a line of 40 characters for a record of 16 bytes."""
+MAX_RATIO = 3
+"""Largest size of an index, relative to its shard: the smallest record has 16 bytes, and its line at most 40."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def _read_index(path: Path) -> Shard | None:
         if index.stat().st_mtime_ns < path.stat().st_mtime_ns:
             return None
         size = path.stat().st_size
-        if index.stat().st_size > LONGEST * size:
+        if index.stat().st_size > MAX_RATIO * size:
             return None
         numbers = np.array(index.read_bytes().split(), dtype=np.int64)
     except (OSError, ValueError, OverflowError):

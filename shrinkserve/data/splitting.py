@@ -88,6 +88,7 @@ def _choose(name: str, count: int, fraction: float, seed: int) -> set[int]:
             found=count,
             hint="add images, remove the class, or give a smaller fraction",
         )
+    # Seeded by the name too: the choice in a class does not depend on other classes.
     random = np.random.default_rng([seed, *name.encode(errors="surrogateescape")])
     return set(random.permutation(count)[:wanted].tolist())
 

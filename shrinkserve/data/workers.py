@@ -3,8 +3,8 @@
 The pixels of a batch travel through anonymous shared memory that is allocated before the workers start, and all else
 through a pipe. So nothing depends on the size of /dev/shm, which is 64 MB in a container by default.
 
-Every end of a worker ends the run: an exception, a signal, a worker that stands still. The workers are killed when the
-iterator is closed, when it fails and when the program exits; they end by themselves when the trainer is gone.
+Every end of a worker ends the run: an exception, a signal, or no batch for `WATCHDOG_SECONDS`. The workers are killed
+when the iterator is closed, when it fails and when the program exits; they end by themselves when the trainer is gone.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class _Pool(Generic[T]):
             raise DataError(what, hint="set a smaller data.workers, or allow more processes and memory") from exc
 
     def receive(self, worker: _Worker) -> T:
-        """Return the worker's next result; raise `DataError` if the worker ends or stands still."""
+        """Return the worker's next result; raise `DataError` if the worker ends or hangs."""
         process, connection = worker.process, worker.connection
         if not self._ready(worker):
             what = f"data loader process {process.pid}: no batch for {self._watchdog:.0f} seconds"
@@ -131,7 +131,7 @@ def in_processes(
         A copy of the buffer, and the result of `load`.
 
     Raises:
-        DataError: an exception in a worker, a worker that was killed, or one that stands still.
+        DataError: an exception in a worker, a worker that was killed, or one that hangs.
     """
     pool = _Pool(load, shape, min(workers, len(numbers)), watchdog)
     try:

@@ -20,7 +20,7 @@ class Display:
         self._progress.__exit__()
 
     def __call__(self, event: TrainEvent) -> None:
-        """Show an event. The run goes on when the reader of the output has ended; rich then drops what follows."""
+        """Show an event. A closed pipe does not stop the run: rich exits once, and prints nothing from then on."""
         try:
             self._show(event)
         except SystemExit as exc:

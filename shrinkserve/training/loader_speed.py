@@ -1,7 +1,7 @@
 """Measure the speed of a loader: ``python -m shrinkserve.training.loader_speed FOLDER``.
 
-`shrinkserve.training.loader_choice` starts this program for each loader. A library that crashes or stands still ends
-with it.
+`shrinkserve.training.loader_choice` starts this program for each loader. A library that crashes or hangs does
+so in that process.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ def warnings_of(recipe: Recipe, steps: int, *, gpu: bool = True) -> list[str]:
     Args:
         recipe: the run.
         steps: updates of the run.
-        gpu: whether it runs on a GPU.
+        gpu: True for a run on a GPU.
     """
     decay, epochs, found = recipe.model.batch_norm_decay, recipe.schedule.epochs, []
     if recipe.train.precision == "float16" and not gpu:

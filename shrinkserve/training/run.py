@@ -145,7 +145,7 @@ class Run:
         """
         found = checkpoints.newest(self.checkpoints, self.say)
         step = -1 if found is None else checkpoints.step_of(found[0])
-        if not self.ranks.agree(step):
+        if not self.ranks.agree(step):  # machines without a shared disk
             hint = "put --out on a disk that all machines share"
             raise ArtifactError(f"{self.folder.out}: the processes see different checkpoints", hint=hint)
         if found is None:

@@ -104,7 +104,7 @@ def search(
         trials.append(load.to_record())
         return slo.met_by(load)
 
-    good, bad = 0.0, 1.2 * top
+    good, bad = 0.0, 1.2 * top  # an open loop has more requests in flight than the probe, so it may serve more
     if top > 0 and meets(LEAST * top):
         good = LEAST * top
         for _ in range(STEPS):

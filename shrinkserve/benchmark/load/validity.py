@@ -90,6 +90,7 @@ def invalid_reasons(
     if errors:
         detail = f"{errors} of {errors + completed} requests failed, last error: {recorder.error}"
         found.append(Invalid(Reason.ERRORS, detail))
+    # 5 % below the offered rate and the noise of Poisson arrivals are allowed.
     if unsent or completed < 0.95 * offered - 1.96 * offered**0.5:
         found.append(Invalid(Reason.OVERLOADED, f"{completed / seconds:.1f} responses/s to {rate:.1f} requests/s"))
     if completed < ENOUGH:

@@ -23,7 +23,7 @@ RECIPE = "recipe.toml"
 OURS = (CARD, "ema.safetensors", "raw.safetensors", RECIPE, ENVIRONMENT, METRICS, TENSORBOARD, FOLDER, TRACKER)
 ASIDE = ".overwritten-"
 MOVED = "moved"
-"""File in the folder of an overwritten run: all of it is there."""
+"""File that marks the folder of an overwritten run as complete: all of the run was moved there."""
 
 
 class Start(Enum):

@@ -52,7 +52,7 @@ def restore(state: TrainState, tensors: dict[str, Tensor], ranks: DistContext) -
         # State per weight is laid out in memory as its weight is; a counter such as AdamW's is a scalar.
         found = torch.empty_like(like).copy_(value) if value.dim() else value.clone()
         state.optimizer.state[like][key] = found.to(like.device) if like.is_cuda else found
-    if (sums := parts["figures"].get("sums")) is not None and ranks.first:
+    if (sums := parts["figures"].get("sums")) is not None and ranks.first:  # sums over all ranks: count them once
         state.running.sums.copy_(sums)
     if (random := parts["random"].get(str(ranks.rank))) is not None:
         _set_random_state(random, ranks.device)
