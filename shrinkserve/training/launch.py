@@ -22,11 +22,11 @@ from shrinkserve.config import Recipe
 from shrinkserve.errors import ShrinkServeError
 from shrinkserve.machine import cores_each
 from shrinkserve.training.loop import Stopped
+from shrinkserve.training.options import TrainOptions
 from shrinkserve.training.processes.distributed import OWN_STORE, STORE, one_machine, set_environment
 from shrinkserve.training.profile import StepProfile
 from shrinkserve.training.run_folder.provenance import LAUNCH
 from shrinkserve.training.run_folder.result import TrainResult, read_result
-from shrinkserve.training.session import TrainOptions
 from shrinkserve.training.worker import JOB, Job, read_error, read_profile
 
 
@@ -34,7 +34,7 @@ def launch_training(
     recipe: Recipe, data: Path, out: Path, options: TrainOptions, *, nproc: int, max_restarts: int
 ) -> TrainResult:
     """Train in several processes. See `shrinkserve.training.train.train`."""
-    job = Job(sys.argv, recipe.to_dict(), str(data), str(out), asdict(options))
+    job = Job(sys.argv, recipe.to_dict(), str(data), str(out), options)
     trained = not (out / "card.json").is_file() or not options.resume
     with tempfile.TemporaryDirectory(prefix="shrinkserve-") as folder:
         _launch(job, Path(folder), nproc, max_restarts)
@@ -43,7 +43,7 @@ def launch_training(
 
 def launch_profile(recipe: Recipe, data: Path, *, nproc: int, teacher: str | None = None) -> StepProfile:
     """Profile updates in several processes. See `shrinkserve.training.train.profile_training`."""
-    job = Job(sys.argv, recipe.to_dict(), str(data), "", {"teacher": teacher}, profile=True)
+    job = Job(sys.argv, recipe.to_dict(), str(data), "", TrainOptions(teacher=teacher), profile=True)
     with tempfile.TemporaryDirectory(prefix="shrinkserve-") as folder:
         _launch(job, Path(folder), nproc, 0)
         return read_profile(Path(folder))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 
 from shrinkserve.config import Recipe
@@ -13,6 +12,7 @@ from shrinkserve.training.display import Display
 from shrinkserve.training.events import Callback
 from shrinkserve.training.inputs import usage_lines
 from shrinkserve.training.loop import TrainingLoop
+from shrinkserve.training.options import TrainOptions
 from shrinkserve.training.processes.distributed import DistContext, join
 from shrinkserve.training.processes.signals import StopRequest, Watchdog
 from shrinkserve.training.processes.torch_settings import torch_settings
@@ -20,30 +20,7 @@ from shrinkserve.training.recipe_checks import warnings_of
 from shrinkserve.training.run import Run
 from shrinkserve.training.run_folder.folder import RunFolder, Start
 from shrinkserve.training.run_folder.result import TrainResult, read_result, result_of
-from shrinkserve.training.run_folder.trackers import LoggerName, Tracker
-
-
-@dataclass(frozen=True)
-class TrainOptions:
-    """Options of the start of a run.
-
-    Attributes:
-        resume: continue the run in the folder, or start one if there is none.
-        overwrite: replace the run in the folder. It is removed when the new one has a checkpoint.
-        allow_recipe_change: with `resume`, the recipe may differ from the one in the folder.
-        init: run, checkpoint or safetensors file whose weights a new run begins with.
-        teacher: artifact that the network learns from as well, see `open_artifact`.
-        stall_timeout: seconds without progress after which the process ends; None: never.
-        logger: tracker that gets a copy of the metrics.
-    """
-
-    resume: bool = False
-    overwrite: bool = False
-    allow_recipe_change: bool = False
-    stall_timeout: float | None = None
-    init: str | None = None
-    teacher: str | None = None
-    logger: LoggerName | None = None
+from shrinkserve.training.run_folder.trackers import Tracker
 
 
 def train_here(

@@ -11,10 +11,11 @@ from shrinkserve.errors import ConfigError
 from shrinkserve.paths import StrPath
 from shrinkserve.runtimes.predictor import Predictor
 from shrinkserve.training.events import Callback
+from shrinkserve.training.options import TrainOptions
 from shrinkserve.training.profile import StepProfile, profile_here
 from shrinkserve.training.run_folder.result import TrainResult
 from shrinkserve.training.run_folder.trackers import LoggerName, check_logger
-from shrinkserve.training.session import TrainOptions, train_here
+from shrinkserve.training.session import train_here
 
 
 def train(  # noqa: PLR0913 - the options of the command

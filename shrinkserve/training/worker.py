@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, TypedDict
 from shrinkserve.config import parse_recipe
 from shrinkserve.errors import ShrinkServeError
 from shrinkserve.toml import validate
+from shrinkserve.training.options import TrainOptions
 
 if TYPE_CHECKING:
     from shrinkserve.training.profile import StepProfile
@@ -32,7 +33,7 @@ class Job:
         recipe: `Recipe.to_dict`.
         data: root of the dataset.
         out: the run's folder.
-        options: fields of `TrainOptions`.
+        options: of the start of a run; a profile uses the teacher only.
         profile: profile updates instead of training.
     """
 
@@ -40,7 +41,7 @@ class Job:
     recipe: dict[str, object]
     data: str
     out: str
-    options: dict[str, bool | float | str | None]
+    options: TrainOptions
     profile: bool = False
 
 
@@ -84,15 +85,14 @@ def _run(folder: Path) -> None:
     recipe = parse_recipe(job.recipe, "the launcher's recipe")
     if job.profile:
         from shrinkserve.training.profile import profile_here
-        from shrinkserve.training.session import TrainOptions
 
-        profile = profile_here(recipe, Path(job.data), validate(TrainOptions, job.options, JOB).teacher)
+        profile = profile_here(recipe, Path(job.data), job.options.teacher)
         if _rank() == "0":
             _write(folder / PROFILE, asdict(profile))
         return
-    from shrinkserve.training.session import TrainOptions, train_here
+    from shrinkserve.training.session import train_here
 
-    train_here(recipe, Path(job.data), Path(job.out), validate(TrainOptions, job.options, JOB))
+    train_here(recipe, Path(job.data), Path(job.out), job.options)
 
 
 def _rank() -> str:
