@@ -237,9 +237,9 @@ class _Passes:
                 samples.append(arguments(index, record, by_pillow))
             except DataError as exc:
                 messages.append(one_line(exc))
-                continue
-            labels.append(record.label)
-            good.append(index)
+            else:
+                labels.append(record.label)
+                good.append(index)
         if not samples:
             raise with_skip_hint(DataError(f"every image of a batch is bad, the last: {messages[-1]}"))
         return _Loaded(part, samples, np.array(labels, dtype=np.int64), np.array(good, dtype=np.int64), messages)

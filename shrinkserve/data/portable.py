@@ -113,7 +113,7 @@ class _Epoch:
         good: list[int] = []
         messages: list[str] = []
         for index in self.order[position].tolist():
-            rng, place = generator(recipe.train.seed, self.number, index), len(good)
+            rng, place = generator(recipe.train.seed, self.number, index), len(good)  # good images come first
             try:
                 record = self.dataset.record(index)
                 if self.colour_on_device:
@@ -124,13 +124,8 @@ class _Epoch:
                     images[place] = augmented(record, recipe.augment, rng, preprocess)
             except DataError as exc:
                 messages.append(one_line(exc))
-                continue
-            labels.append(record.label)
-            good.append(index)
-        maps = ColourMaps(colour.matrices[: len(good)], colour.erased[: len(good)])
-        return _Part(
-            np.array(labels, dtype=np.int64),
-            np.array(good, dtype=np.int64),
-            messages,
-            maps if self.colour_on_device else None,
-        )
+            else:
+                labels.append(record.label)
+                good.append(index)
+        kept = ColourMaps(colour.matrices[: len(good)], colour.erased[: len(good)]) if self.colour_on_device else None
+        return _Part(np.array(labels, dtype=np.int64), np.array(good, dtype=np.int64), messages, kept)

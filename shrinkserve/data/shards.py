@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from contextlib import suppress
 from pathlib import Path
 
@@ -26,7 +26,6 @@ PREFIXES: dict[Split, tuple[str, str]] = {
     "train": ("train_tfrecord", "train"),
     "validation": ("val_tfrecord", "validation"),
 }
-NONE: frozenset[int] = frozenset()
 
 
 def shard_name(prefix: str, number: int, count: int) -> str:
@@ -41,16 +40,14 @@ class ShardDataset:
         """Open the split whose shards are in `folder`."""
         self.root, self.split, self.folder = root, split, folder
         excluded = _excluded(root)
-        self.shards = [open_shard(path, excluded.get(path, NONE)) for path in self.files(folder, split)]
+        self.shards = [open_shard(path, excluded[path]) for path in self.files(folder, split)]
         for shard in self.shards:
-            if not len(shard) and shard.path not in excluded:
+            if not len(shard) and not excluded[shard.path]:
                 raise DataError("empty shard", where=shard.name, expected="at least one record", hint=HINT)
-        kept = [
-            np.flatnonzero(~np.isin(shard.offsets[:-1], list(excluded.get(shard.path, NONE)))) for shard in self.shards
-        ]
+        kept = [np.flatnonzero(~np.isin(shard.offsets[:-1], list(excluded[shard.path]))) for shard in self.shards]
         self._shard = np.repeat(np.arange(len(kept)), [len(k) for k in kept])
         self._number = np.concatenate(kept)
-        self._quarantined = sum(len(excluded.get(shard.path, NONE)) for shard in self.shards)
+        self._quarantined = sum(len(excluded[shard.path]) for shard in self.shards)
         if not len(self):
             raise DataError(f"{folder}: no record in its {len(self.shards)} shards", hint="pack the images again")
         self.classes = self.class_names(root)
@@ -91,7 +88,7 @@ class ShardDataset:
             if (folder := cls.find(root, split)) is None:
                 continue
             for path in cls.files(folder, split):
-                skipped = excluded.get(path, NONE)
+                skipped = excluded[path]
                 shards[Shard.scan_intact(path)[0] if skip_damaged else open_shard(path, skipped)] = skipped
         names = names_in_records(root, shards, skip_damaged=skip_damaged)
         check_class_names(names, DataError, str(root))
@@ -123,8 +120,9 @@ class ShardDataset:
         return SplitUsage(self.split, len(self), dict(skipped))
 
 
-def _excluded(root: Path) -> dict[Path, frozenset[int]]:
-    return {root / path: offsets for path, offsets in read_quarantine(root).items()}
+def _excluded(root: Path) -> defaultdict[Path, frozenset[int]]:
+    """Return the offsets of the records of each shard that are in quarantine; none for other shards."""
+    return defaultdict(frozenset, {root / path: offsets for path, offsets in read_quarantine(root).items()})
 
 
 def find_shards(folder: Path, prefix: str) -> list[Path]:
