@@ -17,6 +17,8 @@ The constructor builds the message: what happened: expected ..., found ...; hint
 
 from __future__ import annotations
 
+import math
+
 
 class ShrinkServeError(Exception):
     """Base class for errors the user can fix.
@@ -95,6 +97,28 @@ class GateError(ShrinkServeError):
     """The measurement worked, but its results miss a gate."""
 
     exit_code = 1
+
+
+def check_range(least: float, most: float = math.inf, /, **arguments: float | None) -> None:
+    """Check the range of arguments. None stands for a default.
+
+    Args:
+        least: the least value.
+        most: the largest value.
+        arguments: values by name.
+
+    Raises:
+        ConfigError: names the first argument that is out of range, or not a number.
+
+    Example:
+        >>> check_range(1, nproc=2, limit=0)
+        Traceback (most recent call last):
+        shrinkserve.errors.ConfigError: limit: expected at least 1, found 0
+    """
+    for name, value in arguments.items():
+        if value is not None and not least <= value <= most:
+            expected = f"at least {least:g}" if most == math.inf else f"{least:g} to {most:g}"
+            raise ConfigError(name, expected=expected, found=value)
 
 
 def add_note(error: BaseException, note: str) -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
-from shrinkserve.errors import GateError
+from shrinkserve.errors import GateError, check_range
 from shrinkserve.paths import StrPath, optional_path
 
 if TYPE_CHECKING:
@@ -43,6 +43,9 @@ def compare(
     Raises:
         ArtifactError: an artifact is missing, damaged or does not run on this machine.
         ParityError: the two have different image sizes or numbers of classes.
+        ConfigError: an option is out of range.
+        DataError: `data` has no validation images.
+        RequestError: a server is not reachable.
 
     Example::
 
@@ -53,6 +56,8 @@ def compare(
     from shrinkserve.exporting.samples import load_samples
     from shrinkserve.preprocess import Preprocess
 
+    check_range(0, tolerance=tolerance)
+    check_range(1, limit=limit, max_batch=max_batch)
     right, judged = (load(source, model=model) for source in (reference, candidate))
     preprocess = getattr(right, "preprocess", None) or getattr(judged, "preprocess", None)
     samples = load_samples(optional_path(data), preprocess or Preprocess(size=right.size), limit=limit)
@@ -90,6 +95,7 @@ def load(source: StrPath, *, model: str | None = None) -> Predictor:
 
     Raises:
         ArtifactError: missing, damaged, or this machine cannot run it.
+        RequestError: the server is not reachable, or it has no such model.
 
     Example::
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from shrinkserve.api.arguments import REPOSITORY, Say, Target, Weights, silent
 from shrinkserve.api.destination import Destination, ExportResult
 from shrinkserve.api.export_source import RunSource, find_source
-from shrinkserve.errors import ConfigError, ShrinkServeError
+from shrinkserve.errors import ConfigError, ShrinkServeError, check_range
 from shrinkserve.exporting.engine.library import Compatibility, Library
 from shrinkserve.paths import StrPath, optional_path
 
@@ -112,6 +112,9 @@ def export(  # noqa: PLR0913 - the options of the command
     from shrinkserve.exporting.samples import is_version, trained_on
     from shrinkserve.exporting.variants import VariantOptions, check_runtimes, parse_kinds
 
+    check_range(1, max_batch=max_batch, opt_batch=opt_batch, workspace=workspace)
+    check_range(0, max_top1_drop=max_top1_drop)
+    check_range(0, 5, level=level)
     source = find_source(run, onnx, weights=weights, preprocess=preprocess, labels=labels, checkpoint=checkpoint)
     passes, kinds = check_target(target), parse_kinds(to)
     place = source.folder if isinstance(source, RunSource) else None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from shrinkserve.api.arguments import REPOSITORY, WAIT_SECONDS, Say, silent
 from shrinkserve.api.repository import chosen_models
-from shrinkserve.errors import ConfigError
+from shrinkserve.errors import ConfigError, check_range
 from shrinkserve.paths import StrPath
 
 if TYPE_CHECKING:
@@ -69,9 +69,9 @@ def add_jpeg(
 
 
 def remove_old_versions(
-    name: str | None = None,
     repository: StrPath = REPOSITORY,
     *,
+    name: str | None = None,
     keep: int = 2,
     dry_run: bool = False,
     wait: float = WAIT_SECONDS,
@@ -80,8 +80,8 @@ def remove_old_versions(
     """Remove old versions. The active version and the newest others stay.
 
     Args:
-        name: the model's name; all models when None.
         repository: the model repository.
+        name: the model's name; all models when None.
         keep: number of versions to keep besides the active one.
         dry_run: remove nothing.
         wait: longest wait for another publisher in seconds.
@@ -91,16 +91,17 @@ def remove_old_versions(
         One result for each model.
 
     Raises:
-        ConfigError: no such model.
+        ConfigError: no such model, or `keep` is negative.
         ArtifactError: no such repository, none of our models in it, or it cannot be written.
 
     Example::
 
-        for model in shrinkserve.remove_old_versions(keep=2, dry_run=True):
+        for model in shrinkserve.remove_old_versions("model_repository", keep=2, dry_run=True):
             print(model.name, model.removed)
     """
     from shrinkserve.serving.names import public_name
 
+    check_range(0, keep=keep)
     writer = open_repository(repository, wait, say)
     chosen_models(writer, name)  # before the lock, which would make the folder
     results = []
@@ -116,14 +117,14 @@ def remove_old_versions(
 
 
 def tune_model(
-    name: str, slo: str, repository: StrPath = REPOSITORY, *, wait: float = WAIT_SECONDS, say: Say = silent
+    name: str, repository: StrPath = REPOSITORY, *, slo: str, wait: float = WAIT_SECONDS, say: Say = silent
 ) -> Tuning:
     """Find the serving options with the highest throughput within a latency limit, and write them.
 
     Args:
         name: the model's name.
-        slo: the limit as a client on this machine measures it, e.g. ``"p99=20ms"``.
         repository: the model repository.
+        slo: the limit as a client on this machine measures it, e.g. ``"p99=20ms"``.
         wait: longest wait for another publisher in seconds.
         say: receives a line for each trial.
 
@@ -137,20 +138,26 @@ def tune_model(
 
     Example::
 
-        print(shrinkserve.tune_model("digits", "p99=20ms").chosen)
+        print(shrinkserve.tune_model("digits", "model_repository", slo="p99=20ms").chosen)
     """
     from shrinkserve.benchmark.timing import parse_duration
     from shrinkserve.benchmark.tuning import tune_serving
 
+    writer = open_repository(repository, wait, say)
     quantity, _, duration = slo.partition("=")
     if quantity != "p99":
         raise ConfigError("--slo", expected="p99=DURATION such as p99=20ms", found=repr(slo))
     limit = parse_duration(duration, "--slo")
-    return tune_serving(open_repository(repository, wait, say), name, limit, say=say)
+    return tune_serving(writer, name, limit, say=say)
 
 
 def open_repository(root: StrPath, wait: float, say: Say) -> Repository:
-    """Open a repository to change it."""
+    """Open a repository to change it.
+
+    Raises:
+        ConfigError: `wait` is negative.
+    """
+    check_range(0, wait=wait)
     from shrinkserve.serving.repository.writer import Repository
 
     return Repository(Path(root), say=say, wait=wait)

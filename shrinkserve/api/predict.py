@@ -12,7 +12,7 @@ import numpy as np
 
 from shrinkserve.artifact import CARD
 from shrinkserve.concurrency import ordered_map
-from shrinkserve.errors import ArtifactError, ConfigError
+from shrinkserve.errors import ArtifactError, ConfigError, check_range
 from shrinkserve.paths import StrPath
 from shrinkserve.runtimes.onnx import OnnxModel
 from shrinkserve.runtimes.opening import open_artifact
@@ -66,8 +66,7 @@ def predict(
             print(result.name, result.predictions)
         ```
     """
-    if not 0 <= min_confidence <= 1:
-        raise ConfigError("--min-confidence", expected="a probability from 0 to 1", found=min_confidence)
+    check_range(0, 1, min_confidence=min_confidence)
     if url is None and model is not None and _is_path(model):
         if encoded or priority:
             raise ConfigError("--encoded and --priority", expected="a server (--url)", found=f"the model {model}")
@@ -94,8 +93,7 @@ def _is_path(model: StrPath) -> bool:
 
 
 def _predict_here(images: Iterable[Source], path: Path, top: int) -> Iterator[ClassifyResult]:
-    if top < 1:
-        raise ConfigError("top", expected="at least 1", found=top)
+    check_range(1, top=top)
     network = open_artifact(path)
     preprocess = getattr(network, "preprocess", None)
     if preprocess is None:

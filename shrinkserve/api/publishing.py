@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from shrinkserve.api.arguments import REPOSITORY, WAIT_SECONDS, Say, silent
 from shrinkserve.api.maintenance import open_repository
-from shrinkserve.errors import ConfigError
+from shrinkserve.errors import ConfigError, check_range
 from shrinkserve.paths import StrPath
 
 if TYPE_CHECKING:
@@ -84,6 +84,8 @@ def publish(  # noqa: PLR0913 - options by keyword
     from shrinkserve.serving.publish.shadow import ShadowLimits
     from shrinkserve.serving.server.launch import importable
 
+    check_range(0, shadow=shadow, max_slowdown=max_slowdown, wait=wait)
+    check_range(0, 1, max_flips=max_flips)
     if shadow and (url is None or data is None):
         raise ConfigError("--shadow", expected="--url of the server and --data with the images to send")
     if not shadow and (max_flips is not None or max_slowdown is not None):

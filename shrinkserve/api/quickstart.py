@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from shrinkserve.data import open_dataset
-from shrinkserve.errors import ShrinkServeError
+from shrinkserve.errors import ShrinkServeError, check_range
 from shrinkserve.paths import StrPath
 from shrinkserve.serving.names import public_names
 from shrinkserve.serving.server.server import ServerOptions, TritonServer
@@ -57,6 +57,7 @@ def quickstart(
         The time of each stage, and the created files.
 
     Raises:
+        ConfigError: an option is out of range.
         ShrinkServeError: a stage failed and printed its own message. The server is stopped in any case.
 
     Example:
@@ -64,6 +65,8 @@ def quickstart(
         >>> summary.paths["report"]  # doctest: +SKIP
         PosixPath('quickstart/report/report.html')
     """
+    check_range(0, 1, min_top1=min_top1)
+    check_range(0.1, window=window)
     folder = Path(folder)
     data, run, repository = folder / "data", folder / "runs" / recipe, folder / "model_repository"
     images, report, log = folder / "images", folder / "report", folder / "tritonserver.log"

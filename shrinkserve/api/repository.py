@@ -109,18 +109,18 @@ def show_version(name: str, repository: StrPath = REPOSITORY, *, version: int | 
 
     reader = RepositoryReader(Path(repository))
     model = reader.classifier(name)
-    card = reader.card(model, version or reader.active(model))
+    card = reader.card(model, reader.active(model) if version is None else version)
     return card, config_text.to_text(reader.config(model))
 
 
 def verify_repository(
-    name: str | None = None, repository: StrPath = REPOSITORY, *, container: str | None = None
+    repository: StrPath = REPOSITORY, *, name: str | None = None, container: str | None = None
 ) -> list[Verification]:
     """Check files against cards, and configurations against graphs.
 
     Args:
-        name: the model's name; all models when None.
         repository: the model repository.
+        name: the model's name; all models when None.
         container: tag of the NVIDIA container that has to load the files, e.g. ``"26.06"``: what it cannot load is a
             problem. By default what the container of the documents cannot load is a note.
 
@@ -133,7 +133,7 @@ def verify_repository(
 
     Example::
 
-        problems = [line for model in shrinkserve.verify_repository() for line in model.problems]
+        problems = [line for model in shrinkserve.verify_repository("models") for line in model.problems]
     """
     from shrinkserve.containers import CURRENT, find_container
     from shrinkserve.serving.names import names_of_ensemble

@@ -104,14 +104,14 @@ class Card:
     files: dict[str, str] = field(default_factory=dict)
     parents: dict[str, str] = field(default_factory=dict)
     preprocess: Json = field(default_factory=dict)
-    classes: list[str] = field(default_factory=list)
-    spec: Json = field(default_factory=dict)
-    recipe: Json = field(default_factory=dict)
+    classes: list[str] = field(default_factory=list, repr=False)
+    spec: Json = field(default_factory=dict, repr=False)
+    recipe: Json = field(default_factory=dict, repr=False)
     metrics: Json = field(default_factory=dict)
-    checks: list[Json] = field(default_factory=list)
-    details: CardDetails = field(default_factory=CardDetails)
+    checks: list[Json] = field(default_factory=list, repr=False)
+    details: CardDetails = field(default_factory=CardDetails, repr=False)
     created: str = ""
-    versions: dict[str, str] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict, repr=False)
 
     @property
     def precision(self) -> Precision:

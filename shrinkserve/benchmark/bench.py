@@ -23,7 +23,7 @@ from shrinkserve.benchmark.targets.discover import BenchStages, Wanted, find_sta
 from shrinkserve.benchmark.targets.target import parse_payloads
 from shrinkserve.benchmark.timing import Timing, parse_duration
 from shrinkserve.data import open_dataset
-from shrinkserve.errors import ConfigError, ShrinkServeError
+from shrinkserve.errors import ConfigError, ShrinkServeError, check_range
 from shrinkserve.paths import StrPath, optional_path
 from shrinkserve.runtimes.openmp import release_helpers
 from shrinkserve.terminal import Progress
@@ -48,7 +48,7 @@ def bench(  # noqa: PLR0913 - the options of the command
     max_p99: str | None = None,
     min_throughput: float | None = None,
     gates: StrPath | None = None,
-    payload: Sequence[str] = (),
+    payload: Sequence[str] | str = (),
     token: str | None = None,
     rate: Sequence[float] = (),
     arrivals: Arrivals = "poisson",
@@ -96,6 +96,7 @@ def bench(  # noqa: PLR0913 - the options of the command
         The record. Its `misses` has a line for each gate that failed.
 
     Raises:
+        ConfigError: an option is invalid.
         ShrinkServeError: the measurement cannot be completed. The part that was measured is written to `out` and
             `json`, marked as partial.
 
@@ -104,6 +105,11 @@ def bench(  # noqa: PLR0913 - the options of the command
         >>> record.accuracy.stages[-1].top1.value  # doctest: +SKIP
         0.989
     """
+    _check_ranges(concurrency=concurrency, rate=rate, batch=batch)
+    check_range(0, 1, min_top1=min_top1)
+    check_range(0, max_flips=max_flips, min_throughput=min_throughput)
+    check_range(1, limit=limit)
+    check_range(0.1, window=window)
     if arrivals not in {"poisson", "constant"}:
         raise ConfigError("--arrivals", expected="poisson or constant", found=repr(arrivals))
     urls = [url] if isinstance(url, str) else list(url)
@@ -116,7 +122,7 @@ def bench(  # noqa: PLR0913 - the options of the command
             run=optional_path(checkpoint),
             runs=Path(runs),
             repository=optional_path(repository),
-            payloads=parse_payloads(payload),
+            payloads=parse_payloads([payload] if isinstance(payload, str) else payload),
             token=token,
         ),
         gates=read_gates(Path(gates)).override(named) if gates else named,
@@ -135,6 +141,15 @@ def bench(  # noqa: PLR0913 - the options of the command
         json=optional_path(json),
     )
     return run_bench(options, progress or Progress(enabled=False))
+
+
+def _check_ranges(*, concurrency: Sequence[int], rate: Sequence[float], batch: Sequence[int]) -> None:
+    for one in concurrency:
+        check_range(1, concurrency=one)
+    for each in rate:
+        check_range(0.1, rate=each)
+    for size in batch:
+        check_range(1, batch=size)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from shrinkserve.benchmark.plain import to_json
 from shrinkserve.benchmark.report.record import BenchRecord, read_record
 from shrinkserve.benchmark.service_times import most_measured, read_service
 from shrinkserve.benchmark.timing import Timing
-from shrinkserve.errors import ConfigError
+from shrinkserve.errors import ConfigError, check_range
 from shrinkserve.paths import StrPath
 
 
@@ -54,7 +54,7 @@ def plan(  # noqa: PLR0913 - the options of the command
 
     Raises:
         ArtifactError: the record cannot be read or lacks the load tests.
-        ConfigError: the objective cannot be met, or `check` has no `data`.
+        ConfigError: an option is invalid, the objective cannot be met, or `check` has no `data`.
         RequestError: the server does not respond.
 
     Example:
@@ -62,6 +62,9 @@ def plan(  # noqa: PLR0913 - the options of the command
         >>> found.replicas  # doctest: +SKIP
         3
     """
+    check_range(1, max_batch=max_batch, instances=instances)
+    check_range(0.1, window=window)
+    check_range(0.001, rate=rate)
     if check and data is None:
         raise ConfigError("--check", expected="--data with the dataset for the requests", found="none")
     measured = record if isinstance(record, BenchRecord) else read_record(Path(record))

@@ -160,7 +160,7 @@ def verify(
     ] = None,
 ) -> None:
     """Check files, cards and configurations. The graphs' real inputs, outputs and batches are compared."""
-    results = api.verify_repository(name, repository, container=container)
+    results = api.verify_repository(repository, name=name, container=container)
     for result in results:
         for line in result.notes:
             print_line(f"note: {line}", err=True)
@@ -186,7 +186,7 @@ def gc(
     """Remove old versions. The active version and the newest others stay."""
     verb = "would remove" if dry_run else "removed"
     for model in maintenance.remove_old_versions(
-        name, repository, keep=keep, dry_run=dry_run, wait=wait, say=_to_stderr
+        repository, name=name, keep=keep, dry_run=dry_run, wait=wait, say=_to_stderr
     ):
         removed = ", ".join(map(str, model.removed)) or "nothing"
         print_line(f"{model.name}: {verb} {removed}; version {model.active} is active")
@@ -202,7 +202,7 @@ def tune(
     """Find the best serving options on this machine. They are measured and written into the configuration."""
     from shrinkserve.benchmark.tuning_report import HEADINGS, explain_batching, trial_table
 
-    tuning = maintenance.tune_model(name, slo, repository, wait=wait, say=_to_stderr if as_json else print_line)
+    tuning = maintenance.tune_model(name, repository, slo=slo, wait=wait, say=_to_stderr if as_json else print_line)
     if as_json:
         print_line(json.dumps(tuning.to_dict(), indent=1))
         return

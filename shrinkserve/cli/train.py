@@ -68,7 +68,7 @@ def run(  # noqa: PLR0913, PLR0917 - a command's options
     from shrinkserve.config import load_recipe
 
     loaded = load_recipe(recipe, settings or [])
-    # Read when torch is loaded; see `shrinkserve.training.train.train_here`.
+    # Read when torch is loaded; see `shrinkserve.train`.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     if plan:
         from shrinkserve.training.plan import plan_training
@@ -95,7 +95,7 @@ def run(  # noqa: PLR0913, PLR0917 - a command's options
             allow_recipe_change=allow_recipe_change,
             init=init,
             teacher=_open_teacher(teacher),
-            stall_timeout=stall_timeout or None,
+            stall_timeout=stall_timeout,
             logger=logger,
         )
     except Stopped as exc:

@@ -23,7 +23,7 @@ def load_recipe(source: StrPath, overrides: Sequence[str] | Mapping[str, object]
     Args:
         source: path of a TOML file, or the name of a shipped recipe (see `recipe_names`).
         overrides: keys to change, as ``{"section.key": value}`` or as strings ``"section.key=value"``. In a string the
-            value is written as in TOML; a bare word is a string.
+            value is written as in TOML; a bare word is a string. A string alone is one change.
 
     Returns:
         The recipe. For a network ``timm:NAME``, keys of ``input`` and the input size that it leaves out are timm's.
@@ -37,6 +37,7 @@ def load_recipe(source: StrPath, overrides: Sequence[str] | Mapping[str, object]
     """
     path = _find_recipe(source)
     raw = read_toml(path)
+    overrides = [overrides] if isinstance(overrides, str) else overrides
     pairs = overrides.items() if isinstance(overrides, Mapping) else map(_parse_override, overrides)
     for key, value in pairs:
         _set(raw, key, value)
@@ -120,7 +121,7 @@ def _parse_override(override: str) -> tuple[str, object]:
     """Return key and value of an override ``section.key=value``."""
     key, sign, text = override.partition("=")
     if not sign or not key.strip():
-        raise ConfigError("--set", expected="section.key=value", found=repr(override))
+        raise ConfigError("override", expected="section.key=value", found=repr(override))
     try:
         return key.strip(), parse_toml(f"value = {text}")["value"]
     except ValueError:
@@ -150,4 +151,6 @@ def _set(raw: dict[str, object], key: str, value: object) -> None:
         if not isinstance(section, dict):
             raise ConfigError(f"{key}: {name} is not a section")
         raw = section
+    if isinstance(value, Mapping) or isinstance(raw.get(last), dict):
+        raise ConfigError(f"{key}: a section", expected=f"one key of it, e.g. {key}.NAME", found=repr(value))
     raw[last] = value

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from shrinkserve.data.dataset import Split
+from shrinkserve.data.dataset import SPLITS, Split
 from shrinkserve.data.folder import FolderDataset
 from shrinkserve.data.shards import ShardDataset
-from shrinkserve.errors import DataError
+from shrinkserve.errors import ConfigError, DataError
 from shrinkserve.paths import StrPath
 from shrinkserve.preprocess.files import list_folder
 
@@ -30,6 +30,7 @@ def open_dataset(root: StrPath, split: Split) -> ShardDataset | FolderDataset:
         A `shrinkserve.data.Dataset`.
 
     Raises:
+        ConfigError: no such split.
         DataError: neither layout, a missing or damaged shard, an empty folder, or an unknown class.
 
     Example::
@@ -37,6 +38,8 @@ def open_dataset(root: StrPath, split: Split) -> ShardDataset | FolderDataset:
         dataset = open_dataset("data/digits", "validation")
         print(len(dataset), dataset.classes, dataset.record(0).label)
     """
+    if split not in SPLITS:
+        raise ConfigError("split", expected=" or ".join(SPLITS), found=repr(split))
     root = Path(root)
     if not root.is_dir():
         if root.exists():

@@ -14,6 +14,7 @@ from shrinkserve.data.pack_shards import ShardPlan, write_shards
 from shrinkserve.data.packed_image import QUALITY, Shrink
 from shrinkserve.data.shards import PREFIXES, shard_name
 from shrinkserve.data.sources import Collection, find_sources
+from shrinkserve.errors import check_range
 from shrinkserve.paths import StrPath
 
 IMAGES_PER_SHARD: dict[Split, int] = {"train": 1252, "validation": 391}
@@ -70,13 +71,15 @@ def pack_dataset(  # noqa: PLR0913 - the options of the command
 
     Raises:
         DataError: no images, a bad image, or a target that contains other files.
-        ConfigError: `max_side` or `quality` is out of range.
+        ConfigError: an option is out of range.
 
     Example::
 
         report = pack_dataset("photos", "data/photos", train_shards=8)
         print(report.images)
     """
+    check_range(1, train_shards=train_shards, validation_shards=validation_shards, max_side=max_side, workers=workers)
+    check_range(1, 100, quality=quality)
     target = Path(target)
     collection = find_sources(Path(source))
     shards = plan_shards(collection, target, {"train": train_shards, "validation": validation_shards})

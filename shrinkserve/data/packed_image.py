@@ -10,7 +10,7 @@ from PIL import Image
 
 from shrinkserve.data.pixels import plain_jpeg_size
 from shrinkserve.data.sources import SourceImage
-from shrinkserve.errors import ConfigError, DataError
+from shrinkserve.errors import DataError
 from shrinkserve.preprocess import MAX_BYTES, decode
 
 QUALITY = 95
@@ -21,20 +21,10 @@ ORIENTATION = 0x0112
 
 @dataclass(frozen=True)
 class Shrink:
-    """Options for large images: shrink them with Lanczos to this shorter side, and write them as JPEG of this quality.
-
-    Raises:
-        ConfigError: out of range.
-    """
+    """Shorter side to which large images are shrunk with Lanczos, and the quality of their JPEG."""
 
     side: int
     quality: int = QUALITY
-
-    def __post_init__(self) -> None:
-        if self.side < 1:
-            raise ConfigError("--max-side", expected="1 or more pixels", found=self.side)
-        if not 1 <= self.quality <= 100:
-            raise ConfigError("--quality", expected="1 to 100", found=self.quality)
 
     def apply(self, image: Image.Image, encoded: bytes) -> tuple[bytes, tuple[int, int]]:
         """Return a smaller JPEG of an image, with its EXIF orientation, and its width and height."""

@@ -11,7 +11,7 @@ import numpy as np
 
 from shrinkserve.atomic import staged_folder
 from shrinkserve.data.names import class_folders
-from shrinkserve.errors import ConfigError, DataError
+from shrinkserve.errors import ConfigError, DataError, check_range
 from shrinkserve.paths import StrPath
 from shrinkserve.preprocess import list_images
 
@@ -54,6 +54,7 @@ def split_dataset(source: StrPath, out: StrPath, *, fraction: float = 0.2, seed:
         split_dataset("photos", "data", fraction=0.2)
     """
     source, out = Path(source), Path(out)
+    check_range(0, seed=seed)
     if not 0 < fraction < 1:
         raise ConfigError("fraction", expected="above 0 and below 1", found=fraction)
     if out.exists():

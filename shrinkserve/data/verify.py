@@ -18,7 +18,7 @@ from shrinkserve.data.quarantine import BadImage, read_quarantine, write_quarant
 from shrinkserve.data.records import parse_record
 from shrinkserve.data.shards import ShardDataset
 from shrinkserve.data.tfrecord import Shard
-from shrinkserve.errors import DataError
+from shrinkserve.errors import DataError, check_range
 from shrinkserve.paths import StrPath
 from shrinkserve.preprocess import decode
 
@@ -77,6 +77,7 @@ def verify_dataset(
         One report for each split that is there.
 
     Raises:
+        ConfigError: fewer workers than one.
         DataError: no dataset, one with missing or unreadable files, or a split without any good image.
 
     Example::
@@ -84,6 +85,7 @@ def verify_dataset(
         for report in verify_dataset("data/photos"):
             print(report.split, sum(report.counts.values()), report.new)
     """
+    check_range(1, workers=workers)
     root = Path(root)
     known = read_quarantine(root)
     reports = []

@@ -19,6 +19,7 @@ from shrinkserve.arch.code import build, read_network_data
 from shrinkserve.artifact import Card, Json, read_card, verify_file
 from shrinkserve.errors import ArtifactError, ConfigError
 from shrinkserve.preprocess import Preprocess
+from shrinkserve.runtimes.predictor import check_images
 
 Weights = Literal["ema", "raw"]
 Arrays = Mapping[str, npt.NDArray[np.generic]]
@@ -40,7 +41,7 @@ class TorchClassifier:
     """
 
     name: str
-    classes: list[str]
+    classes: list[str] = field(repr=False)
     preprocess: Preprocess
     weights: str
     module: nn.Module = field(repr=False)
@@ -58,7 +59,11 @@ class TorchClassifier:
 
         Returns:
             float32 [N, classes].
+
+        Raises:
+            DataError: the images have another type or shape.
         """
+        check_images(images, self.size)
         logits = np.empty((len(images), len(self.classes)), np.float32)
         with torch.inference_mode():
             for start in range(0, len(images), SMALL_BATCH):

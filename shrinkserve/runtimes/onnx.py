@@ -13,7 +13,7 @@ import numpy.typing as npt
 from shrinkserve.artifact import INPUT, LOGITS, PROBABILITIES
 from shrinkserve.errors import ArtifactError
 from shrinkserve.runtimes.external_data import check_external_data
-from shrinkserve.runtimes.predictor import Images, Logits, describe_file
+from shrinkserve.runtimes.predictor import Images, Logits, check_images, describe_file
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -49,6 +49,9 @@ class OnnxModel:
     def name(self) -> str:
         return f"{self.path} (ONNX Runtime)"
 
+    def __repr__(self) -> str:
+        return f"OnnxModel({str(self.path)!r}, size={self.size}, classes={len(self.classes)})"
+
     def predict(self, images: Images) -> Logits:
         return self.infer(images)[LOGITS]
 
@@ -57,7 +60,9 @@ class OnnxModel:
 
         Raises:
             ArtifactError: ONNX Runtime cannot run this batch.
+            DataError: the images have another type or shape.
         """
+        check_images(images, self.size)
         return run_session(self.session, {INPUT: images}, self.path, OUTPUTS)
 
     def _interface(self) -> tuple[int, int]:

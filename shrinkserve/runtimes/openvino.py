@@ -13,7 +13,7 @@ import numpy.typing as npt
 from shrinkserve.artifact import INPUT, LOGITS
 from shrinkserve.errors import ArtifactError
 from shrinkserve.runtimes.external_data import check_external_data
-from shrinkserve.runtimes.predictor import Images, Logits, describe_file
+from shrinkserve.runtimes.predictor import Images, Logits, check_images, describe_file
 
 if TYPE_CHECKING:
     import openvino
@@ -137,7 +137,11 @@ class OpenVinoModel:
     def name(self) -> str:
         return f"{self.path} (OpenVINO {self.precision})"
 
+    def __repr__(self) -> str:
+        return f"OpenVinoModel({str(self.path)!r}, size={self.size}, classes={len(self.classes)})"
+
     def predict(self, images: Images) -> Logits:
+        check_images(images, self.size)
         try:
             return self.batches.infer({INPUT: images})[LOGITS].astype(np.float32, copy=False)
         except RuntimeError as exc:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shrinkserve.artifact import CARD, read_card, verify_file
+from shrinkserve.errors import DataError
 from shrinkserve.preprocess import Preprocess
 from shrinkserve.runtimes.metadata import read_description
 
@@ -17,6 +18,19 @@ Images = npt.NDArray[np.uint8]
 """uint8 [N, S, S, 3], RGB at the network's size, not normalised."""
 Logits = npt.NDArray[np.float32]
 """float32 [N, classes]."""
+
+
+def check_images(images: Images, size: int) -> None:
+    """Check the batch that a caller passes to a predictor.
+
+    Raises:
+        DataError: another type or shape than uint8 [N, size, size, 3], or [N, size, size, 1] for grey images.
+    """
+    kind: object = getattr(images, "dtype", type(images).__name__)
+    shape: tuple[int, ...] = getattr(images, "shape", ())
+    if kind != np.uint8 or len(shape) != 4 or tuple(shape[1:3]) != (size, size) or shape[3] not in {1, 3}:
+        hint = "use `shrinkserve.predict` for files and for images of other sizes"
+        raise DataError("images", expected=f"uint8 [N, {size}, {size}, 3]", found=f"{kind} {list(shape)}", hint=hint)
 
 
 class Predictor(Protocol):
@@ -36,7 +50,11 @@ class Predictor(Protocol):
     def classes(self) -> Sequence[str]: ...
 
     def predict(self, images: Images) -> Logits:
-        """Return the logits of a batch of any size from 1."""
+        """Return the logits of a batch of any size from 1.
+
+        Raises:
+            DataError: the images have another type or shape.
+        """
         ...
 
 

@@ -11,7 +11,7 @@ from typing_extensions import TypedDict
 from shrinkserve.artifact import CARD, INPUT, LOGITS, read_card, verify_file
 from shrinkserve.engines import engines_of
 from shrinkserve.errors import ArtifactError
-from shrinkserve.runtimes.predictor import Images, Logits, describe_file
+from shrinkserve.runtimes.predictor import Images, Logits, check_images, describe_file
 from shrinkserve.toml import validate
 
 
@@ -142,9 +142,13 @@ class TensorRtModel:
     def name(self) -> str:
         return f"{self.path} (TensorRT {self.trt.__version__})"
 
+    def __repr__(self) -> str:
+        return f"TensorRtModel({str(self.path)!r}, size={self.size}, classes={len(self.classes)})"
+
     def predict(self, images: Images) -> Logits:
         import numpy as np
 
+        check_images(images, self.size)
         cut = range(0, len(images), self.max_batch)
         return np.concatenate([self._predict(images[start : start + self.max_batch]) for start in cut])
 

@@ -9,6 +9,8 @@ import secrets
 import signal
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -28,6 +30,11 @@ from shrinkserve.training.profile import StepProfile
 from shrinkserve.training.run_folder.provenance import LAUNCH
 from shrinkserve.training.run_folder.result import TrainResult, read_result
 from shrinkserve.training.worker import JOB, Job, read_error, read_profile
+
+HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+"""Signals whose handlers the launcher replaces."""
+SIGNALS = "TORCHELASTIC_SIGNALS_TO_HANDLE"
+"""Environment variable that the launcher sets."""
 
 
 def launch_training(
@@ -56,10 +63,8 @@ def _launch(job: Job, folder: Path, nproc: int, max_restarts: int) -> None:
         Stopped: a signal ended the launch.
         ShrinkServeError: the error of a process, or a process was killed.
     """
-    # The launcher's own log prints a traceback for each failed process.
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     (folder / JOB).write_text(json.dumps(asdict(job)), encoding="utf-8")
-    options = ["--nproc-per-node", str(nproc), "--max-restarts", str(max_restarts)]
+    options = ["--nproc-per-node", str(nproc), "--max-restarts", str(max_restarts), "--log-dir", str(folder / "logs")]
     arguments = parse_args([*options, "--module", "shrinkserve.training.worker", str(folder)])  # type: ignore[no-untyped-call]
     # The processes find each other through files in a private folder. --standalone uses a TCP store instead, which
     # listens on all interfaces, has no authentication, and whose content the launcher unpickles.
@@ -67,8 +72,12 @@ def _launch(job: Job, folder: Path, nproc: int, max_restarts: int) -> None:
     arguments.rdzv_endpoint = str(folder / "rendezvous")
     names = {OWN_STORE: "1", STORE: str(folder / "ranks"), LAUNCH: secrets.token_hex(8)}
     threads = {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": str(cores_each(nproc))}
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
-    with set_environment({**names, **threads}), one_machine():
+    handlers = {number: signal.getsignal(number) for number in HANDLED}
+    with (
+        set_environment({**names, **threads, SIGNALS: ",".join(number.name for number in HANDLED)}),
+        one_machine(),
+        _quiet_launcher(),
+    ):
         config, command, words = config_from_args(arguments)
         try:
             elastic_launch(config, command)(*words)
@@ -79,6 +88,18 @@ def _launch(job: Job, folder: Path, nproc: int, max_restarts: int) -> None:
         finally:
             for number, handler in handlers.items():
                 _restore(number, handler)
+
+
+@contextmanager
+def _quiet_launcher() -> Iterator[None]:
+    """Silence the launcher's own log, which prints a traceback for each failed process."""
+    logger = logging.getLogger("torch.distributed.elastic")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _restore(number: int, handler: object) -> None:

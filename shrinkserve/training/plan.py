@@ -14,6 +14,7 @@ from shrinkserve.arch.spec import Spec
 from shrinkserve.arch.traced import count_code
 from shrinkserve.config import Recipe, load_recipe
 from shrinkserve.data import Dataset
+from shrinkserve.errors import ConfigError, check_range
 from shrinkserve.machine import cores_each
 from shrinkserve.paths import StrPath
 from shrinkserve.training.inputs import open_inputs
@@ -91,6 +92,9 @@ def plan_training(
         >>> ss.plan_training("shrinkcnn-a", "/data/imagenet", nproc=8).steps  # doctest: +SKIP
         375300
     """
+    check_range(1, nproc=nproc)
+    if images_per_second is not None and not images_per_second > 0:
+        raise ConfigError("images_per_second", expected="above 0", found=images_per_second)
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     inputs = open_inputs(recipe, Path(data), world=nproc)
     epochs, parameters = recipe.schedule.epochs, parameter_count(inputs.spec)

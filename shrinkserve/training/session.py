@@ -32,9 +32,6 @@ def train_here(
     teacher: Predictor | None = None,
 ) -> TrainResult:
     """Train in this process, which may be one of several that torchrun has started. See `train`."""
-    # OpenMP threads that spin while they wait take the cores from the loader: 3 to 10 times slower on two cores. Only
-    # effective if torch is not loaded yet; the command line sets it before.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     with ExitStack() as stack:
         stack.enter_context(torch_settings(deterministic=recipe.train.deterministic))
         ranks = stack.enter_context(join(recipe.train.threads))

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from shrinkserve.config import Recipe, load_recipe
-from shrinkserve.errors import ConfigError
+from shrinkserve.errors import ConfigError, check_range
 from shrinkserve.paths import StrPath
 from shrinkserve.runtimes.predictor import Predictor
 from shrinkserve.training.events import Callback
@@ -31,11 +31,14 @@ def train(  # noqa: PLR0913 - the options of the command
     allow_recipe_change: bool = False,
     init: StrPath | None = None,
     teacher: StrPath | Predictor | None = None,
-    stall_timeout: float | None = None,
+    stall_timeout: float = 0.0,
     logger: LoggerName | None = None,
     callback: Callback | None = None,
 ) -> TrainResult:
     """Train a network and write its run folder: ``shrinkserve train``.
+
+    On a CPU, set the environment variable ``OMP_WAIT_POLICY=passive`` before torch is imported, as the command does:
+    otherwise OpenMP's threads spin while they wait and take the cores from the loader.
 
     Args:
         recipe: a recipe, the path of a recipe file, or the name of a shipped recipe.
@@ -51,10 +54,10 @@ def train(  # noqa: PLR0913 - the options of the command
             such as the classifier for other classes, stay random.
         teacher: artifact or predictor with the same classes whose logits the network learns to reproduce as well, see
             the section `distill` of the recipe. A predictor works with ``nproc=1`` only.
-        stall_timeout: end this process if it makes no progress for so many seconds. Default: never.
+        stall_timeout: end this process if it makes no progress for so many seconds; 0: never.
         logger: also log the metrics to Weights & Biases or MLflow, with the settings of their environment variables.
-        callback: called with a `TrainEvent` for each update, epoch and message. Default: print progress. With `nproc`
-            the first of the processes prints progress.
+        callback: called with a `TrainEvent` for each update, epoch and message. Default: print progress. A callback
+            works with ``nproc=1`` only.
 
     Returns:
         The run, with the figures of the EMA weights on the validation split. It can be passed as a path.
@@ -73,6 +76,8 @@ def train(  # noqa: PLR0913 - the options of the command
         >>> run.top1  # doctest: +SKIP
         0.978
     """
+    check_range(1, nproc=nproc)
+    check_range(0, max_restarts=max_restarts, stall_timeout=stall_timeout)
     if resume and overwrite:
         raise ConfigError("--resume and --overwrite exclude each other", hint="give one of them")
     check_logger(logger)
@@ -84,12 +89,16 @@ def train(  # noqa: PLR0913 - the options of the command
         resume=resume,
         overwrite=overwrite,
         allow_recipe_change=allow_recipe_change,
-        stall_timeout=stall_timeout,
+        stall_timeout=stall_timeout or None,
         init=None if init is None else os.fspath(init),
         teacher=path,
         logger=logger,
     )
     if several:
+        if callback is not None:
+            raise ConfigError(
+                "callback", expected="nproc=1 with it", found=nproc, hint="leave it out to print progress"
+            )
         from shrinkserve.training.launch import launch_training
 
         return launch_training(loaded, Path(data), folder, options, nproc=nproc, max_restarts=max_restarts)
@@ -148,6 +157,7 @@ def profile_training(
         >>> ss.profile_training("digits", "data").images_per_second  # doctest: +SKIP
         415.2
     """
+    check_range(1, nproc=nproc)
     loaded = resolve_recipe(recipe)
     several = nproc > 1 and "RANK" not in os.environ
     path, predictor = _split_teacher(teacher, several=several)

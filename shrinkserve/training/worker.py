@@ -106,7 +106,7 @@ def _write(path: Path, content: object) -> None:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch is loaded, see `train_here`
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch is loaded, see `train`
     try:
         code = main(Path(sys.argv[1]))
     except BaseException:  # noqa: BLE001 - a bug; the launcher must see the end of this process in any case

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -74,12 +76,21 @@ def test_auto_measures_the_loaders_and_a_resumed_run_keeps_its_own(tmp_path: Pat
     assert resumed == f"loader: {name} (as before)"
 
 
-def test_nproc_restarts_after_a_lost_process(tmp_path: Path, digits: Path) -> None:
+def process_state() -> list[object]:
+    """Return what a launch in this process might leave changed."""
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT)]
+    return [handlers, dict(os.environ), logging.getLogger("torch.distributed.elastic").level]
+
+
+def test_nproc_restarts_after_a_lost_process(tmp_path: Path, digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The result is that of a run that lost none, which the Python function trains."""
     whole, lost = tmp_path / "whole", tmp_path / "lost"
-    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    before = process_state()
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     found = ss.train("smoke", digits, whole, overrides=SMOKE[1::2], nproc=2)
-    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
+    assert process_state() == before
+    assert list((tmp_path / "temporary").iterdir()) == []
     assert found.top1 == ss.evaluate(found, digits).top1
     with pytest.raises(ss.errors.ConfigError, match="has a run"):
         ss.train("smoke", digits, whole, overrides=SMOKE[1::2], nproc=2)

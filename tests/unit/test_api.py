@@ -9,6 +9,7 @@ import sys
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 import typer
@@ -186,6 +187,22 @@ def commands(command: object, path: str = "") -> Iterator[tuple[str, list[object
 LEAVES = dict(commands(typer.main.get_command(app)))
 
 
+def ranges(application: typer.Typer, path: str = "") -> Iterator[tuple[str, str, object]]:
+    """Yield command, option and a value below or above its range."""
+    for group in application.registered_groups:
+        assert group.typer_instance is not None
+        name = group.name or group.typer_instance.info.name
+        yield from ranges(group.typer_instance, f"{path} {name}".strip())
+    for command in application.registered_commands:
+        assert command.callback is not None
+        name = f"{path} {command.name or command.callback.__name__}".strip()
+        for option, hint in get_type_hints(command.callback, include_extras=True).items():
+            for info in getattr(hint, "__metadata__", ()):
+                for limit, step in ((info.min, -1), (info.max, 1)):
+                    if limit is not None:
+                        yield name, option, [limit + step] if "list" in str(hint) else limit + step
+
+
 def test_each_command_is_a_public_function() -> None:
     assert set(LEAVES) == set(COMMANDS)
     assert {name for names in COMMANDS.values() for name in names} <= set(shrinkserve.__all__)
@@ -218,3 +235,18 @@ def test_parameters_of_function_are_options_of_command(path: str) -> None:
     for function in COMMANDS[path]:
         for name in inspect.signature(getattr(shrinkserve, function)).parameters:
             assert name in taken or {name, f"{function} {name}"} & ONLY_FROM_PYTHON, f"{function}: {name}"
+
+
+@pytest.mark.parametrize(("path", "option", "value"), list(ranges(app)))
+def test_function_refuses_what_the_command_refuses(path: str, option: str, value: object) -> None:
+    """The range of an option is checked before anything else, so the other arguments may be nonsense."""
+    for name in COMMANDS[path]:
+        function = getattr(shrinkserve, name)
+        signature = inspect.signature(function)
+        if option in signature.parameters:
+            needed = [key for key, one in signature.parameters.items() if one.default is one.empty]
+            arguments = {**dict.fromkeys(needed, "absent"), option: value}
+            with pytest.raises(shrinkserve.errors.ConfigError, match=f"^{option}: "):
+                list(function(**arguments))  # predict is a generator
+            return
+    raise AssertionError(f"{path} {option}")

@@ -139,6 +139,16 @@ def test_load_recipe_takes_overrides_as_mapping() -> None:
     assert (recipe.schedule.epochs, recipe.model.network) == (3, "shrinkcnn-b")
 
 
+def test_load_recipe_takes_one_override_as_text() -> None:
+    assert config.load_recipe("digits", "schedule.epochs=3").schedule.epochs == 3
+
+
+@pytest.mark.parametrize("overrides", [{"schedule": {"epochs": 3}}, {"schedule": 3}, "schedule={epochs=3}"])
+def test_load_recipe_rejects_an_override_of_a_section(overrides: str | dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match="a section"):
+        config.load_recipe("digits", overrides)
+
+
 def test_every_key_has_a_meaning_and_values() -> None:
     found = {key.name: key for key in config.recipe_keys()}
     flat = {f"{s}.{k}" for s, v in config.load_recipe("digits").to_dict().items() if isinstance(v, dict) for k in v}

@@ -103,12 +103,12 @@ class BenchRecord:
     version: int | None
     weights_sha256: str
     preprocess: dict[str, object]
-    classes: list[str]
+    classes: list[str] = field(repr=False)
     dataset: DatasetRecord
     stages: list[StageRecord]
     reference: int
     left_out: list[str]
-    environment: Environment
+    environment: Environment = field(repr=False)
     gates: Gates
     accuracy: AccuracyRecord | None = None
     loads: list[LoadRecord] = field(default_factory=list)

@@ -161,6 +161,9 @@ class AsyncClient:
     ) -> None:
         await self.close()
 
+    def __repr__(self) -> str:
+        return f"AsyncClient({self.url!r})"
+
     async def _run(self, flow: Flow[T]) -> T:
         try:
             operation = next(flow)

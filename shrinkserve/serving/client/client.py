@@ -261,6 +261,9 @@ class Client:
     ) -> None:
         self.close()
 
+    def __repr__(self) -> str:
+        return f"Client({self.url!r})"
+
     def __reduce__(self) -> NoReturn:
         raise TypeError("a Client cannot be pickled; create one in each process")
 

@@ -19,7 +19,7 @@ from typing import TypeVar
 from tritonclient.grpc import model_config_pb2 as pb
 
 from shrinkserve.artifact import PROBABILITIES
-from shrinkserve.errors import ConfigError, DataError, RequestError
+from shrinkserve.errors import DataError, RequestError, check_range
 from shrinkserve.preprocess import Pixels
 from shrinkserve.serving.client.endpoint import Endpoint
 from shrinkserve.serving.client.errors import (
@@ -282,9 +282,8 @@ def check_counts(*, top: int, workers: int, priority: int) -> None:
     Raises:
         ConfigError: one is out of range.
     """
-    for name, value, least in (("top", top, 1), ("workers", workers, 1), ("priority", priority, 0)):
-        if value < least:
-            raise ConfigError(name, expected=f"at least {least}", found=value)
+    check_range(1, top=top, workers=workers)
+    check_range(0, priority=priority)
 
 
 @cache

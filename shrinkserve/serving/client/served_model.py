@@ -7,6 +7,7 @@ from types import TracebackType
 import numpy as np
 import numpy.typing as npt
 
+from shrinkserve.runtimes.predictor import check_images
 from shrinkserve.serving.client.client import Client
 
 
@@ -33,8 +34,14 @@ class ServedModel:
         self.preprocess, self.size = info.preprocess, info.preprocess.size
         self.largest = max(1, info.max_batch_size)
 
+    def __repr__(self) -> str:
+        return f"ServedModel({self.client.url!r}, {self.model!r}, size={self.size}, classes={len(self.classes)})"
+
     def predict(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Return logits, float32 [N, classes]; a batch beyond the server's limit is sent in several requests."""
+        check_images(images, self.size)
+        if not len(images):
+            return np.empty((0, len(self.classes)), np.float32)
         starts = range(0, len(images), self.largest)
         return np.concatenate([self.client.infer(self.model, images[i : i + self.largest])[0] for i in starts])
 

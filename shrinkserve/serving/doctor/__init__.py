@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from shrinkserve.containers import CURRENT, find_container
+from shrinkserve.errors import ConfigError
 from shrinkserve.paths import StrPath
 from shrinkserve.serving.doctor.finding import Finding, Level
 from shrinkserve.serving.doctor.machine import check_machine
@@ -33,13 +34,15 @@ def doctor(
         All findings, in the order of the checks. The machine can serve the repository if none is an error.
 
     Raises:
-        ConfigError: `url` or `grpc_url` has another form, or an unknown `container`.
+        ConfigError: `url` or `grpc_url` has another form, `grpc_url` without `url`, or an unknown `container`.
 
     Example:
         for finding in doctor("model_repository"):
             if finding.level == "error":
                 print(finding.subject, finding.what, finding.hint)
     """
+    if grpc_url is not None and url is None:
+        raise ConfigError("grpc_url", expected="url with it, the HTTP address of the same server", found=grpc_url)
     chosen = find_container(container)
     findings = [*check_machine()]
     findings += check_repository(Path(repository), container=chosen) if repository is not None else []

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from shrinkserve.errors import ConfigError
+from shrinkserve.errors import ConfigError, check_range
+from shrinkserve.paths import StrPath
 
 GUARDED = ("model-repository", "shared-memory", "trace", "logging")
 """The groups of Triton's APIs that need the token."""
@@ -43,13 +44,13 @@ class ServerOptions:
     http_port: int = 0
     grpc_port: int = 0
     metrics_port: int = 0
-    log_file: Path | None = None
+    log_file: StrPath | None = None
     insecure: bool = False
     fixed: bool = False
     token: str | None = field(default=None, repr=False)
-    tls: tuple[Path, Path] | None = None
+    tls: tuple[StrPath, StrPath] | None = None
     max_request: int = 64 << 20
-    trace: Path | None = None
+    trace: StrPath | None = None
     arguments: Sequence[str] = ()
     ready_seconds: float = 300
 
@@ -59,10 +60,14 @@ class ServerOptions:
         Raises:
             ConfigError: names the option.
         """
+        if isinstance(self.models, str):  # its letters would be taken for names
+            object.__setattr__(self, "models", (self.models,))
+        check_range(0, 65535, http_port=self.http_port, grpc_port=self.grpc_port, metrics_port=self.metrics_port)
+        check_range(1, max_request=self.max_request)
         if self.token is not None and not re.fullmatch(r"[A-Za-z0-9._~-]{8,}", self.token):
             raise ConfigError("--token", expected="8 or more letters, digits and . _ ~ -", found="something else")
         for file in self.tls or ():
-            if not file.is_file():
+            if not Path(file).is_file():
                 raise ConfigError(f"--tls: {file}: no such file", hint="give the PEM files of certificate and key")
         if self.tls:
             try:  # Triton reports an unreadable certificate as a port in use
@@ -70,5 +75,5 @@ class ServerOptions:
             except (OSError, ValueError) as exc:
                 names = " and ".join(map(str, self.tls))
                 raise ConfigError(f"--tls: {names}", expected="a certificate and its key (PEM)", found=exc) from exc
-        if self.trace is not None and not self.trace.is_dir():
+        if self.trace is not None and not Path(self.trace).is_dir():
             raise ConfigError(f"--trace: {self.trace}: no such folder", hint="make it, or give another folder")

@@ -72,21 +72,22 @@ class TritonServer:
 
     @property
     def http_url(self) -> str:
-        return f"http://{self._addresses['http'].authority}"
+        return f"http://{self._address('http').authority}"
 
     @property
     def grpc_url(self) -> str:
-        return f"{'grpcs' if self.options.tls else 'grpc'}://{self._addresses['grpc'].authority}"
+        return f"{'grpcs' if self.options.tls else 'grpc'}://{self._address('grpc').authority}"
 
     @property
     def metrics_url(self) -> str:
-        return f"http://{self._addresses['metrics'].authority}/metrics"
+        return f"http://{self._address('metrics').authority}/metrics"
 
     @property
     def log_file(self) -> Path:
         """The log; older parts of it are in files that end in .1, .2, ..."""
-        folder = platformdirs.user_log_path("shrinkserve")
-        return self.options.log_file or folder / f"tritonserver-{self._addresses['http'].port}.log"
+        if self.options.log_file is not None:
+            return Path(self.options.log_file)
+        return platformdirs.user_log_path("shrinkserve") / f"tritonserver-{self._address('http').port}.log"
 
     @property
     def pid(self) -> int:
@@ -95,13 +96,24 @@ class TritonServer:
             raise ServerError("the server is not running")
         return self._process.pid
 
+    def _address(self, service: ServiceName) -> Address:
+        if service not in self._addresses:
+            raise ServerError("the server has no address yet", hint="start it: with Server(...) as server")
+        return self._addresses[service]
+
+    def __repr__(self) -> str:
+        state = "not started" if self._process is None else self.grpc_url
+        return f"{type(self).__name__}({str(self.repository)!r}, models={self.public_names}, {state})"
+
     def __enter__(self) -> TritonServer:
         """Start the server.
 
         Raises:
             ConfigError: an address that is not allowed, or one port for two services.
-            ServerError: no tritonserver, a port in use, or a model that fails to load.
+            ServerError: no tritonserver, a port in use, a model that fails to load, or the server runs already.
         """
+        if self._process is not None:
+            raise ServerError("the server runs already", hint="use the one that `with` gave, or create another one")
         try:
             self._start()
             self._await_ready()
@@ -172,10 +184,10 @@ class TritonServer:
             for option in ("--http-restricted-api", "--grpc-restricted-protocol"):
                 arguments.append(f"{option}={','.join(GUARDED)}:{RESTRICTED_KEY}={options.token}")
         if options.tls is not None:
-            certificate, key = (path.absolute() for path in options.tls)
+            certificate, key = (Path(path).absolute() for path in options.tls)
             arguments += ["--grpc-use-ssl=true", f"--grpc-server-cert={certificate}", f"--grpc-server-key={key}"]
         if options.trace is not None:
-            file = options.trace.absolute() / "trace"
+            file = Path(options.trace).absolute() / "trace"
             settings = ("mode=triton", "rate=1", "level=TIMESTAMPS", "triton,log-frequency=100", f"triton,file={file}")
             arguments += [f"--trace-config={setting}" for setting in settings]
         if launch.has_option(spec, "--http-max-input-size"):

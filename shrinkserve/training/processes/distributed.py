@@ -116,7 +116,10 @@ def join(threads: int | None = None) -> Iterator[DistContext]:
         ShrinkServeError: another process ended, or a loader process was killed.
     """
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    threads_before = torch.get_num_threads()
+    if dist.is_initialized():
+        hint = "wait for its end, or use another process"
+        raise ShrinkServeError("this process has a group of torch.distributed, for example of another run", hint=hint)
+    threads_before, hook_before = torch.get_num_threads(), sys.excepthook
     device = _device(int(os.environ.get("LOCAL_RANK", "0")), threads)
     store: Store | None = None
     if "MASTER_ADDR" in os.environ and world > 1:
@@ -139,6 +142,8 @@ def join(threads: int | None = None) -> Iterator[DistContext]:
     finally:
         dist.destroy_process_group()
         torch.set_num_threads(threads_before)
+        if world == 1:  # of several, the hook of torch names the rank that ends with an error
+            sys.excepthook = hook_before
 
 
 @contextmanager

@@ -62,6 +62,8 @@ def test_show_returns_card_and_configuration(root: Path) -> None:
     card, config = api.show_version("tiny", root, version=2)
     assert card == Repository(root).card("tiny", 2)
     assert "versions: 4" in config
+    with pytest.raises(ConfigError, match="found 0"):
+        api.show_version("tiny", root, version=0)
 
 
 def test_verify_returns_problems_and_warnings(root: Path) -> None:
@@ -82,7 +84,7 @@ def test_gc_keeps_the_active_and_the_newest_versions(root: Path) -> None:
     (planned,) = maintenance.remove_old_versions(repository=root, keep=1, dry_run=True)
     assert (planned.removed, planned.active) == ([1, 3], 2)
     assert Repository(root).versions("tiny") == [1, 2, 3, 4]
-    assert maintenance.remove_old_versions("tiny", root, keep=1) == [planned]
+    assert maintenance.remove_old_versions(root, name="tiny", keep=1) == [planned]
     assert Repository(root).versions("tiny") == [2, 4]
     with pytest.raises(ArtifactError, match="no such model repository"):
         maintenance.remove_old_versions(repository=root / "nowhere")
@@ -94,12 +96,12 @@ def test_add_jpeg_returns_the_folders_that_it_wrote(root: Path) -> None:
     folders = maintenance.add_jpeg("tiny", root)
     assert folders == [root / part for part in ("tiny_preprocess", "tiny", "tiny_lines", "tiny_text")]
     assert api.list_models(root)[0].takes == ["JPEG", "pixels"]
-    assert api.verify_repository("tiny", root)[0].problems == []
+    assert api.verify_repository(root, name="tiny")[0].problems == []
 
 
 def test_tune_rejects_a_limit_that_is_none(root: Path) -> None:
     with pytest.raises(ConfigError, match="p99=DURATION"):
-        maintenance.tune_model("tiny", "p50=20ms", root)
+        maintenance.tune_model("tiny", root, slo="p50=20ms")
 
 
 def test_publish_checks_its_options_before_the_work(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from shrinkserve.data import open_dataset
 from shrinkserve.data.index import index_path, open_shard
-from shrinkserve.errors import DataError
+from shrinkserve.errors import ConfigError, DataError
 
 
 @pytest.fixture
@@ -59,6 +59,11 @@ def test_record_refuses_a_label_that_labels_txt_lacks(copy: Path) -> None:
     (copy / "labels.txt").write_text("one\n")
     with pytest.raises(DataError, match="not a list of class names"):
         open_dataset(copy, "train")
+
+
+def test_open_dataset_refuses_another_split(digits: Path) -> None:
+    with pytest.raises(ConfigError, match="train or validation"):
+        open_dataset(digits, "val")  # type: ignore[arg-type]
 
 
 def test_open_dataset_refuses_missing_shards_and_two_sets(copy: Path) -> None:

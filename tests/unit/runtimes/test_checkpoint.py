@@ -12,7 +12,7 @@ from shrinkserve.arch import load_network
 from shrinkserve.arch.module import compile_spec
 from shrinkserve.arch.serialise import to_dict
 from shrinkserve.artifact import Card, sha256_file, tensors_sha256
-from shrinkserve.errors import ArtifactError, ConfigError
+from shrinkserve.errors import ArtifactError, ConfigError, DataError
 from shrinkserve.preprocess import Preprocess
 from shrinkserve.runtimes.checkpoint import Checkpoint, normalise, restore_module, weights
 
@@ -77,6 +77,12 @@ def test_checkpoint_splits_large_batch(run: Path) -> None:
     parts = np.concatenate([checkpoint.predict(many[:64]), checkpoint.predict(many[64:])])
     np.testing.assert_array_equal(checkpoint.predict(many), parts)
     assert checkpoint.predict(many[:0]).shape == (0, 4)
+
+
+def test_checkpoint_rejects_images_of_another_size(run: Path) -> None:
+    """The network alone would take any size."""
+    with pytest.raises(DataError, match=r"expected uint8 \[N, 32, 32, 3\], found uint8 \[1, 64, 64, 3\]"):
+        Checkpoint(run).predict(np.zeros((1, 64, 64, 3), np.uint8))
 
 
 def test_checkpoint_opens_raw_weights(run: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from shrinkserve.artifact import Card, sha256_file
-from shrinkserve.errors import ArtifactError
+from shrinkserve.errors import ArtifactError, DataError
 from shrinkserve.runtimes import open_artifact
 from shrinkserve.runtimes.onnx import OnnxModel
 
@@ -37,6 +37,22 @@ def test_onnx_model_predicts_any_batch(tmp_path: Path) -> None:
     assert (model.size, model.classes) == (4, ["0", "1", "2"])
     np.testing.assert_allclose(model.predict(images), images.mean((1, 2)), rtol=1e-5)
     np.testing.assert_allclose(model.infer(images[:1])["probabilities"].sum(), 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        np.zeros((1, 3, 4, 4), np.uint8),
+        np.zeros((1, 5, 5, 3), np.uint8),
+        np.zeros((4, 4, 3), np.uint8),
+        np.zeros((1, 4, 4, 3), np.float32),
+        [[1]],
+    ],
+)
+def test_predict_rejects_images_of_another_type_or_shape(tmp_path: Path, images: np.ndarray) -> None:
+    model = OnnxModel(write(tmp_path / "m.onnx", ["n", 4, 4, 3]))
+    with pytest.raises(DataError, match=r"expected uint8 \[N, 4, 4, 3\]"):
+        model.predict(images)
 
 
 def test_onnx_model_takes_class_names_from_card(tmp_path: Path) -> None:

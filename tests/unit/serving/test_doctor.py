@@ -182,6 +182,11 @@ def test_command_prints_findings_and_fails_on_an_error(
     assert re.search(rf"error +{tmp_path}: no model", capsys.readouterr().out)
 
 
+def test_grpc_url_alone_is_an_error() -> None:
+    with pytest.raises(ConfigError, match="grpc_url: expected url"):
+        shrinkserve.doctor(grpc_url="grpc://127.0.0.1:8001")
+
+
 def test_function_does_what_the_command_does(tmp_path: Path) -> None:
     assert "doctor" in shrinkserve.__all__
     findings = shrinkserve.doctor(repository=str(tmp_path))

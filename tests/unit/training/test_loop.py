@@ -313,6 +313,28 @@ def test_train_rejects_what_does_not_fit_and_writes_nothing(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"nproc": 0},
+        {"max_restarts": -1},
+        {"stall_timeout": -1},
+        {"nproc": 2, "callback": print},
+    ],
+)
+def test_train_rejects_options_and_writes_nothing(
+    tmp_path: Path, colours: Path, tiny: Make, options: dict[str, Any]
+) -> None:
+    with pytest.raises(ConfigError, match=list(options)[-1]):
+        train(tiny(), colours, tmp_path / "run", **options)
+    assert not (tmp_path / "run").exists()
+
+
+def test_evaluate_during_training_is_an_error(run: Path, tmp_path: Path, colours: Path, tiny: Make) -> None:
+    with pytest.raises(ShrinkServeError, match=r"group of torch\.distributed"):
+        train(tiny(), colours, tmp_path / "run", callback=lambda _: evaluate(run, colours))
+
+
 def test_resume_rejects_other_data(tmp_path: Path, colours: Path, tiny: Make) -> None:
     out, recipe = tmp_path / "run", tiny(schedule={"epochs": 1})
     train(recipe, colours, out)

@@ -84,6 +84,9 @@ def test_server_is_part_of_the_public_api(tiny_repository: Repository, tmp_path:
     options = ss.ServerOptions(models=["tiny"], log_file=tmp_path / "triton.log")
     with ss.Server(str(tiny_repository.root), options) as server, ss.Client(server.grpc_url) as client:
         assert client.models() == server.public_names == ["tiny"]
+        assert server.grpc_url in repr(server)
+        with pytest.raises(ServerError, match="runs already"), server:
+            pass
 
 
 def test_server_loads_only_chosen_models(tiny_repository: Repository, tmp_path: Path) -> None:
@@ -359,6 +362,21 @@ def test_options_refuse_values_that_triton_would_misread(tmp_path: Path) -> None
     (tmp_path / "text").write_text("no certificate")
     with pytest.raises(ConfigError, match=r"--tls: \S+ and \S+: expected a certificate and its key \(PEM\), found "):
         ServerOptions(tls=(tmp_path / "text", tmp_path / "text"))
+
+
+def test_options_take_one_model_and_paths_as_text(tmp_path: Path) -> None:
+    options = ServerOptions(models="tiny", trace=str(tmp_path), log_file=str(tmp_path / "log"))
+    assert list(options.models) == ["tiny"]
+    with pytest.raises(ConfigError, match="absent"):
+        ServerOptions(tls=("absent", "absent"))
+
+
+@pytest.mark.parametrize("name", ["http_url", "grpc_url", "metrics_url", "log_file", "pid"])
+def test_server_that_was_not_started_has_no_address(tiny_repository: Repository, name: str) -> None:
+    server = TritonServer(tiny_repository.root)
+    assert "not started" in repr(server)
+    with pytest.raises(ServerError):
+        getattr(server, name)
 
 
 def test_incomplete_model_is_skipped_and_the_engine_is_used(tiny_repository: Repository, tmp_path: Path) -> None:

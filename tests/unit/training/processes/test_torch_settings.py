@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import os
 import random
+import signal
+import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +13,6 @@ import pytest
 import torch
 
 from shrinkserve.config import Recipe
-from shrinkserve.training.processes.torch_settings import CUBLAS_WORKSPACE
 from shrinkserve.training.train import train
 
 
@@ -19,7 +21,10 @@ def settings() -> tuple[object, ...]:
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),
         torch.backends.cudnn.benchmark,
-        os.environ.get(CUBLAS_WORKSPACE),
+        dict(os.environ),
+        sys.excepthook,
+        [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)],
+        threading.active_count(),
         torch.get_num_threads(),
         torch.get_rng_state().tolist(),
         random.getstate(),
