@@ -43,7 +43,7 @@ class Engine:
     precision: Precision = "float32"
     capabilities: Mapping[str, str] = field(default_factory=dict)
     parameters: Mapping[str, str] = field(default_factory=dict)
-    record: Json = field(default_factory=dict)
+    record: Json = field(default_factory=dict, repr=False)
 
     @property
     def files(self) -> set[str]:

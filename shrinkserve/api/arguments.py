@@ -9,7 +9,7 @@ from typing import Literal
 Say = Callable[[str], None]
 """Function that receives each line of progress."""
 Weights = Literal["ema", "raw"]
-Target = Literal["onnxruntime-cpu", "openvino", "tensorrt"]
+ExportTarget = Literal["onnxruntime-cpu", "openvino", "tensorrt"]
 
 REPOSITORY = Path("model_repository")
 """The default model repository."""

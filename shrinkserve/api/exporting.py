@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from shrinkserve.api.arguments import REPOSITORY, Say, Target, Weights, silent
+from shrinkserve.api.arguments import REPOSITORY, ExportTarget, Say, Weights, silent
 from shrinkserve.api.destination import Destination, ExportResult
 from shrinkserve.api.export_source import RunSource, find_source
 from shrinkserve.errors import ConfigError, ShrinkServeError, check_range
@@ -33,7 +33,7 @@ def export(  # noqa: PLR0913 - the options of the command
     name: str | None = None,
     version: int | None = None,
     weights: Weights = "ema",
-    target: Target = "onnxruntime-cpu",
+    target: ExportTarget = "onnxruntime-cpu",
     tune: bool = False,
     max_batch: int = 32,
     to: str | Sequence[str] = "fp32",
@@ -191,11 +191,11 @@ def _renamed(text: str, scratch: Path, source: str) -> str:
 
 
 def _engines(made: Exported, kinds: Sequence[Kind], folder: Path, options: VariantOptions) -> list[Engine]:
-    from shrinkserve.exporting.variants import Source, make_variants
+    from shrinkserve.exporting.variants import VariantSource, make_variants
     from shrinkserve.preprocess import Preprocess
 
     card = made.card
-    source = Source(made.graph, made.plain, Preprocess.from_dict(card.preprocess), card.classes, made.samples)
+    source = VariantSource(made.graph, made.plain, Preprocess.from_dict(card.preprocess), card.classes, made.samples)
     return make_variants(source, kinds, folder, options)
 
 

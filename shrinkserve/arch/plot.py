@@ -39,7 +39,7 @@ PLAIN = "#ffffff"
 TIMES = "\N{MULTIPLICATION SIGN}"
 
 
-class Box(NamedTuple):
+class DrawnBox(NamedTuple):
     """A box of the picture: its centre in columns and rows, two lines of text, and its colour."""
 
     x: float
@@ -52,7 +52,7 @@ class Box(NamedTuple):
 class Picture(NamedTuple):
     """Boxes by name, edges between them, and the heading."""
 
-    boxes: Mapping[str, Box]
+    boxes: Mapping[str, DrawnBox]
     edges: Iterable[tuple[str, str]]
     title: str
     costs: str
@@ -137,7 +137,7 @@ def _cell(spec: Spec, counts: Counts, title: str, cell: str) -> Picture:
     for node, (x, y) in arrange(blocks).items():
         inside: list[str] = blocks.nodes[node]["members"]
         label, kind = (_words(block_name(node)), "") if node in outside else _describe(spec, inside)
-        boxes[node] = Box(x, y, label, _size(shapes[inside[-1]]), COLOURS.get(kind, PLAIN))
+        boxes[node] = DrawnBox(x, y, label, _size(shapes[inside[-1]]), COLOURS.get(kind, PLAIN))
     cost = next(b for b in counts.blocks if b.name == cell)
     return Picture(boxes, blocks.edges, f"{title}, {_words(cell)}", _costs(cost.macs, cost.parameters))
 
@@ -145,7 +145,7 @@ def _cell(spec: Spec, counts: Counts, title: str, cell: str) -> Picture:
 def _network(spec: Spec, counts: Counts, title: str) -> Picture:
     """Return a column per stage, in turns downwards and upwards; darker cells have more multiply-accumulates."""
     total, most = sum(counts.macs.values()), max(block.macs for block in counts.blocks)
-    boxes: dict[str, Box] = {}
+    boxes: dict[str, DrawnBox] = {}
     stage, x, y, step = "", -1.0, 0.0, 1.0
     for block in counts.blocks:
         if block.name.partition(".")[0] != stage:
@@ -153,7 +153,7 @@ def _network(spec: Spec, counts: Counts, title: str) -> Picture:
         else:
             y += step
         detail = f"{_size(block.shape)}, {block.macs / total:.1%}"
-        boxes[block.name] = Box(x, y, _words(block.name), detail, _shade(block.macs / most))
+        boxes[block.name] = DrawnBox(x, y, _words(block.name), detail, _shade(block.macs / most))
     costs = f"{_costs(total, sum(counts.parameters.values()))}; cells: output, part of the multiply-accumulates"
     return Picture(boxes, collapse(spec, block_name).edges, title, costs)
 
@@ -195,7 +195,7 @@ def _paint(axes: Axes, picture: Picture) -> None:
     axes.text(left + 0.3, top - 0.65, picture.costs, fontsize=10, color=LINE, va="center")
 
 
-def _bend(source: Box, target: Box, boxes: Iterable[Box]) -> float:
+def _bend(source: DrawnBox, target: DrawnBox, boxes: Iterable[DrawnBox]) -> float:
     """Return the curvature of an edge: away from the middle if the straight line would cross a box, else 0."""
     for box in boxes:
         if source.x < box.x < target.x:

@@ -74,7 +74,7 @@ class Replica:
 
 
 @dataclass(frozen=True)
-class CheckRecord:
+class CapacityCheck:
     """Predicted and measured latency of a real replica at one rate; `holds` is None without an objective."""
 
     requests_per_second: float
@@ -118,7 +118,7 @@ class CapacityPlan:
     p50_ms: float
     p99_ms: float
     measured_each: float = 0.0
-    check: list[CheckRecord] | None = field(default=None, metadata=OPTIONAL)
+    check: list[CapacityCheck] | None = field(default=None, metadata=OPTIONAL)
 
     @property
     def extrapolated(self) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from shrinkserve.benchmark.capacity import CapacityPlan, CheckRecord, Replica, percentile_ms, simulate
+from shrinkserve.benchmark.capacity import CapacityCheck, CapacityPlan, Replica, percentile_ms, simulate
 from shrinkserve.benchmark.load.plan import payload
 from shrinkserve.benchmark.load.run import open_loop
 from shrinkserve.benchmark.load.schedule import OpenSchedule
@@ -35,7 +35,7 @@ class RealReplica:
 
 def check_plan(
     plan: CapacityPlan, replica: Replica, slo: Slo, real: RealReplica, timing: Timing, say: Callable[[str], None]
-) -> list[CheckRecord]:
+) -> list[CapacityCheck]:
     """Measure a real replica at several rates, the planned one last."""
     with Client(real.url) as client:
         served = client.model_info(real.model)
@@ -53,7 +53,7 @@ def measure_rates(
     timing: Timing,
     say: Callable[[str], None],
     slo: Slo | None = None,
-) -> list[CheckRecord]:
+) -> list[CapacityCheck]:
     """Predict and measure the latency of a server at several rates.
 
     Args:
@@ -75,7 +75,7 @@ def measure_rates(
         load = open_loop(target, requests, OpenSchedule(rate), IN_FLIGHT, enough)
         predicted, ends = simulate(replica, rate), load.latency.interval(99)
         records.append(
-            CheckRecord(
+            CapacityCheck(
                 requests_per_second=rate,
                 valid=load.valid,
                 reasons=list(map(str, load.reasons)),

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from shrinkserve.data import SplitUsage
 
 Root = Annotated[Path, typer.Argument(metavar="DIR", help="The dataset: TFRecord shards or an image folder.")]
-Workers = Annotated[int | None, typer.Option(min=1, help="Processes or threads; default: one per usable core.")]
+WorkerCount = Annotated[int | None, typer.Option(min=1, help="Processes or threads; default: one per usable core.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -64,7 +64,7 @@ def pack(
     ] = None,
     quality: Annotated[int, typer.Option(min=1, max=100, help="With --max-side: JPEG quality.")] = 95,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out images that cannot be decoded.")] = False,
-    workers: Workers = None,
+    workers: WorkerCount = None,
 ) -> None:
     """Pack images into TFRecord shards in the ImageNet layout. After an interruption, run the same command again."""
     from shrinkserve.data.pack import pack_dataset
@@ -103,7 +103,7 @@ def index(root: Root) -> None:
 def verify(
     root: Root,
     quarantine: Annotated[bool, typer.Option("--quarantine", help="Write a skip list that loaders honour.")] = False,
-    workers: Workers = None,
+    workers: WorkerCount = None,
     as_json: Json = False,
 ) -> None:
     """Read every record: checksums, images, labels. Each bad one is reported by shard and offset.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from shrinkserve.api.arguments import REPOSITORY, Target, Weights
+from shrinkserve.api.arguments import REPOSITORY, ExportTarget, Weights
 from shrinkserve.exporting.engine.library import Compatibility, Library
 from shrinkserve.terminal import print_line
 
@@ -35,7 +35,9 @@ def export(  # noqa: PLR0913, PLR0917 - a command's options are its arguments
     name: Annotated[str | None, typer.Option(help="Model name; the run's by default.")] = None,
     version: Annotated[int | None, typer.Option(help="Model version; the next free one by default.")] = None,
     weights: Annotated[Weights, typer.Option(help="The EMA weights are those that were evaluated.")] = "ema",
-    target: Annotated[Target, typer.Option(help="Runtime of the file; decides the graph passes.")] = "onnxruntime-cpu",
+    target: Annotated[
+        ExportTarget, typer.Option(help="Runtime of the file; decides the graph passes.")
+    ] = "onnxruntime-cpu",
     tune: Annotated[
         bool, typer.Option("--tune", help="Time graph passes here, stage by stage; keep the best.")
     ] = False,

@@ -12,12 +12,12 @@ from shrinkserve.exporting.calibrate import scale_probabilities
 from shrinkserve.exporting.samples import load_samples, synthetic
 from shrinkserve.exporting.steps import ONNX, Product, StepState
 from shrinkserve.exporting.to_onnx import OnnxFromCheckpoint
-from shrinkserve.exporting.variants import FOR_GPUS, Kind, Source
+from shrinkserve.exporting.variants import FOR_GPUS, Kind, VariantSource
 from shrinkserve.preprocess import Preprocess
 from shrinkserve.runtimes.checkpoint import Checkpoint
 
 
-def published_source(place: Path, kinds: Sequence[Kind], folder: Path, data_root: Path | None) -> Source:
+def published_source(place: Path, kinds: Sequence[Kind], folder: Path, data_root: Path | None) -> VariantSource:
     """Return a published version as the source of engines.
 
     Args:
@@ -35,7 +35,9 @@ def published_source(place: Path, kinds: Sequence[Kind], folder: Path, data_root
     state = StepState("onnx", card.details.get("precision", "float32"))
     model = Product(place / MODEL, state, card.files[MODEL])
     plain = export_plain(card, folder) if FOR_GPUS.intersection(kinds) else None
-    return Source(model, plain or model, preprocess, card.classes, load_samples(data_root, preprocess, card.classes))
+    return VariantSource(
+        model, plain or model, preprocess, card.classes, load_samples(data_root, preprocess, card.classes)
+    )
 
 
 def export_plain(card: Card, folder: Path) -> Product | None:

@@ -34,7 +34,7 @@ from shrinkserve.runtimes.tensorrt import TensorRtModel, gpu
 Kind = Literal["fp16", "bf16", "int8", "tensorrt", "tensorrt-int8"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 FOR_GPUS: frozenset[Kind] = frozenset({"fp16", "tensorrt", "tensorrt-int8"})
-"""Engines that are made from the graph without the passes for CPUs, `Source.plain`."""
+"""Engines that are made from the graph without the passes for CPUs, `VariantSource.plain`."""
 CALIBRATION_IMAGES = 256
 GPU_PASSES = OptimisedOnnx("tensorrt", PassPlan(), name="gpu")
 """First step of engines for GPUs: the passes that every target has."""
@@ -44,7 +44,7 @@ the difference is chance."""
 
 
 @dataclass(frozen=True)
-class Source:
+class VariantSource:
     """The model that engines are made from.
 
     Attributes:
@@ -113,7 +113,7 @@ def check_runtimes(kinds: Sequence[Kind], options: VariantOptions) -> None:
         import_module("openvino")
 
 
-def make_variants(source: Source, kinds: Sequence[Kind], folder: Path, options: VariantOptions) -> list[Engine]:
+def make_variants(source: VariantSource, kinds: Sequence[Kind], folder: Path, options: VariantOptions) -> list[Engine]:
     """Make engines of a model; if one fails its checks, all fail.
 
     Args:
@@ -147,7 +147,7 @@ def make_variants(source: Source, kinds: Sequence[Kind], folder: Path, options: 
 class _Maker:
     """Makes the engines of one model; loads calibration images and the graph for TensorRT once."""
 
-    def __init__(self, source: Source, folder: Path, options: VariantOptions) -> None:
+    def __init__(self, source: VariantSource, folder: Path, options: VariantOptions) -> None:
         self.source, self.folder, self.options = source, folder, options
         self.calibration = _calibration(options.data_root, source.preprocess)
 

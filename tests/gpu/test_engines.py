@@ -25,7 +25,7 @@ from shrinkserve.exporting.quantise.static import quantise
 from shrinkserve.exporting.samples import synthetic
 from shrinkserve.exporting.steps import ONNX, Product
 from shrinkserve.exporting.to_onnx import OnnxFromCheckpoint
-from shrinkserve.exporting.variants import Source, VariantOptions, make_variants
+from shrinkserve.exporting.variants import VariantOptions, VariantSource, make_variants
 from shrinkserve.preprocess import Preprocess
 from shrinkserve.runtimes.checkpoint import Checkpoint, weights
 from shrinkserve.runtimes.onnx import OnnxModel
@@ -95,7 +95,7 @@ def test_plan_predicts_like_graph(library: str, float32: Path, tmp_path: Path, p
 def test_exported_plan_is_checked_on_its_gpu(library: str, float32: Path, tmp_path: Path):
     options = VariantOptions(None, library=library, engine=EngineOptions(opt_batch=4, max_batch=8))
     graph = Product(float32, ONNX, sha256_file(float32))
-    source = Source(graph, graph, Preprocess(size=SIZE), [str(i) for i in range(10)], synthetic(SIZE, 32))
+    source = VariantSource(graph, graph, Preprocess(size=SIZE), [str(i) for i in range(10)], synthetic(SIZE, 32))
     variant = make_variants(source, ["tensorrt"], tmp_path, options)[0]
     assert variant.record["steps"][-1]["parity"]["passed"] is True
     assert variant.capabilities == {gpu()["compute_capability"]: variant.file}
@@ -104,7 +104,7 @@ def test_exported_plan_is_checked_on_its_gpu(library: str, float32: Path, tmp_pa
 def test_int8_plan_is_faster_than_float16_or_rejected(library: str, float32: Path, tmp_path: Path):
     options = VariantOptions(None, library=library, max_top1_drop=50, engine=EngineOptions(opt_batch=4, max_batch=8))
     graph = Product(float32, ONNX, sha256_file(float32))
-    source = Source(graph, graph, Preprocess(size=SIZE), [str(i) for i in range(10)], synthetic(SIZE, 32))
+    source = VariantSource(graph, graph, Preprocess(size=SIZE), [str(i) for i in range(10)], synthetic(SIZE, 32))
     try:
         (engine,) = make_variants(source, ["tensorrt-int8"], tmp_path, options)
     except GateError as exc:

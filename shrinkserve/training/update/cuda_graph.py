@@ -17,7 +17,7 @@ from shrinkserve.training.processes.distributed import DistContext
 WARM_UP = 3
 """Passes before the capture, as PyTorch's documentation asks for."""
 
-Compute = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+ForwardBackward = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """Takes images uint8 [N, S, S, 3] and labels [N], computes gradients, and returns loss and logits."""
 
 
@@ -67,7 +67,7 @@ class GraphedPass:
         batch_size: images of a whole batch.
     """
 
-    def __init__(self, compute: Compute, network: nn.Module, batch_size: int) -> None:
+    def __init__(self, compute: ForwardBackward, network: nn.Module, batch_size: int) -> None:
         self._compute, self._network, self._batch_size = compute, network, batch_size
         for module in network.modules():
             if isinstance(module, Concat):

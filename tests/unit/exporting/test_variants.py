@@ -17,7 +17,7 @@ from shrinkserve.exporting.optimise import PassPlan, optimise
 from shrinkserve.exporting.records import StepDetails
 from shrinkserve.exporting.samples import synthetic
 from shrinkserve.exporting.steps import ONNX, Product, StepState
-from shrinkserve.exporting.variants import Source, VariantOptions, make_variants, parse_kinds
+from shrinkserve.exporting.variants import VariantOptions, VariantSource, make_variants, parse_kinds
 from shrinkserve.preprocess import Preprocess
 from shrinkserve.runtimes.onnx import OnnxModel
 from shrinkserve.runtimes.openvino import OpenVinoModel
@@ -27,9 +27,9 @@ SYNTHETIC = VariantOptions(None, max_top1_drop=20)
 
 
 @pytest.fixture
-def source(tiny_onnx: Path) -> Source:
+def source(tiny_onnx: Path) -> VariantSource:
     product = Product(tiny_onnx, ONNX, sha256_file(tiny_onnx))
-    return Source(product, product, Preprocess(size=32), [str(index) for index in range(10)], synthetic(32, 64))
+    return VariantSource(product, product, Preprocess(size=32), [str(index) for index in range(10)], synthetic(32, 64))
 
 
 def test_parse_kinds_keeps_order():
@@ -46,7 +46,7 @@ def test_parse_kinds_rejects_unknown_name(text: str):
     assert "fp16" in str(caught.value.expected)
 
 
-def test_make_variants_makes_sixteen_bit_engines(source: Source, tmp_path: Path):
+def test_make_variants_makes_sixteen_bit_engines(source: VariantSource, tmp_path: Path):
     half, brain = make_variants(source, ["fp16", "bf16"], tmp_path, SYNTHETIC)
     assert (half.backend, half.precision, half.file) == ("onnxruntime", "float16", "float16.onnx")
     assert (tmp_path / half.file).stat().st_size < source.graph.path.stat().st_size
@@ -58,7 +58,9 @@ def test_make_variants_makes_sixteen_bit_engines(source: Source, tmp_path: Path)
 
 
 @pytest.mark.parametrize("kind", ["fp16", "tensorrt"])
-def test_engines_for_gpus_are_built_from_the_graph_without_padded_channels(source: Source, tmp_path: Path, kind: str):
+def test_engines_for_gpus_are_built_from_the_graph_without_padded_channels(
+    source: VariantSource, tmp_path: Path, kind: str
+):
     """The graph for CPUs has channels in blocks of 16, which a GPU would compute for nothing."""
     if kind == "tensorrt":
         pytest.importorskip("tensorrt_rtx_bindings", reason="builds plans without a GPU")
@@ -79,20 +81,22 @@ def test_engines_for_gpus_are_built_from_the_graph_without_padded_channels(sourc
         assert graphs[0] == graphs[1]
 
 
-def test_make_variants_rejects_model_of_other_precision(source: Source, tmp_path: Path):
+def test_make_variants_rejects_model_of_other_precision(source: VariantSource, tmp_path: Path):
     narrow = replace(source, graph=replace(source.graph, state=StepState("onnx", "float16")))
     with pytest.raises(ConfigError) as caught:
         make_variants(narrow, ["int8"], tmp_path, SYNTHETIC)
     assert caught.value.found == "float16"
 
 
-def test_int8_that_misses_its_gate_leaves_no_file(source: Source, tmp_path: Path):
+def test_int8_that_misses_its_gate_leaves_no_file(source: VariantSource, tmp_path: Path):
     with pytest.raises(GateError):
         make_variants(source, ["int8"], tmp_path, VariantOptions(None, max_top1_drop=-101))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_int8_for_openvino_is_checked_in_bfloat16(source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_int8_for_openvino_is_checked_in_bfloat16(
+    source: VariantSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     """OpenVINO computes bfloat16 between the eight-bit layers when it serves the graph."""
     used: set[tuple[str, str]] = set()
 
@@ -109,7 +113,7 @@ def test_int8_for_openvino_is_checked_in_bfloat16(source: Source, tmp_path: Path
     assert int8.record["steps"][0]["parity"]["passed"]
 
 
-def test_plans_for_several_gpus_share_a_version(source: Source, tmp_path: Path):
+def test_plans_for_several_gpus_share_a_version(source: VariantSource, tmp_path: Path):
     pytest.importorskip("tensorrt_rtx_bindings", reason="builds plans without a GPU")
     made = {}
     for gpu in ("8.6", "8.9"):
@@ -125,7 +129,7 @@ def test_plans_for_several_gpus_share_a_version(source: Source, tmp_path: Path):
 
 
 @pytest.fixture
-def graph_for_plans(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+def graph_for_plans(source: VariantSource, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run the float32 graph instead of plans, which are built without a GPU."""
     pytest.importorskip("tensorrt_rtx_bindings", reason="builds plans without a GPU")
 
@@ -138,7 +142,7 @@ def graph_for_plans(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("graph_for_plans")
 @pytest.mark.parametrize(("float16", "int8", "ships"), [(2e-3, 1e-3, True), (1e-3, 1e-3, False), (1e-3, 2e-3, False)])
 def test_int8_plan_must_be_faster_than_the_float16_plan(
-    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, float16: float, int8: float, ships: bool
+    source: VariantSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, float16: float, int8: float, ships: bool
 ):
     compared = []
 
@@ -158,20 +162,20 @@ def test_int8_plan_must_be_faster_than_the_float16_plan(
     assert len(compared) == 1
 
 
-def test_missing_tensorrt_names_its_package(source: Source, tmp_path: Path):
+def test_missing_tensorrt_names_its_package(source: VariantSource, tmp_path: Path):
     pytest.importorskip("tensorrt_rtx_bindings", reason="shows that TensorRT is not installed here")
     with pytest.raises(ConfigError, match="pip install tensorrt"):
         make_variants(source, ["tensorrt"], tmp_path, SYNTHETIC)
 
 
-def test_engine_of_card_has_typed_record(source: Source, tmp_path: Path):
+def test_engine_of_card_has_typed_record(source: VariantSource, tmp_path: Path):
     (half,) = make_variants(source, ["fp16"], tmp_path, SYNTHETIC)
     card = Card("onnx", "m", details={"engines": {half.name: half.to_dict()}})
     assert card.details["engines"]["float16"]["record"]["steps"][-1]["step"] == "float16"
 
 
 @pytest.mark.usefixtures("graph_for_plans")
-def test_plan_of_each_precision_is_built_once(source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_plan_of_each_precision_is_built_once(source: VariantSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A build takes minutes, and a second one would replace the file that the record of the first describes."""
     built, run = [], EngineStep.run
 
