@@ -92,12 +92,7 @@ class DaliPipeline:
         pipeline = Pipeline(batch_size=batch_size, num_threads=threads, device_id=device)
         with pipeline:
             inputs = dict(zip(names, fn.external_source(columns, num_outputs=len(names)), strict=True))
-            kind = types.BGR if preprocess.channel_order == "BGR" else types.RGB
-            # The EXIF orientation is not applied here: images that need it are decoded by Pillow.
-            decoder = "cpu" if device is None else "mixed"
-            images = fn.decoders.image(inputs["encoded"], device=decoder, output_type=kind, adjust_orientation=False)
-            if preprocess.channel_order == "L":
-                images = fn.color_space_conversion(images, image_type=types.RGB, output_type=types.GRAY)
+            images = _decoded(inputs["encoded"], preprocess, device)
             images = fn.slice(images, start=inputs["start"], shape=inputs["shape"], axes=[0, 1])
             size = [preprocess.size, preprocess.size] if augment else inputs["resized"]
             images = fn.resize(
@@ -137,6 +132,19 @@ class DaliPipeline:
     def restart(self) -> None:
         """Prepare for another pass, after `source` has raised StopIteration and all batches were returned."""
         self._pipeline.reset()
+
+
+def _decoded(encoded: Any, preprocess: Preprocess, device: int | None) -> Any:
+    """Decode to the network's channel order."""
+    from nvidia.dali import fn, types
+
+    kind = types.BGR if preprocess.channel_order == "BGR" else types.RGB
+    decoder = "cpu" if device is None else "mixed"
+    # The EXIF orientation is not applied here: images that need it are decoded by Pillow.
+    images = fn.decoders.image(encoded, device=decoder, output_type=kind, adjust_orientation=False)
+    if preprocess.channel_order == "L":
+        images = fn.color_space_conversion(images, image_type=types.RGB, output_type=types.GRAY)
+    return images
 
 
 def _cut(images: Any, preprocess: Preprocess, inputs: dict[str, Any]) -> Any:

@@ -27,7 +27,6 @@ from shrinkserve.training.run_folder.trackers import Tracker
 from shrinkserve.training.update.metrics import Evaluation, evaluate_network
 from shrinkserve.training.update.prefetch import DeviceBatch, on_device
 from shrinkserve.training.update.schedule import learning_rate
-from shrinkserve.training.update.train_state import device_name
 
 LOG_STEPS = 10
 """Updates between two records of the training loss. Reading it drains a GPU's queue."""
@@ -72,7 +71,7 @@ class TrainingLoop:
         run, out, position = self._run, self._run.folder.out, self._run.position
         if run.ranks.first:
             threads = torch.get_num_threads()
-            device, loader = device_name(run.ranks), run.loader or ""
+            device, loader = run.ranks.device_name, run.loader or ""
             provenance.add_start(out, device=device, processes=run.ranks.world, threads=threads, loader=loader)
         self._log = MetricsLog(out, position.step, position.epoch, enabled=run.ranks.first, tracker=self._tracker)
         run.began = time.monotonic() - position.seconds

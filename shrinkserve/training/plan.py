@@ -20,7 +20,7 @@ from shrinkserve.paths import StrPath
 from shrinkserve.training.inputs import open_inputs
 from shrinkserve.training.loader_choice import known_choice
 from shrinkserve.training.recipe_checks import warnings_of
-from shrinkserve.training.update.train_state import precision_of
+from shrinkserve.training.update.network import precision_of
 
 MOMENTS = {"rmsprop": 2, "sgd": 1, "adamw": 2}
 """Values that an optimiser keeps for each weight."""

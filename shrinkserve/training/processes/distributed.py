@@ -67,6 +67,11 @@ class DistContext:
         """True if this process computes on a GPU."""
         return self.device.type == "cuda"
 
+    @property
+    def device_name(self) -> str:
+        """Model of the GPU, or ``CPU``."""
+        return torch.cuda.get_device_name(self.device) if self.on_gpu else "CPU"
+
     def total(self, values: Tensor) -> Tensor:
         """Return the sum over all ranks. Collective."""
         total = values.to(self.device, copy=True)

@@ -5,19 +5,16 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
-from shrinkserve import arch
-from shrinkserve.arch.code import CodeNetwork, Description, build, head_prefixes, smallest_batch
-from shrinkserve.arch.module import set_stochastic_depth
+from shrinkserve.arch.code import Description, head_prefixes
 from shrinkserve.config import Recipe
 from shrinkserve.data import TrainBatch
-from shrinkserve.errors import ConfigError, DataError
+from shrinkserve.errors import DataError
 from shrinkserve.runtimes.checkpoint import normalise
 from shrinkserve.training.processes.distributed import DistContext
 from shrinkserve.training.update.cuda_graph import GraphedPass, captures
@@ -25,18 +22,10 @@ from shrinkserve.training.update.ema import Ema
 from shrinkserve.training.update.freezing import freeze
 from shrinkserve.training.update.metrics import RunningFigures
 from shrinkserve.training.update.mixing import mix
+from shrinkserve.training.update.network import build_network, least_batch, precision_of
 from shrinkserve.training.update.optim import build_optimizer
 from shrinkserve.training.update.prefetch import DeviceBatch, transferred
 from shrinkserve.training.update.teacher import distillation_loss
-
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-def precision_of(recipe: Recipe, device: torch.device) -> torch.dtype:
-    """Return the precision of forward and backward passes on a device."""
-    if recipe.train.precision != "auto":
-        return PRECISIONS[recipe.train.precision]
-    return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
 
 
 class TrainState:
@@ -66,9 +55,9 @@ class TrainState:
         self._recipe, self._ranks = recipe, ranks
         self.backbone_factor = recipe.optimizer.backbone_lr
         self._class_weights = None if class_weights is None else torch.tensor(class_weights, device=ranks.device)
-        self._smallest_batch = _smallest_batch(spec, recipe)
+        self._smallest_batch = least_batch(spec, recipe)
         torch.manual_seed(recipe.train.seed)  # the same initial weights on every rank
-        network = _build(spec, recipe, ranks)
+        network = build_network(spec, recipe, ranks)
         self._layout = torch.channels_last if recipe.train.channels_last else torch.contiguous_format
         self.network = network.to(ranks.device, memory_format=self._layout).train()  # type: ignore[call-overload]
         freeze(self.network, recipe.train.freeze)
@@ -230,42 +219,3 @@ class TrainState:
         tensors = [*self.network.state_dict().values(), *self.ema.network.state_dict().values()]
         finite = torch.stack([tensor.isfinite().all() for tensor in tensors]).all()
         return not self._ranks.highest(int(not finite) if self._ranks.first else 0)
-
-
-def _smallest_batch(spec: Description, recipe: Recipe) -> int:
-    """Return the number of images that batch norm needs at the smallest size of the training images.
-
-    Raises:
-        ConfigError: the recipe's batches are smaller.
-    """
-    if recipe.schedule.sizes and not isinstance(spec, CodeNetwork):
-        spec = arch.from_recipe(replace(recipe.model, input_size=min(recipe.schedule.sizes)), 2)
-    needed = smallest_batch(spec)
-    if recipe.train.batch_size < needed:
-        expected = f"at least {needed}, because batch norm sees 1x1 maps at this input size"
-        raise ConfigError("train.batch_size", expected=expected, found=recipe.train.batch_size)
-    return needed
-
-
-def _build(spec: Description, recipe: Recipe, ranks: DistContext) -> nn.Module:
-    """Return a network with random weights, with the recipe's stochastic depth and kind of batch norm.
-
-    Raises:
-        ConfigError: torch has no synchronised batch norm on this device.
-    """
-    network = build(spec)
-    set_stochastic_depth(network, recipe.model.stochastic_depth)
-    if recipe.train.sync_batch_norm and ranks.world > 1:
-        if not ranks.on_gpu:
-            raise ConfigError("train.sync_batch_norm: torch supports it on GPUs only", hint="remove the key")
-        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
-    for module in network.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.momentum is not None:
-            # With a fixed decay nothing reads the counter of batches, and it costs a kernel per update.
-            module.num_batches_tracked = None
-    return network
-
-
-def device_name(ranks: DistContext) -> str:
-    """Return the name of this rank's device."""
-    return torch.cuda.get_device_name(ranks.device) if ranks.on_gpu else "CPU"
