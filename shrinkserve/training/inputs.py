@@ -47,8 +47,8 @@ class RunInputs:
 
     def loader(self, epoch: int = 0) -> TrainLoader:
         """Return the loader of an epoch, see `schedule.sizes` of the recipe."""
-        sizes = list(self.loaders)
-        return self.loaders[sizes[min(epoch * len(sizes) // self.recipe.schedule.epochs, len(sizes) - 1)]]
+        sizes = _image_sizes(self.recipe)
+        return self.loaders[sizes[epoch * len(sizes) // self.recipe.schedule.epochs]]
 
     def with_loader(self, name: LoaderName, ranks: DistContext) -> RunInputs:
         """Return the inputs with a loader in place of the one that the recipe names.
@@ -108,8 +108,13 @@ def open_loaders(
             world=world,
             colour_on_device=colour_on_device,
         )
-        for size in recipe.schedule.sizes or (recipe.model.input_size,)
+        for size in _image_sizes(recipe)
     }
+
+
+def _image_sizes(recipe: Recipe) -> tuple[int, ...]:
+    """Return the sizes of the training images in the order of the epochs; one may come more than once."""
+    return recipe.schedule.sizes or (recipe.model.input_size,)
 
 
 def usage_lines(inputs: RunInputs) -> list[str]:
