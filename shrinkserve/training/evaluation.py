@@ -17,6 +17,7 @@ from shrinkserve.runtimes.checkpoint import Checkpoint, chosen, restore_module
 from shrinkserve.training.processes.distributed import join
 from shrinkserve.training.run_folder import checkpoints
 from shrinkserve.training.run_folder.run_state import RunState
+from shrinkserve.training.run_folder.snapshot import by_owner
 from shrinkserve.training.update.metrics import Evaluation, evaluate_network
 
 
@@ -115,9 +116,9 @@ def open_trained(source: Path, weights: str) -> TrainedNetwork:
     if source.is_dir():
         run = Checkpoint(source, weights, run_code=True)
         return TrainedNetwork(run.module, run.classes, run.preprocess)
-    prefix = "ema." if chosen(weights) == "ema" else "model."
+    owner = "ema" if chosen(weights) == "ema" else "model"
     snapshot = checkpoints.read(source)
     state = RunState.from_dict(snapshot.state, str(source))
-    tensors = {name[len(prefix) :]: t.numpy() for name, t in snapshot.tensors.items() if name.startswith(prefix)}
+    tensors = {name: tensor.numpy() for name, tensor in by_owner(snapshot.tensors)[owner].items()}
     preprocess = parse_recipe(state.recipe, str(source)).preprocess
     return TrainedNetwork(restore_module(state.spec, tensors, str(source), run_code=True), state.classes, preprocess)

@@ -18,6 +18,7 @@ from shrinkserve.errors import ArtifactError, ConfigError
 from shrinkserve.text import printable
 from shrinkserve.training.run_folder import checkpoints
 from shrinkserve.training.run_folder.run_state import RunState
+from shrinkserve.training.run_folder.snapshot import by_owner
 
 FITTING = 0.5
 """Part of the network's values, without the classifier, that a source must have; else it is another network."""
@@ -80,7 +81,7 @@ def read_initial(source: Path) -> InitialWeights:
         raise ArtifactError(f"{source}: no such weights", hint=HINT)
     parents = {recorded_path(source.resolve()): sha256_file(source)}
     tensors = _load(source)
-    averaged = {name[len("ema.") :]: value for name, value in tensors.items() if name.startswith("ema.")}
+    averaged = by_owner(tensors)["ema"]
     if not averaged or not source.name.startswith("step-"):
         return InitialWeights(tensors, None, parents)
     state = RunState.from_dict(checkpoints.read(source).state, str(source))

@@ -87,7 +87,7 @@ class Watchdog:
             now = time.monotonic()
             self._last += max(0.0, now - before - 2 * interval)  # this process was suspended, for example by Ctrl-Z
             before = now
-            if time.monotonic() - self._last > allowed:
+            if now - self._last > allowed:
                 end_process(
                     f"error: training made no progress for {allowed:.0f} s after {self._step}; "
                     "check the disk of the data and the other processes, then give --resume"
