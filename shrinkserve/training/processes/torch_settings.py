@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -19,6 +20,7 @@ def torch_settings(*, deterministic: bool) -> Iterator[None]:
         deterministic: use deterministic algorithms only; else let cuDNN choose the fastest.
     """
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    python_random = random.getstate()  # importing TensorBoard draws from it
     benchmark, workspace = torch.backends.cudnn.benchmark, os.environ.get(CUBLAS_WORKSPACE)
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     with torch.random.fork_rng(devices=devices):
@@ -28,6 +30,7 @@ def torch_settings(*, deterministic: bool) -> Iterator[None]:
         try:
             yield
         finally:
+            random.setstate(python_random)
             torch.use_deterministic_algorithms(before[0], warn_only=before[1])
             torch.backends.cudnn.benchmark = benchmark
             if workspace is None:
