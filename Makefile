@@ -58,7 +58,7 @@ test-slow: $(STAMPS)/dev ## Run the tests that wait for network timeouts, and fu
 test-gpu: $(STAMPS)/dev ## Run the tests that need an NVIDIA GPU
 	$(BIN)/python -m pytest -m gpu tests/gpu
 
-gpu: $(STAMPS)/dev ## Prove training and inference on this machine's GPU; writes bench/results/gpu
+gpu: $(STAMPS)/dev ## Test and measure training and inference on this machine's GPU; writes bench/results/gpu
 	$(BIN)/python bench/gpu.py --out bench/results/gpu
 
 check: $(STAMPS)/dev ## Check lint, formatting, types, import layers and the documentation's links

@@ -137,13 +137,13 @@ KINDS: dict[str, Kind] = {
         b"{}",
         {"Inference-Header-Content-Length": "999999"},
     ),
-    "header length that is no number": lambda _: (
+    "header length that is not a number": lambda _: (
         "/v2/models/mean/infer",
         b"{}",
         {"Inference-Header-Content-Length": "many"},
     ),
-    "path that climbs out": lambda _: ("/v2/models/..%2F..%2Fetc%2Fpasswd/infer", b"{}", {}),
-    "control of models": lambda _: ("/v2/repository/models/mean/unload", b"{}", {}),
+    "path with ..": lambda _: ("/v2/models/..%2F..%2Fetc%2Fpasswd/infer", b"{}", {}),
+    "model control without the token": lambda _: ("/v2/repository/models/mean/unload", b"{}", {}),
 }
 
 
@@ -160,7 +160,7 @@ GRPC_KINDS: dict[str, Callable[[np.random.Generator], service_pb2.ModelInferRequ
     "random bytes as image": lambda rng: message("jpeg", "DALI_INPUT_0", "UINT8", [1, 900], rng.bytes(900)),
     "wrong shape": lambda rng: message("mean", "images", "UINT8", [1, SIZE, int(rng.integers(1, 31)), 3], PIXELS),
     "wrong type": lambda _: message("mean", "images", "FP32", SHAPE, PIXELS * 4),
-    "type that there is not": lambda _: message("mean", "images", "UINT9", SHAPE, PIXELS),
+    "unknown type": lambda _: message("mean", "images", "UINT9", SHAPE, PIXELS),
     "wrong name": lambda _: message("mean", "picture", "UINT8", SHAPE, PIXELS),
     "size that does not fit the shape": lambda rng: message("mean", "images", "UINT8", SHAPE, rng.bytes(100)),
     "batch beyond the limit": lambda _: message("mean", "images", "UINT8", [9, *SHAPE[1:]], PIXELS * 9),
@@ -168,7 +168,7 @@ GRPC_KINDS: dict[str, Callable[[np.random.Generator], service_pb2.ModelInferRequ
     "no tensor": lambda _: service_pb2.ModelInferRequest(model_name="mean"),
     "more contents than tensors": lambda _: message("mean", "images", "UINT8", SHAPE, PIXELS, copies=3),
     "unknown model": lambda _: message("other", "images", "UINT8", SHAPE, PIXELS),
-    "output that there is not": lambda _: service_pb2.ModelInferRequest(
+    "unknown output": lambda _: service_pb2.ModelInferRequest(
         model_name="mean",
         inputs=message("mean", "images", "UINT8", SHAPE, PIXELS).inputs,
         outputs=[service_pb2.ModelInferRequest.InferRequestedOutputTensor(name="median")],
@@ -192,7 +192,7 @@ def noise(address: tuple[str, int], rng: np.random.Generator) -> str:
         raw.sendall(rng.bytes(2000))
         while raw.recv(4096):
             pass
-    return "hung up"
+    return "connection closed"
 
 
 def send(address: tuple[str, int], kind: Kind, rng: np.random.Generator) -> str:
@@ -215,6 +215,11 @@ def send_truncated(address: tuple[str, int]) -> str:
     with socket.create_connection(address, timeout=30) as raw:
         raw.sendall(b"POST /v2/models/mean/infer HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n{")
     return "closed by us"
+
+
+def listed(counts: Counter[str]) -> str:
+    """Return counts for a note, e.g. `` (late: 2)``; empty if there are none."""
+    return f" ({', '.join(f'{what}: {n}' for what, n in counts.items())})" if counts else ""
 
 
 class Valid(threading.Thread):
@@ -272,7 +277,7 @@ def abuse(http: tuple[str, int], rpc: tuple[str, int], count: int, slow: int = 2
             **{f"HTTP: {name}": partial(send, http, kind, rng) for name, kind in KINDS.items()},
             "HTTP: truncated body": partial(send_truncated, http),
             **{f"gRPC: {name}": partial(call, stub, kind, rng) for name, kind in GRPC_KINDS.items()},
-            "gRPC: bytes that are no HTTP/2": partial(noise, rpc, rng),
+            "gRPC: bytes that are not HTTP/2": partial(noise, rpc, rng),
         }
         responses = {name: Counter[str]() for name in ways}
         for number in range(count):
@@ -280,7 +285,7 @@ def abuse(http: tuple[str, int], rpc: tuple[str, int], count: int, slow: int = 2
             responses[name][ways[name]()] += 1
     for raw in held:
         raw.close()
-    responses["HTTP: slow sender, half a request held open"] = Counter({"closed by us": slow})
+    responses["HTTP: slow sender, half a request kept open"] = Counter({"closed by us": slow})
     return responses
 
 
@@ -318,7 +323,7 @@ def main() -> int:
         "command": about["command"],
         "environment": about,
         "rows": [
-            {"kind": kind, "sent": c.total(), "answers": ", ".join(f"{answer}: {n}" for answer, n in c.items())}
+            {"kind": kind, "sent": c.total(), "responses": ", ".join(f"{what}: {n}" for what, n in c.items())}
             for kind, c in responses.items()
         ],
         "seconds": took,
@@ -327,8 +332,8 @@ def main() -> int:
         "valid_requests_asked_again": dict(again),
         "memory_mib": {"before": before, "after": after},
         "notes": [
-            f"valid requests by two clients over HTTP and two over gRPC: {right} right, {failed.total()} "
-            f"failed or wrong {dict(failed) or ''}; {again.total()} sent again {dict(again) or ''}",
+            f"valid requests by two clients over HTTP and two over gRPC: {right} correct, {failed.total()} "
+            f"failed or wrong{listed(failed)}; {again.total()} sent again{listed(again)}",
             "Triton 2.51 reads the number of rows as 32 bits. A request with 2^62 rows passes its check, and its whole "
             "batch is refused; our client then sends its requests again",
             f"memory of the server's processes: {before:.0f} MiB before, {after:.0f} MiB after",
@@ -336,7 +341,7 @@ def main() -> int:
     }
     write_atomic(options.out, (json.dumps(record, indent=1) + "\n").encode())
     for row in record["rows"]:
-        print(f"{row['kind']:50} {row['sent']:6} {row['answers']}")
+        print(f"{row['kind']:50} {row['sent']:6} {row['responses']}")
     print("\n".join(record["notes"]))
     return 1 if failed else 0
 

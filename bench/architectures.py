@@ -1,11 +1,11 @@
-"""Export published architectures with random weights, serve them, and compare them with the files as they came.
+"""Export published architectures with random weights, serve them, and compare them with the original files.
 
     python bench/architectures.py --out bench/results/architectures.json [--seconds 200] [--only NAME,NAME]
 
 Each network of torchvision and timm is written by `torch.onnx.export`, exported with float16 and, at a smaller size,
-with int8, and each engine is served by a tritonserver. The file as it came, run by ONNX Runtime, is the reference of
-the predictions and of the speed. Networks whose rows are in the
-result file are skipped; with --seconds no further network begins after that time, and the command can be repeated.
+with int8, and each engine is served by a tritonserver. The original file in ONNX Runtime is the reference for
+predictions and speed. Networks that are in the result file are skipped. With --seconds no further network begins after
+that time; repeat the command to continue.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ LAST = ("vit_b_16", "swin_t")
 
 
 class Original:
-    """A `Predictor` that runs the file as it came in ONNX Runtime, with its default options."""
+    """A `Predictor` that runs the original file in ONNX Runtime, with its default options."""
 
     classes = CLASSES
 
@@ -100,12 +100,12 @@ class Original:
 
 
 def normalised(images: Images) -> npt.NDArray[np.float32]:
-    """Return uint8 [N, S, S, 3] as the float input [N, 3, S, S] of the file as it came."""
+    """Return uint8 [N, S, S, 3] as the float input [N, 3, S, S] of the original file."""
     return np.ascontiguousarray(((images / np.float32(255) - MEAN) / STD).transpose(0, 3, 1, 2), np.float32)
 
 
 def build(name: str, size: int) -> nn.Module:
-    """Return a network with random weights and batch norms that do something."""
+    """Return a network with random weights and batch norms that change their input."""
     torch.manual_seed(0)
     if name in TORCHVISION:
         from torchvision import models
@@ -149,7 +149,7 @@ def write(name: str, size: int, folder: Path, *, dynamo: bool = True) -> Path:
 
 
 def measure(name: str, size: int, *, dynamo: bool = True, serve: bool = True) -> dict[str, Any]:
-    """Return one row: differences and flips of each engine, and the times of the file as it came and of ours."""
+    """Return one row: differences and flips of each engine, and the times of the original file and of ours."""
     row: dict[str, Any] = {"network": name}
     with tempfile.TemporaryDirectory() as scratch:
         folder, models = Path(scratch), Path(scratch) / "models"
@@ -278,7 +278,7 @@ def main() -> int:
 
 
 def record(rows: list[dict[str, Any]], size: int) -> dict[str, Any]:
-    """Return the results in the form of the other programs'."""
+    """Return the results in the form of the other programs."""
     about: Any = plain(environment("timm", "torchvision"))
     order = {name: position for position, name in enumerate([*TORCHVISION, *TIMM])}
     return {
@@ -289,10 +289,10 @@ def record(rows: list[dict[str, Any]], size: int) -> dict[str, Any]:
         "rows": sorted(rows, key=lambda row: order.get(row["network"], len(order))),
         "notes": [
             f"random weights; {os.cpu_count()} cores; times: batches of 1 and 8, the smallest of up to {TURNS} turns",
-            "ours normalises uint8 pixels in the graph; the file as it came is timed with normalisation in numpy "
-            "(times_as_fast) and without (of_file_alone)",
+            "ours normalises uint8 pixels in the graph; the original file is timed with normalisation in NumPy "
+            "(times_as_fast) and without (of_file_alone); figures above 1 mean that ours is faster",
             "float32, float16, int8: largest difference of a served logit, in units of the largest logit",
-            f"int8 at {INT8_SIZE}x{INT8_SIZE}: shipped if faster and if none of {IMAGES} photographs changes its class",
+            f"int8 at {INT8_SIZE}x{INT8_SIZE}: written if faster and if none of {IMAGES} photographs changes its class",
         ],
     }
 

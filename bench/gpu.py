@@ -1,4 +1,4 @@
-"""Prove training and inference on one NVIDIA GPU: correctness, speed, and where the time goes.
+"""Test training and inference on one NVIDIA GPU: correctness, speed, and where the time goes.
 
     python bench/gpu.py --out DIR [--batch 128] [--minutes 20] [--photos FOLDER] [--parts updates ...]
 
@@ -77,7 +77,7 @@ def tests_section(lines: list[str], smoke: bool, *, complete: bool) -> Section:
 
 
 def judge(sections: dict[str, Section]) -> list[str]:
-    """Return the names of what failed or misses its aim."""
+    """Return the names of what failed or misses its goal."""
     found = [f"{name}: {failure}" for name, section in sections.items() for failure in section["failures"]]
     rows = sections.get("updates", {}).get("rows", [])
     ours = [row for row in rows if row["who"] == "ours"]
@@ -87,10 +87,10 @@ def judge(sections: dict[str, Section]) -> list[str]:
         best = max(ours, key=lambda row: row["images_per_second"])
         if best["images_per_second"] < FASTER_THAN_TIMM * timm:
             ratio = best["images_per_second"] / timm
-            found.append(f"update: {ratio:.2f} times timm's images/s, the aim is {FASTER_THAN_TIMM}")
+            found.append(f"update: {ratio:.2f} times timm's images/s, the goal is {FASTER_THAN_TIMM}")
         busy = best.get("kernels_ms", 0) / best["span_ms"]
         if busy < KERNEL_SHARE:
-            found.append(f"update: kernels run {busy:.0%} of its time, the aim is {KERNEL_SHARE:.0%}")
+            found.append(f"update: kernels run {busy:.0%} of its time, the goal is {KERNEL_SHARE:.0%}")
     return found
 
 
@@ -122,7 +122,7 @@ def page(record: dict[str, Any]) -> str:
 
 
 def write(out: Path, sections: dict[str, Section], seconds: float) -> dict[str, Any]:
-    """Write the sections that are there, and return the record."""
+    """Write the measured sections, and return the record."""
     record = {
         "device": device(),
         "torch": torch.__version__,

@@ -1,4 +1,4 @@
-"""Loaders beside a GPU: images/s alone, and of a training run with them."""
+"""Loaders on a machine with a GPU: images/s alone, and of a training run with them."""
 
 from __future__ import annotations
 

@@ -24,6 +24,12 @@ from shrinkserve.benchmark.report.markdown import table
 
 HERE = Path(__file__).parent
 KEPT = HERE / "results"
+ABOUT = (
+    "`make bench` writes this file from `bench/results/*.json`; do not edit it. *Ours* is ShrinkServe, *flips* are "
+    "changed predictions, and differences of logits are in units of the largest logit. Compare figures of one section "
+    "only: sections can be from different machines."
+)
+"""Introduction of the report."""
 PROGRAMS = (
     "export",
     "operators",
@@ -73,7 +79,7 @@ def run(name: str, results: Path, quick: bool) -> bool:
 def to_markdown(results: Path) -> str:
     """Return the report with one section for each result file."""
     found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(results.glob("*.json"))]
-    lines = ["# Comparisons", "", "Made by `make bench` from the files in `results/`; do not edit.", ""]
+    lines = ["# Comparisons", "", ABOUT, ""]
     lines += [f"* {result['title']}" for result in found]
     return "\n".join(lines + [line for result in found for line in section(result)]) + "\n"
 

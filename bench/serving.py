@@ -245,7 +245,7 @@ def entry(one: Deployment, concurrency: int, batch: int, loads: list[Load], diff
 
 
 def verdict(rows: list[dict[str, Any]], peers: set[str]) -> list[str]:
-    """Return notes that compare the figures with our aims."""
+    """Return notes that compare the figures with our goals."""
 
     def best(names: set[str], concurrency: int, key: str, **more: Any) -> float:
         wanted = {"concurrency": concurrency, **more}

@@ -1,4 +1,4 @@
-"""Engines on a real GPU, with whichever TensorRT is installed: answers, and time beside float32."""
+"""Engines on a real GPU, with whichever TensorRT is installed: predictions, and time compared with float32."""
 
 from __future__ import annotations
 

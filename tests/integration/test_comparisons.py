@@ -17,7 +17,7 @@ SPEC.loader.exec_module(run)
 
 
 SLOW = {"distillation", "loader", "operators", "soak"}
-"""Programs that `make test-slow` runs. What they measure has tests of its own."""
+"""Programs that only `make test-slow` runs. Other tests cover what they measure."""
 
 
 @pytest.mark.parametrize(

@@ -116,7 +116,7 @@ def test_repo_prints_mistakes_on_one_line(
 def test_encoded_images_are_served_like_prepared_ones(
     root: Path, digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The DALI ensemble answers encoded images as the client's own preparation does."""
+    """The DALI ensemble predicts the same from files as the classifier from pixels that the client prepared."""
     pytest.importorskip("nvidia.dali", reason="DALI is not installed")
     folder = tmp_path / "photos"
     folder.mkdir()

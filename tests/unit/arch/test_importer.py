@@ -77,7 +77,7 @@ def test_load_network_names_missing_file(tmp_path: Path) -> None:
 def test_published_file_equals_network_of_zoo(variant: str) -> None:
     path = REFERENCE / f"shrinkCNN-{variant.upper()}-release-repro.prototxt"
     if not path.is_file():
-        pytest.skip("the published network files are not beside this checkout")
+        pytest.skip("the published network files are not next to this checkout")
     assert same(load_network(path), zoo.build_network(f"shrinkcnn-{variant}"))
     assert not same(load_network(path), zoo.build_network(f"shrinkcnn-{'ab'.replace(variant, '')}"))
 

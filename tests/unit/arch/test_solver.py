@@ -31,7 +31,7 @@ def test_import_recipe_of_network_and_solver(tmp_path: Path) -> None:
 def test_import_recipe_of_published_files() -> None:
     solver = REFERENCE / "imagenet.solver"
     if not solver.is_file():
-        pytest.skip("the published files are not beside this checkout")
+        pytest.skip("the published files are not next to this checkout")
     recipe = import_recipe(REFERENCE / "shrinkCNN-A-release-repro.prototxt", solver)
     # The README's reference: 0.1 at 256 images in all, 300 epochs, L2 of 4e-5.
     assert recipe.optimizer.lr / recipe.optimizer.reference_batch == pytest.approx(0.1 / 256)

@@ -42,7 +42,7 @@ def _cell(net: Builder, name: str, r: str, f: int = 12, *, pooled: bool) -> str:
 
 
 def randomise(module: nn.Module) -> None:
-    """Weights of unit gain, batch norms that do something, and logits that tell classes apart."""
+    """Weights of unit gain, batch norms that change their input, and logits that tell classes apart."""
     torch.manual_seed(1)
     for part in module.modules():
         if isinstance(part, nn.BatchNorm2d):

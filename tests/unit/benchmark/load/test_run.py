@@ -121,7 +121,7 @@ def test_server_that_goes_away_ends_the_test(desk, requests) -> None:
     assert not [t for t in threading.enumerate() if t.name.startswith("load-")]
 
 
-def test_error_while_connecting_is_raised(desk, requests) -> None:
+def test_closed_loop_raises_error_while_connecting(desk, requests) -> None:
     @contextmanager
     def closed():
         raise RequestError("desk: is closed")

@@ -1,4 +1,4 @@
-"""What the outputs of a file mean, and which of them are rejected."""
+"""Meaning of a file's outputs, and outputs that are rejected."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_dependence_on_the_batch_is_found_for_batches_of_one(tmp_path: Path) -> 
 
 
 def test_batch_of_minus_one_is_dynamic(tmp_path: Path) -> None:
-    """As old converters write it."""
+    """Old converters write the batch size as -1."""
     net = Net()
     path = net.out(net.logits()).save(tmp_path)
     proto = onnx.load(path)
@@ -166,7 +166,7 @@ def test_output_that_is_a_sequence_is_named(tmp_path: Path) -> None:
 
 
 def test_output_with_a_map_is_named(tmp_path: Path) -> None:
-    """As sklearn-onnx writes it."""
+    """sklearn-onnx writes such an output."""
     from onnx import helper
 
     net = Net()

@@ -149,7 +149,7 @@ def test_infer_refuses_images_of_wrong_shape(client: Client, shape: tuple[int, .
     assert client.ready()
 
 
-def test_client_fails_when_no_server_answers(dead_url: str) -> None:
+def test_client_fails_when_no_server_responds(dead_url: str) -> None:
     with Client(dead_url) as client:
         assert not client.ready()
         with pytest.raises(UnavailableError, match="shrinkserve serve"):

@@ -155,7 +155,7 @@ def test_first_request_is_not_repeated() -> None:
     assert script.pauses == []
 
 
-def test_late_reply_is_not_asked_for_again() -> None:
+def test_classify_does_not_repeat_a_late_request() -> None:
     script = Script(CONFIG, LateError("late"))
     with pytest.raises(LateError):
         script.run(script.core.classify("cats", [(0, IMAGE)], 1, 0))

@@ -87,7 +87,7 @@ def test_classify_retries_when_connection_closes(relay: Relay) -> None:
         assert client.classify([IMAGE], "tiny") == results
 
 
-def test_models_are_asked_for_again_when_connection_closes(relay: Relay) -> None:
+def test_models_retries_when_connection_closes(relay: Relay) -> None:
     with Client(relay.url, timeout=20) as client:
         models = client.models()
         relay.cut(refuse=1)

@@ -159,7 +159,7 @@ def test_users_own_ensemble_with_the_name_of_ours_is_loaded(root: Path) -> None:
 
 
 def test_configuration_of_another_name_is_skipped(root: Path) -> None:
-    """A copied folder or a link to a model has one: Triton would load no model at all."""
+    """A copy of a model's folder has the name of the original. Triton would then load no model at all."""
     (root / "other").symlink_to(root / "tiny", target_is_directory=True)
     assert kinds(root) == {"other": Skip.OTHER_NAME}
     assert scan(root).models == ["tiny", "wide"]

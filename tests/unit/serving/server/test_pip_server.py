@@ -1,4 +1,4 @@
-"""A small wheel of the real one's shape stands in for it; pip itself is real, and needs no network for it."""
+"""Fetch a small wheel in place of the real one. pip is real, and needs no network for it."""
 
 from __future__ import annotations
 

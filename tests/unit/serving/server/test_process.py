@@ -150,7 +150,7 @@ def test_model_process_that_cannot_start_is_noticed(
 def test_server_raises_soft_limit_of_files_and_rejects_low_hard_limit(
     tiny_repository: Repository, tmp_path: Path, limits: str, works: bool
 ) -> None:
-    """The soft limit is raised; below the hard one a Triton would never accept a connection."""
+    """The soft limit is raised. With a low hard limit Triton would never accept a connection."""
     limit = f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, {limits})"
     script = f"{limit}{SERVES.replace('server.wait()', '')}"
     command = [sys.executable, "-c", script, str(tiny_repository.root), str(tmp_path / "log")]

@@ -48,7 +48,7 @@ def nothing_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[N
 
 
 def mapped() -> set[str]:
-    """Shared memory that some server uses, be it another test run's."""
+    """Return the shared memory that any server uses, also that of another test run."""
     found = set()
     for maps in Path("/proc").glob("[0-9]*/maps"):
         with suppress(OSError):

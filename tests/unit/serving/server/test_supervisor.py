@@ -68,7 +68,7 @@ def test_sigusr1_kills_a_program_that_ignores_sigterm(tmp_path: Path) -> None:
     process.stdout.close()
 
 
-def test_orphans_are_killed(tmp_path: Path) -> None:
+def test_supervisor_kills_orphans(tmp_path: Path) -> None:
     process = run(tmp_path / "none", sys.executable, "-c", ORPHAN)
     assert process.stdout is not None
     orphan = int(process.stdout.readline())

@@ -54,7 +54,7 @@ def test_no_suitable_place_is_an_error(tmp_path: Path, monkeypatch: pytest.Monke
     [("size=1m", "is full"), ("noexec", "noexec"), ("ro", "cannot be written")],
 )
 def test_temporary_folder_rejects_unsuitable_places(tmp_path: Path, limits: str, reason: str) -> None:
-    """All of them are like that; the message says so for each. Needs the right to mount."""
+    """The message names the reason for each place. Needs the right to mount."""
     script = (
         "import os; from shrinkserve.serving.server import workspace; from pathlib import Path; "
         "workspace._places = lambda: [Path(os.environ['PLACE'])]; workspace.temporary_folder()"
