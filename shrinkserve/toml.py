@@ -132,7 +132,7 @@ def validate(
         found: T = adapter.validate_json(json.dumps([raw], default=str), strict=True)[0]
         problems = list(check(found)) if check else []
     except ValidationError as exc:
-        problems = [_describe(kind, problem) for problem in exc.errors(include_url=False)]
+        problems = _describe_all(kind, raw, exc.errors(include_url=False))
     except RecursionError:
         problems = ["nested too deeply"]
     if problems:
@@ -148,9 +148,33 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
     return TypeAdapter(list[kind], config=ConfigDict(extra="forbid", allow_inf_nan=False))
 
 
-def _describe(kind: type, problem: ErrorDetails) -> str:
+def _describe_all(kind: type, raw: object, problems: Sequence[ErrorDetails]) -> list[str]:
+    """Return one line for each key. pydantic reports each type of a union; their expectations are joined by "or"."""
+    lines: dict[tuple[int | str, ...], str] = {}
+    for problem in problems:
+        path = _path_in(raw, problem["loc"][1:])
+        line = _describe(kind, path, problem)
+        if path in lines and ": expected " in line:
+            first, _, found = lines[path].rpartition(", found ")
+            line = f"{first} or {line.partition(': expected ')[2].rpartition(', found ')[0]}, found {found}"
+        lines[path] = line
+    return list(lines.values())
+
+
+def _path_in(raw: object, loc: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    """Return the path of a key without the name of a union's type, which pydantic adds."""
+    for depth, part in enumerate(loc):
+        if isinstance(raw, Mapping):
+            raw = raw.get(str(part))
+        elif isinstance(raw, list) and isinstance(part, int):
+            raw = raw[part] if part < len(raw) else None
+        elif raw is not None:
+            return loc[:depth]
+    return loc
+
+
+def _describe(kind: type, path: tuple[int | str, ...], problem: ErrorDetails) -> str:
     """Return one line: the key, what was expected and what was found."""
-    path = problem["loc"][1:]
     key = ".".join(map(str, path)) or "top level"
     if problem["type"] == "unexpected_keyword_argument":
         return f"{key}: unknown key, {_suggest(str(path[-1]), _keys(kind, path[:-1]))}"

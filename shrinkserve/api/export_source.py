@@ -106,7 +106,7 @@ def find_source(
         ConfigError: no source, two sources, or an option that does not fit the source.
     """
     if (run is None) == (onnx is None):
-        found = "both" if onnx else "neither"
+        found = "more than one" if onnx else "none of them"
         raise ConfigError("export", expected="a run folder, timm:NAME or --onnx FILE", found=found)
     named = "" if run is None else os.fspath(run)
     timm = named if named.startswith(TIMM) else None

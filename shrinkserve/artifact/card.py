@@ -153,7 +153,8 @@ def read_card(folder: Path, kind: str | None = None, *, verify: bool = True) -> 
     except (OSError, ValueError, RecursionError) as exc:
         raise ArtifactError(f"{path}: not a readable card ({exc})", hint="make the artifact again") from exc
     if kind is not None and card.kind != kind:
-        raise ArtifactError(f"{path}: wrong kind of artifact", expected=kind, found=card.kind)
+        hint = "export the run first" if card.kind == "checkpoint" else "name a folder that `train` wrote"
+        raise ArtifactError(f"{path}: wrong kind of artifact", expected=kind, found=card.kind, hint=hint)
     if verify:
         for name, expected in card.files.items():
             verify_file(safe_join(folder, name), expected)

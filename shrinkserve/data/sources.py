@@ -14,6 +14,7 @@ from pathlib import Path
 from shrinkserve.data.dataset import SPLITS, Split, SplitUsage
 from shrinkserve.data.folder import FolderDataset
 from shrinkserve.data.names import read_lines
+from shrinkserve.data.opening import SPLIT_HINT
 from shrinkserve.errors import DataError
 
 TRAIN_TAR, VALIDATION_TAR = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
@@ -80,7 +81,7 @@ def _from_folder(root: Path) -> Collection:
         ]
     if not images:
         layouts = f"{FolderDataset.layout('train')} or {TRAIN_TAR}"
-        raise DataError(f"{root}: nothing to pack", expected=layouts, hint="check the path")
+        raise DataError(f"{root}: nothing to pack", expected=layouts, hint=SPLIT_HINT)
     return Collection(classes, classes, images, usage)
 
 

@@ -96,7 +96,7 @@ def parse_kinds(text: str | Sequence[str]) -> list[Kind]:
     unknown = sorted({name for name in wanted if name not in {"fp32", *KINDS}})
     if unknown or not wanted:
         found = ", ".join(unknown) or repr(text)
-        raise ConfigError("--to", expected=f"names out of fp32, {', '.join(KINDS)}", found=found)
+        raise ConfigError("--to", expected=f"one or more of fp32, {', '.join(KINDS)}", found=found)
     return [kind for kind in KINDS if kind in wanted]
 
 

@@ -64,6 +64,20 @@ def test_validate_rejects_what_is_not_a_finite_number(value: object) -> None:
     assert "section.bounds.1" in errors({"name": "a", "section": {"bounds": [0.0, value]}})
 
 
+@dataclass(frozen=True)
+class Choice:
+    mode: bool | Literal["fast", "small"] = False
+    sizes: tuple[int, ...] = ()
+
+
+def test_validate_describes_a_union_once() -> None:
+    with pytest.raises(ConfigError) as info:
+        toml.validate(Choice, {"mode": "slow", "sizes": [1, "2"]}, "source")
+    found, sizes = info.value.what.removeprefix("source: ").split("; ")
+    assert found == "mode: expected a valid boolean or 'fast' or 'small', found 'slow'"
+    assert sizes.startswith("sizes.1: ")
+
+
 def test_validate_cuts_long_values() -> None:
     assert len(errors({"name": ["x" * 100_000]})) < 300
 

@@ -134,7 +134,8 @@ def _ask_grpc(call: Callable[..., object]) -> _Reply:
 def _parse(url: str, scheme: str) -> Endpoint:
     endpoint = parse_url(url, SECONDS)
     if endpoint.scheme != scheme:
-        raise ConfigError("server URL", expected=f"{scheme}://HOST:PORT", found=url)
+        hint = "give HTTP with --url, gRPC with --grpc-url"
+        raise ConfigError("server URL", expected=f"{scheme}://HOST:PORT", found=url, hint=hint)
     return endpoint
 
 

@@ -105,7 +105,9 @@ class RepositoryReader:
         active = self.active(name)
         older = [version for version in self.versions(name) if version < active]
         if not older:
-            raise ConfigError(f"{self.root / name}: no version before {active}", hint="name an existing one (--to)")
+            newer = ", ".join(str(version) for version in self.versions(name) if version > active)
+            hint = f"name another version with --to: {newer}" if newer else "it is the only one; publish another first"
+            raise ConfigError(f"{self.root / name}: no version before {active}", hint=hint)
         return older[-1]
 
     def known_version(self, name: str, version: int) -> Path:
