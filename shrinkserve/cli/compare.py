@@ -20,12 +20,15 @@ def register(app: typer.Typer) -> None:
 
 def compare(
     reference: Annotated[
-        str, typer.Argument(help="The right one: run, run@raw, version, version@engine, .onnx, .plan, or server URL.")
+        str,
+        typer.Argument(help="Taken as correct: run, run@raw, version, version@engine, .onnx, .plan, or server URL."),
     ],
-    candidate: Annotated[str, typer.Argument(help="The one under test, of the same kinds.")],
+    candidate: Annotated[str, typer.Argument(help="Compared with it; the same kinds.")],
     data: Annotated[Path | None, typer.Option(help="Dataset with the validation images.")] = None,
     model: Annotated[str | None, typer.Option(help="Model's name on a server; its only one by default.")] = None,
-    tolerance: Annotated[float, typer.Option(min=0, help="Of a logit, in units of the largest or of 1.")] = 1e-4,
+    tolerance: Annotated[
+        float, typer.Option(min=0, help="Largest difference of a logit, relative to the largest or to 1.")
+    ] = 1e-4,
     limit: Annotated[int, typer.Option(min=1, help="Images, spread evenly over the dataset.")] = 256,
     max_batch: Annotated[int, typer.Option(min=1, help="Largest batch.")] = 32,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,

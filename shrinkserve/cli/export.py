@@ -31,12 +31,14 @@ def export(  # noqa: PLR0913, PLR0917 - a command's options are its arguments
     repository: Annotated[Path, typer.Option(help="Triton model repository.")] = REPOSITORY,
     out: Annotated[Path | None, typer.Option(help="Write a version for `repo publish` into this new folder.")] = None,
     url: Annotated[str | None, typer.Option(help="Publish to the live server of the repository.")] = None,
-    token: Annotated[str | None, typer.Option(help="Token of the server's model control, with --url.")] = None,
+    token: Annotated[
+        str | None, typer.Option(envvar="SHRINKSERVE_TOKEN", help="Token of the server's model control, with --url.")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="Model name; the run's by default.")] = None,
     version: Annotated[int | None, typer.Option(help="Model version; the next free one by default.")] = None,
-    weights: Annotated[Weights, typer.Option(help="The EMA weights are those that were evaluated.")] = "ema",
+    weights: Annotated[Weights, typer.Option(help="ema: the evaluated weights; raw: the optimiser's last.")] = "ema",
     target: Annotated[
-        ExportTarget, typer.Option(help="Runtime of the file; decides the graph passes.")
+        ExportTarget, typer.Option(help="Runtime of the float32 graph; decides the graph passes.")
     ] = "onnxruntime-cpu",
     tune: Annotated[
         bool, typer.Option("--tune", help="Time graph passes here, stage by stage; keep the best.")
@@ -65,7 +67,7 @@ def export(  # noqa: PLR0913, PLR0917 - a command's options are its arguments
         bool, typer.Option("--approximate-decoder", help="Take JPEG even if DALI lacks the resize filter.")
     ] = False,
     calibrate: Annotated[
-        bool, typer.Option("--calibrate", help="Fit a temperature on the validation images, for probabilities.")
+        bool, typer.Option("--calibrate", help="Fit a temperature, so that probabilities agree with the accuracy.")
     ] = False,
 ) -> None:
     """Export a run or an ONNX classifier to a model repository.

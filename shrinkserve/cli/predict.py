@@ -35,7 +35,7 @@ def predict(  # noqa: PLR0913, PLR0917 - a command's options
         typer.Argument(help="Images, folders, patterns such as 'photos/*.jpg'; - reads a list from standard input."),
     ],
     url: Annotated[
-        str | None, typer.Option(help="grpc://HOST:PORT or http://HOST:PORT; grpc://127.0.0.1:8001.")
+        str | None, typer.Option(help="grpc://HOST:PORT or http://HOST:PORT; by default grpc://127.0.0.1:8001.")
     ] = None,
     model: Annotated[
         str | None,

@@ -22,7 +22,9 @@ def show(
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the recipe.")
     ] = None,
-    defaults: Annotated[bool, typer.Option("--defaults", help="Print the default of each key instead.")] = False,
+    defaults: Annotated[
+        bool, typer.Option("--defaults", help="Print the default of each key, without a recipe.")
+    ] = False,
 ) -> None:
     """Print a recipe with the meaning, range and default of every key. The output is a recipe file."""
     from shrinkserve.config import document_recipe, load_recipe

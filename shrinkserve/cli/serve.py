@@ -23,7 +23,7 @@ def serve(  # noqa: PLR0913 - the options of a server
     *,
     repository: Annotated[Path, typer.Option(help="The model repository.")] = Path("model_repository"),
     model: Annotated[list[str] | None, typer.Option(help="A model to load; all by default. Can be repeated.")] = None,
-    config: Annotated[str | None, typer.Option(help="Engine of the models that have it: configs/NAME.pbtxt.")] = None,
+    config: Annotated[str | None, typer.Option(help="Engine to serve, where a model has configs/NAME.pbtxt.")] = None,
     host: Annotated[str, typer.Option(help="Address or host name to listen on.")] = "127.0.0.1",
     http_port: Annotated[int, typer.Option(min=0, max=65535, help="HTTP; 0 chooses a free port.")] = 8000,
     grpc_port: Annotated[int, typer.Option(min=0, max=65535, help="gRPC; 0 chooses a free port.")] = 8001,
@@ -99,7 +99,7 @@ def doctor(
     url: Annotated[str | None, typer.Option(help="Running server to check: http://HOST:PORT.")] = None,
     grpc_url: Annotated[str | None, typer.Option(help="gRPC of the same server: grpc://HOST:PORT.")] = None,
     container: Annotated[
-        str, typer.Option(help="NVIDIA container that has to load the repository: its tag.")
+        str, typer.Option(help="Tag of the NVIDIA container that has to load the repository.")
     ] = CURRENT.tag,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON list.")] = False,
 ) -> None:

@@ -250,3 +250,9 @@ def test_function_refuses_what_the_command_refuses(path: str, option: str, value
                 list(function(**arguments))  # predict is a generator
             return
     raise AssertionError(f"{path} {option}")
+
+
+def test_every_token_can_come_from_the_environment() -> None:
+    tokens = {path: one.envvar for path, options in LEAVES.items() for one in options if one.name == "token"}
+    assert set(tokens) >= {"bench run", "export", "repo publish", "repo rollback", "serve"}
+    assert {str(name) for name in tokens.values()} == {"SHRINKSERVE_TOKEN"}
