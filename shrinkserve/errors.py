@@ -13,6 +13,7 @@ ShrinkServeError        base class; the command line prints one line and exits w
 ```
 
 The constructor builds the message: what happened: expected ..., found ...; hint.
+A message names an option as on the command line: ``--max-batch`` is the argument `max_batch` of the Python function.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ def quickstart(
         recipe: name of a recipe of the package for the digits.
         min_top1: required top-1 of the served model on the validation images, as a fraction.
         window: seconds of one measurement window of the load tests.
-        say: prints a line.
+        say: prints a line. The commands print their output themselves.
 
     Returns:
         The time of each stage, and the created files.

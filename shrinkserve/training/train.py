@@ -109,8 +109,11 @@ def _split_teacher(teacher: StrPath | Predictor | None, *, several: bool) -> tup
     """Return a teacher as the path of an artifact or as a predictor; the other one is None.
 
     Raises:
-        ConfigError: a predictor, which several processes cannot share.
+        ConfigError: a predictor, which several processes cannot share, or a URL.
     """
+    if isinstance(teacher, str) and "://" in teacher:
+        hint = "open a served model with shrinkserve.load(URL, model=NAME)"
+        raise ConfigError("teacher", expected="the path of an artifact, or a predictor", found=teacher, hint=hint)
     if teacher is None or isinstance(teacher, str | os.PathLike):
         return None if teacher is None else os.fspath(teacher), None
     if several:

@@ -20,8 +20,8 @@ class ServerOptions:
     """Options of a `TritonServer`.
 
     Attributes:
-        models: the models to load, by public name or by Triton's name; all if empty.
-        engine: engine to run, for each model that has ``configs/ENGINE.pbtxt``.
+        models: the models to load, by public name or by Triton's name; all if empty. ``--model`` of the command.
+        engine: engine to run, for each model that has ``configs/ENGINE.pbtxt``. ``--config`` of the command.
         host: address or host name to listen on. The server from PyPI takes only loopback unless `insecure`.
         http_port: port of HTTP; 0 chooses a free one, also for the next two.
         grpc_port: port of gRPC.

@@ -320,6 +320,7 @@ def test_train_rejects_what_does_not_fit_and_writes_nothing(
         {"max_restarts": -1},
         {"stall_timeout": -1},
         {"nproc": 2, "callback": print},
+        {"teacher": "grpc://127.0.0.1:8001"},
     ],
 )
 def test_train_rejects_options_and_writes_nothing(
