@@ -101,6 +101,34 @@ def test_error_of_the_disk_is_not_ignored(tmp_path: Path, monkeypatch: pytest.Mo
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> list[int | str]:
+    """Record what is done on the disk, in order: the inode of each sync, and "rename"."""
+    events: list[int | str] = []
+    sync, rename, replace = os.fsync, os.rename, os.replace
+    monkeypatch.setattr(os, "fsync", lambda handle: (events.append(os.fstat(handle).st_ino), sync(handle)))
+    monkeypatch.setattr(os, "rename", lambda *paths: (events.append("rename"), rename(*paths)))
+    monkeypatch.setattr(os, "replace", lambda *paths: (events.append("rename"), replace(*paths)))
+    return events
+
+
+def test_write_atomic_syncs_the_file_before_the_rename_and_its_folder_after(
+    tmp_path: Path, disk: list[int | str]
+) -> None:
+    """After a power cut the old or the new file is there, and a file that was reported as written stays."""
+    atomic.write_atomic(tmp_path / "f", b"content")
+    assert disk == [(tmp_path / "f").stat().st_ino, "rename", tmp_path.stat().st_ino]
+
+
+def test_staged_folder_syncs_its_content_before_the_rename_and_its_parent_after(
+    tmp_path: Path, disk: list[int | str]
+) -> None:
+    with atomic.staged_folder(tmp_path / "d") as aside:
+        (aside / "f").write_text("content")
+    file, folder = ((tmp_path / name).stat().st_ino for name in ("d/f", "d"))
+    assert disk == [file, folder, "rename", tmp_path.stat().st_ino]
+
+
 def _failing(code: int) -> Callable[[object], None]:
     def fail(_: object) -> None:
         raise OSError(code, os.strerror(code))

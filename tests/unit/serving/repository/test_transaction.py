@@ -43,6 +43,20 @@ def test_commit_puts_copies_in_place(root: Path) -> None:
     assert [path.name for path in root.parent.iterdir()] == ["root"]
 
 
+def test_commit_syncs_every_new_file_and_then_the_repository(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a power cut a version that was reported as published is there."""
+    synced: list[int] = []
+    sync = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda handle: (synced.append(os.fstat(handle).st_ino), sync(handle)))
+    with changing(root) as change:
+        replace_file(change.copy("a"), "new a")
+        (change.copy("c") / "file").write_text("new c")
+        change.commit()
+    new = {(root / name).stat().st_ino for name in ("a", "a/file", "c", "c/file")}
+    assert new <= set(synced[:-1])
+    assert synced[-1] == root.stat().st_ino
+
+
 @pytest.mark.parametrize("hidden", [(), ("a",), ("c",), ("a", "c")])
 @pytest.mark.parametrize("committed", [False, True])
 def test_failed_block_leaves_the_old_folders(root: Path, hidden: tuple[str, ...], committed: bool) -> None:
