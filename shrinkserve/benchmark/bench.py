@@ -8,7 +8,7 @@ from pathlib import Path
 
 from shrinkserve.artifact import recorded_path
 from shrinkserve.benchmark.accuracy.journal import Journal
-from shrinkserve.benchmark.accuracy.run import AccuracyPlan, ChainResult, measure_accuracy
+from shrinkserve.benchmark.accuracy.run import AccuracyPlan, AccuracyResult, measure_accuracy
 from shrinkserve.benchmark.checks import check_batches, check_classes
 from shrinkserve.benchmark.load import perf_analyzer
 from shrinkserve.benchmark.load.plan import LoadPlan, Requests, run_loads
@@ -189,7 +189,7 @@ def run_bench(options: BenchOptions, progress: Progress) -> BenchRecord:
     batch, identity = min(stages.max_batch_size, BATCH), stages.served_identity
     plan = AccuracyPlan(dataset, stages.preprocess, stages.targets, stages.links, batch, options.limit, identity)
     journal = Journal(options.out / JOURNAL, plan) if options.out else None
-    chain = journal.restore() if journal else ChainResult.empty(plan)
+    result = journal.restore() if journal else AccuracyResult.empty(plan)
     record = new_record(stages, dataset, options.gates)
 
     def write() -> None:
@@ -197,7 +197,7 @@ def run_bench(options: BenchOptions, progress: Progress) -> BenchRecord:
 
     write()  # reports a folder that cannot be written before the measurement
     try:
-        _measure_accuracy(record, plan, chain, journal, progress)
+        _measure_accuracy(record, plan, result, journal, progress)
         if earlier is not None:
             compare_with_baseline(record, earlier)  # reports other images before the load tests, which take minutes
         write()  # the accuracy is not lost if the process is killed during the load tests
@@ -215,22 +215,22 @@ def run_bench(options: BenchOptions, progress: Progress) -> BenchRecord:
 
 
 def _measure_accuracy(
-    record: BenchRecord, plan: AccuracyPlan, chain: ChainResult, journal: Journal | None, progress: Progress
+    record: BenchRecord, plan: AccuracyPlan, result: AccuracyResult, journal: Journal | None, progress: Progress
 ) -> None:
     progress.say(f"accuracy: {plan.images} images through {', '.join(target.name for target in plan.targets)}")
-    if chain.done:
-        progress.say(f"accuracy: resuming after {chain.done} of {plan.images} images")
+    if result.done:
+        progress.say(f"accuracy: resuming after {result.done} of {plan.images} images")
 
-    def on_batch(part: ChainResult) -> None:
+    def on_batch(part: AccuracyResult) -> None:
         if journal:
             journal.append(part)
-        progress.update("images", chain.done, plan.images)
+        progress.update("images", result.done, plan.images)
 
     try:
-        measure_accuracy(plan, chain, on_batch)
+        measure_accuracy(plan, result, on_batch)
     finally:
         progress.remove("images")
-        record.accuracy = chain.to_record(plan)
+        record.accuracy = result.to_record(plan)
 
 
 def _measure_loads(

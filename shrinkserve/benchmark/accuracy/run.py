@@ -67,7 +67,7 @@ class AccuracyRecord:
 
     Attributes:
         images: number of images that went through every stage.
-        fingerprint: checksum of the images, see `ChainResult`.
+        fingerprint: checksum of the images, see `AccuracyResult`.
         order: checksum of their order.
         stages: accuracy of each stage.
         comparisons: agreement of each pair of stages.
@@ -91,7 +91,7 @@ class AccuracyRecord:
 
 
 @dataclass
-class ChainResult:
+class AccuracyResult:
     """Result of a part of a pass.
 
     Attributes:
@@ -112,7 +112,7 @@ class ChainResult:
     confusion: list[ConfusionCell] = field(default_factory=list)
 
     @classmethod
-    def empty(cls, plan: AccuracyPlan) -> ChainResult:
+    def empty(cls, plan: AccuracyPlan) -> AccuracyResult:
         """Return the result before the first image."""
         pairs = [(plan.targets[before], plan.targets[after]) for before, after in plan.links]
         return cls(
@@ -120,7 +120,7 @@ class ChainResult:
             comparisons=[Agreement(a.name, b.name, gated=a.exact and b.exact) for a, b in pairs],
         )
 
-    def merge(self, more: ChainResult) -> None:
+    def merge(self, more: AccuracyResult) -> None:
         """Add the result of another part of the same pass."""
         for score, part in zip(self.scores, more.scores, strict=True):
             score.merge(part)
@@ -145,39 +145,39 @@ class ChainResult:
         )
 
 
-def measure_accuracy(plan: AccuracyPlan, done: ChainResult, on_batch: Callable[[ChainResult], None]) -> None:
+def measure_accuracy(plan: AccuracyPlan, result: AccuracyResult, on_batch: Callable[[AccuracyResult], None]) -> None:
     """Send the remaining images of a pass through every stage.
 
     Args:
         plan: the pass.
-        done: `ChainResult.empty`, or a restored result. It grows during the pass, so that the caller has the measured
+        result: `AccuracyResult.empty`, or a restored one. It grows during the pass, so that the caller has the measured
             part if a stage fails.
-        on_batch: receives the result of each batch after it was added to `done`.
+        on_batch: receives the result of each batch after it was added to `result`.
 
     Raises:
         DataError: an image cannot be read.
         RequestError: a server does not respond; the message has the number of images so far.
     """
-    batches = evaluation_batches(plan.dataset, plan.preprocess, plan.batch_size, limit=plan.limit, start=done.done)
+    batches = evaluation_batches(plan.dataset, plan.preprocess, plan.batch_size, limit=plan.limit, start=result.done)
     with ExitStack() as stack:
         stack.callback(cast("Generator[object, None, None]", batches).close)  # stops the decoding threads
         predictors = [stack.enter_context(target.open()) for target in plan.targets]
         for batch in batches:
-            part = ChainResult.empty(plan)
+            part = AccuracyResult.empty(plan)
             logits = []
             encoded = _encoded(plan, batch)
             for target, predict in zip(plan.targets, predictors, strict=True):
                 try:
                     logits.append(predict(encoded if target.encoded else batch.images))
                 except RequestError as exc:
-                    progress = f"{target.name}: failed after {done.done} of {plan.images} images"
+                    progress = f"{target.name}: failed after {result.done} of {plan.images} images"
                     raise RequestError(f"{progress} ({exc})") from exc
             _count(part, plan, batch, logits)
-            done.merge(part)
+            result.merge(part)
             on_batch(part)
 
 
-def _count(part: ChainResult, plan: AccuracyPlan, batch: Batch, logits: Sequence[Logits]) -> None:
+def _count(part: AccuracyResult, plan: AccuracyPlan, batch: Batch, logits: Sequence[Logits]) -> None:
     def name(index: int) -> str:
         return plan.dataset.record(index).name
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from shrinkserve.benchmark.accuracy.agreement import LISTED_FLIPS
 from shrinkserve.benchmark.accuracy.journal import Journal
-from shrinkserve.benchmark.accuracy.run import AccuracyPlan, ChainResult, measure_accuracy
+from shrinkserve.benchmark.accuracy.run import AccuracyPlan, AccuracyResult, measure_accuracy
 from shrinkserve.benchmark.plain import to_json
 from shrinkserve.benchmark.targets.target import Logits, Pixels, Target
 from shrinkserve.data import open_dataset
@@ -56,16 +56,16 @@ def plan(folder: Path, make_target: Callable[..., Target]) -> AccuracyPlan:
     return AccuracyPlan(open_dataset(folder, "validation"), PREPROCESS, targets, [(0, 1)], batch_size=4)
 
 
-def finish(plan: AccuracyPlan, chain: ChainResult, journal: Journal | None = None) -> ChainResult:
-    measure_accuracy(plan, chain, journal.append if journal else lambda _: None)
-    return chain
+def finish(plan: AccuracyPlan, result: AccuracyResult, journal: Journal | None = None) -> AccuracyResult:
+    measure_accuracy(plan, result, journal.append if journal else lambda _: None)
+    return result
 
 
 def test_every_image_is_counted_once_in_every_stage(plan: AccuracyPlan) -> None:
-    chain = finish(plan, ChainResult.empty(plan))
-    first, second = chain.scores
-    assert (chain.done, first.images, first.top1, second.top1) == (21, 21, 21, 19)
-    (comparison,) = chain.comparisons
+    result = finish(plan, AccuracyResult.empty(plan))
+    first, second = result.scores
+    assert (result.done, first.images, first.top1, second.top1) == (21, 21, 21, 19)
+    (comparison,) = result.comparisons
     assert (comparison.flips, comparison.lost, comparison.gained) == (2, 2, 0)
     assert [Path(flip.name).name for flip in comparison.listed] == ["5.png", "6.png"]
     assert all((flip.before, flip.after, flip.label) == (1, 0, 1) for flip in comparison.listed)
@@ -77,9 +77,9 @@ def test_limit_is_spread_over_the_classes(plan: AccuracyPlan, make_target) -> No
         return np.tile(np.array([1, 0, 0], np.float32), (len(images), 1))
 
     some = replace(plan, targets=[make_target("constant", always_dark)], links=[], limit=3)
-    chain = finish(some, ChainResult.empty(some))
-    assert chain.done == some.images == 3
-    assert chain.scores[0].top1 == 1  # the first three images are all dark
+    result = finish(some, AccuracyResult.empty(some))
+    assert result.done == some.images == 3
+    assert result.scores[0].top1 == 1  # the first three images are all dark
 
 
 def test_encoded_images_are_sent_to_stages_that_decode(plan: AccuracyPlan, make_target) -> None:
@@ -89,9 +89,9 @@ def test_encoded_images_are_sent_to_stages_that_decode(plan: AccuracyPlan, make_
 
     decoder = replace(make_target("decoder", decode_itself), payload="jpeg")
     mixed = replace(plan, targets=[plan.targets[0], decoder])
-    chain = finish(mixed, ChainResult.empty(mixed))
-    assert chain.scores[1].top1 == chain.scores[1].images == 21
-    assert chain.comparisons[0].worst == 0
+    result = finish(mixed, AccuracyResult.empty(mixed))
+    assert result.scores[1].top1 == result.scores[1].images == 21
+    assert result.comparisons[0].worst == 0
 
 
 def test_memory_does_not_grow_with_the_dataset(plan: AccuracyPlan, make_target) -> None:
@@ -115,10 +115,10 @@ def test_memory_does_not_grow_with_the_dataset(plan: AccuracyPlan, make_target) 
     def peak(times: int) -> int:
         many = replace(plan, dataset=Repeated(times), targets=[plan.targets[0], contrary], batch_size=32)
         tracemalloc.start()
-        chain = finish(many, ChainResult.empty(many))
+        result = finish(many, AccuracyResult.empty(many))
         _, most = tracemalloc.get_traced_memory()
         tracemalloc.stop()
-        assert chain.comparisons[0].flips == chain.done == len(many.dataset) > LISTED_FLIPS
+        assert result.comparisons[0].flips == result.done == len(many.dataset) > LISTED_FLIPS
         return most
 
     assert peak(400) - peak(50) < 350 * len(records) * 50  # an image has 192 bytes of pixels
@@ -137,7 +137,7 @@ def test_order_of_the_images_changes_the_order_checksum_only(plan: AccuracyPlan,
             return self._dataset.record(len(self) - 1 - index)
 
     backwards = replace(plan, dataset=Reversed(plan.dataset))
-    first, second = finish(plan, ChainResult.empty(plan)), finish(backwards, ChainResult.empty(backwards))
+    first, second = finish(plan, AccuracyResult.empty(plan)), finish(backwards, AccuracyResult.empty(backwards))
     assert first.fingerprint == second.fingerprint
     assert first.order != second.order
     assert first.scores[1].right == second.scores[1].right[::-1]
@@ -176,7 +176,7 @@ def test_interrupted_pass_is_resumed_without_repeating_images(plan: AccuracyPlan
     second = Journal(path, again)
     resumed = finish(again, second.restore(), second)
     assert sum(seen) == 9
-    assert resumed == finish(plan, ChainResult.empty(plan))
+    assert resumed == finish(plan, AccuracyResult.empty(plan))
     assert Journal(path, again).restore() == resumed
 
 
@@ -194,9 +194,9 @@ def test_logits_that_are_not_finite_are_valid_json_and_can_be_resumed(
     broken = replace(plan, targets=[plan.targets[0], make_target("broken", lambda i: by_brightness(i) * np.nan)])
     path = tmp_path / "accuracy.jsonl"
     journal = Journal(path, broken)
-    chain = finish(broken, journal.restore(), journal)
-    assert Journal(path, broken).restore() == chain
-    record = chain.to_record(broken)
+    result = finish(broken, journal.restore(), journal)
+    assert Journal(path, broken).restore() == result
+    record = result.to_record(broken)
     json.loads(to_json(record), parse_constant=pytest.fail)
     assert record.comparisons[0].worst is None
     assert record.comparisons[0].flips == record.images == 21
