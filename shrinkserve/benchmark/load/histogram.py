@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 PERCENTILES = (50.0, 90.0, 95.0, 99.0, 99.9)
 """Percentiles in every record."""
+PERCENTILE_NAMES = tuple(f"p{percent:g}" for percent in PERCENTILES)
+"""Keys of `LatencyRecord.percentiles`."""
 
 _LOWEST_US, _HIGHEST_US, _DIGITS = 1, 3_600_000_000, 3
 
@@ -99,8 +101,8 @@ class LatencyHistogram:
     def to_record(self) -> LatencyRecord:
         """Return mean, maximum and percentiles in milliseconds, and the encoded histogram."""
         percentiles = {}
-        for percent in PERCENTILES:
+        for name, percent in zip(PERCENTILE_NAMES, PERCENTILES, strict=True):
             ends = self.interval(percent)
             value = self.percentile(percent)
-            percentiles[f"p{percent:g}"] = Estimate(low=1e3 * ends.low, high=1e3 * ends.high, value=1e3 * value)
+            percentiles[name] = Estimate(low=1e3 * ends.low, high=1e3 * ends.high, value=1e3 * value)
         return LatencyRecord(self.count, 1e3 * self.mean, 1e3 * self.longest, percentiles, self.encode())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import asdict, dataclass
 
-from shrinkserve.benchmark.load.histogram import LatencyHistogram
+from shrinkserve.benchmark.load.histogram import PERCENTILE_NAMES, LatencyHistogram
 from shrinkserve.benchmark.load.perf_analyzer import PerfAnalyzerRecord
 from shrinkserve.benchmark.load.record import LoadRecord
 from shrinkserve.benchmark.report import charts, numbers, svg, tree
@@ -21,7 +21,6 @@ MATRIX_CLASSES = 40
 """Most classes of a confusion matrix; squares of more are too small."""
 CLIENT = "client and network"
 PHASES = ("queue", "compute_input", "compute_infer", "compute_output", CLIENT)
-PERCENTILES = ("p50", "p90", "p95", "p99", "p99.9")
 
 
 def to_html(record: BenchRecord, dataset: Dataset) -> str:
@@ -60,7 +59,7 @@ def to_html(record: BenchRecord, dataset: Dataset) -> str:
         phases=_phases(record),
         phase_names=PHASES,
         shapes=svg.SHAPES,
-        percentiles=PERCENTILES,
+        percentiles=PERCENTILE_NAMES,
         perf_analyzer=_perf_analyzer(record),
         flips=flip_groups(record, dataset),
         figure=numbers.figure,

@@ -6,6 +6,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from shrinkserve.benchmark.accuracy.run import AccuracyRecord
+from shrinkserve.benchmark.load.histogram import PERCENTILE_NAMES
 from shrinkserve.benchmark.report.headline import headline, outcome
 from shrinkserve.benchmark.report.numbers import figure, milliseconds, percent, percent_range, rate
 from shrinkserve.benchmark.report.record import BenchRecord
@@ -93,20 +94,19 @@ def _classes(shown: Sequence[ClassFigures], measured: int) -> Iterator[str]:
 
 
 def _loads(record: BenchRecord) -> list[str]:
-    names = ("p50", "p90", "p95", "p99", "p99.9")
     rows = []
     for load in record.loads:
         p99 = load.percentile("p99")
         rows.append(
             (
                 load.title,
-                *(milliseconds(load.percentile(name).value) for name in names),
+                *(milliseconds(load.percentile(name).value) for name in PERCENTILE_NAMES),
                 f"{milliseconds(p99.low)} to {milliseconds(p99.high)}",
                 rate(load.images_per_second),
                 "valid" if load.valid else "invalid: " + "; ".join(load.reasons),
             )
         )
-    return table(("load (ms)", *names, "p99 95 % interval", "images/s", "figures"), rows)
+    return table(("load (ms)", *PERCENTILE_NAMES, "p99 95 % interval", "images/s", "figures"), rows)
 
 
 def _perf_analyzer(record: BenchRecord) -> list[str]:
