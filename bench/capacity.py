@@ -29,7 +29,7 @@ from shrinkserve.benchmark.load.run import closed_loop
 from shrinkserve.benchmark.plain import plain
 from shrinkserve.benchmark.report.environment import environment
 from shrinkserve.benchmark.service_times import read_service
-from shrinkserve.benchmark.targets.target import Target, server
+from shrinkserve.benchmark.targets.target import Target, server_target
 from shrinkserve.benchmark.timing import Timing
 from shrinkserve.exporting.exporter import ExportOptions
 from shrinkserve.exporting.run_export import export_run
@@ -55,7 +55,7 @@ def main() -> int:
         os.sched_setaffinity(0, cores[:-1] or cores)  # inherited by the server
         with TritonServer(repository, ServerOptions(log_file=Path(folder) / "triton.log")) as running:
             os.sched_setaffinity(0, cores[-1:])
-            target = server(running.grpc_url, "capacity", "float32")
+            target = server_target(running.grpc_url, "capacity", "float32")
             replica = calibrated(target, scale.images(8), timing)
             rates = [load * replica.unbatched_rate for load in LOADS]
             rows = measure_rates(replica, target, ones(scale.images(8)), rates, timing, print)

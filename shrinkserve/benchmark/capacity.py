@@ -170,7 +170,7 @@ def highest_rate(replica: Replica, slo: Slo) -> float:
     return low
 
 
-def size(replica: Replica, rate: float, slo: Slo) -> CapacityPlan:
+def plan_capacity(replica: Replica, rate: float, slo: Slo) -> CapacityPlan:
     """Return the number of replicas for a rate.
 
     Raises:

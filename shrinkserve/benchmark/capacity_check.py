@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from shrinkserve.benchmark.capacity import CapacityCheck, CapacityPlan, Replica, percentile_ms, simulate
-from shrinkserve.benchmark.load.plan import payload
+from shrinkserve.benchmark.load.plan import pixel_requests
 from shrinkserve.benchmark.load.run import open_loop
 from shrinkserve.benchmark.load.schedule import OpenSchedule
 from shrinkserve.benchmark.load.slo import Slo
-from shrinkserve.benchmark.targets.target import Images, Target, server
+from shrinkserve.benchmark.targets.target import Images, Target, server_target
 from shrinkserve.benchmark.timing import Timing
 from shrinkserve.data import open_dataset
 from shrinkserve.serving.client.client import Client
@@ -39,8 +39,8 @@ def check_plan(
     """Measure a real replica at several rates, the planned one last."""
     with Client(real.url) as client:
         served = client.model_info(real.model)
-    requests = payload(open_dataset(real.data, "validation"), served.preprocess, 1)
-    target = server(real.url, served.model, served.precision)
+    requests = pixel_requests(open_dataset(real.data, "validation"), served.preprocess, 1)
+    target = server_target(real.url, served.model, served.precision)
     rates = [*(load * replica.unbatched_rate for load in CHECKED_LOADS), plan.requests_per_second_each]
     return measure_rates(replica, target, requests, rates, timing, say, slo)
 

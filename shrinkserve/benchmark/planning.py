@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from shrinkserve.atomic import write_atomic
-from shrinkserve.benchmark.capacity import CapacityPlan, Replica, size
+from shrinkserve.benchmark.capacity import CapacityPlan, Replica, plan_capacity
 from shrinkserve.benchmark.capacity_check import RealReplica, check_plan
 from shrinkserve.benchmark.load.slo import Slo
 from shrinkserve.benchmark.plain import to_json
@@ -70,7 +70,7 @@ def plan(  # noqa: PLR0913 - the options of the command
     measured = record if isinstance(record, BenchRecord) else read_record(Path(record))
     replica = Replica(read_service(measured.loads, target, instances), max_batch, instances)
     objective = Slo.parse(slo)
-    found = size(replica, rate, objective)
+    found = plan_capacity(replica, rate, objective)
     found = replace(found, measured_each=most_measured(measured.loads, found.target))
     if check and data is not None:
         real, timing = RealReplica(check, measured.model, Path(data)), Timing(warmup=min(1.0, window), window=window)

@@ -27,8 +27,7 @@ def read_service(loads: Sequence[LoadRecord], target: str | None = None, instanc
         ArtifactError: there is no such load test.
     """
     closed = [load for load in loads if load.mode == "closed" and load.server]
-    counts = Counter(load.target for load in reversed(closed) if load.concurrency == 1)
-    name = target or max(counts, key=lambda one: counts[one], default="")
+    name = target or _default_target(closed)
     mine = [load for load in closed if load.target == name]
     alone = sorted((load for load in mine if load.concurrency == 1), key=lambda load: load.batch)
     if not alone or alone[0].batch != 1:
@@ -48,6 +47,12 @@ def read_service(loads: Sequence[LoadRecord], target: str | None = None, instanc
     # The shortest latencies may be below the mean overhead; service times stay above zero.
     noise = np.maximum(drawn - overhead, 0.1 * seconds[0])
     return Service(name, sizes, seconds, noise / noise.mean(), overhead)
+
+
+def _default_target(closed: Sequence[LoadRecord]) -> str:
+    """Return the target with the most batch sizes at concurrency 1, the last one of several; empty without any."""
+    counts = Counter(load.target for load in reversed(closed) if load.concurrency == 1)
+    return max(counts, key=lambda name: counts[name], default="")
 
 
 def _server(load: LoadRecord) -> ServerTime:

@@ -19,7 +19,7 @@ import numpy as np
 from shrinkserve.atomic import linked_copy
 from shrinkserve.benchmark.load.run import Load, closed_loop
 from shrinkserve.benchmark.plain import plain
-from shrinkserve.benchmark.targets.target import server as server_target
+from shrinkserve.benchmark.targets.target import server_target
 from shrinkserve.benchmark.timing import Timing
 from shrinkserve.config import ServingConfig
 from shrinkserve.errors import GateError, ServerError

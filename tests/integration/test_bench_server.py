@@ -20,7 +20,7 @@ from shrinkserve.benchmark.load import perf_analyzer
 from shrinkserve.benchmark.load.run import closed_loop, open_loop
 from shrinkserve.benchmark.load.schedule import OpenSchedule
 from shrinkserve.benchmark.load.triton_stats import TritonStatistics
-from shrinkserve.benchmark.targets.target import server as server_target
+from shrinkserve.benchmark.targets.target import server_target
 from shrinkserve.benchmark.timing import Timing
 from shrinkserve.cli import main
 from shrinkserve.data import open_dataset

@@ -89,12 +89,12 @@ class Requests:
     def of(self, target: Target, batch: int = 1) -> list[Images]:
         """Return requests in the form that a target takes, with `batch` images in each."""
         if not target.encoded:
-            return list(payload(self.dataset, self.preprocess, batch))
+            return list(pixel_requests(self.dataset, self.preprocess, batch))
         order = np.linspace(0, len(self.dataset) - 1, min(len(self.dataset), REQUESTS), dtype=int)
         return [[self.dataset.record(int(index)).encoded] * batch for index in order]
 
 
-def payload(dataset: Dataset, preprocess: Preprocess, batch: int) -> list[Pixels]:
+def pixel_requests(dataset: Dataset, preprocess: Preprocess, batch: int) -> list[Pixels]:
     """Return requests with different images of a dataset, uint8 [batch, S, S, 3] each."""
     count = min(len(dataset), REQUESTS * batch)
     images = np.concatenate([part.images for part in evaluation_batches(dataset, preprocess, batch, limit=count)])

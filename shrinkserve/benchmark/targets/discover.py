@@ -11,7 +11,7 @@ from shrinkserve.arch.code import is_code_data
 from shrinkserve.artifact import read_card
 from shrinkserve.benchmark.targets.find_run import find_run
 from shrinkserve.benchmark.targets.local_targets import engine_targets, find_version, graph_target
-from shrinkserve.benchmark.targets.target import Payload, Target, local, server
+from shrinkserve.benchmark.targets.target import Payload, Target, local_target, server_target
 from shrinkserve.errors import ArtifactError, ConfigError, RequestError
 from shrinkserve.preprocess import Preprocess
 from shrinkserve.runtimes.checkpoint import Checkpoint, Weights
@@ -187,7 +187,7 @@ def _servers(wanted: Wanted, served: ModelInfo) -> list[Target]:
                     f"{url}: {ensemble} does not take encoded images", hint=f"run: shrinkserve repo add-jpeg {ensemble}"
                 )
             name = ensemble if payload == "jpeg" else served.model
-            targets.append(server(url, name, served.precision, payload, wanted.token))
+            targets.append(server_target(url, name, served.precision, payload, wanted.token))
     return _with_unique_names(targets)
 
 
@@ -230,4 +230,4 @@ def _only_model(url: str, models: Sequence[str]) -> str:
 
 def _checkpoint(checkpoint: Checkpoint, which: Weights, *, exact: bool = True) -> Target:
     identity = checkpoint.card.files[f"{which}.safetensors"]
-    return local(f"checkpoint {which}", checkpoint, "checkpoint", "float32", identity, exact=exact)
+    return local_target(f"checkpoint {which}", checkpoint, "checkpoint", "float32", identity, exact=exact)

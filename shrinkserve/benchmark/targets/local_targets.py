@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from shrinkserve.artifact import MODEL, Card, read_card
-from shrinkserve.benchmark.targets.target import Target, TargetKind, local
+from shrinkserve.benchmark.targets.target import Target, TargetKind, local_target
 from shrinkserve.engines import engines_of
 from shrinkserve.errors import ArtifactError
 from shrinkserve.runtimes import Predictor, open_engine
@@ -57,5 +57,5 @@ def engine_targets(folder: Path) -> tuple[list[Target], list[str]]:
 def _target(card: Card, folder: Path, runtime: str, precision: str, predictor: Predictor, file: str) -> Target:
     kind: TargetKind = "onnx" if runtime == "onnx" else "engine"
     name, exact = f"{runtime} {precision} v{folder.name}", precision == "float32"
-    target = local(name, predictor, kind, precision, card.files[file], exact=exact)
+    target = local_target(name, predictor, kind, precision, card.files[file], exact=exact)
     return replace(target, temperature=card.details.get("temperature", 1.0))

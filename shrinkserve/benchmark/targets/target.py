@@ -84,14 +84,16 @@ def parse_payloads(words: Sequence[str]) -> list[Payload]:
     return [payload for payload in get_args(Payload) if payload in words]
 
 
-def local(
+def local_target(
     name: str, predictor: Predictor, kind: TargetKind, precision: str, identity: str, *, exact: bool = True
 ) -> Target:
     """Return the target of a model in this process; all workers share its session."""
     return Target(name, kind, precision, identity, lambda: nullcontext(predictor.predict), exact=exact)
 
 
-def server(url: str, model: str, precision: str, payload: Payload = "tensor", token: str | None = None) -> Target:
+def server_target(
+    url: str, model: str, precision: str, payload: Payload = "tensor", token: str | None = None
+) -> Target:
     """Return the target of a model on a Triton server; each worker has its own connection.
 
     Args:

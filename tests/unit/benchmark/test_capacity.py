@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from shrinkserve.benchmark.capacity import Replica, Service, highest_rate, simulate, size
+from shrinkserve.benchmark.capacity import Replica, Service, highest_rate, plan_capacity, simulate
 from shrinkserve.benchmark.load.record import LoadRecord
 from shrinkserve.benchmark.load.slo import Slo
 from shrinkserve.benchmark.load.triton_stats import Phases, ServerTime
@@ -65,14 +65,14 @@ def test_highest_rate_meets_the_objective_and_a_higher_one_does_not() -> None:
     rate = highest_rate(replica, slo)
     assert np.percentile(simulate(replica, rate), 99) <= 0.05
     assert np.percentile(simulate(replica, 1.05 * rate), 99) > 0.05
-    plan = size(replica, 1000.0, slo)
+    plan = plan_capacity(replica, 1000.0, slo)
     assert plan.replicas == math.ceil(1000 / rate)
     assert plan.p99_ms <= 50
 
 
 def test_objective_below_the_service_time_is_refused() -> None:
     with pytest.raises(ConfigError, match="cannot be met"):
-        size(Replica(FIXED, max_batch=1), 100.0, Slo(99, 0.005))
+        plan_capacity(Replica(FIXED, max_batch=1), 100.0, Slo(99, 0.005))
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from shrinkserve.benchmark.targets.discover import BenchStages, Stage, Wanted, _with_unique_names, find_stages
-from shrinkserve.benchmark.targets.target import server
+from shrinkserve.benchmark.targets.target import server_target
 from shrinkserve.errors import ConfigError
 from shrinkserve.preprocess import Preprocess
 
@@ -24,7 +24,7 @@ def test_links_are_with_the_parent_and_with_the_reference(make_target) -> None:
 
 def test_targets_of_one_protocol_are_numbered() -> None:
     urls = ["grpc://a:1", "http://a:2", "grpc://b:1", "grpc://c:1"]
-    named = _with_unique_names([server(url, "digits", "float32") for url in urls])
+    named = _with_unique_names([server_target(url, "digits", "float32") for url in urls])
     assert [target.name for target in named] == ["server grpc", "server http", "server grpc 2", "server grpc 3"]
     assert [target.identity for target in named] == urls
 
