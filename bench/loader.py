@@ -34,11 +34,11 @@ from shrinkserve.benchmark.plain import plain
 from shrinkserve.benchmark.report.environment import environment
 from shrinkserve.config import Recipe, parse_recipe
 from shrinkserve.data import Dataset, Record, open_dataset
-from shrinkserve.data import pack as packing
-from shrinkserve.data.dali import DaliLoader
-from shrinkserve.data.pack_shards import write_shards
-from shrinkserve.data.portable import PortableLoader
-from shrinkserve.data.sources import find_sources
+from shrinkserve.data.loading.dali import DaliLoader
+from shrinkserve.data.loading.portable import PortableLoader
+from shrinkserve.data.packing import pack as packing
+from shrinkserve.data.packing.pack_shards import write_shards
+from shrinkserve.data.packing.sources import find_sources
 
 SIZE, BATCH = 224, 32
 WIDTH, HEIGHT, QUALITY = 500, 375, 96  # a typical ImageNet picture: about 110 kB

@@ -38,7 +38,7 @@ _PUBLIC = {
     "ModelInfo": "shrinkserve.serving.client.model_info:ModelInfo",
     "ModelStatistics": "shrinkserve.serving.client.operations:ModelStatistics",
     "ModelSummary": "shrinkserve.api.repository:ModelSummary",
-    "PackReport": "shrinkserve.data.pack:PackReport",
+    "PackReport": "shrinkserve.data.packing.pack:PackReport",
     "Parity": "shrinkserve.exporting.parity:Parity",
     "Prediction": "shrinkserve.serving.client.prediction:Prediction",
     "Predictor": "shrinkserve.runtimes.predictor:Predictor",
@@ -60,7 +60,7 @@ _PUBLIC = {
     "Tuning": "shrinkserve.benchmark.tuning:Tuning",
     "Verification": "shrinkserve.api.repository:Verification",
     "VerifyReport": "shrinkserve.data.verify:VerifyReport",
-    "WrittenIndex": "shrinkserve.data.index:WrittenIndex",
+    "WrittenIndex": "shrinkserve.data.storage.index:WrittenIndex",
     "add_jpeg": "shrinkserve.api.maintenance:add_jpeg",
     "bench": "shrinkserve.benchmark.bench:bench",
     "check_parity": "shrinkserve.api.artifacts:check_parity",
@@ -79,7 +79,7 @@ _PUBLIC = {
     "load": "shrinkserve.api.artifacts:load",
     "load_recipe": "shrinkserve.config:load_recipe",
     "open_dataset": "shrinkserve.data.opening:open_dataset",
-    "pack_dataset": "shrinkserve.data.pack:pack_dataset",
+    "pack_dataset": "shrinkserve.data.packing.pack:pack_dataset",
     "plan": "shrinkserve.benchmark.planning:plan",
     "plan_training": "shrinkserve.training.plan:plan_training",
     "plot_confusion": "shrinkserve.training.plot:plot_confusion",
@@ -122,12 +122,12 @@ if TYPE_CHECKING:
     from shrinkserve.config import Recipe, ServingConfig, document_recipe, load_recipe, recipe_names
     from shrinkserve.data.dataset import Dataset, Record
     from shrinkserve.data.digits import write_digits
-    from shrinkserve.data.index import WrittenIndex
     from shrinkserve.data.indexing import index_dataset
     from shrinkserve.data.info import SplitInfo, describe_dataset
     from shrinkserve.data.opening import open_dataset
-    from shrinkserve.data.pack import PackReport, pack_dataset
+    from shrinkserve.data.packing.pack import PackReport, pack_dataset
     from shrinkserve.data.splitting import SplitReport, split_dataset
+    from shrinkserve.data.storage.index import WrittenIndex
     from shrinkserve.data.verify import VerifyReport, verify_dataset
     from shrinkserve.exporting.parity import Parity
     from shrinkserve.preprocess import Preprocess

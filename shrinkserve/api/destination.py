@@ -104,7 +104,7 @@ class Destination:
         if preprocess.approximate_in_dali() is None or self.data is None:
             return
         from shrinkserve.data import open_dataset
-        from shrinkserve.data.dali import decoder_difference
+        from shrinkserve.data.loading.dali import decoder_difference
 
         difference = decoder_difference(open_dataset(self.data, "validation"), preprocess)
         self.say(f"DALI's pixels differ from the preprocessing by {difference:.1f} of 255 on average")

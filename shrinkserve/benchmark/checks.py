@@ -5,7 +5,7 @@ from __future__ import annotations
 from shrinkserve.benchmark.load.plan import LoadPlan
 from shrinkserve.benchmark.targets.discover import BenchStages
 from shrinkserve.data import Dataset
-from shrinkserve.data.records import BACKGROUND
+from shrinkserve.data.storage.records import BACKGROUND
 from shrinkserve.errors import ConfigError, DataError
 
 

@@ -67,7 +67,7 @@ def pack(
     workers: WorkerCount = None,
 ) -> None:
     """Pack images into TFRecord shards in the ImageNet layout. After an interruption, run the same command again."""
-    from shrinkserve.data.pack import pack_dataset
+    from shrinkserve.data.packing.pack import pack_dataset
 
     with Progress(lines=True) as progress:
         report = pack_dataset(

@@ -13,10 +13,10 @@ import numpy as np
 
 from shrinkserve.atomic import staged_folder
 from shrinkserve.data.dataset import Split
-from shrinkserve.data.records import BACKGROUND
-from shrinkserve.data.shards import LABELS, PREFIXES, shard_name
-from shrinkserve.data.tfrecord import append_record
-from shrinkserve.data.writing import example, refuse_foreign_folder
+from shrinkserve.data.packing.writing import example, refuse_foreign_folder
+from shrinkserve.data.storage.records import BACKGROUND
+from shrinkserve.data.storage.shards import LABELS, PREFIXES, shard_name
+from shrinkserve.data.storage.tfrecord import append_record
 from shrinkserve.paths import StrPath
 
 CANVAS, DIGIT = 64, 56

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from shrinkserve.data.dataset import SPLITS
-from shrinkserve.data.index import WrittenIndex, write_index
-from shrinkserve.data.shards import ShardDataset
-from shrinkserve.data.tfrecord import Shard
+from shrinkserve.data.storage.index import WrittenIndex, write_index
+from shrinkserve.data.storage.shards import ShardDataset
+from shrinkserve.data.storage.tfrecord import Shard
 from shrinkserve.errors import DataError
 from shrinkserve.paths import StrPath
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from shrinkserve.data.dataset import SPLITS, Split, SplitUsage
-from shrinkserve.data.folder import FolderDataset
+from shrinkserve.data.loading.order import evaluation_order
 from shrinkserve.data.opening import has_split, open_dataset
-from shrinkserve.data.order import evaluation_order
-from shrinkserve.data.shards import ShardDataset
+from shrinkserve.data.storage.folder import FolderDataset
+from shrinkserve.data.storage.shards import ShardDataset
 from shrinkserve.paths import StrPath
 from shrinkserve.preprocess import decode
 

@@ -11,10 +11,10 @@ import numpy as np
 
 from shrinkserve.concurrency import ordered_map
 from shrinkserve.config import Recipe
-from shrinkserve.data.bad import with_skip_hint
 from shrinkserve.data.batch import Batch, TrainBatch
 from shrinkserve.data.dataset import Dataset
-from shrinkserve.data.order import Indices, evaluation_order
+from shrinkserve.data.loading.bad import with_skip_hint
+from shrinkserve.data.loading.order import Indices, evaluation_order
 from shrinkserve.errors import ConfigError, DataError
 from shrinkserve.machine import cores_each
 from shrinkserve.preprocess import Preprocess
@@ -72,10 +72,10 @@ def train_loader(
             raise ConfigError(what, hint="pip install 'shrinkserve[dali]', or set data.loader=portable")
         if recipe.augment.rand_augment:
             raise ConfigError("augment.rand_augment: DALI's loader does not have it", hint="set data.loader=portable")
-        from shrinkserve.data.dali import DaliLoader
+        from shrinkserve.data.loading.dali import DaliLoader
 
         return DaliLoader(dataset, recipe, rank=rank, world=world, workers=workers, device=_gpu())
-    from shrinkserve.data.portable import PortableLoader
+    from shrinkserve.data.loading.portable import PortableLoader
 
     return PortableLoader(dataset, recipe, rank=rank, world=world, workers=workers, colour_on_device=colour_on_device)
 
@@ -127,7 +127,7 @@ def evaluation_batches(  # noqa: PLR0913 - all but three are options with a defa
     parts = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
     workers = available_workers() if workers is None else workers
     if loader == "dali":
-        from shrinkserve.data.dali import dali_batches
+        from shrinkserve.data.loading.dali import dali_batches
 
         return dali_batches(dataset, preprocess, parts, workers)
     return ordered_map(load, parts, workers)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from shrinkserve.data.dataset import SPLITS, Split
-from shrinkserve.data.folder import FolderDataset
-from shrinkserve.data.shards import ShardDataset
+from shrinkserve.data.storage.folder import FolderDataset
+from shrinkserve.data.storage.shards import ShardDataset
 from shrinkserve.errors import ConfigError, DataError
 from shrinkserve.paths import StrPath
 from shrinkserve.preprocess.files import list_folder

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from shrinkserve.atomic import staged_folder
-from shrinkserve.data.names import class_folders
+from shrinkserve.data.storage.names import class_folders
 from shrinkserve.errors import ConfigError, DataError, check_range
 from shrinkserve.paths import StrPath
 from shrinkserve.preprocess import list_images

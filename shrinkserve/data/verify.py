@@ -10,14 +10,14 @@ from pathlib import Path
 
 from shrinkserve.concurrency import ordered_map
 from shrinkserve.data.dataset import SPLITS, Split, SplitUsage
-from shrinkserve.data.folder import FolderDataset
 from shrinkserve.data.loaders import available_workers
-from shrinkserve.data.names import numbered_names
 from shrinkserve.data.opening import has_split, open_dataset
-from shrinkserve.data.quarantine import BadImage, read_quarantine, write_quarantine
-from shrinkserve.data.records import parse_record
-from shrinkserve.data.shards import ShardDataset
-from shrinkserve.data.tfrecord import Shard
+from shrinkserve.data.storage.folder import FolderDataset
+from shrinkserve.data.storage.names import numbered_names
+from shrinkserve.data.storage.quarantine import BadImage, read_quarantine, write_quarantine
+from shrinkserve.data.storage.records import parse_record
+from shrinkserve.data.storage.shards import ShardDataset
+from shrinkserve.data.storage.tfrecord import Shard
 from shrinkserve.errors import DataError, check_range
 from shrinkserve.paths import StrPath
 from shrinkserve.preprocess import decode

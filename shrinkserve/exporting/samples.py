@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from shrinkserve.artifact import open_recorded, read_card
 from shrinkserve.data import evaluation_batches, open_dataset
-from shrinkserve.data.order import evaluation_order
+from shrinkserve.data.loading.order import evaluation_order
 from shrinkserve.preprocess import Preprocess
 
 SYNTHETIC_SEED = 0

@@ -11,8 +11,8 @@ from shrinkserve.arch.code import CodeNetwork, Description, code_from_recipe
 from shrinkserve.arch.sources import is_code
 from shrinkserve.config import Recipe
 from shrinkserve.data import Dataset, TrainLoader, open_dataset, train_loader
-from shrinkserve.data.folder import FolderDataset
 from shrinkserve.data.loaders import LoaderName
+from shrinkserve.data.storage.folder import FolderDataset
 from shrinkserve.errors import ConfigError, DataError
 from shrinkserve.text import check_class_names
 from shrinkserve.training.processes.distributed import DistContext

@@ -29,8 +29,8 @@ from shrinkserve.artifact import utc_now
 from shrinkserve.atomic import write_atomic
 from shrinkserve.config import Recipe
 from shrinkserve.data import Dataset
-from shrinkserve.data.augment import changes_colour
 from shrinkserve.data.loaders import LoaderName, available_workers, dali_installed
+from shrinkserve.data.loading.augment import changes_colour
 from shrinkserve.errors import ArtifactError, ConfigError, DataError
 from shrinkserve.machine import cpu_name, usable_cores
 from shrinkserve.toml import validate

@@ -16,8 +16,8 @@ from PIL import Image
 
 from shrinkserve.cli import main
 from shrinkserve.data import evaluation_batches, open_dataset
-from shrinkserve.data.example import Features, encode_example
-from shrinkserve.data.tfrecord import Shard, append_record
+from shrinkserve.data.storage.example import Features, encode_example
+from shrinkserve.data.storage.tfrecord import Shard, append_record
 from shrinkserve.preprocess import Preprocess
 
 Command = Callable[..., None]

@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from shrinkserve.arch.importer import import_network
 from shrinkserve.arch.solver import parse_solver
 from shrinkserve.artifact import read_card
-from shrinkserve.data.index import index_path
-from shrinkserve.data.quarantine import read_quarantine
-from shrinkserve.data.shards import open_shard
-from shrinkserve.data.tfrecord import Shard
+from shrinkserve.data.storage.index import index_path
+from shrinkserve.data.storage.quarantine import read_quarantine
+from shrinkserve.data.storage.shards import open_shard
+from shrinkserve.data.storage.tfrecord import Shard
 from shrinkserve.engines import check_files, engines_of
 from shrinkserve.errors import ShrinkServeError
 from shrinkserve.preprocess import Preprocess

@@ -81,7 +81,7 @@ def classes(tmp_path: Path) -> Path:
 @pytest.fixture
 def packed(classes: Path, tmp_path: Path) -> Path:
     """`classes` as TFRecord shards: two for training, one for validation, without labels.txt."""
-    from shrinkserve.data.pack import pack_dataset
+    from shrinkserve.data.packing.pack import pack_dataset
 
     pack_dataset(classes, tmp_path / "packed", train_shards=2, workers=1)
     (tmp_path / "packed" / "labels.txt").unlink()

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from shrinkserve.data import evaluation_batches, open_dataset
-from shrinkserve.data.names import read_class_list
-from shrinkserve.data.quarantine import read_quarantine
-from shrinkserve.data.tfrecord import Shard
+from shrinkserve.data.storage.names import read_class_list
+from shrinkserve.data.storage.quarantine import read_quarantine
+from shrinkserve.data.storage.tfrecord import Shard
 from shrinkserve.data.usage import usage_rows
 from shrinkserve.data.verify import verify_dataset
 from shrinkserve.errors import DataError
@@ -39,7 +39,7 @@ def test_quarantine_works_on_a_damaged_record_without_labels_txt(packed: Path) -
 
 
 def test_class_names_are_read_from_all_splits(classes: Path, tmp_path: Path) -> None:
-    from shrinkserve.data.pack import pack_dataset
+    from shrinkserve.data.packing.pack import pack_dataset
 
     for path in (classes / "val" / "c").iterdir():
         path.unlink()
@@ -131,8 +131,8 @@ def test_read_labels_refuses_names_with_control_characters(tmp_path: Path, name:
 
 
 def test_open_dataset_names_record_with_label_0(packed: Path) -> None:
-    from shrinkserve.data.example import encode_example
-    from shrinkserve.data.tfrecord import append_record
+    from shrinkserve.data.storage.example import encode_example
+    from shrinkserve.data.storage.tfrecord import append_record
 
     size = (packed / TRAIN).stat().st_size
     with (packed / TRAIN).open("ab") as stream:

@@ -11,8 +11,8 @@ import pytest
 
 from shrinkserve.config import Recipe
 from shrinkserve.data import open_dataset
-from shrinkserve.data.dali import DaliLoader
-from shrinkserve.data.portable import PortableLoader
+from shrinkserve.data.loading.dali import DaliLoader
+from shrinkserve.data.loading.portable import PortableLoader
 from shrinkserve.errors import ArtifactError
 from shrinkserve.training import loader_choice
 from shrinkserve.training.loader_choice import LOADERS, MeasuredSpeeds, faster_loader, known_choice

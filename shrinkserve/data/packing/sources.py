@@ -12,9 +12,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from shrinkserve.data.dataset import SPLITS, Split, SplitUsage
-from shrinkserve.data.folder import FolderDataset
-from shrinkserve.data.names import read_lines
 from shrinkserve.data.opening import SPLIT_HINT
+from shrinkserve.data.storage.folder import FolderDataset
+from shrinkserve.data.storage.names import read_lines
 from shrinkserve.errors import DataError
 
 TRAIN_TAR, VALIDATION_TAR = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"

@@ -14,8 +14,17 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from shrinkserve.config import AugmentConfig
-from shrinkserve.data.augment import LUMA, YIQ, YIQ_INVERSE, Colour, colour_map, draw_augmentation, generator, turn_hue
-from shrinkserve.data.pixels import recolour
+from shrinkserve.data.loading.augment import (
+    LUMA,
+    YIQ,
+    YIQ_INVERSE,
+    Colour,
+    colour_map,
+    draw_augmentation,
+    generator,
+    turn_hue,
+)
+from shrinkserve.data.loading.pixels import recolour
 
 CONFIG = AugmentConfig()
 sides = st.integers(1, 900)

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from shrinkserve.data.dataset import Record
-from shrinkserve.data.example import Features
-from shrinkserve.data.tfrecord import Shard
+from shrinkserve.data.storage.example import Features
+from shrinkserve.data.storage.tfrecord import Shard
 from shrinkserve.errors import DataError
 
 BACKGROUND = "background"

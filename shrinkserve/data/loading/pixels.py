@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from shrinkserve.config import AugmentConfig
-from shrinkserve.data.augment import AugmentParams, Colour, Matrix, draw_augmentation
 from shrinkserve.data.dataset import Record
-from shrinkserve.data.rand_augment import rand_augmented
+from shrinkserve.data.loading.augment import AugmentParams, Colour, Matrix, draw_augmentation
+from shrinkserve.data.loading.rand_augment import rand_augmented
 from shrinkserve.preprocess import MAX_BYTES, MAX_PIXELS, Box, Interpolation, Pixels, Preprocess, decode
 
 NO_CHANGE = np.eye(3, 4)
@@ -32,7 +32,7 @@ def augmented(record: Record, config: AugmentConfig, rng: np.random.Generator, p
     Args:
         record: the image.
         config: the augmentation.
-        rng: from `shrinkserve.data.augment.generator`.
+        rng: from `shrinkserve.data.loading.augment.generator`.
         preprocess: size of the result, interpolation and EXIF orientation.
 
     Returns:
@@ -58,7 +58,7 @@ def uncoloured(
     Args:
         record: the image.
         config: the augmentation.
-        rng: from `shrinkserve.data.augment.generator`; the draws are those of `augmented`.
+        rng: from `shrinkserve.data.loading.augment.generator`; the draws are those of `augmented`.
         preprocess: size of the result, interpolation and EXIF orientation.
 
     Returns:

@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 
 from shrinkserve.config import Recipe, parse_recipe
-from shrinkserve.data import dali_pipeline, evaluation_batches, open_dataset, train_loader
-from shrinkserve.data.dali import decoder_difference
+from shrinkserve.data import evaluation_batches, open_dataset, train_loader
+from shrinkserve.data.loading import dali_pipeline
+from shrinkserve.data.loading.dali import decoder_difference
 from shrinkserve.errors import DataError
 from shrinkserve.preprocess import Preprocess
 

@@ -15,12 +15,12 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from shrinkserve.atomic import unwritable, write_atomic
-from shrinkserve.data.packed_image import Shrink, as_jpeg, read_source
-from shrinkserve.data.records import BACKGROUND
-from shrinkserve.data.shards import LABELS
-from shrinkserve.data.sources import Collection, SourceImage
-from shrinkserve.data.tfrecord import append_record
-from shrinkserve.data.writing import example
+from shrinkserve.data.packing.packed_image import Shrink, as_jpeg, read_source
+from shrinkserve.data.packing.sources import Collection, SourceImage
+from shrinkserve.data.packing.writing import example
+from shrinkserve.data.storage.records import BACKGROUND
+from shrinkserve.data.storage.shards import LABELS
+from shrinkserve.data.storage.tfrecord import append_record
 from shrinkserve.errors import DataError
 from shrinkserve.text import check_class_names
 

@@ -10,10 +10,10 @@ import numpy as np
 
 from shrinkserve.data.dataset import Split, SplitUsage
 from shrinkserve.data.loaders import available_workers
-from shrinkserve.data.pack_shards import ShardPlan, write_shards
-from shrinkserve.data.packed_image import QUALITY, Shrink
-from shrinkserve.data.shards import PREFIXES, shard_name
-from shrinkserve.data.sources import Collection, find_sources
+from shrinkserve.data.packing.pack_shards import ShardPlan, write_shards
+from shrinkserve.data.packing.packed_image import QUALITY, Shrink
+from shrinkserve.data.packing.sources import Collection, find_sources
+from shrinkserve.data.storage.shards import PREFIXES, shard_name
 from shrinkserve.errors import check_range
 from shrinkserve.paths import StrPath
 

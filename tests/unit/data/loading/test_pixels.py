@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from shrinkserve.config import AugmentConfig
-from shrinkserve.data.augment import generator
 from shrinkserve.data.dataset import Record
-from shrinkserve.data.pixels import _decode_jpeg, augmented, plain_jpeg_size, resize_uint8
+from shrinkserve.data.loading.augment import generator
+from shrinkserve.data.loading.pixels import _decode_jpeg, augmented, plain_jpeg_size, resize_uint8
 from shrinkserve.errors import DataError
 from shrinkserve.preprocess import Interpolation, Preprocess
 

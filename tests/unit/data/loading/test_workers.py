@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shrinkserve.data.workers import in_processes
+from shrinkserve.data.loading.workers import in_processes
 from shrinkserve.errors import DataError
 from shrinkserve.preprocess import Pixels
 
@@ -130,7 +130,7 @@ def test_training_batches_need_no_shared_memory_device(digits: Path) -> None:
 
 SUSPENDED = """
 import time
-from shrinkserve.data.workers import in_processes
+from shrinkserve.data.loading.workers import in_processes
 def load(number, buffer):
     print("loading", flush=True)
     began = time.process_time()

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shrinkserve.data.index import index_path, open_shard
-from shrinkserve.data.tfrecord import OVERHEAD, Shard, append_record, masked_crc
+from shrinkserve.data.storage.index import index_path, open_shard
+from shrinkserve.data.storage.tfrecord import OVERHEAD, Shard, append_record, masked_crc
 from shrinkserve.errors import DataError
 
 

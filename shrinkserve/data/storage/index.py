@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from shrinkserve.atomic import write_atomic
-from shrinkserve.data.tfrecord import OVERHEAD, Shard
+from shrinkserve.data.storage.tfrecord import OVERHEAD, Shard
 from shrinkserve.errors import ArtifactError
 
 MAX_RATIO = 3

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from shrinkserve.data.dataset import Record, Split, SplitUsage
-from shrinkserve.data.names import class_folders, normalised
-from shrinkserve.data.quarantine import read_quarantine
+from shrinkserve.data.storage.names import class_folders, normalised
+from shrinkserve.data.storage.quarantine import read_quarantine
 from shrinkserve.errors import DataError
 from shrinkserve.preprocess import IMAGE_SUFFIXES, MAX_BYTES, list_images
 

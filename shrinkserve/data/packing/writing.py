@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from shrinkserve.data import quarantine
-from shrinkserve.data.example import encode_example
-from shrinkserve.data.shards import LABELS, PREFIXES
+from shrinkserve.data.storage import quarantine
+from shrinkserve.data.storage.example import encode_example
+from shrinkserve.data.storage.shards import LABELS, PREFIXES
 from shrinkserve.errors import DataError
 
 OURS = frozenset({LABELS, quarantine.FILE, *(folder for folder, _ in PREFIXES.values())})

@@ -16,14 +16,14 @@ import numpy as np
 
 from shrinkserve.concurrency import ordered_map
 from shrinkserve.config import Recipe
-from shrinkserve.data.augment import changes_colour, generator
-from shrinkserve.data.bad import BadImages, one_line, with_skip_hint
 from shrinkserve.data.batch import ColourMaps, Labels, TrainBatch
 from shrinkserve.data.dataset import Dataset
-from shrinkserve.data.order import EpochOrder, Indices, steps_per_epoch
-from shrinkserve.data.pixels import augmented, uncoloured
-from shrinkserve.data.rand_augment import rand_augment
-from shrinkserve.data.workers import in_processes
+from shrinkserve.data.loading.augment import changes_colour, generator
+from shrinkserve.data.loading.bad import BadImages, one_line, with_skip_hint
+from shrinkserve.data.loading.order import EpochOrder, Indices, steps_per_epoch
+from shrinkserve.data.loading.pixels import augmented, uncoloured
+from shrinkserve.data.loading.rand_augment import rand_augment
+from shrinkserve.data.loading.workers import in_processes
 from shrinkserve.errors import DataError
 from shrinkserve.preprocess import Pixels
 

@@ -8,8 +8,8 @@ import pytest
 
 from shrinkserve.data import open_dataset
 from shrinkserve.data.info import describe_dataset
-from shrinkserve.data.pack import pack_dataset
-from shrinkserve.data.quarantine import BadImage, write_quarantine
+from shrinkserve.data.packing.pack import pack_dataset
+from shrinkserve.data.storage.quarantine import BadImage, write_quarantine
 from shrinkserve.data.usage import usage_rows
 from shrinkserve.errors import DataError
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from shrinkserve.data.augment import AugmentParams
+from shrinkserve.data.loading.augment import AugmentParams
 from shrinkserve.preprocess import DALI_FILTERS, ImageLayout, Preprocess
 from shrinkserve.preprocess.resize import Interpolation
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from shrinkserve.data.pixels import plain_jpeg_size
-from shrinkserve.data.sources import SourceImage
+from shrinkserve.data.loading.pixels import plain_jpeg_size
+from shrinkserve.data.packing.sources import SourceImage
 from shrinkserve.errors import DataError
 from shrinkserve.preprocess import MAX_BYTES, decode
 

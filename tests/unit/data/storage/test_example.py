@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shrinkserve.data.example import Features, encode_example
+from shrinkserve.data.storage.example import Features, encode_example
 from shrinkserve.errors import DataError
 
 # Written by hand from example.proto: Example{features{feature{key:"a" value{int64_list{value:[7]}}}}}.

@@ -21,12 +21,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from shrinkserve.data.example import Features
-from shrinkserve.data.names import class_folders
-from shrinkserve.data.pack import pack_dataset, plan_shards
-from shrinkserve.data.pack_shards import write_shards
-from shrinkserve.data.quarantine import BadImage, read_quarantine, write_quarantine
-from shrinkserve.data.sources import (
+from shrinkserve.data.packing.pack import pack_dataset, plan_shards
+from shrinkserve.data.packing.pack_shards import write_shards
+from shrinkserve.data.packing.sources import (
     SYNSETS,
     TRAIN_TAR,
     VALIDATION_SYNSETS,
@@ -36,6 +33,9 @@ from shrinkserve.data.sources import (
     _source,
     find_sources,
 )
+from shrinkserve.data.storage.example import Features
+from shrinkserve.data.storage.names import class_folders
+from shrinkserve.data.storage.quarantine import BadImage, read_quarantine, write_quarantine
 from shrinkserve.errors import ArtifactError, ConfigError, DataError
 
 

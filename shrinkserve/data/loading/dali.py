@@ -1,7 +1,7 @@
 """The DALI loader: decode, resize and augment with NVIDIA DALI, on a GPU or a CPU.
 
-The augmentation of an image is drawn by `shrinkserve.data.augment` and given to DALI with its bytes. So the order, the
-draws and the position within an epoch are those of the portable loader, and a batch depends only on (seed, epoch, rank,
+The augmentation of an image is drawn by `draw_augmentation` and given to DALI with its bytes. So the order, the draws
+and the position within an epoch are those of the portable loader, and a batch depends only on (seed, epoch, rank,
 number). The evaluation pixels equal those of `Preprocess`, except for Pillow's rounding between the two passes of a
 resize.
 
@@ -20,13 +20,13 @@ import numpy as np
 
 from shrinkserve.concurrency import ordered_map
 from shrinkserve.config import Recipe
-from shrinkserve.data.augment import draw_augmentation, generator
-from shrinkserve.data.bad import BadImages, one_line, with_skip_hint
 from shrinkserve.data.batch import Batch, Labels, TrainBatch
-from shrinkserve.data.dali_pipeline import Argument, DaliPipeline, augment_arguments, resize_arguments
 from shrinkserve.data.dataset import Dataset, Record
-from shrinkserve.data.order import EpochOrder, Indices, evaluation_order, steps_per_epoch
-from shrinkserve.data.pixels import plain_jpeg_size
+from shrinkserve.data.loading.augment import draw_augmentation, generator
+from shrinkserve.data.loading.bad import BadImages, one_line, with_skip_hint
+from shrinkserve.data.loading.dali_pipeline import Argument, DaliPipeline, augment_arguments, resize_arguments
+from shrinkserve.data.loading.order import EpochOrder, Indices, evaluation_order, steps_per_epoch
+from shrinkserve.data.loading.pixels import plain_jpeg_size
 from shrinkserve.errors import DataError
 from shrinkserve.preprocess import MAX_PIXELS, ImageLayout, Preprocess, decode
 from shrinkserve.preprocess.decode import as_bmp

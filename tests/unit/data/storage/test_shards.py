@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from shrinkserve.data import open_dataset
-from shrinkserve.data.index import index_path, open_shard
+from shrinkserve.data.storage.index import index_path, open_shard
 from shrinkserve.errors import ConfigError, DataError
 
 

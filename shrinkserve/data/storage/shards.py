@@ -12,11 +12,11 @@ import numpy as np
 
 from shrinkserve.atomic import write_atomic
 from shrinkserve.data.dataset import SPLITS, Record, Split, SplitUsage
-from shrinkserve.data.index import open_shard
-from shrinkserve.data.names import read_class_list
-from shrinkserve.data.quarantine import read_quarantine
-from shrinkserve.data.records import names_in_records, parse_record
-from shrinkserve.data.tfrecord import HINT, Shard
+from shrinkserve.data.storage.index import open_shard
+from shrinkserve.data.storage.names import read_class_list
+from shrinkserve.data.storage.quarantine import read_quarantine
+from shrinkserve.data.storage.records import names_in_records, parse_record
+from shrinkserve.data.storage.tfrecord import HINT, Shard
 from shrinkserve.errors import ArtifactError, DataError
 from shrinkserve.preprocess.files import list_folder
 from shrinkserve.text import check_class_names

@@ -11,7 +11,7 @@ from PIL import Image
 
 from shrinkserve.config import load_recipe
 from shrinkserve.data import open_dataset, train_loader
-from shrinkserve.data.rand_augment import rand_augment, rand_augmented
+from shrinkserve.data.loading.rand_augment import rand_augment, rand_augmented
 from shrinkserve.errors import ConfigError
 
 timm_policies = pytest.importorskip("timm.data.auto_augment")
