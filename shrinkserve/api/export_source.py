@@ -1,4 +1,4 @@
-"""What `export` exports: a run, a network of timm, or an ONNX classifier of another tool."""
+"""Sources of `export`: a run, a network of timm, or an ONNX classifier of another tool."""
 
 from __future__ import annotations
 

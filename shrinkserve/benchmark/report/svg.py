@@ -1,4 +1,7 @@
-"""Elements of SVG pictures. They have no scripts, a title each, and colours from the page's style sheet."""
+"""Elements of SVG pictures. They have no scripts, a title each, and colours from the page's style sheet.
+
+matplotlib is not used: its pictures have fixed colours, so they do not follow a light or dark page.
+"""
 
 from __future__ import annotations
 

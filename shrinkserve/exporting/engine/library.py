@@ -41,12 +41,12 @@ def capability(trt: ModuleType, wanted: str) -> TrtObject:
         what = f"{trt.__name__} builds only for the GPU of this machine"
         raise ConfigError(what, hint="leave the compute capability out, or build with tensorrt_rtx")
     known = {name: value for name, value in trt.ComputeCapability.__members__.items() if name.startswith("SM")}
-    if f"SM{digits(wanted)}" not in known:
+    if f"SM{sm_number(wanted)}" not in known:
         expected = f"one of {', '.join(f'{name[2:-1]}.{name[-1]}' for name in known)}"
         raise ConfigError("compute capability", expected=expected, found=wanted)
-    return known[f"SM{digits(wanted)}"]
+    return known[f"SM{sm_number(wanted)}"]
 
 
-def digits(capability: str) -> str:
+def sm_number(capability: str) -> str:
     """Return a compute capability without its point."""
     return capability.replace(".", "")

@@ -12,7 +12,7 @@ from shrinkserve.atomic import write_atomic
 from shrinkserve.containers import tags_for_plan
 from shrinkserve.errors import ConfigError
 from shrinkserve.exporting.engine.build import EngineOptions, build_engine
-from shrinkserve.exporting.engine.library import Library, capability, digits, import_library
+from shrinkserve.exporting.engine.library import Library, capability, import_library, sm_number
 from shrinkserve.exporting.parity import Tolerance
 from shrinkserve.exporting.records import StepDetails
 from shrinkserve.exporting.samples import Samples
@@ -50,7 +50,7 @@ class EngineStep:
     @property
     def name(self) -> str:
         built_for = self.options.compute_capability or gpu()["compute_capability"]
-        suffix = "" if built_for is None else f"-sm{digits(built_for)}"  # plans for several GPUs share a folder
+        suffix = "" if built_for is None else f"-sm{sm_number(built_for)}"  # plans for several GPUs share a folder
         return f"{self.library}-{self.precision}{suffix}"
 
     @property
@@ -96,7 +96,7 @@ def check_builder(library: Library, options: EngineOptions) -> None:
 def cache_name(trt: ModuleType, options: EngineOptions) -> str:
     """Return the file name of the timing cache for a GPU: TensorRT rejects the timings of others."""
     machine = gpu()
-    device = f"sm{digits(options.compute_capability)}" if options.compute_capability else machine["gpu"] or "none"
+    device = f"sm{sm_number(options.compute_capability)}" if options.compute_capability else machine["gpu"] or "none"
     name = f"{trt.__name__.removesuffix('_bindings')}-{trt.__version__}-{device}"
     return f"{re.sub(r'[^A-Za-z0-9.]+', '_', name)}.timing-cache"
 

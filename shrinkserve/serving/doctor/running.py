@@ -64,7 +64,7 @@ class _Server:
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
 
-    def ask(self, method: str, path: str, body: JsonObject | None = None) -> _Reply:
+    def send(self, method: str, path: str, body: JsonObject | None = None) -> _Reply:
         """Send a request and return the reply; never raises for what the server does."""
         try:
             with closing(HTTPConnection(self._endpoint.host, self._endpoint.port, timeout=SECONDS)) as connection:
@@ -94,19 +94,19 @@ def check_server(url: str, grpc_url: str | None = None) -> Iterator[Finding]:
     """
     endpoint = _parse(url, "http")
     server, local = _Server(endpoint), _is_local(endpoint)
-    about = server.ask("GET", "/v2")
+    about = server.send("GET", "/v2")
     if about.status != 200 or about.value is None or "version" not in about.value:
         hint = "start one with `shrinkserve serve`, or check the URL"
         why = "another service" if about.status == 200 else about.reason
         yield Finding("error", url, f"no Triton responds ({why})", hint)
         return
     yield _release(str(about.value["version"]))
-    ready = server.ask("GET", "/v2/health/ready")
+    ready = server.send("GET", "/v2/health/ready")
     if ready.status != 200:
         yield Finding("error", "readiness", f"not ready ({ready.reason})", "look at its log")
     yield from _models(server)
     for name, (method, path, _) in APIS.items():
-        yield _guard(name, server.ask(method, path), local=local)
+        yield _guard(name, server.send(method, path), local=local)
     if grpc_url is not None:
         yield from _check_grpc(grpc_url)
     if not local:
@@ -179,7 +179,7 @@ def _release(version: str) -> Finding:
 
 def _models(server: _Server) -> Iterator[Finding]:
     """Check the loaded models: each gets one request, because a dead process does not change Triton's health."""
-    statistics = (server.ask("GET", "/v2/models/stats").value or {}).get("model_stats")
+    statistics = (server.send("GET", "/v2/models/stats").value or {}).get("model_stats")
     loaded = {str(one.get("name")) for one in statistics} if isinstance(statistics, list) else set()
     left = sorted(name for name in loaded if name.endswith(CANDIDATE))
     names = serving_names.public_names(loaded - set(left))
@@ -199,10 +199,10 @@ def _failure(server: _Server, name: str) -> str | None:
     """Return why a model does not respond to a request of zeros; None if it responds."""
     path = f"/v2/models/{quote(name, safe='')}"
     try:
-        tensors, sizes_known = _zeros(server.ask("GET", path).value or {})
+        tensors, sizes_known = _zeros(server.send("GET", path).value or {})
     except (TypeError, ValueError, KeyError, AttributeError):  # no metadata that we understand
         return None
-    reply = server.ask("POST", f"{path}/infer", {"inputs": tensors})
+    reply = server.send("POST", f"{path}/infer", {"inputs": tensors})
     # A decoder rightly refuses zeros, so of models without known sizes only the loss of the process counts.
     failed = sizes_known and reply.status >= 500
     return reply.reason if failed or reply.status == 0 or "not healthy" in reply.reason else None
