@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from shrinkserve.atomic import unwritable
 from shrinkserve.benchmark.accuracy.run import AccuracyPlan, AccuracyResult
 from shrinkserve.benchmark.plain import to_json
 from shrinkserve.errors import ArtifactError
@@ -48,8 +49,12 @@ class Journal:
         return result
 
     def append(self, part: AccuracyResult) -> None:
-        """Add the result of a batch."""
-        with self._path.open("a", encoding="utf-8") as stream:
+        """Add the result of a batch.
+
+        Raises:
+            ArtifactError: the file cannot be written.
+        """
+        with unwritable(self._path), self._path.open("a", encoding="utf-8") as stream:
             stream.write(to_json(part, indent=None))
 
     def _write(self, lines: list[str]) -> None:

@@ -215,3 +215,8 @@ def test_journal_in_a_folder_that_cannot_be_written_is_refused(plan: AccuracyPla
     (tmp_path / "file").write_text("")
     with pytest.raises(ArtifactError, match="accuracy"):
         Journal(tmp_path / "file" / "accuracy.jsonl", plan).restore()
+
+
+def test_journal_on_a_full_disk_is_one_error(plan: AccuracyPlan) -> None:
+    with pytest.raises(ArtifactError, match="/dev/full"):
+        Journal(Path("/dev/full"), plan).append(AccuracyResult.empty(plan))
