@@ -12,6 +12,7 @@ from shrinkserve.benchmark.stats import Estimate, wilson
 from shrinkserve.benchmark.targets.target import Logits
 from shrinkserve.calibration import Calibration, CalibrationRecord
 from shrinkserve.confusion import NO_PREDICTION, ConfusionCell, merge_cells
+from shrinkserve.errors import ArtifactError
 
 Labels = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
@@ -100,8 +101,18 @@ def pack_flags(right: str) -> str:
 
 
 def unpack_flags(packed: str, images: int) -> Flags:
-    """Return the result of `pack_flags` as flags [images]."""
-    bits: Flags = np.unpackbits(np.frombuffer(b64decode(packed), np.uint8), count=images).astype(np.bool_)
+    """Return the result of `pack_flags` as flags [images].
+
+    Raises:
+        ArtifactError: `packed` is damaged, or is of another number of images.
+    """
+    try:
+        packed_bits = np.frombuffer(b64decode(packed), np.uint8)
+    except ValueError as exc:
+        raise ArtifactError(f"cannot decode the flags of the images ({exc})") from exc
+    if len(packed_bits) != -(-images // 8):
+        raise ArtifactError("flags of the images", expected=f"{images} flags", found=f"{8 * len(packed_bits)}")
+    bits: Flags = np.unpackbits(packed_bits, count=images).astype(np.bool_)
     return bits
 
 

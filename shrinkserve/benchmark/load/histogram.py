@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from shrinkserve.benchmark.stats import Estimate, Interval, quantile_ranks
+from shrinkserve.errors import ArtifactError
 
 if TYPE_CHECKING:
     from hdrh.histogram import HdrHistogram
@@ -36,15 +38,22 @@ class LatencyHistogram:
 
     Args:
         encoded: result of `encode`, to load a stored histogram.
+
+    Raises:
+        ArtifactError: `encoded` is damaged.
     """
 
     def __init__(self, encoded: str | None = None) -> None:
+        from hdrh.codec import HdrCookieException, HdrLengthException
         from hdrh.histogram import HdrHistogram
 
         if encoded is None:
             self._hdr: HdrHistogram = HdrHistogram(_LOWEST_US, _HIGHEST_US, _DIGITS)
-        else:
+            return
+        try:
             self._hdr = HdrHistogram.decode(encoded)
+        except (ValueError, zlib.error, HdrCookieException, HdrLengthException) as exc:
+            raise ArtifactError(f"cannot decode the latency histogram ({exc})") from exc
 
     @classmethod
     def merge(cls, parts: Iterable[LatencyHistogram]) -> LatencyHistogram:

@@ -9,6 +9,8 @@ from typing import Literal
 
 from shrinkserve.artifact import recorded_path
 from shrinkserve.benchmark.accuracy.run import AccuracyRecord
+from shrinkserve.benchmark.accuracy.score import unpack_flags
+from shrinkserve.benchmark.load.histogram import PERCENTILE_NAMES, LatencyHistogram
 from shrinkserve.benchmark.load.perf_analyzer import PerfAnalyzerRecord
 from shrinkserve.benchmark.load.record import LoadRecord
 from shrinkserve.benchmark.load.slo import SearchRecord
@@ -188,4 +190,23 @@ def read_record(path: Path) -> BenchRecord:
         raise ArtifactError(f"{path}: not a bench record ({exc})", hint=hint) from exc
     if found != FORMAT:
         raise ArtifactError(f"{path}: unsupported format of a bench record", expected=FORMAT, found=found, hint=hint)
-    return validate(BenchRecord, raw, f"{path}: not a bench record", error=ArtifactError, hint=hint)
+    where = f"{path}: not a bench record"
+    return validate(BenchRecord, raw, where, check=_undecodable, error=ArtifactError, hint=hint)
+
+
+def _undecodable(record: BenchRecord) -> list[str]:
+    """Return one message for each packed figure that cannot be decoded, and for missing percentiles."""
+    found = []
+    for number, load in enumerate(record.loads):
+        if missing := [name for name in PERCENTILE_NAMES if name not in load.latency.percentiles]:
+            found.append(f"loads.{number}.latency.percentiles: missing {', '.join(missing)}")
+        try:
+            LatencyHistogram(load.latency.hdr)
+        except ArtifactError as exc:
+            found.append(f"loads.{number}.latency.hdr: {exc}")
+    for number, score in enumerate(record.accuracy.stages if record.accuracy else ()):
+        try:
+            unpack_flags(score.right, score.images)
+        except ArtifactError as exc:
+            found.append(f"accuracy.stages.{number}.right: {exc}")
+    return found

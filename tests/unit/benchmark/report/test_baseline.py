@@ -136,3 +136,26 @@ def test_read_record_refuses_figures_that_are_no_finite_numbers(release, tmp_pat
     path.write_text(json.dumps(raw))
     with pytest.raises(ArtifactError, match=r"loads\.0\.images_per_second"):
         read_record(path)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("loads", 0, "latency", "hdr"), "HISTFAAAACJ4"),
+        (("loads", 0, "latency", "hdr"), "text"),
+        (("loads", 0, "latency", "percentiles"), {}),
+        (("accuracy", "stages", 1, "right"), "A"),
+        (("accuracy", "stages", 1, "right"), "AAAA"),
+    ],
+)
+def test_read_record_refuses_damaged_figures(
+    release, tmp_path: Path, path: tuple[str | int, ...], value: object
+) -> None:
+    raw = json.loads(to_json(release()))
+    place = raw
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    (tmp_path / "bench.json").write_text(json.dumps(raw))
+    with pytest.raises(ArtifactError, match=r"\.".join(map(str, path))):
+        read_record(tmp_path / "bench.json")
