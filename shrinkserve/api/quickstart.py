@@ -108,7 +108,7 @@ class Stages:
         code = subprocess.run([sys.executable, "-m", "shrinkserve", *command], check=False).returncode
         if code:
             what = f"quickstart: `shrinkserve {command[0]}` ended with exit code {code}"
-            error = ShrinkServeError(what, hint="its own message is above")
+            error = ShrinkServeError(what, hint="see its message above")
             error.exit_code = code if code > 0 else 2
             raise error
         self.seconds.append((command[0], time.perf_counter() - started))

@@ -128,7 +128,8 @@ class Card:
         try:
             content = json.dumps(asdict(self), indent=1, allow_nan=False)
         except ValueError as exc:
-            raise ArtifactError(f"{path}: cannot record a value that is not finite", hint="the run diverged") from exc
+            hint = "the run diverged: lower optimizer.lr"
+            raise ArtifactError(f"{path}: cannot record a value that is not finite", hint=hint) from exc
         write_atomic(path, f"{content}\n".encode())
         return path
 

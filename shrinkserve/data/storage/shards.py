@@ -146,5 +146,5 @@ def find_shards(folder: Path, prefix: str) -> list[Path]:
         raise DataError(f"{folder}: shard number beyond the count", expected=expected, found=", ".join(beyond[:3]))
     if missing := sorted(set(wanted) - counts.keys()):
         what = f"{folder}: {len(missing)} of {count} shards are missing"
-        raise DataError(what, found=", ".join(missing[:3]), hint="fetch them")
+        raise DataError(what, found=", ".join(missing[:3]), hint="fetch the missing shards")
     return [folder / name for name in wanted]
