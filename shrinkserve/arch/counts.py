@@ -69,6 +69,12 @@ class Counts:
     activations: int
     peak_activations: int
 
+    def __repr__(self) -> str:
+        """Return the sums; `operations` has hundreds of entries."""
+        parameters, macs = sum(self.parameters.values()), sum(self.macs.values())
+        sums = f"parameters={parameters}, macs={macs}, activations={self.activations}"
+        return f"Counts(input_size={self.input_size}, operations: {len(self.operations)}, {sums})"
+
     @property
     def parameters(self) -> dict[str, int]:
         """Return the trained values by kind."""

@@ -25,4 +25,5 @@ def test_all_stages_through_python_api(digits: Path, tmp_path: Path) -> None:
         record = ss.bench(digits, url=urls, checkpoint=run, repository=models, window=0.1, out=tmp_path / "report")
     assert record.partial is None
     assert record.misses == []
+    assert "misses=[]" in repr(record)
     assert (tmp_path / "report" / "report.html").is_file()

@@ -121,6 +121,13 @@ class BenchRecord:
     misses: list[str] = field(default_factory=list)
     format: int = FORMAT
 
+    def __repr__(self) -> str:
+        """Return the outcome in one line."""
+        stages = ", ".join(stage.name for stage in self.stages)
+        outcome = f"misses={self.misses}" if self.partial is None else f"partial={self.partial!r}"
+        about = f"{self.model!r}, version {self.version}, stages: {stages}"
+        return f"BenchRecord({about}; loads: {len(self.loads)}; {outcome})"
+
     @property
     def reference_name(self) -> str:
         """Name of the stage that later stages are compared with."""

@@ -20,6 +20,8 @@ FOLDERS: dict[Split, tuple[str, ...]] = {"train": ("train",), "validation": ("va
 class FolderDataset:
     """Images in class folders. The classes are the sorted folder names of the training split, 0..N-1."""
 
+    split: Split  # pyright infers str from the assignment
+
     def __init__(
         self, root: Path, split: Split, folder: Path, quarantine: dict[str, frozenset[int]] | None = None
     ) -> None:

@@ -36,6 +36,8 @@ def shard_name(prefix: str, number: int, count: int) -> str:
 class ShardDataset:
     """Records of all shards of one split, in the order of the shards, without those in quarantine."""
 
+    split: Split  # pyright infers str from the assignment
+
     def __init__(self, root: Path, split: Split, folder: Path) -> None:
         """Open the split whose shards are in `folder`."""
         self.root, self.split, self.folder = root, split, folder

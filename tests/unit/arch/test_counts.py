@@ -52,6 +52,12 @@ def test_count_equals_torch_flop_counter(size: int) -> None:
     assert counts.statistics == sum(b.numel() for b in running)
 
 
+def test_repr_is_one_line_with_the_sums() -> None:
+    counts = count(load_network("shrinkcnn-tiny"))
+    assert len(repr(counts)) < 200
+    assert f"macs={sum(counts.macs.values())}" in repr(counts)
+
+
 def test_blocks_sum_to_total() -> None:
     counts = count(load_network("shrinkcnn-a"), 160)
     assert counts.input_size == 160
