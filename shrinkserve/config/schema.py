@@ -105,7 +105,7 @@ class AugmentConfig:
     mixup: Annotated[float, Ge(0)] = 0.0
     """Alpha of mixup, which blends pairs of images of a batch; 0: off."""
     cutmix: Annotated[float, Ge(0)] = 0.0
-    """Alpha of cutmix, which pastes a rectangle of another image; 0: off. With mixup: one of both for each batch."""
+    """Alpha of cutmix, which pastes a rectangle of another image; 0: off. With both, each batch gets one at random."""
 
 
 @dataclass(frozen=True)

@@ -40,9 +40,10 @@ def train_here(
         if callback is None:
             callback = stack.enter_context(Display()) if ranks.first else lambda _: None
         folder = RunFolder(out)
+        # Everything that can refuse the run comes before `folder.begin`, so that the folder stays as it was.
         run = Run(recipe, data, folder, ranks, callback)
         if ranks.first:
-            stack.enter_context(folder)
+            stack.enter_context(folder)  # locks it, and undoes what a killed start has left
         start = _decide(folder, recipe, options, ranks)
         if start is Start.COMPLETE:
             run.say(f"{out}: the run is complete, nothing to train")
@@ -59,7 +60,7 @@ def train_here(
         if ranks.first:
             folder.begin(recipe, start)
         tracker = Tracker(options.logger, out, recipe, run.say) if options.logger and ranks.first else None
-        ranks.wait()
+        ranks.wait()  # no rank trains before rank 0 has prepared the folder
         card = TrainingLoop(run, stop, watchdog, tracker).train()
         return result_of(out, card, trained=True) if card else read_result(out, trained=True, verify=False)
 
