@@ -150,13 +150,7 @@ def apply_initial(
 
 
 def _check_source(loaded: Mapping[str, Tensor], body: Mapping[str, int], where: str) -> None:
-    """Check that the tensors that fit are enough for the same network, and finite.
-
-    Args:
-        loaded: tensors that fit.
-        body: number of values in each tensor of the network, without the classifier.
-        where: the source, for the message.
-    """
+    """Check that `loaded` has enough of the values in `body` for the same network, and that they are finite."""
     part = sum(count for name, count in body.items() if name in loaded) / max(1, sum(body.values()))
     if part < FITTING:
         raise ConfigError(

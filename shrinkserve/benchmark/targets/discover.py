@@ -154,10 +154,7 @@ def _checkpoints(run: Path, shipped: Weights) -> list[Stage]:
 def _exported(version: Path, graph: int, parent: int | None) -> tuple[list[Stage], list[str]]:
     """Return the stages of an exported version, and a line for each engine that this machine cannot run.
 
-    Args:
-        version: folder of the version.
-        graph: position of its graph among the stages, from which the engines are made.
-        parent: position of the checkpoint that the graph was made from; None if there is none.
+    Its graph, at position `graph` among all stages, was made from stage `parent`, and the engines from the graph.
     """
     engines, left_out = engine_targets(version)
     return [Stage(graph_target(version), parent), *(Stage(engine, graph) for engine in engines)], left_out

@@ -52,15 +52,7 @@ def read_class_list(path: Path) -> list[str]:
 
 
 def read_lines(path: Path, hint: str) -> list[str]:
-    """Return the lines of a text file, without their line breaks.
-
-    Args:
-        path: the file.
-        hint: what to do if it cannot be read.
-
-    Raises:
-        DataError: it cannot be read, or is not text.
-    """
+    """Return the lines of a text file, without their line breaks; raise `DataError` with `hint` if it is unreadable."""
     try:
         text = read_text(path)
     except (OSError, UnicodeDecodeError) as exc:
