@@ -22,12 +22,14 @@ from shrinkserve.engines import Engine
 from shrinkserve.errors import ShrinkServeError
 from shrinkserve.exporting.quantise.step import Int8
 from shrinkserve.exporting.samples import synthetic
-from shrinkserve.exporting.variants import hint
 from shrinkserve.runtimes.checkpoint import weights
+from shrinkserve.runtimes.openvino import HINTS
 from shrinkserve.serving.repository.writer import Repository
 
 NAME = "net"
 CLASSIFIER = f"{NAME}_classifier"
+HINT = "INFERENCE_PRECISION_HINT"
+"""Parameter of Triton's OpenVINO backend."""
 GATED = ("bf16,int8", "bf16", "int8", "fp32")
 """Options of export for a trained run; the first set that passes is used."""
 
@@ -98,9 +100,9 @@ def add_precisions(models: Path, scale: Scale = FULL) -> None:
         step = Int8("openvino", scale.images(32), max_top1_drop=100, demand_faster=False)
         target = Path(staging) / "model.int8.onnx"
         record = step.run(models / CLASSIFIER / str(version) / "model.onnx", target, synthetic(scale.size, 16))
-        int8 = Engine("int8", "openvino", target.name, "int8", record=record, parameters=hint("int8"))
+        int8 = Engine("int8", "openvino", target.name, "int8", record=record, parameters={HINT: HINTS["int8"]})
         repository.add_engines(CLASSIFIER, [int8], Path(staging), version=version)
-        bfloat16 = Engine("bfloat16", "openvino", "model.onnx", "bfloat16", parameters=hint("bfloat16"))
+        bfloat16 = Engine("bfloat16", "openvino", "model.onnx", "bfloat16", parameters={HINT: HINTS["bfloat16"]})
         repository.add_engines(CLASSIFIER, [bfloat16], models / CLASSIFIER / str(version), version=version)
 
 
