@@ -11,21 +11,24 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 import traceback
 from pathlib import Path
 from typing import Any
 
-import torch._dynamo  # imported before the fork, not in each rank
-import torch.utils.tensorboard  # noqa: F401
+import torch._dynamo  # noqa: F401 - imported before the fork, not in each rank
 
 from shrinkserve.config import parse_recipe
 from shrinkserve.training import session  # noqa: F401
+from shrinkserve.training.run_folder.metrics_log import MetricsLog
 from shrinkserve.training.train import train
 from shrinkserve.training.update.train_state import TrainState
 
 
 def main() -> int:
     job = json.loads(sys.argv[1])
+    with tempfile.TemporaryDirectory() as folder, MetricsLog(Path(folder), 0, 0, enabled=True):
+        pass  # imports TensorBoard as the ranks do, without TensorFlow
     for kill in job["kills"]:
         if run(job, kill) == 0:
             return 3  # the step to die at was never reached
