@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, is_hypothesis_test, settings
 from hypothesis.database import DirectoryBasedExampleDatabase, MultiplexedDatabase, ReadOnlyDatabase
 
 from shrinkserve.cli import main
+from shrinkserve.garbage import collect_rarely
 
 # The compiled operators of PyPI's torchvision do not load with the CPU build of torch. Its transforms, and timm, are
 # Python code that does not use them, but importing the package registers their meta functions, which fails.
@@ -26,6 +27,7 @@ if not ("-m" in sys.argv and "gpu" in sys.argv[sys.argv.index("-m") + 1 :]):
     # Only `pytest -m gpu` uses a GPU: the other tests start several ranks on one machine, and compare with the CPU.
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # OpenMP threads that spin while they wait take the cores
+collect_rarely()  # a tenth of the CPU time of tests that export
 # Tests send these signals; a shell ignores SIGINT for background jobs, nohup ignores SIGHUP, and children inherit both.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)

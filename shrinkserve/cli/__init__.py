@@ -29,6 +29,7 @@ from shrinkserve.cli import (
     train,
 )
 from shrinkserve.errors import ShrinkServeError
+from shrinkserve.garbage import collect_rarely
 from shrinkserve.text import printable
 
 # Optional module -> the extra of this package that installs it.
@@ -163,6 +164,7 @@ def _fail(message: str, code: int) -> int:
 
 def run() -> None:
     """Run the console script."""
+    collect_rarely()
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # it would repeat our error messages
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # None if it is closed

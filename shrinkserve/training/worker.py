@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TypedDict
 
 from shrinkserve.config import parse_recipe
 from shrinkserve.errors import ShrinkServeError
+from shrinkserve.garbage import collect_rarely
 from shrinkserve.toml import validate
 from shrinkserve.training.options import TrainOptions
 
@@ -106,6 +107,7 @@ def _write(path: Path, content: object) -> None:
 
 
 if __name__ == "__main__":
+    collect_rarely()
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch is loaded, see `train`
     try:
         code = main(Path(sys.argv[1]))
