@@ -20,7 +20,7 @@ from typing import Any
 
 from shrinkserve.atomic import write_atomic
 from shrinkserve.benchmark.report.environment import LIBRARIES
-from shrinkserve.benchmark.report.markdown import table
+from shrinkserve.benchmark.report.table import table
 
 HERE = Path(__file__).parent
 KEPT = HERE / "results"

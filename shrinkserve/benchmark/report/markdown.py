@@ -2,38 +2,24 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from shrinkserve.benchmark.accuracy.run import AccuracyRecord
 from shrinkserve.benchmark.load.histogram import PERCENTILE_NAMES
 from shrinkserve.benchmark.report.headline import headline, outcome
 from shrinkserve.benchmark.report.numbers import figure, milliseconds, percent, percent_range, rate
 from shrinkserve.benchmark.report.record import BenchRecord
+from shrinkserve.benchmark.report.table import escape, table
 from shrinkserve.confusion import ClassFigures
 from shrinkserve.text import printable
 
 SHOWN_CLASSES = 40
 """Most classes in a table."""
 
-_SPECIAL = re.compile(r"([\\`*\[\]|<>&])")
-
 
 def to_markdown(record: BenchRecord) -> str:
     """Return a record as a Markdown page."""
     return "\n".join(_lines(record)) + "\n"
-
-
-def escape(value: object) -> str:
-    """Return text in which nothing is Markdown or HTML."""
-    return _SPECIAL.sub(r"\\\1", printable(str(value)))
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[object]], words: Collection[int] = (0,)) -> list[str]:
-    """Return a Markdown table. Columns at the positions `words` are text, the others are figures."""
-    cells = [[escape(str(cell).replace("\n", " ")) for cell in row] for row in rows]
-    rule = ["---" if column in words else "---:" for column in range(len(head))]
-    return [f"| {' | '.join(row)} |" for row in [list(map(escape, head)), rule, *cells]]
 
 
 def _lines(record: BenchRecord) -> Iterator[str]:

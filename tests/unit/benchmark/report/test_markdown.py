@@ -2,29 +2,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import pytest
-
-from shrinkserve.benchmark.report.markdown import escape, table, to_markdown
+from shrinkserve.benchmark.report.markdown import to_markdown
 from shrinkserve.confusion import ConfusionCell
-
-
-@pytest.mark.parametrize(
-    ("text", "escaped"),
-    [
-        ("<img src=x>", r"\<img src=x\>"),
-        ("[a](http://b)", r"\[a\](http://b)"),
-        ("a|b", r"a\|b"),
-        ("`*&", r"\`\*\&"),
-        ("line\nbreak\x1b", r"line\\x0abreak\\x1b"),
-        ("smoke_1: 99.5 %", "smoke_1: 99.5 %"),
-    ],
-)
-def test_escape_of_markdown_characters(text: str, escaped: str) -> None:
-    assert escape(text) == escaped
-
-
-def test_table_keeps_a_cell_on_one_line() -> None:
-    assert table(("what", "n"), [("a|b\nc", 1)]) == ["| what | n |", "| --- | ---: |", r"| a\|b c | 1 |"]
 
 
 def test_names_from_outside_are_no_markup(make_record, make_load) -> None:
