@@ -24,6 +24,7 @@ from shrinkserve.arch.module import (
 )
 from shrinkserve.arch.shapes import node_shapes
 from shrinkserve.arch.spec import Spec, add
+from shrinkserve.arch.zoo import NETWORKS
 from shrinkserve.errors import SpecError
 
 SMALL = Path(__file__).parent / "small.prototxt"
@@ -118,7 +119,12 @@ def over_windows(x: np.ndarray, kernel: int, stride: int, reduce: Callable[..., 
     return np.array([[reduce(padded[i : i + kernel, j : j + kernel]) for j in starts] for i in starts])
 
 
-def test_torch_export_accepts_any_batch(network: Network) -> None:
+@pytest.mark.parametrize("activation", ["relu", "silu"])
+def test_torch_export_accepts_any_batch(activation: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tiny network has every layer of the large ones. shrinkcnn-b differs from shrinkcnn-a in the activation."""
+    monkeypatch.setitem(NETWORKS, "shrinkcnn-tiny", (activation, NETWORKS["shrinkcnn-tiny"][1]))
+    torch.manual_seed(0)
+    network = settled(compile_spec(load_network("shrinkcnn-tiny", width=0.25, input_size=32, classes=10)))
     exported = torch.export.export(network, (images(2, 32),), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)).module()
     for batch in (1, 2, 5):
         torch.testing.assert_close(exported(images(batch, 32)), network(images(batch, 32)))
