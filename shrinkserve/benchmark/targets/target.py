@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, get_args
 from urllib.parse import urlsplit
 
@@ -104,13 +105,19 @@ def server_target(
         token: token that the server requires for shared memory.
     """
     from shrinkserve.serving.client.client import Client
+    from shrinkserve.serving.client.operations import InferRequest
+
+    def send_encoded(client: Client, encoded: bytes) -> Logits:
+        image = np.frombuffer(encoded, np.uint8)[None]
+        logits: Logits = client.send(InferRequest(model, image, {LOGITS: 0}, tensor=ENCODED)).tensors[LOGITS]
+        return logits
 
     @contextmanager
     def connect() -> Iterator[Predict]:
         with Client(url, token=token, shared_memory=payload == "shm") as client:
             if payload == "jpeg":
                 with ThreadPoolExecutor(CONNECTIONS) as pool:
-                    yield lambda images: _send_encoded(client, model, images, pool)
+                    yield lambda images: _each(partial(send_encoded, client), images, pool)
             else:
                 yield lambda images: client.infer(model, images)[0]
 
@@ -131,12 +138,6 @@ def server_target(
     )
 
 
-def _send_encoded(client: Client, model: str, images: Sequence[bytes], pool: ThreadPoolExecutor) -> Logits:
-    from shrinkserve.serving.client.operations import InferRequest
-
-    def send(encoded: bytes) -> Logits:
-        image = np.frombuffer(encoded, np.uint8)[None]
-        logits: Logits = client.send(InferRequest(model, image, {LOGITS: 0}, tensor=ENCODED)).tensors[LOGITS]
-        return logits
-
+def _each(send: Callable[[bytes], Logits], images: Sequence[bytes], pool: ThreadPoolExecutor) -> Logits:
+    """Send one request for each image, several at the same time."""
     return send(images[0]) if len(images) == 1 else np.concatenate(list(pool.map(send, images)))
