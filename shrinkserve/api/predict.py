@@ -58,6 +58,7 @@ def predict(
     Raises:
         ConfigError: an option is out of range, or does not fit a model in this process.
         ArtifactError: the model in this process cannot be loaded.
+        DataError: `images` is one image, or nothing that can be iterated over.
         RequestError: the server is not reachable, or it refuses a request.
 
     Example:

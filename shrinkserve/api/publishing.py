@@ -69,6 +69,7 @@ def publish(  # noqa: PLR0913 - options by keyword
     Raises:
         ConfigError: an invalid name, a missing option, or a gap that is not allowed.
         ArtifactError: a damaged source, or a repository that cannot be written.
+        DataError: `data` has no validation images.
         ParityError: a server predicts differently from the file.
         ServerError: the scratch server cannot load it.
         RequestError: the live server cannot load it.

@@ -55,6 +55,7 @@ def plan(  # noqa: PLR0913 - the options of the command
     Raises:
         ArtifactError: the record cannot be read or lacks the load tests.
         ConfigError: an option is invalid, the objective cannot be met, or `check` has no `data`.
+        DataError: `data` has no validation images.
         RequestError: the server does not respond.
 
     Example:
