@@ -11,7 +11,7 @@ from shrinkserve.errors import GateError, check_range
 from shrinkserve.paths import StrPath, optional_path
 
 if TYPE_CHECKING:
-    from shrinkserve.exporting.inspection import Summary, Value
+    from shrinkserve.exporting.inspection import Summary
     from shrinkserve.exporting.parity import Parity
     from shrinkserve.runtimes import Predictor
 
@@ -113,8 +113,8 @@ def load(source: StrPath, *, model: str | None = None) -> Predictor:
 @overload
 def inspect(artifact: StrPath, other: None = None) -> Summary: ...
 @overload
-def inspect(artifact: StrPath, other: StrPath) -> dict[str, tuple[Value, Value]]: ...
-def inspect(artifact: StrPath, other: StrPath | None = None) -> Summary | dict[str, tuple[Value, Value]]:
+def inspect(artifact: StrPath, other: StrPath) -> dict[str, tuple[object, object]]: ...
+def inspect(artifact: StrPath, other: StrPath | None = None) -> Summary | dict[str, tuple[object, object]]:
     """Return the contents of an artifact, or how two differ.
 
     Args:

@@ -98,7 +98,7 @@ def export(  # noqa: PLR0913 - the options of the command
     Raises:
         ConfigError: options that exclude each other, an invalid name, or a version that exists.
         ArtifactError: the source is damaged or does not fit, or the result cannot be written.
-        DataError: `data` has no validation images, or `labels` or the preprocessing cannot be read.
+        DataError: `data` has no validation images, or `labels` cannot be read.
         ParityError: the outputs of a result differ from those of its source.
         GateError: int8 is not accurate enough or not faster.
         ServerError: with `url`, the scratch server cannot load the version.

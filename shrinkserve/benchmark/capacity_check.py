@@ -11,7 +11,7 @@ from shrinkserve.benchmark.load.plan import pixel_requests
 from shrinkserve.benchmark.load.run import open_loop
 from shrinkserve.benchmark.load.schedule import OpenSchedule
 from shrinkserve.benchmark.load.slo import Slo
-from shrinkserve.benchmark.targets.target import Images, Target, server_target
+from shrinkserve.benchmark.targets.target import RequestImages, Target, server_target
 from shrinkserve.benchmark.timing import Timing
 from shrinkserve.data import open_dataset
 from shrinkserve.serving.client.client import Client
@@ -48,7 +48,7 @@ def check_plan(
 def measure_rates(
     replica: Replica,
     target: Target,
-    requests: Sequence[Images],
+    requests: Sequence[RequestImages],
     rates: Sequence[float],
     timing: Timing,
     say: Callable[[str], None],

@@ -20,9 +20,8 @@ from shrinkserve.exporting.records import StepRecord
 
 SHOWN = 300
 """Longest metadata that is shown, in characters."""
-Value = object
-"""A number, a text, a list or a table of these, as JSON data."""
-Summary = dict[str, Value]
+Summary = dict[str, object]
+"""Values by name, as JSON data: a number, a text, a list or a table of these."""
 
 
 def describe_artifact(path: Path) -> Summary:
@@ -43,7 +42,7 @@ def describe_artifact(path: Path) -> Summary:
     raise ArtifactError(f"{path}: not an artifact", expected=expected, found=path.suffix or "a file")
 
 
-def differences(one: Summary, other: Summary) -> dict[str, tuple[Value, Value]]:
+def differences(one: Summary, other: Summary) -> dict[str, tuple[object, object]]:
     """Return the entries that differ, with both values; entries of tables as ``"table key"``."""
     one, other = _flat(one), _flat(other)
     keys = [*one, *(key for key in other if key not in one)]

@@ -9,7 +9,7 @@ import numpy as np
 
 from shrinkserve.benchmark.load.run import Load, closed_loop, open_loop
 from shrinkserve.benchmark.load.schedule import Arrivals, OpenSchedule
-from shrinkserve.benchmark.targets.target import Images, Pixels, Target
+from shrinkserve.benchmark.targets.target import Pixels, RequestImages, Target
 from shrinkserve.benchmark.timing import Timing
 from shrinkserve.data import Dataset, evaluation_batches
 from shrinkserve.preprocess import Preprocess
@@ -86,7 +86,7 @@ class Requests:
     dataset: Dataset
     preprocess: Preprocess
 
-    def of(self, target: Target, batch: int = 1) -> list[Images]:
+    def of(self, target: Target, batch: int = 1) -> list[RequestImages]:
         """Return requests in the form that a target takes, with `batch` images in each."""
         if not target.encoded:
             return list(pixel_requests(self.dataset, self.preprocess, batch))

@@ -15,7 +15,7 @@ from shrinkserve.benchmark.load.triton_stats import ServerTime, TritonStatistics
 from shrinkserve.benchmark.load.validity import Invalid, invalid_reasons, steady
 from shrinkserve.benchmark.load.workers import Workers
 from shrinkserve.benchmark.stats import Interval, mean_interval
-from shrinkserve.benchmark.targets.target import Images, Target
+from shrinkserve.benchmark.targets.target import RequestImages, Target
 from shrinkserve.benchmark.timing import Timing
 
 
@@ -100,7 +100,7 @@ class Load:
         )
 
 
-def closed_loop(target: Target, requests: Sequence[Images], concurrency: int, timing: Timing) -> Load:
+def closed_loop(target: Target, requests: Sequence[RequestImages], concurrency: int, timing: Timing) -> Load:
     """Measure with `concurrency` workers that each have one request in flight at any time.
 
     Args:
@@ -116,7 +116,7 @@ def closed_loop(target: Target, requests: Sequence[Images], concurrency: int, ti
 
 
 def open_loop(
-    target: Target, requests: Sequence[Images], schedule: OpenSchedule, in_flight: int, timing: Timing
+    target: Target, requests: Sequence[RequestImages], schedule: OpenSchedule, in_flight: int, timing: Timing
 ) -> Load:
     """Measure with requests at given times, independent of responses. Latency counts from those times.
 
@@ -133,7 +133,9 @@ def open_loop(
     return _measure(target, requests, in_flight, schedule, timing)
 
 
-def _measure(target: Target, requests: Sequence[Images], workers: int, schedule: Schedule, timing: Timing) -> Load:
+def _measure(
+    target: Target, requests: Sequence[RequestImages], workers: int, schedule: Schedule, timing: Timing
+) -> Load:
     recorder = Recorder(timing.window)
     counters = TritonStatistics(target.statistics)
     with Workers(target, requests, workers, schedule, recorder) as running:

@@ -10,7 +10,7 @@ from shrinkserve.benchmark.load.record import LoadRecord
 from shrinkserve.benchmark.load.run import Load, closed_loop, open_loop
 from shrinkserve.benchmark.load.schedule import OpenSchedule
 from shrinkserve.benchmark.load.validity import Reason
-from shrinkserve.benchmark.targets.target import Images, Target
+from shrinkserve.benchmark.targets.target import RequestImages, Target
 from shrinkserve.benchmark.timing import Timing, parse_duration
 from shrinkserve.errors import ConfigError
 
@@ -79,7 +79,12 @@ class SearchRecord:
 
 
 def search(
-    target: Target, requests: Sequence[Images], slo: Slo, in_flight: int, timing: Timing, say: Callable[[str], None]
+    target: Target,
+    requests: Sequence[RequestImages],
+    slo: Slo,
+    in_flight: int,
+    timing: Timing,
+    say: Callable[[str], None],
 ) -> SearchRecord:
     """Find the highest rate of Poisson arrivals that meets an objective, by bisection.
 

@@ -10,7 +10,7 @@ from time import perf_counter
 from shrinkserve.benchmark.load.lifo_lock import LifoLock
 from shrinkserve.benchmark.load.recorder import Recorder
 from shrinkserve.benchmark.load.schedule import OpenSchedule, Schedule
-from shrinkserve.benchmark.targets.target import Images, Predict, Target
+from shrinkserve.benchmark.targets.target import Predict, RequestImages, Target
 from shrinkserve.errors import RequestError
 
 
@@ -29,7 +29,7 @@ class Workers:
     """
 
     def __init__(
-        self, target: Target, requests: Sequence[Images], workers: int, schedule: Schedule, recorder: Recorder
+        self, target: Target, requests: Sequence[RequestImages], workers: int, schedule: Schedule, recorder: Recorder
     ) -> None:
         self._target, self._requests, self._schedule, self._recorder = target, requests, schedule, recorder
         self._closing, self._abandon = Event(), Event()
@@ -117,7 +117,7 @@ class Workers:
             early = due - perf_counter()
             return None if early > 0 and self._closing.wait(early) else (due, early > 0)
 
-    def _send(self, predict: Predict, images: Images, due: float, *, waited: bool) -> None:
+    def _send(self, predict: Predict, images: RequestImages, due: float, *, waited: bool) -> None:
         started = perf_counter()
         try:
             predict(images)

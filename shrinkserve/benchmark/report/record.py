@@ -194,7 +194,8 @@ def read_record(path: Path) -> BenchRecord:
         raw = json.loads(path.read_text(encoding="utf-8"))
         found = raw["format"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as exc:
-        raise ArtifactError(f"{path}: not a bench record ({exc})", hint=hint) from exc
+        reason = getattr(exc, "strerror", None) or exc
+        raise ArtifactError(f"{path}: not a bench record ({reason})", hint=hint) from exc
     if found != FORMAT:
         raise ArtifactError(f"{path}: unsupported format of a bench record", expected=FORMAT, found=found, hint=hint)
     where = f"{path}: not a bench record"

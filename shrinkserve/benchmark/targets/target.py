@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 Pixels = npt.NDArray[np.uint8]
 Logits = npt.NDArray[np.float32]
-Images = Pixels | Sequence[bytes]
+RequestImages = Pixels | Sequence[bytes]
 """uint8 [N, S, S, 3], or N encoded images for a target with `Target.encoded`."""
 Predict = Callable[[Any], Logits]
-"""Function from `Images` in the target's form to float32 logits [N, classes]."""
+"""Function from `RequestImages` in the target's form to float32 logits [N, classes]."""
 
 TargetKind = Literal["checkpoint", "onnx", "engine", "server"]
 Payload = Literal["tensor", "jpeg", "shm"]

@@ -21,7 +21,6 @@ from shrinkserve.exporting.passes.nodes import (
 )
 
 AttributeValue = int | float | str | Sequence[int] | Sequence[float] | Sequence[str]
-Attributes = Mapping[str, AttributeValue]
 
 
 class GraphPass(ir.passes.InPlacePass):
@@ -127,7 +126,7 @@ def insert(
     op_type: str,
     inputs: Sequence[ir.Value | None],
     name: str,
-    attributes: Attributes | None = None,
+    attributes: Mapping[str, AttributeValue] | None = None,
 ) -> ir.Value:
     """Insert a node with one output right before another node; return the output, which has the node's name."""
     node = ir.node(op_type, inputs, dict(attributes or {}), name=name)

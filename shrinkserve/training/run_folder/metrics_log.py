@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 METRICS, TENSORBOARD = "metrics.jsonl", "tensorboard"
 
-Kind = Literal["train", "epoch", "validation", "data"]
+LineKind = Literal["train", "epoch", "validation", "data"]
 
 
 class MetricsRecord(TypedDict, total=False):
@@ -27,7 +27,7 @@ class MetricsRecord(TypedDict, total=False):
     weights; ``data``: images left out in an epoch.
     """
 
-    kind: Kind
+    kind: LineKind
     step: int
     epoch: int
     loss: float
@@ -62,7 +62,7 @@ class MetricsLog:
             write_atomic(self._path, "".join(f"{json.dumps(record)}\n" for record in kept).encode())
             self._board = SummaryWriter(str(run / TENSORBOARD), purge_step=step + 1)
 
-    def write(self, kind: Kind, step: int, epoch: int, figures: dict[str, float]) -> None:
+    def write(self, kind: LineKind, step: int, epoch: int, figures: dict[str, float]) -> None:
         """Append one record.
 
         Raises:
