@@ -125,7 +125,7 @@ class OptimizerConfig:
     epsilon: Annotated[float, Gt(0)] = 1.0
     """Added to the mean square (rmsprop) or to its root (adamw)."""
     backbone_lr: Fraction = 1.0
-    """Factor on the rate of all layers but the classifier."""
+    """Factor on the learning rate of all layers but the classifier."""
     l2: Annotated[float, Ge(0)] = 4e-5
     """Factor of sum(w^2) in the loss, so the gradient is 2 * l2 * w. For adamw: decoupled decay of 2 * l2."""
 
@@ -139,7 +139,7 @@ class ScheduleConfig:
     warmup_epochs: Annotated[float, Ge(0)] = 10
     """Epochs of the warm-up; at most epochs."""
     per_step: bool = False
-    """Change the rate at every update; false: once per epoch."""
+    """Change the learning rate at every update; false: once per epoch."""
     sizes: tuple[Annotated[int, Ge(32), Le(4096)], ...] = ()
     """Sizes of the training images, each for an equal part of the epochs, for example 128, 160, 192, 224: small images
     are faster. Evaluation uses model.input_size. Default: model.input_size throughout."""
@@ -223,7 +223,7 @@ class ServingConfig:
     threads: NotNegative = 0
     """CPU threads per instance; 0: one per core."""
     queue_delay_us: NotNegative = 0
-    """Microseconds that a request waits for others to form a batch. Helps only if a GPU is far from full."""
+    """Microseconds that a request waits for others to form a batch. Helps only if the GPU is mostly idle."""
     preferred_batch_sizes: tuple[Positive, ...] = ()
     """Batch sizes that the engine is tuned for; at most max_batch_size."""
     # The next three cost latency on Triton 2.51: requests stall for 500 ms now and then (serving_options.set_options).
