@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from shrinkserve.exporting.passes.editing import GraphPass, add_all, replace
-from shrinkserve.exporting.passes.nodes import is_dense, is_operator, producer
+from shrinkserve.exporting.passes.nodes import dense_producer, is_operator, producer, sum_terms
 
 
 class ChainSums(GraphPass):
@@ -29,8 +29,8 @@ def _is_term_of_another(add: ir.Node) -> bool:
 
 
 def _chain(last: ir.Node) -> bool:
-    terms = _terms(last)
-    products = [term for term in terms if (conv := producer(term, "Conv")) is not None and is_dense(conv)]
+    terms = [term for value in last.inputs for term in sum_terms(value)]
+    products = [term for term in terms if dense_producer(term) is not None]
     others = [term for term in terms if term not in products]
     if len(others) != 1 or not products or _is_chain(last, others[0]):
         return False
@@ -40,16 +40,6 @@ def _chain(last: ir.Node) -> bool:
     names = [f"{last.name}.chain{number}" for number in range(len(products))]
     replace(last.outputs[0], add_all(last, [others[0], *products], names))
     return True
-
-
-def _terms(add: ir.Node) -> list[ir.Value]:
-    """Return the terms of a sum from left to right, through all partial sums without other readers."""
-    found: list[ir.Value] = []
-    for value in add.inputs:
-        assert value is not None
-        inner = producer(value, "Add")
-        found += [value] if inner is None else _terms(inner)
-    return found
 
 
 def _is_chain(add: ir.Node, first: ir.Value) -> bool:

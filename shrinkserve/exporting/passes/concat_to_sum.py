@@ -8,13 +8,13 @@ import onnx_ir as ir
 from shrinkserve.exporting.passes.editing import GraphPass, add_all, insert_conv, replace
 from shrinkserve.exporting.passes.nodes import (
     Array,
-    attribute,
+    all_known,
     concat_sizes,
     conv_bias,
     conv_weight,
+    dense_producer,
     is_channel_concat,
-    is_dense,
-    producer,
+    sum_terms,
 )
 
 
@@ -34,9 +34,9 @@ class ConcatToSum(GraphPass):
 
 
 def _widen(concat: ir.Node) -> bool:
-    terms = [_terms(value) for value in concat.inputs]
+    terms = all_known(all_known(dense_producer(term) for term in sum_terms(value)) for value in concat.inputs)
     sizes = concat_sizes(concat)
-    if sizes is None or not all(terms):
+    if sizes is None or terms is None:
         return False
     starts = np.cumsum([0, *sizes])
     placed = [(conv, int(start)) for start, convs in zip(starts, terms, strict=False) for conv in convs]
@@ -45,23 +45,10 @@ def _widen(concat: ir.Node) -> bool:
     return True
 
 
-def _terms(value: ir.Value | None) -> list[ir.Node]:
-    """Return the dense convolutions whose sum is `value`; empty for other values, or if another node reads one."""
-    conv = producer(value, "Conv")
-    if conv is not None:
-        return [conv] if is_dense(conv) else []
-    add = producer(value, "Add")
-    if add is None:
-        return []
-    left, right = (_terms(operand) for operand in add.inputs)
-    return [*left, *right] if left and right else []
-
-
 def _placed(concat: ir.Node, conv: ir.Node, start: int, width: int) -> ir.Value:
     weight, bias, x = conv_weight(conv), conv_bias(conv), conv.inputs[0]
     assert weight is not None
     assert x is not None
-    assert attribute(conv, "group", 1) == 1
     wide_bias = None if bias is None else _rows(bias, start, width)
     return insert_conv(concat, x, _rows(weight, start, width), wide_bias, f"{conv.name}.wide", conv)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from shrinkserve.exporting.passes.editing import GraphPass, split_filters
-from shrinkserve.exporting.passes.nodes import concat_sizes, is_channel_concat, is_dense, is_operator, producer
+from shrinkserve.exporting.passes.nodes import concat_of, concat_sizes, dense_producer, is_operator
 
 
 class ConvBesideConcat(GraphPass):
@@ -17,9 +17,8 @@ class ConvBesideConcat(GraphPass):
             if not is_operator(add, "Add"):
                 continue
             for position in (0, 1):
-                conv, other = producer(add.inputs[position], "Conv"), add.inputs[1 - position]
-                concat = None if other is None else other.producer()
-                if conv is None or not is_dense(conv) or concat is None or not is_channel_concat(concat):
+                conv, concat = dense_producer(add.inputs[position]), concat_of(add.inputs[1 - position])
+                if conv is None or concat is None:
                     continue
                 sizes, x = concat_sizes(concat), conv.inputs[0]
                 if sizes is not None and x is not None:

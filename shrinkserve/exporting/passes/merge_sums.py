@@ -11,10 +11,10 @@ from shrinkserve.exporting.passes.nodes import (
     attribute,
     conv_bias,
     conv_weight,
+    dense_producer,
     geometry,
-    is_dense,
     is_operator,
-    producer,
+    sum_terms,
 )
 
 
@@ -33,22 +33,13 @@ def _merge(add: ir.Node) -> bool:
     for position in (0, 1):
         other, chain = add.inputs[position], add.inputs[1 - position]
         assert other is not None
-        for conv in _convs(chain):
-            if _absorb(conv, other):
+        for conv in map(dense_producer, sum_terms(chain)):
+            if conv is not None and _absorb(conv, other):
                 summed = add.inputs[1 - position]  # `chain` or its replacement
                 assert summed is not None
                 replace(add.outputs[0], summed)
                 return True
     return False
-
-
-def _convs(value: ir.Value | None) -> list[ir.Node]:
-    """Return the dense convolutions among the terms of a sum whose partial sums have no other reader."""
-    conv = producer(value, "Conv")
-    if conv is not None:
-        return [conv] if is_dense(conv) else []
-    add = producer(value, "Add")
-    return [] if add is None else [*_convs(add.inputs[0]), *_convs(add.inputs[1])]
 
 
 def _absorb(conv: ir.Node, other: ir.Value) -> bool:
@@ -69,8 +60,8 @@ def _absorb(conv: ir.Node, other: ir.Value) -> bool:
 
 def _as_conv(conv: ir.Node, other: ir.Value, weight: Array) -> tuple[Array, Array | None] | None:
     """Return the weights and the bias with which `conv` would compute `other`; None if there are none."""
-    second = producer(other, "Conv")
-    if second is not None and is_dense(second) and second.inputs[0] is conv.inputs[0]:
+    second = dense_producer(other)
+    if second is not None and second.inputs[0] is conv.inputs[0]:
         own = conv_weight(second)
         return (own, conv_bias(second)) if own is not None and geometry(second) == geometry(conv) else None
     one_pixel = weight.shape[2:] == (1, 1) and all(s == 1 for s in attribute(conv, "strides", [1, 1]))

@@ -79,6 +79,20 @@ def is_dense(node: ir.Node) -> bool:
     return conv_weight(node) is not None and attribute(node, "group", 1) == 1
 
 
+def dense_producer(value: ir.Value | None) -> ir.Node | None:
+    """Return the dense convolution that produces `value`, if there is one and it has no other reader."""
+    conv = producer(value, "Conv")
+    return conv if conv is not None and is_dense(conv) else None
+
+
+def sum_terms(value: ir.Value | None) -> list[ir.Value]:
+    """Return the terms of a sum from left to right, through all partial sums without other readers."""
+    add = producer(value, "Add")
+    if add is None:
+        return [] if value is None else [value]
+    return [term for operand in add.inputs for term in sum_terms(operand)]
+
+
 def geometry(node: ir.Node) -> tuple[object, ...]:
     """Return the kernel size, strides, padding and dilations of a convolution, for comparison."""
     weight = conv_weight(node)
