@@ -88,7 +88,7 @@ class FileSource:
         if classes is None:
             raise ConfigError("--onnx", expected="--labels FILE with it: class names, one a line", found="no --labels")
         own.check(preprocess, classes, self.path)
-        return export_foreign(self.path, preprocess, classes, folder, options, name=self.default_name)
+        return export_foreign(self.path, preprocess, classes, folder, options)
 
 
 def find_source(

@@ -13,6 +13,7 @@ from shrinkserve.paths import StrPath
 if TYPE_CHECKING:
     from shrinkserve.artifact import Card
     from shrinkserve.containers import Container
+    from shrinkserve.serving.repository.reader import RepositoryReader
     from shrinkserve.serving.repository.writer import Repository
 
 
@@ -82,7 +83,7 @@ def list_models(repository: StrPath = REPOSITORY) -> list[ModelSummary]:
     from shrinkserve.serving.repository.reader import RepositoryReader
 
     reader = RepositoryReader(Path(repository))
-    return [_summary(reader.root, name) for name in reader.classifiers()]
+    return [_summary(reader, name) for name in reader.classifiers()]
 
 
 def show_version(name: str, repository: StrPath = REPOSITORY, *, version: int | None = None) -> tuple[Card, str]:
@@ -176,20 +177,18 @@ def chosen_models(opened: Repository, name: str | None) -> list[str]:
     return found
 
 
-def _summary(root: Path, name: str) -> ModelSummary:
+def _summary(reader: RepositoryReader, name: str) -> ModelSummary:
     from shrinkserve.preprocess import Preprocess
     from shrinkserve.serving import model_config, names
     from shrinkserve.serving.repository import ensemble
-    from shrinkserve.serving.repository.reader import RepositoryReader
 
-    reader = RepositoryReader(root)
     config = reader.config(name)
     active = model_config.active_version(config)
     card = reader.card(name, active, verify=False)
     top1 = card.metrics.get("top1")
     return ModelSummary(
         name=names.public_name(name),
-        takes=["JPEG", "pixels"] if ensemble.takes_encoded(root, name) else ["pixels"],
+        takes=["JPEG", "pixels"] if ensemble.takes_encoded(reader.root, name) else ["pixels"],
         active=active,
         versions=reader.versions(name),
         size=Preprocess.from_dict(card.preprocess).size,

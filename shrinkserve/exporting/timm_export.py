@@ -32,11 +32,7 @@ PLAIN_MODES = ("RGB", "L")
 
 
 def export_timm(
-    source: str,
-    checkpoint: Path | None,
-    classes: Sequence[str],
-    folder: Path,
-    options: ExportOptions,
+    source: str, checkpoint: Path | None, classes: Sequence[str], folder: Path, options: ExportOptions
 ) -> Exported:
     """Export a network of timm, and check it against timm.
 

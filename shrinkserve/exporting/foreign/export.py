@@ -26,13 +26,7 @@ from shrinkserve.text import check_class_names
 
 
 def export_foreign(
-    path: Path,
-    preprocess: Preprocess,
-    classes: Sequence[str],
-    folder: Path,
-    options: ExportOptions,
-    *,
-    name: str,
+    path: Path, preprocess: Preprocess, classes: Sequence[str], folder: Path, options: ExportOptions
 ) -> Exported:
     """Give an image classifier the project's interface, and check it against the unchanged file.
 
@@ -42,7 +36,6 @@ def export_foreign(
         classes: class names in the order of the logits.
         folder: an existing folder that gets `model.onnx`, `card.json` and intermediate files.
         options: see `ExportOptions`.
-        name: the model's name.
 
     Raises:
         ArtifactError: the file does not fit, or contradicts itself.
@@ -61,7 +54,7 @@ def export_foreign(
     files = [path, *check_external_data(path)]
     card = Card(
         kind="onnx",
-        name=name,
+        name=path.stem,
         weights="as given",
         parents={recorded_path(file): sha256_file(file) for file in files},
         preprocess=preprocess.to_dict(),

@@ -43,7 +43,7 @@ def write(folder: Path, *, softmax: bool = False, batch: bool = True) -> tuple[P
 
 def export(path: Path, folder: Path) -> tuple[Path, Card]:
     (out := folder / "out").mkdir()
-    made = export_foreign(path, PREPROCESS, CLASSES, out, ExportOptions(max_batch=3), name="foreign")
+    made = export_foreign(path, PREPROCESS, CLASSES, out, ExportOptions(max_batch=3))
     return out, made.card
 
 
