@@ -55,8 +55,8 @@ def predict(  # noqa: PLR0913, PLR0917 - a command's options
     ] = 0.0,
 ) -> None:
     """Classify images with a running server or a local model."""
+    from shrinkserve.api.image_paths import expand_images
     from shrinkserve.api.predict import predict as classify
-    from shrinkserve.api.sources import expand_images
 
     if as_json and as_csv:
         raise ConfigError("--json and --csv", expected="one of them")

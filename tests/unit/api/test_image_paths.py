@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shrinkserve.api.sources import expand_images
+from shrinkserve.api.image_paths import expand_images
 from shrinkserve.errors import DataError, ShrinkServeError
 
 
