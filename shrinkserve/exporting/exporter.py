@@ -107,29 +107,17 @@ def export_checked(
     Raises:
         ParityError: the outputs of a step differ from those of its source; there is no `model.onnx`.
     """
-    start, view, max_batch = conversion.start, conversion.view, options.max_batch
-
-    def opener(path: Path, _: StepState) -> Predictor:
-        return conversion.reference if path == start.path else conversion.first_view(OnnxModel(path))
-
-    plain = run_steps([conversion.step], start, folder, samples, opener=opener, max_batch=max_batch)
-    # Without the nodes behind its logits, e.g. a cast of the probabilities to float16, a graph may be in float32.
-    if start.state.format == "onnx":
-        plain = replace(plain, state=StepState("onnx", graph.precision(graph.load(plain.path))))
-    temperature = None
-    if options.calibrate:  # before the passes: engines that are made from `plain` need the temperature, too
-        preprocess = Preprocess.from_dict(card.preprocess)
-        temperature = fit_temperature(OnnxModel(plain.path), options.data_root, preprocess, list(card.classes))
-        plain = run_steps([ScaledProbabilities(temperature, plain.state)], plain, folder, samples, max_batch=max_batch)
+    view, max_batch = conversion.view, options.max_batch
+    plain, temperature = _convert(conversion, card, samples, folder, options)
     tuned = _choose_passes(plain.path, samples, options, measured=conversion.measured)
     passes = OptimisedOnnx(options.target, tuned.plan, plain.state)
     product = run_steps(
         [passes], plain, folder, samples, opener=lambda path, _: view(OnnxModel(path)), max_batch=max_batch
     )
-    model, unoptimised = OnnxModel(product.path), OnnxModel(product.path, optimise=False)
-    tolerance = TOLERANCES[product.state.precision]
+    model = OnnxModel(product.path)
     checks: list[CheckRecord] = [record["parity"] for record in product.records]
     checks += [check_file(product.path), check_probabilities(model, samples, temperature or 1.0)]
+    unoptimised, tolerance = OnnxModel(product.path, optimise=False), TOLERANCES[product.state.precision]
     checks += [check_unoptimised(view(unoptimised), view(model), samples, tolerance), *conversion.final(model)]
     shutil.copyfile(product.path, folder / MODEL)
     finished = replace(
@@ -153,6 +141,28 @@ def export_checked(
     )
     finished.write(folder)
     return Exported(finished, folder / MODEL, product, plain, samples)
+
+
+def _convert(
+    conversion: Conversion, card: Card, samples: Samples, folder: Path, options: ExportOptions
+) -> tuple[Product, float | None]:
+    """Return the graph before the passes, and the temperature of its probabilities."""
+    start, max_batch = conversion.start, options.max_batch
+
+    def opener(path: Path, _: StepState) -> Predictor:
+        return conversion.reference if path == start.path else conversion.first_view(OnnxModel(path))
+
+    plain = run_steps([conversion.step], start, folder, samples, opener=opener, max_batch=max_batch)
+    # Without the nodes behind its logits, e.g. a cast of the probabilities to float16, a graph may be in float32.
+    if start.state.format == "onnx":
+        plain = replace(plain, state=StepState("onnx", graph.precision(graph.load(plain.path))))
+    if not options.calibrate:
+        return plain, None
+    # Before the passes: engines that are made from this graph need the temperature, too.
+    preprocess = Preprocess.from_dict(card.preprocess)
+    temperature = fit_temperature(OnnxModel(plain.path), options.data_root, preprocess, list(card.classes))
+    step = ScaledProbabilities(temperature, plain.state)
+    return run_steps([step], plain, folder, samples, max_batch=max_batch), temperature
 
 
 def _choose_passes(source: Path, samples: Samples, options: ExportOptions, *, measured: bool) -> Tuned:

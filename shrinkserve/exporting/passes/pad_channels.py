@@ -122,9 +122,8 @@ def _fit_same(graph: ir.Graph, node: ir.Node, layouts: Layouts) -> ChannelLayout
             continue
         weight, bias = conv_weight(conv), conv_bias(conv)
         assert weight is not None
-        moved = [None if array is None else other.spread(own.gathered(array)) for array in (weight, bias)]
-        assert moved[0] is not None
-        set_conv(graph, conv, moved[0], moved[1])
+        moved_bias = None if bias is None else other.spread(own.gathered(bias))
+        set_conv(graph, conv, other.spread(own.gathered(weight)), moved_bias)
         _widen(value, other.size)
         layouts[value] = other
         return other
