@@ -145,15 +145,39 @@ def make_variants(source: VariantSource, kinds: Sequence[Kind], folder: Path, op
 
 
 class _Maker:
-    """Makes the engines of one model; loads calibration images and the graph for TensorRT once."""
+    """Makes the engines of one model. What several of them need is made once, for the first of them."""
 
     def __init__(self, source: VariantSource, folder: Path, options: VariantOptions) -> None:
         self.source, self.folder, self.options = source, folder, options
-        self.calibration = _calibration(options.data_root, source.preprocess)
+
+    @cached_property
+    def calibration(self) -> Images:
+        """Images whose activations give the ranges."""
+        return _calibration(self.options.data_root, self.source.preprocess)
+
+    @cached_property
+    def judges(self) -> Samples:
+        """Images for the top-1 of int8."""
+        source = self.source
+        return load_samples(self.options.data_root, source.preprocess, source.classes, limit=JUDGING_IMAGES)
+
+    @cached_property
+    def gpu_graph(self) -> Product:
+        """Graph without the passes for CPUs: these pad channels for the CPU's blocks."""
+        return self._run(GPU_PASSES, replace(self.source.plain, records=()))
+
+    @cached_property
+    def float16_graph(self) -> Product:
+        """Graph in float16. It is for GPUs: no CPU is faster in float16."""
+        return self._run(Lower("float16", self.calibration), self.gpu_graph)
+
+    @cached_property
+    def float16_plan(self) -> Engine:
+        """Plan in float16, which is also the reference for the speed of the int8 plan; a build takes minutes."""
+        return self._plan(self.float16_graph)
 
     def float16(self) -> Engine:
-        """Return an engine for a GPU, from the graph without the passes for CPUs: no CPU is faster in float16."""
-        product = self._run([GPU_PASSES, Lower("float16", self.calibration)], self.source.plain)
+        product = self.float16_graph
         return Engine("float16", "onnxruntime", product.path.name, "float16", record=_record(product))
 
     def bfloat16(self) -> Engine:
@@ -173,18 +197,13 @@ class _Maker:
         def opener(path: Path, state: StepState) -> Predictor:
             return open_graph(path, runtime, state)
 
-        product = self._run([self._int8_step(runtime)], self.source.graph, opener)
+        product = self._run(self._int8_step(runtime), replace(self.source.graph, records=()), opener)
         parameters = _hint("int8") if runtime == "openvino" else {}
         return Engine("int8", runtime, product.path.name, "int8", parameters=parameters, record=_record(product))
 
-    @cached_property
-    def float16_plan(self) -> Engine:
-        """The plan in float16, which is also the reference for the speed of the int8 plan; a build takes minutes."""
-        return self._plan(Lower("float16", self.calibration))
-
     def int8_plan(self) -> Engine:
         """Return the int8 plan; if its GPU is on this machine, only if it is faster than the float16 plan."""
-        engine = self._plan(self._int8_step("tensorrt"))
+        engine = self._plan(self._run(self._int8_step("tensorrt"), self.gpu_graph))
         opener = _plan_opener(self.options)
         eight = opener(self.folder / engine.file, StepState("plan", "int8"))
         if eight is None:
@@ -203,25 +222,21 @@ class _Maker:
         return replace(engine, record={**engine.record, "speed": speed})
 
     def _int8_step(self, target: QuantiseTarget) -> Int8:
-        source, options = self.source, self.options
-        judges = load_samples(options.data_root, source.preprocess, source.classes, limit=JUDGING_IMAGES)
-        return Int8(target, self.calibration, options.max_top1_drop, validation=judges)
+        return Int8(target, self.calibration, self.options.max_top1_drop, validation=self.judges)
 
-    def _plan(self, lower: Step) -> Engine:
-        """Build a plan from the graph without the passes for CPUs: these pad channels for the CPU's blocks."""
-        precision, options = lower.ensures.precision, self.options
+    def _plan(self, graph: Product) -> Engine:
+        precision, options = graph.state.precision, self.options
         cache, log, library = options.timing_cache, options.log, options.library
-        engine = EngineStep(precision, options.engine, timing_cache=cache, log=log, library=library)
-        product = self._run([GPU_PASSES, lower, engine], self.source.plain, _plan_opener(options))
+        step = EngineStep(precision, options.engine, timing_cache=cache, log=log, library=library)
+        product = self._run(step, graph, _plan_opener(options))
         file, built = product.path.name, product.records[-1]["built"]
         record = {**_record(product), BUILT: {file: built}}
         capabilities = {built["compute_capability"] or "": file}
         name = f"{library.replace('_', '-')}-{precision}"
         return Engine(name, "tensorrt", file, precision, capabilities=capabilities, record=record)
 
-    def _run(self, steps: Sequence[Step], start: Product, opener: Opener = open_onnx) -> Product:
-        plain = Product(start.path, start.state, start.sha256)
-        return run_steps(steps, plain, self.folder, self.source.samples, opener=opener)
+    def _run(self, step: Step, start: Product, opener: Opener = open_onnx) -> Product:
+        return run_steps([step], start, self.folder, self.source.samples, opener=opener)
 
 
 def _record(product: Product) -> dict[str, object]:

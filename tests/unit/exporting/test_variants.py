@@ -13,10 +13,11 @@ from shrinkserve.errors import ConfigError, GateError
 from shrinkserve.exporting import graph, variants
 from shrinkserve.exporting.engine.build import EngineOptions
 from shrinkserve.exporting.engine.step import EngineStep
-from shrinkserve.exporting.optimise import PassPlan, optimise
+from shrinkserve.exporting.optimise import OptimisedOnnx, PassPlan, optimise
+from shrinkserve.exporting.precision import Lower
 from shrinkserve.exporting.records import StepDetails
 from shrinkserve.exporting.samples import synthetic
-from shrinkserve.exporting.steps import ONNX, Product, StepState
+from shrinkserve.exporting.steps import ONNX, Product, Step, StepState
 from shrinkserve.exporting.variants import VariantOptions, VariantSource, make_variants, parse_kinds
 from shrinkserve.preprocess import Preprocess
 from shrinkserve.runtimes.onnx import OnnxModel
@@ -175,16 +176,19 @@ def test_engine_of_card_has_typed_record(source: VariantSource, tmp_path: Path):
 
 
 @pytest.mark.usefixtures("graph_for_plans")
-def test_plan_of_each_precision_is_built_once(source: VariantSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_make_variants_runs_each_step_once(source: VariantSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A build takes minutes, and a second one would replace the file that the record of the first describes."""
-    built, run = [], EngineStep.run
+    names: list[str] = []
+    for kind in (OptimisedOnnx, Lower, EngineStep):
 
-    def spy(step: EngineStep, *arguments: object) -> StepDetails:
-        built.append(step.precision)
-        return run(step, *arguments)
+        def spy(step: Step, *arguments: object, run: Callable[..., StepDetails] = kind.run) -> StepDetails:
+            names.append(step.name)
+            return run(step, *arguments)
 
-    monkeypatch.setattr(EngineStep, "run", spy)
+        monkeypatch.setattr(kind, "run", spy)
     monkeypatch.setattr(variants, "timed", lambda *_: (2e-3, 1e-3))
     options = replace(SYNTHETIC, library="tensorrt_rtx", engine=EngineOptions(1, 2, 4, compute_capability="8.9"))
-    make_variants(source, ["tensorrt", "tensorrt-int8"], tmp_path, options)
-    assert sorted(built) == ["float16", "int8"]
+    engines = make_variants(source, ["fp16", "tensorrt", "tensorrt-int8"], tmp_path, options)
+    assert sorted(names) == ["float16", "gpu", "tensorrt_rtx-float16-sm89", "tensorrt_rtx-int8-sm89"]
+    steps = [[step["step"] for step in engine.record["steps"]] for engine in engines]
+    assert steps == [["gpu", "float16"], ["gpu", "float16", names[2]], ["gpu", "int8-tensorrt", names[3]]]
