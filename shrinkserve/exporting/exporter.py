@@ -167,7 +167,7 @@ def _convert(
 
 def _choose_passes(source: Path, samples: Samples, options: ExportOptions, *, measured: bool) -> Tuned:
     if options.tuned:
-        return tune_passes(source, options.target, samples, report=options.report)
+        return tune_passes(source, options.target, samples, options.report)
     return choose_plan(source, options.target, samples, options.max_batch, measured=measured)
 
 

@@ -72,7 +72,7 @@ def choose_plan(source: Path, target: PassTarget, samples: Samples, max_batch: i
             OptimisedOnnx(target, plan).run(source, path, samples)
             if (content := path.read_bytes()) not in contents:
                 contents.add(content)
-                models[name] = _open(path, target, None)
+                models[name] = _open(path, target)
         if len(models) == 1:
             return Tuned(shipped, [])
         sizes = sorted({1, min(8, max_batch, len(samples))})
@@ -92,20 +92,12 @@ def _comparison(what: str, seconds: Mapping[str, float], kept: str) -> Compariso
     return {"what": what, "milliseconds": {name: round(1e3 * each, 3) for name, each in seconds.items()}, "kept": kept}
 
 
-def _open(path: Path, target: PassTarget, threads: int | None) -> Predictor:
-    return OnnxModel(path, threads) if target == "onnxruntime-cpu" else OpenVinoModel(path, threads)
+def _open(path: Path, target: PassTarget) -> Predictor:
+    return OnnxModel(path) if target == "onnxruntime-cpu" else OpenVinoModel(path)
 
 
-def tune_passes(
-    source: Path,
-    target: PassTarget,
-    samples: Samples,
-    *,
-    batch: int = 1,
-    threads: int | None = None,
-    report: Callable[[str], None] = lambda _: None,
-) -> Tuned:
-    """Time candidate graphs on this machine and return the fastest plan.
+def tune_passes(source: Path, target: PassTarget, samples: Samples, report: Callable[[str], None]) -> Tuned:
+    """Time candidate graphs on this machine, with one image, and return the fastest plan.
 
     Begins with the plan shipped for the target, tries every form of one stage after the other, and at the end compares
     with the graph without passes.
@@ -113,9 +105,7 @@ def tune_passes(
     Args:
         source: the ONNX file.
         target: runtime of the result.
-        samples: gives the images.
-        batch: images of a request.
-        threads: of the session; None for the runtime's choice.
+        samples: gives the image.
         report: is called with one line for each comparison.
 
     Raises:
@@ -130,12 +120,12 @@ def tune_passes(
         with tempfile.TemporaryDirectory(prefix="tune-", dir=source.parent) as folder:
             path = Path(folder) / "candidate.onnx"
             OptimisedOnnx(target, plan).run(source, path, samples)
-            return _open(path, target, threads)
+            return _open(path, target)
 
     def fastest(what: str, plans: Mapping[str, PassPlan], best: PassPlan) -> PassPlan:
         """Return the fastest plan; `best`, which is one of them, unless another one is clearly faster."""
         models = {name: opened(plan) for name, plan in plans.items()}
-        seconds = interleaved(models, samples.images[:batch], ROUNDS, BURST)
+        seconds = interleaved(models, samples.images[:1], ROUNDS, BURST)
         kept = next(name for name, plan in plans.items() if plan == best)
         winner = min(seconds, key=seconds.__getitem__)
         if seconds[winner] < seconds[kept] * (1 - GAIN):

@@ -123,19 +123,16 @@ class ForeignModel:
         """Return the error for an output without logits and probabilities."""
         sums = rows.sum(axis=1)
         if _is_constant(sums):
-            what, hint = (
-                f"rows that sum to {sums[0]:.4g}, not to 1",
-                "export the network with logits or with a softmax at the end",
-            )
+            what = f"rows that sum to {sums[0]:.4g}, not to 1"
+            hint = "export the network with logits or with a softmax at the end"
         else:
             what = "sigmoids (values in [0, 1] that do not sum to 1)"
             hint = "export a classifier with one class for each image: logits, or a softmax at the end"
-        what = f"{self.path}: output {name!r} has {what}"
-        return ArtifactError(what, expected="logits or probabilities", hint=hint)
+        return ArtifactError(f"{self.path}: output {name!r} has {what}", expected="logits or probabilities", hint=hint)
 
     def _check_rows(self, rows: Rows) -> None:
-        if not np.isfinite(rows).all():
-            bad = ~np.isfinite(rows)
+        bad = ~np.isfinite(rows)
+        if bad.any():
             what = f"{self.path}: outputs are NaN or infinite for {int(bad.any(axis=1).sum())} of {len(rows)} images"
             number = int(bad.any(axis=0).argmax())
             found = f"{rows[bad][0]:g} for class {self.classes[number]!r}"

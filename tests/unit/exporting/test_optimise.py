@@ -63,7 +63,7 @@ def test_form_of_one_stage_leaves_others(plain: Path) -> None:
 @pytest.mark.parametrize("target", ["onnxruntime-cpu", "openvino"])
 def test_tune_keeps_fastest_form(plain: Path, target: str) -> None:
     lines: list[str] = []
-    found = tune_passes(plain, check_target(target), SAMPLES, threads=1, report=lines.append)
+    found = tune_passes(plain, check_target(target), SAMPLES, lines.append)
     assert [entry["what"] for entry in found.comparisons] == ["stage1", "whole graph"]
     assert set(found.comparisons[0]["milliseconds"]) == set(FORMS)
     for entry in found.comparisons:
@@ -80,7 +80,7 @@ def test_every_target_has_a_plan() -> None:
 
 def test_tune_rejects_tensorrt(plain: Path) -> None:
     with pytest.raises(ConfigError, match="a target that runs on this machine"):
-        tune_passes(plain, "tensorrt", SAMPLES)
+        tune_passes(plain, "tensorrt", SAMPLES, print)
 
 
 def test_openvino_predicts_like_onnxruntime(plain: Path) -> None:
