@@ -120,17 +120,9 @@ class Counts:
         }
 
 
-def count(spec: Spec, input_size: int | None = None) -> Counts:
-    """Return the costs of a network.
-
-    Args:
-        spec: a valid network.
-        input_size: height and width of the image; that of the spec if None.
-
-    Raises:
-        SpecError: names the node whose shapes do not fit at this size.
-    """
-    shapes = node_shapes(spec, input_size)
+def count(spec: Spec) -> Counts:
+    """Return the costs of a valid network."""
+    shapes = node_shapes(spec)
     operations = tuple(_count(spec, name, shapes) for name in order(spec))
     size = next(c.shape[-1] for c in operations if c.kind == "input")
     activations = sum(math.prod(c.shape) for c in operations)

@@ -31,23 +31,16 @@ def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
     return total // 2, total - total // 2
 
 
-def node_shapes(spec: Spec, input_size: int | None = None) -> dict[str, Shape]:
-    """Return the output shape of every operation.
-
-    Args:
-        spec: a network whose names, attributes and edges are valid.
-        input_size: height and width of the image; that of the spec if None.
+def node_shapes(spec: Spec) -> dict[str, Shape]:
+    """Return the output shape of every operation of a network whose names, attributes and edges are valid.
 
     Raises:
         SpecError: names the node whose shapes do not fit.
     """
     shapes: dict[str, Shape] = {}
     for name in order(spec):
-        attributes = dict(spec.nodes[name])
-        if attributes["op"] == "input" and input_size is not None:
-            attributes["size"] = input_size
         try:
-            shapes[name] = output_shape(attributes, [shapes[source] for source in inputs(spec, name)])
+            shapes[name] = output_shape(spec.nodes[name], [shapes[source] for source in inputs(spec, name)])
         except SpecError as exc:
             raise SpecError(f"{name}: {exc}") from None
     return shapes

@@ -129,21 +129,22 @@ def raise_opset(model: ir.Model, wanted: int) -> None:
         raise ArtifactError(f"the graph cannot be converted from opset {found} to {wanted}")
 
 
-def lower_opset(model: ir.Model, wanted: int = NEWEST_OPSET) -> ir.Model:
-    """Return a model converted to an older opset, if it has a newer one, so that servers can load it.
+def lower_opset(model: ir.Model) -> ir.Model:
+    """Return a model converted to the newest opset that servers load, if it has a newer one.
 
     Raises:
         ArtifactError: a node has no form in that opset.
     """
     found = model.opset_imports.get("", 0)
-    if found <= wanted:
+    if found <= NEWEST_OPSET:
         return model
     try:  # onnxscript's converter only goes upwards
-        lowered = onnx.version_converter.convert_version(ir.serde.serialize_model(model), wanted)
+        lowered = onnx.version_converter.convert_version(ir.serde.serialize_model(model), NEWEST_OPSET)
     except Exception as exc:  # protobuf and the C++ converter each raise their own
         reason = str(exc).splitlines()[0] if str(exc) else type(exc).__name__
-        what = f"the graph cannot be converted from opset {found} to {wanted}, the newest that servers load ({reason})"
-        raise ArtifactError(what, hint=f"export the network with opset {wanted} or older") from exc
+        newest = f"{NEWEST_OPSET}, the newest that servers load"
+        what = f"the graph cannot be converted from opset {found} to {newest} ({reason})"
+        raise ArtifactError(what, hint=f"export the network with opset {NEWEST_OPSET} or older") from exc
     converted = ir.serde.deserialize_model(lowered)
     converted.metadata_props.update(model.metadata_props)
     return converted

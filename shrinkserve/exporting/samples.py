@@ -19,6 +19,8 @@ from shrinkserve.preprocess import Preprocess
 SYNTHETIC_SEED = 0
 SYNTHETIC_SIZES = ((500, 375), (375, 500), (224, 224), (1024, 683), (97, 131), (640, 480), (300, 300), (256, 341))
 """Width and height of synthetic image files."""
+ENCODED = 32
+"""Largest number of image files."""
 
 
 @dataclass(frozen=True)
@@ -78,13 +80,12 @@ class EncodedSamples:
     source: str
 
 
-def load_encoded(data_root: Path | None, modes: Sequence[str], limit: int = 32) -> EncodedSamples:
+def load_encoded(data_root: Path | None, modes: Sequence[str]) -> EncodedSamples:
     """Return validation images as they are stored, spread evenly over the dataset; else synthetic ones.
 
     Args:
         data_root: the dataset; None for synthetic images.
         modes: Pillow's modes of the images to take; others are left out.
-        limit: largest number of images.
 
     Raises:
         DataError: no dataset there, or an image cannot be read.
@@ -94,7 +95,7 @@ def load_encoded(data_root: Path | None, modes: Sequence[str], limit: int = 32) 
     found = []
     if data_root is not None:
         dataset = open_dataset(data_root, "validation")
-        for index in evaluation_order(len(dataset), rank=0, world=1, limit=limit).tolist():
+        for index in evaluation_order(len(dataset), rank=0, world=1, limit=ENCODED).tolist():
             encoded = dataset.record(index).encoded
             with suppress(OSError), Image.open(io.BytesIO(encoded)) as image:
                 if image.mode in modes:
