@@ -10,12 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
-from shrinkserve.artifact import CARD
+from shrinkserve.artifact import CARD, read_card
 from shrinkserve.concurrency import ordered_map
 from shrinkserve.errors import ArtifactError, ConfigError, check_range
 from shrinkserve.paths import StrPath
 from shrinkserve.runtimes.onnx import OnnxModel
 from shrinkserve.runtimes.opening import open_artifact
+from shrinkserve.runtimes.predictor import Images
 from shrinkserve.serving.client.client import Client
 from shrinkserve.serving.client.images import Source, numbered
 from shrinkserve.serving.client.prediction import ClassifyResult, Floats, Prepared, chunks
@@ -101,19 +102,28 @@ def _predict_here(images: Iterable[Source], path: Path, top: int) -> Iterator[Cl
         hint = "give the version folder that `shrinkserve export` wrote"
         raise ArtifactError(f"{path}: does not describe the preprocessing of its images", hint=hint)
 
+    temperature = _temperature(path)
+
+    def probabilities(pixels: Images) -> Floats:
+        if isinstance(network, OnnxModel):
+            return network.infer(pixels)["probabilities"]
+        return softmax(network.predict(pixels) / temperature)
+
     def prepare(chunk: list[tuple[int, Source]]) -> Prepared:
         return Prepared.of(chunk, preprocess)
 
     with closing(ordered_map(prepare, chunks(numbered(images), BATCH), WORKERS, wait=False)) as batches:
         for prepared in batches:
-            pixels, table = prepared.batch, None
-            if pixels is not None:
-                table = (
-                    network.infer(pixels)["probabilities"]
-                    if isinstance(network, OnnxModel)
-                    else softmax(network.predict(pixels))
-                )
+            table = None if prepared.batch is None else probabilities(prepared.batch)
             yield from prepared.results(table, network.classes, top, model=str(path), version=0)
+
+
+def _temperature(path: Path) -> float:
+    """Return the temperature in the card of a version, for its folder, one of its engines or its files; else 1."""
+    for folder in (path, path.parent / path.name.partition("@")[0], path.parent):
+        if (folder / CARD).is_file():
+            return read_card(folder, verify=False).details.get("temperature", 1.0)
+    return 1.0
 
 
 def softmax(logits: Floats) -> Floats:
