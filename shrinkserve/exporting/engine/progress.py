@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
-from typing import Any
 
+from shrinkserve.exporting.engine.library import TrtObject
 from shrinkserve.terminal import Progress
 
 
 @contextmanager
-def monitor(trt: ModuleType, *, enabled: bool) -> Iterator[Any]:
+def monitor(trt: ModuleType, *, enabled: bool) -> Iterator[TrtObject]:
     """Return an `IProgressMonitor` that draws one bar for each phase; None if not enabled.
 
     Ctrl-C ends the build at its next step; the builder runs in C++ and does not notice it otherwise.
@@ -23,7 +23,7 @@ def monitor(trt: ModuleType, *, enabled: bool) -> Iterator[Any]:
         yield _monitor(trt, bars)
 
 
-def _monitor(trt: ModuleType, bars: Progress) -> Any:
+def _monitor(trt: ModuleType, bars: Progress) -> TrtObject:
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc, name-defined]
         """TensorRT calls it from the builder's threads."""
 
