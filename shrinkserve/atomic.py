@@ -49,20 +49,19 @@ def staged_folder(target: Path) -> Iterator[Path]:
     """Yield a new folder that replaces `target` when the block succeeds and is removed when it fails.
 
     Raises:
-        ArtifactError: the folder cannot be written.
+        ArtifactError: the folder cannot be written; also for an `OSError` of the block.
     """
     with unwritable(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         aside = temporary_name(target)
         aside.mkdir()
-    try:
-        yield aside
-        with unwritable(target):
+        try:
+            yield aside
             sync_tree(aside)
             exchange(aside, target)
             sync(target.parent)
-    finally:
-        remove(aside)
+        finally:
+            remove(aside)
 
 
 def exchange(new: Path, target: Path) -> None:

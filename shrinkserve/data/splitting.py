@@ -48,6 +48,7 @@ def split_dataset(source: StrPath, out: StrPath, *, fraction: float = 0.2, seed:
     Raises:
         ConfigError: `fraction` is out of range, or `out` exists.
         DataError: no images, a class with a single image, or a source that already has validation images.
+        ArtifactError: `out` cannot be written.
 
     Example::
 

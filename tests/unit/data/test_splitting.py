@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import resource
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +10,7 @@ from PIL import Image
 
 from shrinkserve.data import open_dataset
 from shrinkserve.data.splitting import split_dataset
-from shrinkserve.errors import ConfigError, DataError
+from shrinkserve.errors import ArtifactError, ConfigError, DataError
 
 
 @pytest.fixture
@@ -74,3 +76,16 @@ def test_split_rejects_an_existing_target_and_a_split_source(tmp_path: Path, pho
         split_dataset(photos, tmp_path / "data")
     with pytest.raises(DataError, match="validation images already"):
         split_dataset(tmp_path / "data", tmp_path / "other")
+
+
+@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="no second file system, where images are copied")
+def test_split_on_a_full_disk_is_one_error_and_leaves_nothing(photos: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10, hard))
+        try:
+            with pytest.raises(ArtifactError, match="out: cannot be written"):
+                split_dataset(photos, Path(folder, "out"))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert not list(Path(folder).iterdir())
