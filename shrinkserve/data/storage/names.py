@@ -68,5 +68,6 @@ def numbered_names(classes: Sequence[str]) -> list[str]:
         >>> numbered_names(["background", "crane", "crane"])
         ['background', 'crane (1)', 'crane (2)']
     """
-    counts = Counter(classes)
-    return [f"{name} ({label})" if counts[name] > 1 else name for label, name in enumerate(classes)]
+    counts, numbered = Counter(classes), [f"{name} ({label})" for label, name in enumerate(classes)]
+    names = [longer if counts[name] > 1 else name for name, longer in zip(classes, numbered, strict=True)]
+    return names if len({*names}) == len(names) else numbered  # a class may have the name of a numbered one
