@@ -25,7 +25,7 @@ from shrinkserve.data.dataset import Dataset, Record
 from shrinkserve.data.loading.augment import draw_augmentation, generator
 from shrinkserve.data.loading.bad import BadImages, one_line, with_skip_hint
 from shrinkserve.data.loading.dali_pipeline import Argument, DaliPipeline, augment_arguments, resize_arguments
-from shrinkserve.data.loading.order import EpochOrder, Indices, evaluation_order, steps_per_epoch
+from shrinkserve.data.loading.order import EpochOrder, Indices, evaluation_order
 from shrinkserve.data.loading.pixels import plain_jpeg_size
 from shrinkserve.errors import DataError
 from shrinkserve.preprocess import MAX_PIXELS, ImageLayout, Preprocess, decode
@@ -43,15 +43,14 @@ class DaliLoader:
     ) -> None:
         """Args: see `train_loader`; `device` is the GPU's number, None for the CPU."""
         self._recipe = recipe
-        self._length = steps_per_epoch(dataset, recipe, world)
-        self._order = EpochOrder(len(dataset), recipe.train.batch_size, recipe.train.seed, rank, world)
+        self._order = EpochOrder.of(dataset, recipe, rank, world)
         # Training images are RGB and antialiased, whatever the evaluation preprocessing says: only the size matters.
         preprocess = Preprocess(recipe.preprocess.size)
         self._passes = _Passes(dataset, preprocess, max(1, workers), device, augment=True)
         self.bad: list[str] = []
 
     def __len__(self) -> int:
-        return self._length
+        return len(self._order)
 
     def epoch(self, number: int, start: int = 0) -> Iterator[TrainBatch]:
         recipe = self._recipe

@@ -14,26 +14,9 @@ from shrinkserve.errors import DataError
 Indices = npt.NDArray[np.int64]
 
 
-def steps_per_epoch(dataset: Dataset, recipe: Recipe, world: int) -> int:
-    """Return the number of full batches that each of `world` ranks gets in an epoch.
-
-    Raises:
-        DataError: there is not even one.
-    """
-    steps = len(dataset) // (recipe.train.batch_size * world)
-    if not steps:
-        raise DataError(
-            f"{dataset.root}: too few training images for one step",
-            expected=f"at least {recipe.train.batch_size} x {world} processes",
-            found=len(dataset),
-            hint="set a smaller train.batch_size",
-        )
-    return steps
-
-
 @dataclass(frozen=True)
 class EpochOrder:
-    """The batches of one rank.
+    """The full batches of one rank; `len` is their number in an epoch, the same on every rank.
 
     Attributes:
         count: images in the dataset.
@@ -49,6 +32,26 @@ class EpochOrder:
     rank: int
     world: int
 
+    @classmethod
+    def of(cls, dataset: Dataset, recipe: Recipe, rank: int, world: int) -> EpochOrder:
+        """Return the order of a run.
+
+        Raises:
+            DataError: there is not even one batch for each rank.
+        """
+        order = cls(len(dataset), recipe.train.batch_size, recipe.train.seed, rank, world)
+        if not len(order):
+            raise DataError(
+                f"{dataset.root}: too few training images for one step",
+                expected=f"at least {order.batch_size} x {world} processes",
+                found=len(dataset),
+                hint="set a smaller train.batch_size",
+            )
+        return order
+
+    def __len__(self) -> int:
+        return self.count // (self.batch_size * self.world)
+
     def batches(self, epoch: int) -> Indices:
         """Return the images of each batch of an epoch: int64 [batches, batch_size].
 
@@ -56,10 +59,9 @@ class EpochOrder:
         take neighbouring parts of a step, so a step's images do not depend on the number of ranks. The images after
         the last full step are left out; they differ from epoch to epoch.
         """
-        steps = self.count // (self.batch_size * self.world)
         rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence((self.seed, epoch))))
-        order = rng.permutation(self.count)[: steps * self.world * self.batch_size]
-        return order.reshape(steps, self.world, self.batch_size)[:, self.rank]
+        order = rng.permutation(self.count)[: len(self) * self.world * self.batch_size]
+        return order.reshape(len(self), self.world, self.batch_size)[:, self.rank]
 
 
 def evaluation_order(count: int, *, rank: int, world: int, limit: int | None = None) -> Indices:

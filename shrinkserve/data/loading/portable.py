@@ -20,7 +20,7 @@ from shrinkserve.data.batch import ColourMaps, Labels, TrainBatch
 from shrinkserve.data.dataset import Dataset
 from shrinkserve.data.loading.augment import changes_colour, generator
 from shrinkserve.data.loading.bad import BadImages, one_line, with_skip_hint
-from shrinkserve.data.loading.order import EpochOrder, Indices, steps_per_epoch
+from shrinkserve.data.loading.order import EpochOrder, Indices
 from shrinkserve.data.loading.pixels import augmented, uncoloured
 from shrinkserve.data.loading.rand_augment import rand_augment
 from shrinkserve.data.loading.workers import in_processes
@@ -46,12 +46,11 @@ class PortableLoader:
             rand_augment(policy, recipe.model.input_size)  # an error now rather than in a loader process
         # The operations of a policy come after the changes of colour, and only Pillow has them.
         self._colour_on_device = colour_on_device and changes_colour(recipe.augment) and not recipe.augment.rand_augment
-        self._length = steps_per_epoch(dataset, recipe, world)
-        self._order = EpochOrder(len(dataset), recipe.train.batch_size, recipe.train.seed, rank, world)
+        self._order = EpochOrder.of(dataset, recipe, rank, world)
         self.bad: list[str] = []
 
     def __len__(self) -> int:
-        return self._length
+        return len(self._order)
 
     def epoch(self, number: int, start: int = 0) -> Iterator[TrainBatch]:
         order = self._order.batches(number)
@@ -66,7 +65,7 @@ class PortableLoader:
                 yield TrainBatch(images[: len(part.labels)], part.labels, part.indices, part.colour)
 
     def _parts(self, epoch: _Epoch, start: int) -> Generator[tuple[Pixels, _Part], None, None]:
-        numbers = range(start, self._length)
+        numbers = range(start, len(self))
         if self._workers == 0 or not numbers:
             return (epoch.load_new(position) for position in numbers)
         if sys.platform != "linux":  # fork is not safe there, and without it no memory is shared
