@@ -24,7 +24,7 @@ from shrinkserve.exporting.steps import CHECKPOINT, Product
 from shrinkserve.exporting.to_onnx import OnnxFromCheckpoint, module_sha256
 from shrinkserve.preprocess.timm_config import TIMM, timm_preprocess
 from shrinkserve.runtimes.checkpoint import TorchClassifier
-from shrinkserve.runtimes.predictor import Logits, Predictor
+from shrinkserve.runtimes.predictor import Predictor
 from shrinkserve.text import check_class_names
 
 PLAIN_MODES = ("RGB", "L")
@@ -112,22 +112,19 @@ def check_transform(network: TorchClassifier, model: Predictor, encoded: Encoded
     from timm.data import create_transform, resolve_data_config
 
     transform: Callable[[Image.Image], Tensor] = create_transform(**resolve_data_config({}, model=network.module))
-    right, found = [], []
+    rows, found_rows = [], []
     for image in encoded.images:
         tensor = transform(Image.open(io.BytesIO(image)).convert("RGB"))
         with torch.inference_mode():
-            right.append(network.module(tensor[None]).numpy())
-        found.append(model.predict(network.preprocess.evaluate_bytes(image, encoded.source)[None]))
-    return _compared(np.concatenate(right), np.concatenate(found), encoded.source, network)
-
-
-def _compared(right: Logits, found: Logits, source: str, network: TorchClassifier) -> CheckRecord:
+            rows.append(network.module(tensor[None]).numpy())
+        found_rows.append(model.predict(network.preprocess.evaluate_bytes(image, encoded.source)[None]))
+    right, found = np.concatenate(rows), np.concatenate(found_rows)
     worst, flips = difference(found, right), find_flips(right, found)
     parity = Parity(
         reference="timm's transform and network",
         candidate="preprocessing and graph",
         images=len(right),
-        source=source,
+        source=encoded.source,
         tolerance=FLOAT32,
         batches={1: worst},
         same_image=0.0,  # every image runs alone

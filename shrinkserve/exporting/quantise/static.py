@@ -74,16 +74,14 @@ def quantise(
         keep_float: names of nodes that stay in float32, besides the normalisation and the softmax.
 
     Raises:
-        ArtifactError: the graph cannot be converted to opset 13, which scales for each channel need, or onnxruntime
-            cannot quantise it.
+        ArtifactError: the graph cannot be converted to `QDQ_OPSET`, or onnxruntime cannot quantise it.
     """
     from onnxruntime.quantization import CalibrationMethod, QuantType
     from onnxruntime.quantization.calibrate import TensorData, TensorsData
     from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
     scheme, source = SCHEMES[target], _prepared(model)
-    if scheme.outputs:
-        ranges = _tied(source, ranges)
+    ranges = _tied(source, ranges) if scheme.outputs else ranges
     data = {
         name: TensorData(lowest=np.float32(min(low, 0)), highest=np.float32(max(high, 0)))
         for name, (low, high) in ranges.items()
@@ -98,7 +96,12 @@ def quantise(
         nodes_to_quantize=[],
         nodes_to_exclude=[*normalisation(source), *_unquantisable(source, ranges), *keep_float],
         op_types_to_quantize=list(scheme.operators),
-        extra_options=_options(scheme),
+        extra_options={
+            "ActivationSymmetric": scheme.symmetric,
+            "WeightSymmetric": True,
+            "QuantizeBias": False,
+            "OpTypesToExcludeOutputQuantization": [] if scheme.outputs else list(scheme.operators),
+        },
     )
     try:
         with graph.quiet(""):  # the quantiser warns through the root logger
@@ -126,15 +129,6 @@ def _unquantisable(model: ir.Model, ranges: Mapping[str, ActivationRange]) -> li
         if unknown or not all(peak < LARGEST for peak in peaks):  # False for NaN
             found.append(str(node.name))
     return found
-
-
-def _options(scheme: Scheme) -> dict[str, object]:
-    return {
-        "ActivationSymmetric": scheme.symmetric,
-        "WeightSymmetric": True,
-        "QuantizeBias": False,
-        "OpTypesToExcludeOutputQuantization": [] if scheme.outputs else list(scheme.operators),
-    }
 
 
 def _prepared(model: ir.Model) -> ir.Model:
