@@ -11,7 +11,7 @@ from pathlib import Path
 from tritonclient.grpc import model_config_pb2 as pb
 
 from shrinkserve.artifact import CARD, MODEL_NAME
-from shrinkserve.errors import ArtifactError, ConfigError, ServerError
+from shrinkserve.errors import ArtifactError
 from shrinkserve.serving import config_text, model_config
 from shrinkserve.serving import names as serving_names
 from shrinkserve.serving.model_config import CONFIG
@@ -21,7 +21,7 @@ from shrinkserve.serving.repository.engine_config import CONFIGS, engine_config_
 from shrinkserve.serving.repository.reader import versions_in
 
 Skip = Enum("Skip", "UNREADABLE NO_CONFIG BAD_CONFIG OTHER_NAME BAD_FILE NO_FILE NO_BACKEND NO_MODEL MISFIT DEPENDS")
-"""Why a model cannot be loaded; DEPENDS: for the sake of another model that cannot be loaded."""
+"""Why a model cannot be loaded; DEPENDS: it needs another model that cannot be loaded."""
 PLATFORMS = {"onnxruntime_onnx": "onnxruntime", "tensorrt_plan": "tensorrt", "pytorch_libtorch": "pytorch"}
 """Triton's older `platform` -> the backend."""
 HowToGet = Callable[[str], "str | None"]
@@ -50,7 +50,7 @@ class Loadable:
 
 
 def scan(root: Path, engine: str | None = None, how_to_get: HowToGet = lambda _: None) -> Loadable:
-    """Look at every model of a repository.
+    """Find the models of a repository that a server can load, and for each other one the reason why it cannot.
 
     Args:
         root: the repository.
@@ -99,7 +99,7 @@ class _Scan:
         if (folder / CONFIG).is_file():
             self.engines[folder.name] = sorted(path.stem for path in (folder / CONFIGS).glob("*.pbtxt"))
             for version in versions:
-                next((folder / str(version)).iterdir(), None)  # Triton stops at one that it may not list
+                next((folder / str(version)).iterdir(), None)  # raises: Triton does not start if it may not list one
             chosen = engine is not None and engine in self.engines[folder.name]
             path = engine_config_path(folder, engine) if engine and chosen else folder / CONFIG
             self.configs[folder.name] = config_text.read_config(path)
@@ -112,7 +112,7 @@ class _Scan:
     def reason(self, name: str) -> Skipped | None:
         """Return why a model cannot be loaded; None if it can."""
         if name not in self._reasons:
-            self._reasons[name] = None  # while its own models are looked at: an ensemble may contain itself
+            self._reasons[name] = None  # ends the recursion for an ensemble that contains itself
             self._reasons[name] = self.failed.get(name) or _attempt(lambda: self._own(name) or self._inherited(name))
         return self._reasons[name]
 
@@ -150,7 +150,7 @@ class _Scan:
         return None
 
     def _family(self, name: str) -> ModelNames:
-        """Return the names of all models that belong to a model: to that of a derived one, if there is one."""
+        """Return the names of all models behind the public name of a model, which may be a derived one."""
         for suffix in (PREPROCESS, LINES, TEXT):
             known = serving_names.model_names(name.removesuffix(suffix))
             if name.endswith(suffix) and known.classifier in self.configs.keys() | self.failed.keys():
@@ -158,10 +158,11 @@ class _Scan:
         return serving_names.model_names(name)
 
     def _needed(self, name: str) -> list[str]:
+        """Return the models without which a model is useless or cannot be loaded."""
         known = self._family(name)
         if name == known.pipeline and self._is_derived(name):  # it decodes for the classifier only
             return [known.classifier]
-        if name == known.lines and self._is_derived(name):  # it writes only what the pipeline and the classifier find
+        if name == known.lines and self._is_derived(name):  # it is used in NAME_text only, which decodes images
             return [known.pipeline]
         return [step.model_name for step in self.configs[name].ensemble_scheduling.step]
 
@@ -197,56 +198,9 @@ def _missing_file(folder: Path, config: pb.ModelConfig) -> str | None:
         wanted = versions[-max(1, policy.latest.num_versions) :]
     if not wanted:
         return "a version"
-    files = [config.default_model_filename] if config.default_model_filename else []
+    file = config.default_model_filename
     for version in wanted:
         place = folder / str(version)
-        if not place.is_dir() or not any(place.iterdir()) or not all((place / file).exists() for file in files):
-            return "/".join([str(version), *(files or ["a model file"])])
+        if not place.is_dir() or not any(place.iterdir()) or not (place / file).exists():
+            return f"{version}/{file or 'a model file'}"
     return None
-
-
-def select(
-    root: Path, names: Sequence[str] = (), engine: str | None = None, how_to_get: HowToGet = lambda _: None
-) -> Loadable:
-    """Return `scan`, limited to `names` if there are any: public names, or Triton's names.
-
-    Raises:
-        ArtifactError: no such repository.
-        ConfigError: an unknown model or engine.
-        ServerError: nothing to load, or nothing of a chosen model.
-    """
-    found = scan(root, engine, how_to_get)
-    if engine is not None and engine not in (engines := {one for some in found.engines.values() for one in some}):
-        raise ConfigError(
-            f"{root}: no such engine",
-            expected=", ".join(sorted(engines)) or "none, as there is only the default one",
-            found=engine,
-            hint="leave --config out, or add an engine with `shrinkserve export --to`",
-        )
-    known = sorted([*found.models, *found.skipped])
-    if not known:
-        raise ServerError(f"{root}: no model in this repository", hint="make one with `shrinkserve export`")
-    chosen = {name: [model for model in _models(name) if model in known] for name in names} or {"": known}
-    if unknown := sorted(name for name, models in chosen.items() if not models):
-        expected = ", ".join(serving_names.public_names(known))
-        raise ConfigError(f"{root}: no such model", expected=expected, found=", ".join(unknown))
-    for models in chosen.values():
-        if not set(models) & set(found.models):
-            cause = min(models, key=lambda model: found.skipped[model].kind is Skip.DEPENDS)
-            raise ServerError(f"{root / cause}: {found.skipped[cause].what}", hint=found.skipped[cause].hint or None)
-    wanted = {model for models in chosen.values() for model in models}
-    skipped = {name: why for name, why in found.skipped.items() if name in wanted}
-    return Loadable([name for name in found.models if name in wanted], skipped, found.engines)
-
-
-def _models(name: str) -> list[str]:
-    return list(serving_names.model_names(name)) if name == serving_names.public_name(name) else [name]
-
-
-def shown_names(found: Loadable) -> list[str]:
-    """Return the public names of the loaded models; Triton's name where the ensemble of the public name is skipped."""
-    loaded = set(found.models)
-    return [
-        name if name in loaded or name not in found.skipped else f"{name}{CLASSIFIER}"
-        for name in serving_names.public_names(found.models)
-    ]

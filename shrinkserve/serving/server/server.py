@@ -25,9 +25,9 @@ from shrinkserve.serving.server.addresses import (
 )
 from shrinkserve.serving.server.launch import LaunchSpec
 from shrinkserve.serving.server.leftovers import remove_old_logs
-from shrinkserve.serving.server.loadable import select, shown_names
 from shrinkserve.serving.server.options import GUARDED, ServerOptions
 from shrinkserve.serving.server.process import ServerProcess
+from shrinkserve.serving.server.selection import select, shown_names
 from shrinkserve.serving.server.workspace import link_models, linked, temporary_folder
 
 __all__ = ["ServerOptions", "TritonServer"]

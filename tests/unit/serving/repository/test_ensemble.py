@@ -37,7 +37,8 @@ from shrinkserve.serving.repository.dali_pipeline import pipeline_source, serial
 from shrinkserve.serving.repository.trust import runs_code
 from shrinkserve.serving.repository.verify import problems
 from shrinkserve.serving.repository.writer import Repository
-from shrinkserve.serving.server.loadable import Skip, select, shown_names
+from shrinkserve.serving.server.loadable import Skip
+from shrinkserve.serving.server.selection import select, shown_names
 from shrinkserve.serving.server.server import ServerOptions, TritonServer
 
 dali = pytest.importorskip("nvidia.dali", reason="DALI is not installed")

@@ -12,7 +12,8 @@ import pytest
 
 from shrinkserve.errors import ArtifactError, ConfigError, ServerError
 from shrinkserve.serving.repository.writer import Repository
-from shrinkserve.serving.server.loadable import Skip, scan, select, shown_names
+from shrinkserve.serving.server.loadable import Skip, scan
+from shrinkserve.serving.server.selection import select, shown_names
 
 RIGHTS = "-dac_override,-dac_read_search"
 OURS = 'parameters { key: "shrinkserve.preprocess" value { string_value: "{}" } }'
