@@ -137,14 +137,14 @@ def verify_repository(
         problems = [line for model in shrinkserve.verify_repository("models") for line in model.problems]
     """
     from shrinkserve.containers import CURRENT, find_container
-    from shrinkserve.serving.names import names_of_ensemble
+    from shrinkserve.serving.names import models_behind
     from shrinkserve.serving.repository.trust import runs_code
     from shrinkserve.serving.repository.writer import Repository
 
     chosen = CURRENT if container is None else find_container(container)
     opened = Repository(Path(repository))
     results = [_verified(opened, model, chosen, strict=container is not None) for model in chosen_models(opened, name)]
-    ours = {part for model in opened.classifiers() for part in names_of_ensemble(model)}
+    ours = {part for model in opened.classifiers() for part in models_behind(model)}
     foreign = [] if name else sorted(set(opened.models()) - ours)
     results += [Verification(model, warning=why) for model in foreign if (why := runs_code(opened.root / model))]
     return results

@@ -80,6 +80,7 @@ class Checkpoint(TorchClassifier):
     Args:
         run: the folder that `shrinkserve train` wrote.
         weights: "ema", the weights that were evaluated, or "raw", the optimiser's last ones.
+        run_code: accept a network that is Python code, for one's own run only.
 
     Attributes:
         card: the run's card.
@@ -88,6 +89,8 @@ class Checkpoint(TorchClassifier):
 
     Raises:
         ArtifactError: no run there, or a damaged one.
+        ConfigError: unknown `weights`.
+        SpecError: not a network, or code without `run_code`.
     """
 
     def __init__(self, run: Path, weights: str = "ema", *, run_code: bool = False) -> None:

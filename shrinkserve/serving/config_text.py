@@ -9,14 +9,15 @@ from pathlib import Path
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
+from shrinkserve.atomic import write_atomic
 from shrinkserve.errors import ArtifactError
 from shrinkserve.text import printable
 
+OPENVINO_NOTE = "# For `shrinkserve serve` only: NVIDIA's OpenVINO backend runs batches of one size."
 MAX_CONFIG_BYTES = 64 << 20
 """Largest configuration that is read."""
-OPENVINO_NOTE = "# For `shrinkserve serve` only: NVIDIA's OpenVINO backend runs batches of one size."
 MAX_FIELDS = 50_000
-"""Most fields of a configuration that is read."""
+"""Most fields of a configuration that is read. The parser takes 10 us for each."""
 _STRING = re.compile(r"\"(?:[^\"\\]|\\.)*\"?|'(?:[^'\\]|\\.)*'?")
 
 
@@ -26,14 +27,24 @@ def to_text(config: pb.ModelConfig) -> str:
     return f"{OPENVINO_NOTE}\n{text}" if config.backend == "openvino" else text
 
 
+def write_config(path: Path, config: pb.ModelConfig) -> None:
+    """Write a ``config.pbtxt`` atomically.
+
+    Raises:
+        ArtifactError: the file cannot be written.
+    """
+    write_atomic(path, to_text(config).encode())
+
+
 def parse_config_text(text: str, where: str = "config.pbtxt") -> pb.ModelConfig:
     """Parse the text of a ``config.pbtxt``.
 
     Raises:
         ArtifactError: not a model configuration; names the line.
     """
+    # Outside strings, each field or list entry has at least one of these characters.
     fields = sum(map(_STRING.sub('""', text).count, ":{<,"))
-    if fields > MAX_FIELDS:  # the parser takes 10 us for each
+    if fields > MAX_FIELDS:
         hint = "publish the model again"
         raise ArtifactError(f"{where}: too many fields", expected=f"at most {MAX_FIELDS}", found=fields, hint=hint)
     try:

@@ -56,8 +56,8 @@ def model_names(name: str) -> ModelNames:
     return ModelNames(classifier_name(name), f"{public}{PREPROCESS}", public, f"{public}{LINES}", f"{public}{TEXT}")
 
 
-def names_of_ensemble(model: str) -> list[str]:
-    """Return `model_names` of a classifier; a model of another name stands alone."""
+def models_behind(model: str) -> list[str]:
+    """Return all models behind the public name of a classifier; only `model` itself if it has another name."""
     return list(model_names(model)) if model.endswith(CLASSIFIER) else [model]
 
 

@@ -186,24 +186,27 @@ class ClientCore:
         """
         name = public_name((yield from self.choose(model)))
         if self._expected is not None:
-            yield from self.known_info(name)
+            yield from self.known_info(name)  # compares the preprocessing
         if name not in self._ensembles:
-            try:
-                config: pb.ModelConfig = yield from self._fetch(name)
-                decodes = any(one.name == ENCODED for one in config.input)
-            except UnknownModelError as exc:
-                served = yield from self.persist(StatisticsRequest())
-                if classifier_name(name) not in {one["name"] for one in served}:
-                    raise unknown_model(self.url, served, name) from exc
-                decodes = False
-            if not decodes and name.endswith(PREPROCESS):
-                raise UnknownModelError(
-                    f"{self.url}: of {name.removesuffix(PREPROCESS)} only the preprocessing is loaded"
-                )
-            if not decodes:
+            if not (yield from self._decodes(name)):
                 raise no_encoded(self.url, name)
             self._ensembles.add(name)
         return name
+
+    def _decodes(self, name: str) -> Flow[bool]:
+        """Return True if the model with a public name takes encoded images, False if there is only its classifier."""
+        try:
+            config = yield from self._fetch(name)
+        except UnknownModelError as exc:
+            served = yield from self.persist(StatisticsRequest())
+            if classifier_name(name) not in {one["name"] for one in served}:
+                raise unknown_model(self.url, served, name) from exc
+            return False
+        if any(one.name == ENCODED for one in config.input):
+            return True
+        if name.endswith(PREPROCESS):
+            raise UnknownModelError(f"{self.url}: of {name.removesuffix(PREPROCESS)} only the preprocessing is loaded")
+        return False
 
     def classify_encoded(
         self, model: str, position: int, source: Source, top: int, priority: int
@@ -220,7 +223,7 @@ class ClientCore:
         except RefusedError as exc:
             return failed(error=DataError(exc.what, where=name))
         except FailedError as exc:
-            # Some decoders report a damaged image so; but then they decode another one.
+            # Some decoders report a damaged image as a failure of the server. Then they still decode another image.
             try:
                 yield from perform(encoded_request(model, _sample(), 1, 0))
             except RequestError:

@@ -44,7 +44,7 @@ def name_of(source: Source, position: int) -> str:
 
 
 def encoded_bytes(source: Source, name: str) -> bytes:
-    """Return an image as a server decodes it.
+    """Return the encoded bytes of an image, for a server that decodes it.
 
     Raises:
         DataError: the file cannot be read or is too large, or the image is not encoded.
@@ -87,7 +87,7 @@ def prepare(source: Source, preprocess: Preprocess, name: str) -> Pixels:
 
 
 def _read(source: Source, name: str) -> bytes | None:
-    """Return the encoded bytes of a source, one more than allowed if there are too many; None without any.
+    """Return the encoded bytes of a source, at most `MAX_BYTES` + 1; None for pixels, which are not encoded.
 
     Raises:
         DataError: they cannot be read.

@@ -132,7 +132,7 @@ class HttpTransport:
 
 
 def _readable(sock: socket.socket) -> bool:
-    """Return True if there is something to read: on an idle connection, its end."""
+    """Return True if there is something to read: on an idle connection, that the server has closed it."""
     poll = select.poll()
     poll.register(sock, select.POLLIN)
     return bool(poll.poll(0))

@@ -18,8 +18,6 @@ from shrinkserve.serving.doctor.finding import Finding
 from shrinkserve.serving.server import launch, pip_server
 from shrinkserve.serving.server.workspace import temporary_folder
 
-DRIVER = Path("/dev/nvidiactl")
-"""Exists where NVIDIA's driver is loaded."""
 SHM = "/dev/shm"  # noqa: S108 - measured, not written
 SHARED_MEMORY = 64 << 20
 """Bytes that it should have free: each instance of a Python-based backend takes 1 MiB and its tensors."""
@@ -62,7 +60,7 @@ def _server() -> Finding:
 
 def _gpus() -> list[str]:
     """Return name, memory, driver and compute capability of each GPU, or one text that they cannot be queried."""
-    if not DRIVER.exists():
+    if not pip_server.GPU_DEVICE.exists():
         return []
     query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version,compute_cap", "--format=csv,noheader"]
     try:

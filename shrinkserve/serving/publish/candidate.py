@@ -22,7 +22,7 @@ from shrinkserve.serving.names import CANDIDATE
 from shrinkserve.serving.publish.version_files import VersionFiles, check_predictions
 from shrinkserve.serving.publish.watch import DONE, Candidate
 from shrinkserve.serving.repository import serving_options
-from shrinkserve.serving.repository.activation import labels_text
+from shrinkserve.serving.repository.activation import labels_file
 from shrinkserve.serving.repository.engine_config import engine_config, engine_config_path, limit_batches
 from shrinkserve.serving.repository.writer import Repository
 
@@ -61,7 +61,7 @@ def candidate_loaded(
     files = {f"1/{file}": version.read(file) for file in names}
     with _unloaded_if_killed(Candidate(client.url, token, str(repository.root.resolve()), candidate)):
         try:
-            client.load(candidate, config, {**files, LABELS: labels_text(version.card.classes).encode()})
+            client.load(candidate, config, {**files, LABELS: labels_file(version.card.classes)})
             check_predictions(client, candidate, version)
             yield candidate
         finally:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from shrinkserve.errors import RequestError, add_note
 from shrinkserve.serving.client.client import Client
-from shrinkserve.serving.names import model_names, names_of_ensemble
+from shrinkserve.serving.names import model_names, models_behind
 from shrinkserve.serving.publish.shadow import ShadowLimits
 from shrinkserve.serving.publish.version_files import VersionFiles, check_predictions
 from shrinkserve.serving.repository import ensemble
@@ -72,7 +72,7 @@ class Switch:
         """
         if self._live is not None:
             self._after = ensemble.state(self._repository.root, self._name)
-            self._load(self._live.client, self._after == self._before)
+            self._load(self._live.client)
             self._say(confirm_version(self._live.client, number, self._version, self._precision))
 
     def _undo(self, error: BaseException) -> None:
@@ -81,17 +81,17 @@ class Switch:
             return
         try:
             if not self._new:
-                self._load(self._live.client, self._after == self._before)
+                self._load(self._live.client)
                 return
-            for part in reversed(names_of_ensemble(self._name)):
+            for part in reversed(models_behind(self._name)):
                 self._live.client.unload(part)
         except RequestError as exc:
             add_note(error, f"the live server could not be set back: {exc}")
 
-    def _load(self, client: Client, same_ensemble: bool) -> None:
-        """Load the classifier; with changed ensembles load them, and Triton loads their models."""
+    def _load(self, client: Client) -> None:
+        """Load the classifier, or the ensembles if they changed: Triton loads an ensemble's models with it."""
         known = model_names(self._name)
-        for name in (self._name,) if same_ensemble else (known.ensemble, known.text):
+        for name in (self._name,) if self._after == self._before else (known.ensemble, known.text):
             client.load(name)
 
     def _served_precision(self) -> str | None:

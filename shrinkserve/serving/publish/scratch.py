@@ -16,11 +16,11 @@ from shrinkserve.preprocess import Preprocess
 from shrinkserve.serving import model_config
 from shrinkserve.serving.client.client import Client
 from shrinkserve.serving.client.operations import InferRequest
-from shrinkserve.serving.model_config import CONFIG, ENCODED, LABELS
+from shrinkserve.serving.model_config import CONFIG, ENCODED
 from shrinkserve.serving.names import model_names, public_name
 from shrinkserve.serving.publish.version_files import VersionFiles, check_predictions, random_images
 from shrinkserve.serving.repository import ensemble
-from shrinkserve.serving.repository.activation import labels_text
+from shrinkserve.serving.repository.activation import has_labels
 from shrinkserve.serving.repository.transaction import scratch_folder
 from shrinkserve.serving.repository.writer import Repository
 from shrinkserve.serving.server.server import ServerOptions, TritonServer
@@ -81,9 +81,8 @@ def needs_other_ensemble(repository: Repository, card: Card) -> bool:
     if not ensemble.takes_encoded(repository.root, card.name):
         return False
     contract = model_config.parameters(repository.config(card.name)).get("contract")
-    labels = repository.root / card.name / LABELS
-    same_classes = labels.is_file() and labels.read_bytes() == labels_text(card.classes).encode()
-    return contract != Preprocess.from_dict(card.preprocess).fingerprint or not same_classes
+    same_contract = contract == Preprocess.from_dict(card.preprocess).fingerprint
+    return not (same_contract and has_labels(repository.root / card.name, card.classes))
 
 
 def _check_decoding(client: Client, version: VersionFiles) -> None:

@@ -90,8 +90,8 @@ def compare_shadow(
     """
     contracts = {name: client.model_info(name) for name in (before, after)}
     times: dict[str, list[float]] = {before: [], after: []}
-    flips = 0
-    for turn, encoded in enumerate([*images[:warm_up], *images]):
+    flips, skipped = 0, min(warm_up, len(images))
+    for turn, encoded in enumerate([*images[:skipped], *images]):
         labels = {}
         for name in (before, after) if turn % 2 else (after, before):
             contract = contracts[name]
@@ -100,6 +100,5 @@ def compare_shadow(
             logits, _ = client.infer(name, pixels)
             times[name].append((time.perf_counter() - start) * 1e3)
             labels[name] = contract.classes[int(logits[0].argmax())]
-        flips += turn >= min(warm_up, len(images)) and labels[before] != labels[after]
-    skipped = min(warm_up, len(images))
+        flips += turn >= skipped and labels[before] != labels[after]
     return ShadowComparison(len(images), flips, tuple(times[before][skipped:]), tuple(times[after][skipped:]))

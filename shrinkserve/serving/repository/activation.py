@@ -34,8 +34,8 @@ def activate(folder: Path, version: int, card: Card, options: ServingConfig | No
         model_config.set_contract(config, card, version)
     else:
         config = serving_options.build_config(folder.name, card, options, version=version)
-    write_atomic(folder / CONFIG, config_text.to_text(config).encode())
-    write_atomic(folder / LABELS, labels_text(card.classes).encode())
+    config_text.write_config(folder / CONFIG, config)
+    write_atomic(folder / LABELS, labels_file(card.classes))
 
     engines = {engine_config_path(folder, engine.name): engine for engine in engines_of(card)}
     for path in set((folder / CONFIGS).glob("*.pbtxt")) - engines.keys():
@@ -44,14 +44,25 @@ def activate(folder: Path, version: int, card: Card, options: ServingConfig | No
         known = config_text.read_config(path) if options is None and path.is_file() else None
         wanted = engine_config(engine, config, known)
         limit_batches(wanted, engine)  # a new plan may take smaller batches than the one before
-        write_atomic(path, config_text.to_text(wanted).encode())
+        config_text.write_config(path, wanted)
 
 
-def labels_text(classes: Sequence[str]) -> str:
+def labels_file(classes: Sequence[str]) -> bytes:
     """Return the content of ``labels.txt``: one class name a line.
 
     Raises:
         ArtifactError: a class name spans lines or contains control characters.
     """
     check_class_names(classes, ArtifactError)
-    return "".join(f"{name}\n" for name in classes)
+    return "".join(f"{name}\n" for name in classes).encode()
+
+
+def has_labels(folder: Path, classes: Sequence[str]) -> bool:
+    """Return True if the ``labels.txt`` of a model's folder contains exactly these class names.
+
+    Raises:
+        ArtifactError: as for `labels_file`.
+    """
+    path = folder / LABELS
+    # Bytes, as reading text would hide line ends of Windows, which become part of the names.
+    return path.is_file() and path.read_bytes() == labels_file(classes)

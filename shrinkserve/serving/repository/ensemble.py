@@ -83,7 +83,7 @@ def stage(change: Change, folder: Path, *, approximate: bool = False) -> tuple[s
     own[f"{model_config.PREFIX}dali"].string_value = dali_pipeline.dali_version()
     for part, copy in copies.items():
         (copy / "1").mkdir(exist_ok=True)
-        write_atomic(copy / CONFIG, config_text.to_text(configs[part]).encode())
+        config_text.write_config(copy / CONFIG, configs[part])
     preprocess = model_config.preprocess_of(base)
     for file, write in ((PIPELINE, dali_pipeline.serialise_pipeline), (PIPELINE_SOURCE, dali_pipeline.pipeline_source)):
         write_atomic(decoder / "1" / file, write(preprocess, base.max_batch_size, approximate=approximate))

@@ -9,7 +9,7 @@ from shrinkserve.errors import ShrinkServeError
 from shrinkserve.serving import config_text, model_config
 from shrinkserve.serving.repository.dali_pipeline import pipeline_source
 from shrinkserve.serving.repository.engine_config import CONFIGS
-from shrinkserve.serving.repository.ensemble import is_approximate
+from shrinkserve.serving.repository.ensemble import PIPELINE_SOURCE, is_approximate
 
 KNOWN = frozenset({*SUFFIXES, "dali", "ensemble", "onnxruntime_onnx", "tensorrt_plan"})
 """Backends (and Triton's older platforms) whose models are data: those of `engines` and of `ensemble`."""
@@ -37,7 +37,7 @@ def runs_code(folder: Path) -> str | None:
 
 def _is_our_pipeline(folder: Path, path: Path) -> bool:
     """Return True if a file is the ``dali.py`` that shrinkserve writes for the model's contract."""
-    if path.name != "dali.py":
+    if path.name != PIPELINE_SOURCE:
         return False
     try:
         config = config_text.read_config(folder / model_config.CONFIG)

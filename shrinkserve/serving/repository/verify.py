@@ -16,9 +16,9 @@ from shrinkserve.runtimes.best_lines import hash_in_file
 from shrinkserve.runtimes.onnx import OnnxModel
 from shrinkserve.serving import config_text, model_config
 from shrinkserve.serving.model_config import CONFIG, LABELS
-from shrinkserve.serving.names import model_names, names_of_ensemble, public_name
+from shrinkserve.serving.names import model_names, models_behind, public_name
 from shrinkserve.serving.repository import ensemble
-from shrinkserve.serving.repository.activation import labels_text
+from shrinkserve.serving.repository.activation import has_labels
 from shrinkserve.serving.repository.derived_configs import LINES_HASH
 from shrinkserve.serving.repository.engine_config import engine_config, engine_config_path
 from shrinkserve.serving.repository.trust import runs_code
@@ -52,7 +52,7 @@ def problems(repository: Repository, name: str) -> Iterator[str]:
     """Yield one line for each problem of a model and all its versions."""
     root, active = repository.root, None
     try:
-        for part in dict.fromkeys([name, *names_of_ensemble(name)]):
+        for part in dict.fromkeys([name, *models_behind(name)]):
             if (root / part).is_dir() and (why := runs_code(root / part)):
                 yield f"{root / part}: runs code ({why}); remove the model unless you trust who wrote it"
         config = repository.config(name)
@@ -83,8 +83,7 @@ def _disagreements(folder: Path, config: pb.ModelConfig, card: Card, model: Onnx
             yield f"{folder}: {key}: the card has {value[:16]}, the config {own.get(key, '')[:16] or 'none'}"
     if config.name != folder.name:
         yield f"{folder}: the config is of a model named {config.name!r}"
-    # Bytes, as reading text would hide line ends of Windows, which become part of the names.
-    if not (folder / LABELS).is_file() or (folder / LABELS).read_bytes() != labels_text(card.classes).encode():
+    if not has_labels(folder, card.classes):
         yield f"{folder / LABELS}: not the classes of the card"
 
 

@@ -24,7 +24,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from shrinkserve.artifact import MODEL, Card, check_name, read_card, safe_join
-from shrinkserve.atomic import check_writable, write_atomic
+from shrinkserve.atomic import check_writable
 from shrinkserve.config import ServingConfig
 from shrinkserve.engines import Engine, check_files, engines_of, keep_other_plans
 from shrinkserve.errors import ArtifactError, ConfigError
@@ -222,7 +222,7 @@ class Repository(RepositoryReader):
             folder = change.copy(name)
             config = config_text.read_config(folder / path)
             serving_options.set_options(config, options)
-            write_atomic(folder / path, config_text.to_text(config).encode())
+            config_text.write_config(folder / path, config)
             self._commit(change, folder)
 
     def remove(self, name: str, versions: Sequence[int]) -> None:

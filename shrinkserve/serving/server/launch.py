@@ -110,7 +110,7 @@ def prepare_launch(repository: Path, folder: Path) -> LaunchSpec:
     # Our backends complete no config; asking each of them costs a process start a model.
     arguments = [f"--backend-directory={folder / 'backends'}", "--disable-auto-complete-config"]
     arguments += [_regions(backend, folder) for backend in ("python", *BACKENDS)]
-    if not Path("/dev/nvidiactl").exists():
+    if not pip_server.GPU_DEVICE.exists():
         arguments += ["--pinned-memory-pool-byte-size=0", "--allow-gpu-metrics=false"]  # else it warns at each start
     return LaunchSpec(home / pip_server.EXECUTABLE, from_pip=True, arguments=arguments, environment=environment)
 

@@ -40,6 +40,7 @@ EXECUTABLE = SERVER / "bin/tritonserver"
 STUBS = SERVER / "python_backend_stubs"
 STUB = "triton_python_backend_stub"
 GPU_DEVICE = Path("/dev/nvidiactl")
+"""Exists where NVIDIA's driver is loaded."""
 
 
 def container_command(repository: Path) -> str:

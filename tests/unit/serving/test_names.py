@@ -28,10 +28,8 @@ def test_resolve_classifier_and_model_names() -> None:
         "c",
         "d",
     ]
-    assert names.names_of_ensemble("a_classifier") == ["a_classifier", "a_preprocess", "a", "a_lines", "a_text"]
-    assert names.names_of_ensemble("c") == ["c"]
+    assert names.models_behind("a_classifier") == ["a_classifier", "a_preprocess", "a", "a_lines", "a_text"]
+    assert names.models_behind("c") == ["c"]
     assert (
-        list(names.model_names("a"))
-        == list(names.model_names("a_classifier"))
-        == names.names_of_ensemble("a_classifier")
+        list(names.model_names("a")) == list(names.model_names("a_classifier")) == names.models_behind("a_classifier")
     )

@@ -19,7 +19,7 @@ from shrinkserve.engines import Engine
 from shrinkserve.errors import ArtifactError, ConfigError
 from shrinkserve.preprocess import Preprocess
 from shrinkserve.serving import model_config
-from shrinkserve.serving.repository.activation import labels_text
+from shrinkserve.serving.repository.activation import labels_file
 from shrinkserve.serving.repository.transaction import Change
 from shrinkserve.serving.repository.writer import Repository
 
@@ -171,12 +171,12 @@ def test_unknown_model_names_the_known_ones(repository: Repository, model_file: 
         Repository(repository.root / "nowhere").models()
 
 
-def test_labels_text_rejects_names_of_several_lines() -> None:
-    assert labels_text(["a b", "ü"]) == "a b\nü\n"
+def test_labels_file_rejects_names_of_several_lines() -> None:
+    assert labels_file(["a b", "ü"]) == "a b\nü\n".encode()
     with pytest.raises(ArtifactError, match="one line each"):
-        labels_text(["two\nlines"])
+        labels_file(["two\nlines"])
     with pytest.raises(ArtifactError, match="without control characters"):
-        labels_text(["\x1b[31mred"])
+        labels_file(["\x1b[31mred"])
 
 
 def _add_for_ever(root: Path, model_file: Path) -> None:
