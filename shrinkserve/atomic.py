@@ -71,7 +71,7 @@ def exchange(new: Path, target: Path) -> None:
     An overlay file system cannot rename a folder of a lower layer; then the files are replaced one by one.
 
     Raises:
-        OSError: the file system refuses; nothing has changed.
+        OSError: the file system refuses. Nothing has changed, unless files were replaced one by one.
     """
     if not os.path.lexists(target):
         os.rename(new, target)

@@ -37,6 +37,7 @@ _USERINFO = re.compile(r"://[^/\s]*@")
 
 def _without_home(text: str) -> str:
     home = str(Path.home())
+    # Only where a path begins: at the start of the text, or after "=" or ":" as in options and lists of paths.
     return text if home == "/" else re.sub(rf"(?<![^=:]){re.escape(home)}(?=/|$)", "~", text)
 
 

@@ -76,18 +76,25 @@ def read_description(properties: Mapping[str, str], where: str) -> FileDescripti
     if any(len(value) > MAX_CHARACTERS for value in properties.values()):
         raise ArtifactError(f"{where}: metadata is too long", expected=f"at most {MAX_CHARACTERS} characters")
     if PREPROCESS in properties or CLASSES in properties:
-        try:
-            raw, names = json.loads(properties.get(PREPROCESS, "null")), json.loads(properties.get(CLASSES, "null"))
-            preprocess = None if raw is None else Preprocess.from_dict(raw)
-        except (ValueError, TypeError, AttributeError, RecursionError, DataError) as exc:
-            raise ArtifactError(f"{where}: damaged metadata ({exc})", hint="export it again") from exc
-        if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
-            raise ArtifactError(f"{where}: damaged metadata ({CLASSES})", hint="export it again")
-        if preprocess is not None and properties.get(CONTRACT, preprocess.fingerprint) != preprocess.fingerprint:
-            expected, found = f"{properties[CONTRACT][:16]!r}, its {CONTRACT}", preprocess.fingerprint
-            raise ArtifactError(f"{where}: {PREPROCESS} was changed", expected=expected, found=found)
-        return FileDescription(names, preprocess, None if preprocess is None else preprocess.size)
+        return _own_description(properties, where)
     return FileDescription(_ultralytics_names(properties), None, _ultralytics_size(properties, where))
+
+
+def _own_description(properties: Mapping[str, str], where: str) -> FileDescription:
+    """Return what `to_metadata` wrote."""
+    try:
+        raw, names = (json.loads(properties.get(key, "null")) for key in (PREPROCESS, CLASSES))
+        preprocess = None if raw is None else Preprocess.from_dict(raw)
+    except (ValueError, TypeError, AttributeError, RecursionError, DataError) as exc:
+        raise ArtifactError(f"{where}: damaged metadata ({exc})", hint="export it again") from exc
+    if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+        raise ArtifactError(f"{where}: damaged metadata ({CLASSES})", hint="export it again")
+    if preprocess is None:
+        return FileDescription(names)
+    if properties.get(CONTRACT, preprocess.fingerprint) != preprocess.fingerprint:
+        expected, found = f"{properties[CONTRACT][:16]!r}, its {CONTRACT}", preprocess.fingerprint
+        raise ArtifactError(f"{where}: {PREPROCESS} was changed", expected=expected, found=found)
+    return FileDescription(names, preprocess, preprocess.size)
 
 
 def _ultralytics_names(properties: Mapping[str, str]) -> list[str] | None:

@@ -70,13 +70,8 @@ class OnnxModel:
         inputs = {value.name: (value.type, value.shape) for value in self.session.get_inputs()}
         outputs = {value.name: (value.type, value.shape) for value in self.session.get_outputs()}
         kind, shape = inputs.get(INPUT, ("", []))
-        if (
-            len(inputs) != 1
-            or kind != "tensor(uint8)"
-            or len(shape) != 4
-            or shape[1] != shape[2]
-            or shape[3] not in {1, 3}
-        ):
+        takes_images = kind == "tensor(uint8)" and len(shape) == 4 and shape[1] == shape[2] and shape[3] in {1, 3}
+        if len(inputs) != 1 or not takes_images:
             raise self._other(f"one input {INPUT} uint8 [N, S, S, 3 or 1]", inputs)
         logits, probabilities = (outputs.get(name, ("", [])) for name in OUTPUTS)
         if logits[0] != "tensor(float)" or logits != probabilities or len(logits[1]) != 2:
@@ -165,4 +160,5 @@ def _reason(error: Exception, path: Path) -> str:
     """Return the first line of an error of ONNX Runtime, without its prefix and the path."""
     line = str(error).splitlines()[0] if str(error) else type(error).__name__
     line = line.rpartition("Status Message: ")[2].rpartition("[ONNXRuntimeError] : ")[2].replace(str(path), path.name)
+    # Without the place in ONNX Runtime's source, such as "/onnxruntime_src/a.cc:123 Run(args) size > 0 was false. ".
     return re.sub(r"(^|:)/\S+:\d+ [^()]*\(.*?\) (.*? was false\. )?", r"\1", line)[:300]

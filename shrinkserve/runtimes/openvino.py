@@ -27,9 +27,9 @@ HINTS: Mapping[str, Hint] = {"float32": "f32", "bfloat16": "bf16", "int8": "bf16
 """Precision of a graph -> OpenVINO's inference precision. In an int8 graph the tensors between int8 layers, mainly the
 sums, are half as large in bfloat16, which saves 10 % of the time. A CPU without bfloat16 computes in float32."""
 BATCHES: Mapping[Hint | Literal["int8"], tuple[int, ...]] = {"f32": (2, 1), "bf16": (4, 1), "int8": (8, 4, 1)}
-"""Batch sizes to compile for, by the type of the tensors between layers. Fewer images of a
-larger type fit into the caches. For ShrinkCNN-A at 224x224 the largest size of each row is 3 to 17 % faster per image
-than 1, and 6 to 13 % faster than twice the size."""
+"""Batch sizes to compile for, by the type of the tensors between layers. Fewer images of a larger type fit into the
+caches. For ShrinkCNN-A at 224x224 the largest size of each type is 3 to 17 % faster per image than 1, and 6 to 13 %
+faster than twice the size."""
 
 
 @cache

@@ -32,7 +32,8 @@ def check_machine() -> Iterator[Finding]:
     yield Finding("ok", "machine", f"{here}, {usable_cores()} cores")
     yield _server()
     gpus = _gpus()
-    yield from _runtimes(gpus)
+    yield _onnxruntime(gpus)
+    yield from _other_runtimes()
     yield Finding("ok", "GPU", "; ".join(gpus) or "none: models run on the CPU")
     yield _shared_memory()
     for port, service in ((8000, "HTTP"), (8001, "gRPC"), (8002, "metrics")):
@@ -70,22 +71,25 @@ def _gpus() -> list[str]:
     return asked.stdout.strip().splitlines()
 
 
-def _runtimes(gpus: Sequence[str]) -> Iterator[Finding]:
-    both = [name for name in ("onnxruntime", "onnxruntime-gpu") if _version(name)]
-    if len(both) == 2:
-        what, hint = "both onnxruntime and onnxruntime-gpu are installed", "uninstall both, install one"
-        yield Finding("error", "onnxruntime", what, hint)
-    elif both:
-        import onnxruntime
-
-        providers = [name.removesuffix("ExecutionProvider") for name in onnxruntime.get_available_providers()]
-        unused = bool(gpus) and "CUDA" not in providers
-        what = f"{_version(both[0])}; its providers: {', '.join(providers)}" + ("; none for the GPU" if unused else "")
-        hint = "serve on the GPU with NVIDIA's container" if unused else ""
-        yield Finding("note" if unused else "ok", both[0], what, hint)
-    else:
+def _onnxruntime(gpus: Sequence[str]) -> Finding:
+    installed = [name for name in ("onnxruntime", "onnxruntime-gpu") if _version(name)]
+    if not installed:
         hint = "pip install 'shrinkserve[serve]'"
-        yield Finding("error", "onnxruntime", "not installed: the server from PyPI cannot run ONNX models", hint)
+        return Finding("error", "onnxruntime", "not installed: the server from PyPI cannot run ONNX models", hint)
+    if len(installed) == 2:  # they overwrite each other's files
+        what, hint = "both onnxruntime and onnxruntime-gpu are installed", "uninstall both, install one"
+        return Finding("error", "onnxruntime", what, hint)
+    import onnxruntime
+
+    (name,) = installed
+    providers = [one.removesuffix("ExecutionProvider") for one in onnxruntime.get_available_providers()]
+    what = f"{_version(name)}; its providers: {', '.join(providers)}"
+    if gpus and "CUDA" not in providers:
+        return Finding("note", name, f"{what}; none for the GPU", "serve on the GPU with NVIDIA's container")
+    return Finding("ok", name, what)
+
+
+def _other_runtimes() -> Iterator[Finding]:
     for name, packages, without in (
         ("openvino", ("openvino",), "OpenVINO engines"),
         ("dali", ("nvidia-dali-cuda120", "nvidia-dali-cuda130"), "models that take JPEG"),

@@ -92,7 +92,7 @@ def text_config(base: pb.ModelConfig) -> pb.ModelConfig:
 
 
 def _takes_encoded(base: pb.ModelConfig, name: str) -> pb.ModelConfig:
-    """Return an ensemble that decodes and classifies images; its outputs are missing."""
+    """Return an ensemble that decodes and classifies images; the caller adds the outputs."""
     config = pb.ModelConfig(name=name, platform="ensemble", max_batch_size=base.max_batch_size)
     config.input.add(name=ENCODED, data_type=pb.TYPE_UINT8, dims=[-1])
     decode = config.ensemble_scheduling.step.add(model_name=names.model_names(base.name).pipeline, model_version=-1)
@@ -105,7 +105,7 @@ def _takes_encoded(base: pb.ModelConfig, name: str) -> pb.ModelConfig:
 
 
 def interface(config: pb.ModelConfig) -> pb.ModelConfig:
-    """Return the part of a configuration that its neighbours depend on."""
+    """Return the part of a configuration that the other models of an ensemble depend on."""
     found = pb.ModelConfig(name=config.name, backend=config.backend, max_batch_size=config.max_batch_size)
     found.platform = config.platform
     for tensor in config.input:

@@ -136,7 +136,7 @@ def _content(path: Path) -> bytes:
 
 
 def state(root: Path, name: str) -> list[bytes]:
-    """Return bytes that change when a server has to load the models that are derived from a classifier again."""
+    """Return a description of the models derived from a classifier; if it changes, a server must load them again."""
     if not name.endswith(names.CLASSIFIER):
         return []
     known = names.model_names(name)
