@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import closing
 from types import TracebackType
 from typing import NoReturn, TypeVar, cast
@@ -131,7 +131,7 @@ class Client:
     ) -> list[list[Prediction]]:
         """Return the `top` most probable classes of each image, best first. Otherwise like `classify`."""
         ranked = []
-        with closing(self._stream(sources, model, top=top)) as results:
+        with closing(self.stream(sources, model, top=top)) as results:
             for result in results:
                 if result.error is not None:
                     raise result.error
@@ -140,7 +140,7 @@ class Client:
 
     def stream(
         self, sources: Iterable[Source], model: str | None = None, *, top: int = 5, workers: int = 4, priority: int = 0
-    ) -> Iterator[ClassifyResult]:
+    ) -> Generator[ClassifyResult]:
         """Classify any number of images in bounded memory. An image that cannot be read does not end the stream.
 
         Args:
@@ -156,11 +156,20 @@ class Client:
         Raises:
             RequestError: as for `infer`.
         """
-        return self._stream(sources, model, top=top, workers=workers, priority=priority)
+        check_counts(top=top, workers=workers, priority=priority)
+        name = self._run(self._core.choose(model))
+        size = self._run(self._core.batch_size(name))
+
+        def work(chunk: list[tuple[int, Source]]) -> list[ClassifyResult]:
+            return self._run(self._core.classify(name, chunk, top, priority))
+
+        with closing(ordered_map(work, chunks(numbered(sources), size), workers, wait=False)) as results:
+            for chunk in results:
+                yield from chunk
 
     def stream_encoded(
         self, sources: Iterable[Source], model: str | None = None, *, top: int = 5, workers: int = 8, priority: int = 0
-    ) -> Iterator[ClassifyResult]:
+    ) -> Generator[ClassifyResult]:
         """Classify images that the server decodes, one per request. Otherwise like `stream`.
 
         Args:
@@ -266,20 +275,6 @@ class Client:
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a Client cannot be pickled; create one in each process")
-
-    def _stream(
-        self, sources: Iterable[Source], model: str | None, *, top: int, workers: int = 4, priority: int = 0
-    ) -> Generator[ClassifyResult]:
-        check_counts(top=top, workers=workers, priority=priority)
-        name = self._run(self._core.choose(model))
-        size = self._run(self._core.batch_size(name))
-
-        def work(chunk: list[tuple[int, Source]]) -> list[ClassifyResult]:
-            return self._run(self._core.classify(name, chunk, top, priority))
-
-        with closing(ordered_map(work, chunks(numbered(sources), size), workers, wait=False)) as results:
-            for chunk in results:
-                yield from chunk
 
     def _run(self, flow: Flow[T]) -> T:
         try:
