@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
 from types import TracebackType
 from typing import TypeVar, cast
@@ -100,15 +100,16 @@ class AsyncClient:
     ) -> list[list[Prediction]]:
         """Return the `top` most probable classes of each image; see `Client.classify_topk`."""
         ranked = []
-        async for result in self.stream(sources, model, top=top):
-            if result.error is not None:
-                raise result.error
-            ranked.append(result.predictions)
+        async with aclosing(self.stream(sources, model, top=top)) as results:
+            async for result in results:
+                if result.error is not None:
+                    raise result.error
+                ranked.append(result.predictions)
         return ranked
 
     async def stream(
         self, sources: Iterable[Source], model: str | None = None, *, top: int = 5, workers: int = 4, priority: int = 0
-    ) -> AsyncIterator[ClassifyResult]:
+    ) -> AsyncGenerator[ClassifyResult]:
         """Yield the result of each image; see `Client.stream`."""
         check_counts(top=top, workers=workers, priority=priority)
         name = await self._run(self._core.choose(model))
@@ -123,7 +124,7 @@ class AsyncClient:
 
     async def stream_encoded(
         self, sources: Iterable[Source], model: str | None = None, *, top: int = 5, workers: int = 8, priority: int = 0
-    ) -> AsyncIterator[ClassifyResult]:
+    ) -> AsyncGenerator[ClassifyResult]:
         """Yield the result of each image, which the server decodes; see `Client.stream_encoded`."""
         check_counts(top=top, workers=workers, priority=priority)
         name = await self._run(self._core.ensemble(model))

@@ -133,7 +133,17 @@ def test_async_stream_leaves_no_task_when_closed(url: str, photos: list[Path]) -
         stream = client.stream(photos * 10, "tiny")
         async for _ in stream:
             break
-        await stream.aclose()  # type: ignore[attr-defined]
+        await stream.aclose()
         return len(asyncio.all_tasks())
 
     assert run(url, abandon) == 1
+
+
+def test_async_classify_leaves_no_task_after_an_error(url: str, photos: list[Path]) -> None:
+    async def fail(client: AsyncClient) -> int:
+        with pytest.raises(DataError) as caught:
+            await client.classify([b"no image", *photos * 10], "tiny")
+        assert "image 0" in str(caught.value)
+        return len(asyncio.all_tasks())
+
+    assert run(url, fail) == 1
