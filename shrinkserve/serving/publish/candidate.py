@@ -15,15 +15,12 @@ from tritonclient.grpc import model_config_pb2 as pb
 from shrinkserve.artifact import MODEL
 from shrinkserve.config import ServingConfig
 from shrinkserve.errors import RequestError
-from shrinkserve.serving import config_text, model_config
 from shrinkserve.serving.client.client import Client
 from shrinkserve.serving.model_config import LABELS
 from shrinkserve.serving.names import CANDIDATE
 from shrinkserve.serving.publish.version_files import VersionFiles, check_predictions
 from shrinkserve.serving.publish.watch import DONE, Candidate
-from shrinkserve.serving.repository import serving_options
-from shrinkserve.serving.repository.activation import labels_file
-from shrinkserve.serving.repository.engine_config import engine_config, engine_config_path, limit_batches
+from shrinkserve.serving.repository.activation import default_engine_config, labels_file, other_engine_config
 from shrinkserve.serving.repository.writer import Repository
 
 PACKAGES = Path(__file__).parents[3]
@@ -92,17 +89,12 @@ def _candidate_config(
     client: Client, repository: Repository, version: VersionFiles, options: ServingConfig | None
 ) -> tuple[pb.ModelConfig, set[str]]:
     """Return the configuration of a version under the candidate's name, and the names of the files it needs."""
-    card, known = version.card, version.card.name in repository.models()
-    if known and options is None:
-        base = repository.config(card.name)
-        model_config.set_contract(base, card, 1)
-    else:
-        base = serving_options.build_config(card.name, card, options)
+    card = version.card
+    folder = repository.root / card.name
+    base = default_engine_config(folder, 1, card, options)
     base.name = f"{card.name}{CANDIDATE}"
-    engine = version.engine(client.model_info(card.name)) if known and card.name in client.models() else None
+    served = card.name in repository.models() and card.name in client.models()
+    engine = version.engine(client.model_info(card.name)) if served else None
     if engine is None:
         return base, {MODEL}
-    path = engine_config_path(repository.root / card.name, engine.name)
-    config = engine_config(engine, base, config_text.read_config(path) if path.is_file() else None)
-    limit_batches(config, engine)
-    return config, engine.files
+    return other_engine_config(folder, engine, base, options), engine.files

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from tritonclient.grpc import model_config_pb2 as pb
+
 from shrinkserve.artifact import Card
 from shrinkserve.atomic import write_atomic
 from shrinkserve.config import ServingConfig
-from shrinkserve.engines import engines_of
+from shrinkserve.engines import Engine, engines_of
 from shrinkserve.errors import ArtifactError
 from shrinkserve.serving import config_text, model_config
 from shrinkserve.serving.model_config import CONFIG, LABELS
@@ -29,11 +31,7 @@ def activate(folder: Path, version: int, card: Card, options: ServingConfig | No
     Raises:
         ArtifactError: a configuration cannot be read, or a class name is invalid.
     """
-    if options is None and (folder / CONFIG).is_file():
-        config = config_text.read_config(folder / CONFIG)
-        model_config.set_contract(config, card, version)
-    else:
-        config = serving_options.build_config(folder.name, card, options, version=version)
+    config = default_engine_config(folder, version, card, options)
     config_text.write_config(folder / CONFIG, config)
     write_atomic(folder / LABELS, labels_file(card.classes))
 
@@ -41,10 +39,27 @@ def activate(folder: Path, version: int, card: Card, options: ServingConfig | No
     for path in set((folder / CONFIGS).glob("*.pbtxt")) - engines.keys():
         path.unlink()  # this version does not have the engine
     for path, engine in engines.items():
-        known = config_text.read_config(path) if options is None and path.is_file() else None
-        wanted = engine_config(engine, config, known)
-        limit_batches(wanted, engine)  # a new plan may take smaller batches than the one before
-        config_text.write_config(path, wanted)
+        config_text.write_config(path, other_engine_config(folder, engine, config, options))
+
+
+def default_engine_config(folder: Path, version: int, card: Card, options: ServingConfig | None) -> pb.ModelConfig:
+    """Return the configuration with which `activate` lets a version run ``model.onnx``."""
+    if options is not None or not (folder / CONFIG).is_file():
+        return serving_options.build_config(folder.name, card, options, version=version)
+    config = config_text.read_config(folder / CONFIG)
+    model_config.set_contract(config, card, version)
+    return config
+
+
+def other_engine_config(
+    folder: Path, engine: Engine, base: pb.ModelConfig, options: ServingConfig | None
+) -> pb.ModelConfig:
+    """Return the configuration with which `activate` lets a version run an engine; `base` is that of the default."""
+    path = engine_config_path(folder, engine.name)
+    known = config_text.read_config(path) if options is None and path.is_file() else None
+    config = engine_config(engine, base, known)
+    limit_batches(config, engine)  # a new plan may take smaller batches than the one before
+    return config
 
 
 def labels_file(classes: Sequence[str]) -> bytes:

@@ -230,8 +230,16 @@ def test_publish_compares_the_engine_that_the_server_runs(tmp_path: Path, make_m
     publish_version(repository, folders[0], options=ONE_INSTANCE, scratch=False)
     options = ServerOptions(engine="int8", log_file=tmp_path / "log")
     images = np.full((1, 8, 8, 3), 99, np.uint8)
+    tried: list[int] = []
     with TritonServer(repository.root, options) as server, Client(server.grpc_url) as client:
-        place = publish_version(repository, folders[1], live=Live(client, photos(4)), scratch=False)
+
+        def say(line: str) -> None:
+            if "warmed up" in line:
+                tried.append(client.model_info("tiny.candidate").max_batch_size)
+
+        live, two = Live(client, photos(4)), ServingConfig(max_batch_size=2)
+        place = publish_version(repository, folders[1], options=two, live=live, scratch=False, say=say)
+        assert tried == [2], "the candidate has the options that the version gets"
         assert (client.model_info("tiny").precision, client.model_info("tiny").version) == ("int8", 2)
         expected = OnnxModel(place / int8.file).predict(images)
         np.testing.assert_allclose(client.infer("tiny", images)[0], expected, rtol=1e-5)
