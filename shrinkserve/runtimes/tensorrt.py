@@ -6,7 +6,8 @@ from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
-from typing_extensions import TypedDict
+import numpy as np
+from typing_extensions import NotRequired, TypedDict
 
 from shrinkserve.artifact import CARD, INPUT, LOGITS, read_card, verify_file
 from shrinkserve.engines import engines_of
@@ -22,13 +23,7 @@ class Machine(TypedDict):
     compute_capability: str | None
 
 
-class _Containers(TypedDict, total=False):
-    """Absent in the cards of older plans."""
-
-    containers: list[str]
-
-
-class BuildInfo(Machine, _Containers):
+class BuildInfo(Machine):
     """Library, GPU and options that a plan was built with.
 
     Attributes:
@@ -36,13 +31,14 @@ class BuildInfo(Machine, _Containers):
         version: of the library.
         hardware_compatibility: see `EngineOptions.compatibility`.
         batches: smallest, optimal and largest batch of the profile.
-        containers: tags of NVIDIA's containers that are known to have this version.
+        containers: tags of NVIDIA's containers that are known to have this version; absent in the cards of older plans.
     """
 
     library: str
     version: str
     hardware_compatibility: str
     batches: list[int]
+    containers: NotRequired[list[str]]
 
 
 def gpu() -> Machine:
@@ -146,14 +142,11 @@ class TensorRtModel:
         return f"TensorRtModel({str(self.path)!r}, size={self.size}, classes={len(self.classes)})"
 
     def predict(self, images: Images) -> Logits:
-        import numpy as np
-
         check_images(images, self.size)
         cut = range(0, len(images), self.max_batch)
         return np.concatenate([self._predict(images[start : start + self.max_batch]) for start in cut])
 
     def _predict(self, images: Images) -> Logits:
-        import numpy as np
         import torch
 
         tensors = {INPUT: torch.from_numpy(np.ascontiguousarray(images)).cuda()}

@@ -6,7 +6,6 @@ import os
 import time
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import closing
-from types import TracebackType
 from typing import NoReturn, TypeVar, cast
 
 from tritonclient.grpc import model_config_pb2 as pb
@@ -265,9 +264,7 @@ class Client:
     def __enter__(self) -> Client:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def __repr__(self) -> str:

@@ -9,20 +9,9 @@ from typing import Any
 import numpy as np
 from google.protobuf import json_format
 from google.protobuf.message import Message
-from tritonclient.utils import deserialize_bytes_tensor
+from tritonclient.utils import deserialize_bytes_tensor, triton_to_np_dtype
 
 from shrinkserve.serving.client.operations import ModelStatistics, Tensor
-
-DTYPES = {
-    "BOOL": np.bool_,
-    "UINT8": np.uint8,
-    "INT32": np.int32,
-    "INT64": np.int64,
-    "FP16": np.float16,
-    "FP32": np.float32,
-    "FP64": np.float64,
-}
-"""Triton's names of the types that outputs may have; strings are ``BYTES``."""
 
 
 def decode_tensor(name: str, datatype: str, shape: Sequence[int], raw: bytes | memoryview) -> Tensor:
@@ -34,10 +23,11 @@ def decode_tensor(name: str, datatype: str, shape: Sequence[int], raw: bytes | m
     sizes = [int(size) for size in shape]
     if any(size < 0 for size in sizes):
         raise ValueError(f"output {name}: shape {sizes}")
+    kind = triton_to_np_dtype(datatype)
     if datatype == "BYTES":
         array: Tensor = deserialize_bytes_tensor(bytes(raw))
-    elif datatype in DTYPES and len(raw) % np.dtype(DTYPES[datatype]).itemsize == 0:
-        array = np.frombuffer(raw, DTYPES[datatype])
+    elif kind is not None and len(raw) % np.dtype(kind).itemsize == 0:
+        array = np.frombuffer(raw, kind)
     else:
         raise ValueError(f"output {name}: {len(raw)} bytes of type {datatype!r}")
     if array.size != math.prod(sizes):

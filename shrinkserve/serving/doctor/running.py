@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass
-from enum import Enum
+from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
 from ipaddress import ip_address
 from math import prod
@@ -40,7 +40,6 @@ APIS = {
 MAX_REPLY = 1 << 20
 LARGEST = 1 << 22
 """Most values of an input that a model is checked with."""
-Access = Enum("Access", "OPEN GUARDED UNKNOWN")
 
 
 @dataclass(frozen=True)
@@ -50,12 +49,6 @@ class _Reply:
     status: int
     reason: str = ""
     value: JsonObject | None = None
-
-    @property
-    def access(self) -> Access:
-        if self.status == 200:
-            return Access.OPEN
-        return Access.GUARDED if self.status == 403 else Access.UNKNOWN
 
 
 class _Server:
@@ -154,10 +147,10 @@ def _reachable(port: int) -> bool:
 
 
 def _guard(name: str, reply: _Reply, *, local: bool) -> Finding:
-    if reply.access is Access.OPEN:
+    if reply.status == HTTPStatus.OK:
         what, hint = "open to everyone who reaches the port", "serve with a token: SHRINKSERVE_TOKEN"
         return Finding("note" if local else "error", name, what, hint)
-    if reply.access is Access.GUARDED:
+    if reply.status == HTTPStatus.FORBIDDEN:
         return Finding("ok", name, "guarded by a token")
     return Finding("note", name, f"could not be checked ({reply.reason})", "check again when the server is idle")
 

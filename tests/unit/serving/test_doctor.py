@@ -22,7 +22,7 @@ import pytest
 import shrinkserve
 from shrinkserve.cli import main
 from shrinkserve.errors import ConfigError
-from shrinkserve.serving.doctor import Finding, Level, check_machine, check_repository, check_server, machine, running
+from shrinkserve.serving.doctor import Finding, Level, check_machine, check_repository, check_server, running
 from shrinkserve.serving.repository.writer import Repository
 from shrinkserve.serving.server import pip_server
 from shrinkserve.serving.server.server import ServerOptions, TritonServer
@@ -49,7 +49,7 @@ def test_gpu_that_the_runtime_does_not_use_is_noted(tmp_path: Path, monkeypatch:
     program.write_text("#!/bin/sh\necho 'NVIDIA L4, 23034 MiB, 570.86.10, 8.9'\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    monkeypatch.setattr(machine, "DRIVER", tmp_path)
+    monkeypatch.setattr(pip_server, "GPU_DEVICE", tmp_path)
     found = by_subject(check_machine())
     assert found["GPU"].what == "NVIDIA L4, 23034 MiB, 570.86.10, 8.9"
     if "onnxruntime" in found:  # the CPU's build

@@ -30,6 +30,7 @@ from shrinkserve.errors import ArtifactError, ConfigError, GateError, ParityErro
 from shrinkserve.preprocess import Preprocess
 from shrinkserve.runtimes.onnx import OnnxModel
 from shrinkserve.runtimes.predictor import Images
+from shrinkserve.serving import config_text
 from shrinkserve.serving.client.async_client import AsyncClient
 from shrinkserve.serving.client.client import Client
 from shrinkserve.serving.client.operations import InferRequest
@@ -40,7 +41,7 @@ from shrinkserve.serving.publish import live
 from shrinkserve.serving.publish.live import Live
 from shrinkserve.serving.publish.publish import publish_version, roll_back_version
 from shrinkserve.serving.publish.shadow import ShadowLimits
-from shrinkserve.serving.repository import activation, lock, writer
+from shrinkserve.serving.repository import activation, lock
 from shrinkserve.serving.repository.transaction import Change
 from shrinkserve.serving.repository.verify import problems
 from shrinkserve.serving.repository.writer import Repository
@@ -356,7 +357,7 @@ def test_refused_version_is_undone_on_a_full_disk(
         monkeypatch.setattr(os, "mkdir", full)
         monkeypatch.setattr(os, "link", full)
         monkeypatch.setattr(Path, "write_bytes", full)
-        for module in (atomic, writer, activation):
+        for module in (atomic, config_text, activation):
             monkeypatch.setattr(module, "write_atomic", full)
         raise RequestError("the server refuses")
 
