@@ -178,7 +178,7 @@ def test_export_int8_names_images_of_top1(tmp_path: Path, smoke_run: Path, capsy
     ("arguments", "message"),
     [
         (["export", "absent"], "absent/card.json: no such card"),
-        (["export"], "expected a run folder, timm:NAME or --onnx FILE, found neither"),
+        (["export"], "expected a run folder, timm:NAME or --onnx FILE"),
         (["export", "--onnx", "x.onnx"], "x.onnx: no such file"),
         (
             ["export", "absent", "--target", "abacus"],
