@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import math
+from bisect import bisect_right
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -134,20 +135,18 @@ def simulate(replica: Replica, rate: float, seed: int = 0) -> Seconds:
     """
     random = np.random.default_rng(seed)
     arrivals = np.cumsum(random.exponential(1 / rate, ARRIVALS))
-    noise = random.choice(replica.service.scatter, ARRIVALS)
+    noise = random.choice(replica.service.scatter, ARRIVALS).tolist()
+    times = arrivals.tolist()  # the loop is three times as fast with Python's numbers as with NumPy's
     means = [0.0, *(replica.service.of(size) for size in range(1, replica.max_batch + 1))]
-    done = np.empty(ARRIVALS)
+    done: list[float] = []
     free = [0.0] * replica.instances
-    first = 0
-    while first < ARRIVALS:
-        start = max(heapq.heappop(free), float(arrivals[first]))
-        waiting = int(np.searchsorted(arrivals, start, side="right"))
-        last = min(max(waiting, first + 1), first + replica.max_batch)
-        end = start + means[last - first] * float(noise[first])  # one draw for each execution
-        done[first:last] = end
+    while (first := len(done)) < ARRIVALS:
+        start = max(heapq.heappop(free), times[first])
+        size = bisect_right(times, start, first + 1, min(first + replica.max_batch, ARRIVALS)) - first
+        end = start + means[size] * noise[first]  # one draw for each execution
+        done += [end] * size
         heapq.heappush(free, end)
-        first = last
-    return (done - arrivals + replica.service.overhead)[WARM:]
+    return (np.array(done) - arrivals + replica.service.overhead)[WARM:]
 
 
 def percentile_ms(latencies: Seconds, percent: float) -> float:
