@@ -12,6 +12,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import shrinkserve as ss
+from shrinkserve.artifact import Card, read_card
 from shrinkserve.cli import main
 from shrinkserve.errors import ArtifactError, ConfigError, ParityError, SpecError
 
@@ -48,20 +49,36 @@ def images(folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("dataset", [False, True])
-def test_exported_graph_equals_timm_on_encoded_images(files: Path, dataset: bool) -> None:
-    data = images(files / "data") if dataset else None
+def test_exported_graph_equals_timm_on_images_of_a_dataset(files: Path) -> None:
     options = {"checkpoint": files / "w.safetensors", "labels": files / "labels.txt", "repository": files / "models"}
-    result = ss.export(NAME, data=data, **options)
-    transform = next(check for check in result.card.checks if check.get("step") == "transform")
-    assert (transform["passed"], transform["images"]) == (True, 5 if dataset else 8)
+    result = ss.export(NAME, data=images(files / "data"), **options)
+    check_transform(result.card, 5)
     assert result.card.name == "test_resnet"
+    check_equal_to_timm(files, result.folder)
+
+
+def test_export_command_accepts_timm_network(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["export", NAME, "--checkpoint", files / "w.safetensors", "--labels", files / "labels.txt"]
+    assert main([*map(str, words), "--out", str(files / "version")]) == 0
+    assert "transform: worst logit difference" in capsys.readouterr().out
+    check_transform(read_card(files / "version"), 8)
+    check_equal_to_timm(files, files / "version")
+
+
+def check_transform(card: Card, images: int) -> None:
+    """Assert that the graph was compared with timm's transform on so many images."""
+    transform = next(check for check in card.checks if check.get("step") == "transform")
+    assert (transform["passed"], transform["images"]) == (True, images)
+
+
+def check_equal_to_timm(files: Path, version: Path) -> None:
+    """Assert that an exported version predicts what timm predicts with its own transform of an encoded image."""
     model = timm.create_model("test_resnet", num_classes=CLASSES, checkpoint_path=str(files / "w.safetensors")).eval()
     picture = images(files / "other") / "val" / "class 0" / "0.png"
     tensor = timm.data.create_transform(**timm.data.resolve_data_config({}, model=model))(Image.open(picture))
     with torch.no_grad():
         expected = model(tensor[None]).numpy()
-    exported = ss.load(result.folder)
+    exported = ss.load(version)
     pixels = exported.preprocess.evaluate_bytes(picture.read_bytes(), "0.png")
     np.testing.assert_allclose(exported.predict(pixels[None]), expected, atol=1e-4)
 
@@ -72,12 +89,6 @@ def test_difference_from_timms_transform_is_refused(files: Path, monkeypatch: py
     with pytest.raises(ParityError, match="transform"):
         ss.export(NAME, checkpoint=files / "w.safetensors", labels=files / "labels.txt", repository=files / "models")
     assert not list((files / "models").rglob("*"))
-
-
-def test_export_command_accepts_timm_network(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["export", NAME, "--checkpoint", files / "w.safetensors", "--labels", files / "labels.txt"]
-    assert main([*map(str, words), "--out", str(files / "version")]) == 0
-    assert "transform: worst logit difference" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
