@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from shrinkserve.artifact import Card
 from shrinkserve.benchmark import tuning
 from shrinkserve.benchmark.load.histogram import LatencyHistogram
 from shrinkserve.benchmark.load.recorder import Window
@@ -19,6 +21,7 @@ from shrinkserve.errors import GateError
 from shrinkserve.serving.repository import serving_options
 from shrinkserve.serving.repository.writer import Repository
 
+MakeModel = Callable[..., tuple[Path, Card]]
 QUICK = Timing(warmup=0.1, window=0.1, agree=1, most=1)
 
 
@@ -84,22 +87,25 @@ def test_table_has_a_row_for_each_trial_and_marks_the_chosen_one() -> None:
 
 
 @pytest.fixture
-def changed(smoke_repository: Path, tmp_path: Path) -> Repository:
-    import shutil
+def repository(make_model: MakeModel, tmp_path: Path) -> Repository:
+    """A repository with one model, which takes pixels and encoded images."""
+    repository = Repository(tmp_path / "models")
+    repository.add("tiny_classifier", *make_model(), encoded=True)
+    return repository
 
-    return Repository(shutil.copytree(smoke_repository, tmp_path / "models"))
 
-
-def test_best_choice_is_written(changed: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_best_choice_is_written(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs real servers. The load tests are too short for valid figures."""
     monkeypatch.setattr(tuning, "DELAYS_US", (500,))
     monkeypatch.setattr(tuning, "BATCHES", (1,))
     monkeypatch.setattr(tuning, "DUELS", 1)
     lines: list[str] = []
-    result = tune_serving(changed, "smoke_classifier", limit=60.0, timing=QUICK, concurrencies=(1, 2), say=lines.append)
+    result = tune_serving(
+        repository, "tiny_classifier", limit=60.0, timing=QUICK, concurrencies=(1, 2), say=lines.append
+    )
     assert len(lines) == len(result.trials) >= 3
     assert all(len(t.loads) == 2 for t in result.trials)
-    written = serving_options.options_of(changed.config("smoke_classifier"))
+    written = serving_options.options_of(repository.config("tiny_classifier"))
     assert written == result.chosen.options
     record = json.loads(json.dumps(result.to_dict(), allow_nan=False))
     assert record["chosen"]["engine"] is None
@@ -107,11 +113,11 @@ def test_best_choice_is_written(changed: Repository, monkeypatch: pytest.MonkeyP
 
 
 def test_nothing_is_written_if_no_choice_is_within_the_limit(
-    changed: Repository, monkeypatch: pytest.MonkeyPatch
+    repository: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tuning, "DELAYS_US", ())
     monkeypatch.setattr(tuning, "BATCHES", ())
-    before = changed.config("smoke_classifier")
-    with pytest.raises(GateError, match=r"smoke: .*0\.001 ms"):
-        tune_serving(changed, "smoke", limit=1e-6, timing=QUICK, concurrencies=(1,))
-    assert changed.config("smoke_classifier") == before
+    before = repository.config("tiny_classifier")
+    with pytest.raises(GateError, match=r"tiny: .*0\.001 ms"):
+        tune_serving(repository, "tiny", limit=1e-6, timing=QUICK, concurrencies=(1,))
+    assert repository.config("tiny_classifier") == before
