@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -35,13 +36,6 @@ def test_export_run_writes_checked_model(smoke_repository: Path, smoke_run: Path
     assert "validation images" in card.checks[0]["source"]
     assert max(check.get("worst", 0) for check in card.checks) < 1e-4
     assert 0 <= card.metrics["top1"] <= 1
-
-
-def test_export_checks_with_dataset_of_run(
-    smoke_run: Path, digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["export", str(smoke_run), "--repository", str(tmp_path)]) == 0
-    assert f"256 of 364 validation images of {digits}" in capsys.readouterr().out
 
 
 def test_calibrated_export_scales_probabilities_in_every_engine(smoke_run: Path, digits: Path, tmp_path: Path) -> None:
@@ -102,10 +96,14 @@ def test_inspect_of_version_needs_no_torch(smoke_repository: Path) -> None:
     assert (found.returncode, found.stderr) == (0, "")
 
 
-def test_export_announces_raw_weights(tmp_path: Path, smoke_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_export_announces_raw_weights_and_checks_with_dataset_of_run(
+    tmp_path: Path, smoke_run: Path, digits: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     repository = tmp_path / "repository"
     assert main(["export", str(smoke_run), "--weights", "raw", "--repository", str(repository)]) == 0
-    assert "warning: exported the raw weights" in capsys.readouterr().err
+    printed = capsys.readouterr()
+    assert "warning: exported the raw weights" in printed.err
+    assert f"256 of 364 validation images of {digits}" in printed.out
     assert read_card(repository / "smoke_classifier" / "1").weights == "raw"
 
 
@@ -131,12 +129,11 @@ def test_export_publishes_nothing_when_outputs_differ(
 
 
 def test_export_adds_engines_and_rejects_other_gpus(
-    tmp_path: Path, smoke_run: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, smoke_run: Path, smoke_repository: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("tensorrt_rtx_bindings", reason="builds plans without a GPU")
-    repository = tmp_path / "repository"
-    assert main(["export", str(smoke_run), "--repository", str(repository), "--max-batch", "4"]) == 0
-    version = str(next(repository.glob("*/1")))
+    repository = shutil.copytree(smoke_repository, tmp_path / "repository")
+    version = str(repository / "smoke_classifier" / "1")
     ahead = ["--to", "tensorrt", "--builder", "tensorrt_rtx", "--max-batch", "4", "--opt-batch", "2"]
     for gpu in ("8.6", "8.9"):
         assert main(["export", version, *ahead, "--gpu", gpu]) == 0
@@ -165,11 +162,14 @@ def test_export_adds_engines_and_rejects_other_gpus(
     assert "expected engines to add to this version, e.g. --to tensorrt, found none" in capsys.readouterr().err
 
 
-def test_export_int8_names_images_of_top1(tmp_path: Path, smoke_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_export_int8_names_images_of_top1(
+    tmp_path: Path, smoke_repository: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     pytest.importorskip("tensorrt_rtx_bindings", reason="builds plans without a GPU")
     ahead = ["--to", "tensorrt-int8", "--builder", "tensorrt_rtx", "--gpu", "8.9", "--max-batch", "4"]
     gate = ["--max-top1-drop", "20"]
-    assert main(["export", str(smoke_run), "--repository", str(tmp_path / "models"), *ahead, *gate]) == 0
+    version = shutil.copytree(smoke_repository, tmp_path / "models") / "smoke_classifier" / "1"
+    assert main(["export", str(version), *ahead, *gate]) == 0
     (printed,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("int8-tensorrt: top-1")]
     assert printed.endswith("than in float32 on 364 images with labels") or "the same as in float32 on 364" in printed
 
