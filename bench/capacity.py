@@ -48,7 +48,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="a small network and short windows")
     options = parser.parse_args()
     scale, about = QUICK if options.quick else FULL, plain(environment())
-    timing = Timing(warmup=0.2, window=0.3, agree=2, most=2) if options.quick else Timing(window=4.0, most=4)
+    timing = Timing(warmup=0.05, window=0.1, agree=2, most=2) if options.quick else Timing(window=4.0, most=4)
     with tempfile.TemporaryDirectory(prefix="shrinkserve-bench-") as folder:
         repository = make_repository(Path(folder), scale)
         cores = sorted(os.sched_getaffinity(0))

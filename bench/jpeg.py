@@ -195,7 +195,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a small network and one short round")
     options = parser.parse_args()
     scale = QUICK if options.quick else FULL
-    rounds, timing = (1, Timing(0.1, 0.2, 2, 2)) if options.quick else (3, Timing(0.5, 1.25, 2, 2))
+    rounds, timing = (1, Timing(0.05, 0.1, 2, 2)) if options.quick else (3, Timing(0.5, 1.25, 2, 2))
     notes: list[str] = []
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="shrinkserve-bench-") as folder:
