@@ -20,7 +20,7 @@ from shrinkserve.cli import main
 from shrinkserve.serving.repository.writer import Repository
 from shrinkserve.serving.server.server import ServerOptions, TritonServer
 
-QUICK = ("--window", "0.2", "--payload", "tensor")
+QUICK = ("--window", "0.1", "--payload", "tensor")
 
 
 @pytest.fixture(scope="module")

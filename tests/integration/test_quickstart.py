@@ -35,7 +35,7 @@ def wait_for_none(folder: Path) -> list[str]:
 def test_quickstart_shows_and_runs_every_stage(tmp_path: Path) -> None:
     folder = tmp_path / "made"
     command = [sys.executable, "-m", "shrinkserve", "quickstart", str(folder)]
-    quick = ["--recipe", "smoke", "--min-top1", "0.05", "--window", "0.2"]
+    quick = ["--recipe", "smoke", "--min-top1", "0.05", "--window", "0.1"]
     done = subprocess.run([*command, *quick], capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 0, done.stderr
     shown = [shlex.split(line)[2] for line in done.stdout.splitlines() if line.startswith("$ shrinkserve ")]
