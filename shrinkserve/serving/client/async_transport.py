@@ -47,7 +47,7 @@ class AsyncGrpcTransport:
     async def send(self, operation: Operation[T]) -> T:
         where = self._endpoint
         procedure, request = grpc_codec.encode(operation, where)
-        headers = grpc_codec.metadata(operation, where)
+        headers = list(where.headers(operation).items())
         try:
             reply = await getattr(self._stub, procedure)(request, timeout=where.timeout, metadata=headers)
         except grpc.RpcError as exc:

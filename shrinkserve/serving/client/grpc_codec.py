@@ -109,11 +109,6 @@ def decode(operation: Operation[T], url: str, reply: Any) -> T:
     return cast("T", result)
 
 
-def metadata(operation: Operation[Any], endpoint: Endpoint) -> list[tuple[str, str]]:
-    """Return the headers of a request."""
-    return list(endpoint.headers(operation).items())
-
-
 def error(url: str, exc: grpc.RpcError) -> RequestError:
     """Return the `RequestError` for a failed call."""
     return request_error(url, _STATUS.get(exc.code(), Status.FAILED), str(exc.details() or exc.code().name))

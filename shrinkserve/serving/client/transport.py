@@ -63,7 +63,7 @@ class GrpcTransport:
     def send(self, operation: Operation[T]) -> T:
         where = self._endpoint
         procedure, request = grpc_codec.encode(operation, where)
-        headers = grpc_codec.metadata(operation, where)
+        headers = list(where.headers(operation).items())
         try:
             reply = getattr(self._stub, procedure)(request, timeout=where.timeout, metadata=headers)
         except grpc.RpcError as exc:

@@ -40,10 +40,6 @@ Confirm = Callable[[int], None]
 """Receives the version that a change made active; an exception undoes the change."""
 
 
-def _accept(_: int) -> None:
-    """Confirm any change."""
-
-
 class Repository(RepositoryReader):
     """A model repository that can be changed.
 
@@ -93,7 +89,7 @@ class Repository(RepositoryReader):
         initial: ServingConfig | None = None,
         encoded: bool = False,
         approximate_decoder: bool = False,
-        confirm: Confirm = _accept,
+        confirm: Confirm = lambda _: None,
     ) -> Path:
         """Add a version with all its engines in one transaction and make it the active one.
 
@@ -189,7 +185,7 @@ class Repository(RepositoryReader):
             self._commit(change, model)
         return self.root / name / str(number)
 
-    def activate(self, name: str, version: int, *, confirm: Confirm = _accept) -> None:
+    def activate(self, name: str, version: int, *, confirm: Confirm = lambda _: None) -> None:
         """Make an existing version the active one.
 
         Args:
