@@ -51,7 +51,7 @@ class Service:
 
 @dataclass(frozen=True)
 class Replica:
-    """One server.
+    """Server in a capacity plan.
 
     Attributes:
         service: its service times.

@@ -12,7 +12,7 @@ SPLITS: tuple[Split, ...] = ("train", "validation")
 
 @dataclass(frozen=True)
 class Record:
-    """One stored image.
+    """Stored image.
 
     Attributes:
         encoded: the image file's bytes.

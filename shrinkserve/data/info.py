@@ -20,7 +20,7 @@ SAMPLE = 100
 
 @dataclass(frozen=True)
 class SplitInfo:
-    """One split.
+    """Figures of a split.
 
     Attributes:
         split: "train" or "validation".

@@ -1,4 +1,4 @@
-"""One table for all commands: how many images of a dataset are used, and why others are not."""
+"""Table for all commands: how many images of a dataset are used, and why others are not."""
 
 from __future__ import annotations
 

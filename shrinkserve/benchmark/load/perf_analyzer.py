@@ -20,7 +20,7 @@ SECONDS = 300
 
 @dataclass(frozen=True)
 class PerfAnalyzerRecord:
-    """One run: its figures, or the error of a run that failed."""
+    """Run of `perf_analyzer`: its figures, or the error of a run that failed."""
 
     target: str
     concurrency: int

@@ -13,7 +13,7 @@ from shrinkserve.benchmark.stats import Estimate
 
 @dataclass(frozen=True)
 class WindowRecord:
-    """One window of a load test."""
+    """Window of a load test."""
 
     requests: int
     errors: int
@@ -31,7 +31,7 @@ class Throughput(Estimate):
 
 @dataclass(frozen=True)
 class LoadRecord:
-    """One load test.
+    """Load test in a bench record.
 
     Attributes:
         target: name of the target.

@@ -54,7 +54,7 @@ class Failure:
 
 @dataclass
 class _Worker:
-    """One process: our end of its pipe, and the buffers for its batches, uint8 [AHEAD, *shape]."""
+    """Process: our end of its pipe, and the buffers for its batches, uint8 [AHEAD, *shape]."""
 
     process: ForkProcess
     connection: Connection

@@ -30,7 +30,7 @@ PLAN = ".pack.json"
 
 @dataclass(frozen=True)
 class ShardPlan:
-    """One shard to write: its path and its images."""
+    """Shard to write: its path and its images."""
 
     path: Path
     sources: list[SourceImage]

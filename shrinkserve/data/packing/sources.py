@@ -25,7 +25,7 @@ METADATA = "imagenet_metadata.txt"
 
 @dataclass(frozen=True)
 class SourceImage:
-    """One image to pack: `size` bytes from `offset` of the file at `path`; `label` is 1..N."""
+    """Image to pack: `size` bytes from `offset` of the file at `path`; `label` is 1..N."""
 
     path: str
     offset: int

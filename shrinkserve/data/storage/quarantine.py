@@ -22,7 +22,7 @@ MAX_OFFSET_DIGITS = 18
 
 @dataclass(frozen=True)
 class BadImage:
-    """One bad image: its file or shard relative to the dataset's root, the record's offset, and the reason."""
+    """Bad image: its file or shard relative to the dataset's root, the record's offset, and the reason."""
 
     path: str
     offset: int

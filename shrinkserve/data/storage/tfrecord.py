@@ -46,7 +46,7 @@ def append_record(stream: BinaryIO, data: bytes) -> None:
 
 
 class Shard:
-    """One TFRecord file, read by record number.
+    """TFRecord file, read by record number.
 
     Attributes:
         path: the file.

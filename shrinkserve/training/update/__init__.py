@@ -1,1 +1,1 @@
-"""One update of the weights: network, optimiser, average, loss and metrics."""
+"""Update of the weights: network, optimiser, average, loss and metrics."""
