@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip install --quiet --no-input --disable-pip-version-che
 HASHED := $(PIP) --require-hashes
 STAMPS := $(VENV)/stamps
 TORCH := 2.13.0
-GROUPS_OF_TESTS := test-commands test-comparisons test-serving test-training test-package test-exporting test-runtimes test-examples
+GROUPS_OF_TESTS := test-commands test-serving test-package test-training test-comparisons test-exporting test-runtimes test-examples
 TRAINING_TESTS := tests/integration/test_train.py tests/integration/test_train_failures.py tests/integration/test_launchers.py
 
 .PHONY: help quickstart test $(GROUPS_OF_TESTS) test-slow test-gpu gpu check format bench wheel clean
