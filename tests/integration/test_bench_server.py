@@ -143,11 +143,14 @@ def test_open_loop_shows_a_stall_of_a_real_server(server: TritonServer, digits: 
     assert longest["open"] > 0.35
 
 
-def test_killed_measurement_is_resumed(smoke_run: Path, digits: Path, tmp_path: Path) -> None:
-    words = [sys.executable, "-m", "shrinkserve", "bench", "--data", digits, "--checkpoint", smoke_run]
-    words += ["--repository", tmp_path / "none", "--out"]
+def test_killed_measurement_is_resumed(
+    smoke_run: Path, digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["bench", "--data", str(digits), "--checkpoint", str(smoke_run)]
+    words += ["--repository", str(tmp_path / "none"), "--out"]
     killed, whole = tmp_path / "killed", tmp_path / "whole"
-    process = subprocess.Popen([*map(str, words), killed], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    command = [sys.executable, "-m", "shrinkserve", *words, str(killed)]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     journal = killed / "accuracy.jsonl"
     while not journal.exists() or journal.read_bytes().count(b"\n") < 3:
         assert process.poll() is None
@@ -155,9 +158,9 @@ def test_killed_measurement_is_resumed(smoke_run: Path, digits: Path, tmp_path: 
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     batches = journal.read_bytes().count(b"\n") - 1
-    again = subprocess.run([*map(str, words), killed], capture_output=True, text=True, check=True)
-    assert f"resuming after {min(32 * batches, 364)} of 364 images" in again.stderr
-    subprocess.run([*map(str, words), whole], capture_output=True, check=True)
+    assert main([*words, str(killed)]) == 0
+    assert f"resuming after {min(32 * batches, 364)} of 364 images" in capsys.readouterr().err
+    assert main([*words, str(whole)]) == 0
     one, other = (json.loads((folder / "bench.json").read_text())["accuracy"] for folder in (killed, whole))
     assert one == other
     assert one["images"] == len(open_dataset(digits, "validation"))
