@@ -65,6 +65,7 @@ check: $(STAMPS)/dev ## Check lint, formatting, types, import layers and the doc
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy --config-file tests/mypy.ini
 	$(BIN)/lint-imports --no-logo >$(STAMPS)/layers.log || { cat $(STAMPS)/layers.log; exit 1; }
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 

@@ -59,7 +59,7 @@ def main() -> int:
     found: dict[tuple[int, int, str], list[Done]] = defaultdict(list)
     for (updates, size, start, _), done in zip(kinds, results, strict=True):
         found[updates, size, start].append(done)
-    rows = [row(*case, *(found[(*case, start)] for start in STARTS)) for case in cases]
+    rows = [row(steps, size, *(found[steps, size, start] for start in STARTS)) for steps, size in cases]
     result = {
         "title": "Fine-tuning on few images against training from random weights",
         "date": about["date"],

@@ -105,7 +105,7 @@ def test_safe_join_rejects_link_out_of_folder(tmp_path: Path) -> None:
 
 
 def test_tensors_sha256_depends_on_names_values_types_and_shapes() -> None:
-    base = {"a": np.arange(6, dtype=np.float32), "b": np.ones(2)}
+    base: dict[str, np.ndarray] = {"a": np.arange(6, dtype=np.float32), "b": np.ones(2)}
     same = {"b": np.ones(2), "a": np.arange(6, dtype=np.float32)}
     assert artifact.tensors_sha256(base) == artifact.tensors_sha256(same)
     others = [

@@ -100,13 +100,13 @@ def test_bfloat16_keeps_no_node_for_its_range():
 
 
 def test_lower_keeps_resize_scales_in_float32():
-    model = onnx.parser.parse_model("""
+    text = onnx.parser.parse_model("""
         <ir_version: 8, opset_import: ["" : 17]>
         agraph (float[1, 2, 4, 4] x) => (float[1, 2, 8, 8] y)
         <float[2, 2, 1, 1] w = {1, 2, 3, 4}, float[4] scales = {1, 1, 2, 2}>
         { c = Conv (x, w)  y = Resize (c, , scales) }
     """)
-    model = ir.from_proto(model)
+    model = ir.from_proto(text)
     for number, node in enumerate(model.graph):
         node.name = f"node{number}"
     lower(model, DTYPES["float16"], {})

@@ -15,6 +15,7 @@ import shrinkserve as ss
 from shrinkserve.artifact import Card, read_card
 from shrinkserve.cli import main
 from shrinkserve.errors import ArtifactError, ConfigError, ParityError, SpecError
+from shrinkserve.runtimes.onnx import OnnxModel
 
 timm = pytest.importorskip("timm")
 NAME = "timm:test_resnet"
@@ -79,6 +80,7 @@ def check_equal_to_timm(files: Path, version: Path) -> None:
     with torch.no_grad():
         expected = model(tensor[None]).numpy()
     exported = ss.load(version)
+    assert isinstance(exported, OnnxModel)
     pixels = exported.preprocess.evaluate_bytes(picture.read_bytes(), "0.png")
     np.testing.assert_allclose(exported.predict(pixels[None]), expected, atol=1e-4)
 

@@ -66,8 +66,8 @@ def test_pipeline_has_no_paths_of_the_machine_that_wrote_it() -> None:
     assert str(Path(__file__).parents[4]).encode() not in serialised
 
 
-def run_serialised(pipeline: bytes, *encoded: bytes) -> np.ndarray:  # type: ignore[type-arg]
-    pipeline = dali.Pipeline.deserialize(pipeline, batch_size=len(encoded), num_threads=1, device_id=None)
+def run_serialised(serialised: bytes, *encoded: bytes) -> np.ndarray:  # type: ignore[type-arg]
+    pipeline = dali.Pipeline.deserialize(serialised, batch_size=len(encoded), num_threads=1, device_id=None)
     pipeline.build()
     pipeline.feed_input("DALI_INPUT_0", [np.frombuffer(one, np.uint8) for one in encoded])
     return np.array(pipeline.run()[0].as_tensor())

@@ -122,7 +122,7 @@ def test_failed_revert_becomes_a_note_and_keeps_the_old_folder(root: Path, monke
 
     with pytest.raises(RuntimeError, match="the server refuses") as caught:
         change_a()
-    (note,) = caught.value.__notes__
+    (note,) = getattr(caught.value, "__notes__")  # noqa: B009 - Python 3.10 does not declare it
     assert "could not be undone" in note
     (kept,) = root.parent.glob(".root.kept-*")
     assert str(kept) in note
