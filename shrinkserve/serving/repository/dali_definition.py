@@ -13,6 +13,8 @@ from nvidia.dali import fn, math, types
 PIPELINE_INPUT = "DALI_INPUT_0"
 EXIF = {} if dali.__version__.startswith("1.") else {"adjust_orientation": False}
 """DALI 2 rotates images by their EXIF orientation; DALI 1 never does and lacks the argument."""
+CROPS = ("squash", "tpu")
+"""Geometries that cut out whole pixels before they resize."""
 
 
 def pixels(settings):
@@ -39,6 +41,11 @@ def pixels(settings):
         image = fn.color_space_conversion(image, image_type=types.RGB, output_type=types.GRAY)
     shape = fn.cast(fn.slice(fn.peek_image_shape(encoded, **exif), 0, 2, axes=[0]), dtype=types.FLOAT64)
     start, end, resized = region(shape, settings)
+    if settings["geometry"] in CROPS and not settings["antialias"]:
+        # As in TensorFlow, the filter repeats the crop's edge. The filter of a region reads the pixels behind the edge.
+        kept = fn.cast(end - start, dtype=types.INT32)
+        image = fn.slice(image, start=fn.cast(start, dtype=types.INT32), shape=kept, axes=[0, 1])
+        start, end = start * 0.0, end - start
     image = fn.resize(
         image,
         size=[size, size] if resized is None else fn.cast(resized, dtype=types.FLOAT),

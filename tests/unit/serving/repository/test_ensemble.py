@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tritonclient.http as triton
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -110,6 +110,10 @@ GREY: dict[str, object] = {"channel_order": "L", "mean": (0.5,), "std": (0.5,)}
         ]
     ),
 )
+@example(width=5, height=5, change={"interpolation": "bilinear", "antialias": False})
+@example(width=2, height=5, change={"interpolation": "bilinear", "antialias": False})
+@example(width=9, height=8, change={"interpolation": "bilinear", "antialias": False, "geometry": "tpu"})
+@example(width=7, height=9, change={"interpolation": "lanczos", "antialias": False})
 def test_pipeline_pixels_equal_preprocess_for_every_geometry(
     width: int, height: int, change: dict[str, object]
 ) -> None:
