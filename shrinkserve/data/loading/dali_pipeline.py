@@ -93,7 +93,13 @@ class DaliPipeline:
         with pipeline:
             inputs = dict(zip(names, fn.external_source(columns, num_outputs=len(names)), strict=True))
             images = _decoded(inputs["encoded"], preprocess, device)
-            images = fn.slice(images, start=inputs["start"], shape=inputs["shape"], axes=[0, 1])
+            region = {}
+            if preprocess.antialias and not augment:
+                # As in Pillow, the filter reads the pixels behind the edge of the crop.
+                start = fn.cast(inputs["start"], dtype=types.FLOAT)
+                region = {"roi_start": start, "roi_end": start + fn.cast(inputs["shape"], dtype=types.FLOAT)}
+            else:
+                images = fn.slice(images, start=inputs["start"], shape=inputs["shape"], axes=[0, 1])
             size = [preprocess.size, preprocess.size] if augment else inputs["resized"]
             images = fn.resize(
                 images,
@@ -101,6 +107,7 @@ class DaliPipeline:
                 interp_type=fn.cast(inputs["filter"], dtype=types.INTERP_TYPE),
                 antialias=preprocess.antialias,
                 dtype=types.UINT8,
+                **region,
             )
             images = (
                 _augmented(images, preprocess.size, device, inputs) if augment else _cut(images, preprocess, inputs)

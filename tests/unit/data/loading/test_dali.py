@@ -177,6 +177,19 @@ def test_evaluation_pixels_of_both_loaders_agree_for_every_geometry(
     assert (difference > 1).mean() < 0.02
 
 
+@pytest.mark.parametrize(("interpolation", "antialias"), [("bilinear", True), ("bilinear", False), ("lanczos", False)])
+def test_evaluation_pixels_of_both_loaders_agree_at_the_edge_of_the_crop_of_a_small_image(
+    tmp_path: Path, interpolation: str, antialias: bool
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 9, 3), np.uint8)
+    save(tmp_path / "val" / "a", "x.png", Image.fromarray(pixels), "PNG")
+    dataset = open_dataset(tmp_path, "validation")
+    preprocess = Preprocess(32, interpolation=interpolation, antialias=antialias)  # type: ignore[arg-type]
+    ours = images(evaluation_batches(dataset, preprocess, 1))
+    theirs = images(evaluation_batches(dataset, preprocess, 1, loader="dali"))
+    assert np.abs(ours - theirs).max() <= 12
+
+
 @pytest.mark.parametrize("interpolation", ["bicubic_tf1", "bicubic"])
 def test_dali_approximates_filters_that_it_lacks(photo_folder: Path, interpolation: str) -> None:
     dataset = open_dataset(photo_folder, "validation")
