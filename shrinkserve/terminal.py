@@ -1,9 +1,11 @@
-"""Tables, progress bars and lines on a terminal. Text from outside is escaped."""
+"""Tables, progress bars and lines on a terminal, and silent loggers. Text from outside is escaped."""
 
 from __future__ import annotations
 
+import logging
 import sys
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from shrinkserve.text import printable
@@ -153,3 +155,15 @@ def _console(*, err: bool, quiet: bool = False) -> Console:
 
     stream = sys.stderr if err else sys.stdout
     return Console(file=stream, quiet=quiet, highlight=False, width=None if stream.isatty() else UNLIMITED)
+
+
+@contextmanager
+def quiet(name: str, level: int = logging.ERROR) -> Iterator[None]:
+    """Silence a logger's messages below a level."""
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.setLevel(level)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)

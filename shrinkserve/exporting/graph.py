@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +18,7 @@ from shrinkserve.atomic import write_atomic
 from shrinkserve.containers import NEWEST_OPSET
 from shrinkserve.errors import ArtifactError, ConfigError
 from shrinkserve.runtimes.external_data import LARGEST, check_external_data
+from shrinkserve.terminal import quiet
 
 IR_VERSION = 10
 """Newest IR version that is written if the opset does not need a newer one: ONNX Runtime 1.18 and later load it."""
@@ -216,15 +215,3 @@ def unique_names(model: ir.Model) -> None:
     """
     with quiet("onnx_ir"):
         common.NameFixPass(_ByOperator())(model)
-
-
-@contextmanager
-def quiet(name: str) -> Iterator[None]:
-    """Silence the messages of a logger below errors."""
-    logger = logging.getLogger(name)
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

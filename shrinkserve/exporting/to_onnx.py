@@ -21,6 +21,7 @@ from shrinkserve.preprocess import Preprocess
 from shrinkserve.runtimes.checkpoint import TorchClassifier, weights
 from shrinkserve.runtimes.metadata import to_metadata
 from shrinkserve.runtimes.onnx import OUTPUTS
+from shrinkserve.terminal import quiet
 
 OPSET = 20
 """ONNX Runtime 1.17, OpenVINO 2024, TensorRT 10 and newer versions read it."""
@@ -96,7 +97,7 @@ def from_network(network: nn.Module, preprocess: Preprocess) -> ir.Model:
     deployed = Deployed(network, preprocess).eval()
     # Two images: torch.export would fix the batch at one for an example of one.
     example = torch.zeros((2, *preprocess.shape), dtype=torch.uint8)
-    with warnings.catch_warnings(), graph.quiet("torch.onnx"), graph.quiet("onnxscript"):
+    with warnings.catch_warnings(), quiet("torch.onnx"), quiet("onnxscript"):
         warnings.simplefilter("ignore")  # torch warns about its own deprecations
         program = torch.onnx.export(
             deployed,

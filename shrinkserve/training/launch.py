@@ -9,8 +9,6 @@ import secrets
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -23,6 +21,7 @@ from shrinkserve import errors
 from shrinkserve.config import Recipe
 from shrinkserve.errors import ShrinkServeError
 from shrinkserve.machine import cores_each
+from shrinkserve.terminal import quiet
 from shrinkserve.training.loop import Stopped
 from shrinkserve.training.options import TrainOptions
 from shrinkserve.training.processes.distributed import OWN_STORE, STORE, one_machine, set_environment
@@ -76,7 +75,8 @@ def _launch(job: Job, folder: Path, nproc: int, max_restarts: int) -> None:
     with (
         set_environment({**names, **threads, SIGNALS: ",".join(number.name for number in HANDLED)}),
         one_machine(),
-        _quiet_launcher(),
+        # The launcher logs a traceback for each process that failed.
+        quiet("torch.distributed.elastic", logging.CRITICAL),
     ):
         config, command, words = config_from_args(arguments)
         try:
@@ -88,18 +88,6 @@ def _launch(job: Job, folder: Path, nproc: int, max_restarts: int) -> None:
         finally:
             for number, handler in handlers.items():
                 _restore(number, handler)
-
-
-@contextmanager
-def _quiet_launcher() -> Iterator[None]:
-    """Silence the launcher's own log, which prints a traceback for each failed process."""
-    logger = logging.getLogger("torch.distributed.elastic")
-    before = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
 
 
 def _restore(number: int, handler: object) -> None:

@@ -23,6 +23,7 @@ from shrinkserve.exporting import graph
 from shrinkserve.exporting.passes.editing import add_constant
 from shrinkserve.exporting.passes.nodes import attribute, constant, is_captured, is_operator
 from shrinkserve.exporting.quantise.calibration import ActivationRange
+from shrinkserve.terminal import quiet
 
 QuantiseTarget = Literal["onnxruntime", "openvino", "tensorrt"]
 TARGETS: tuple[QuantiseTarget, ...] = get_args(QuantiseTarget)
@@ -104,7 +105,7 @@ def quantise(
         },
     )
     try:
-        with graph.quiet(""):  # the quantiser warns through the root logger
+        with quiet(""):  # the quantiser warns through the root logger
             quantizer.quantize_model()
         return _finished(quantizer.model.model)
     except Exception as exc:  # onnxruntime's quantiser fails with any class on graphs that it does not know
